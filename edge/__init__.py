@@ -1,0 +1,3 @@
+"""Inference runtime for NVIDIA Jetson boards."""
+
+__version__ = "0.1.0"

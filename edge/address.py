@@ -1,0 +1,83 @@
+"""Where a source's frames come from: a URL or path, with its secrets kept apart from what may be shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+
+SCHEMES = ("file", "rtsp", "rtsps", "v4l2", "synthetic")
+LIVE_SCHEMES = ("rtsp", "rtsps", "v4l2")  # these give frames when they like; the others wait to be asked
+
+
+@dataclass(frozen=True)
+class Address:
+    """A parsed source; `shown` is what logs, topics and errors may hold."""
+
+    scheme: str
+    location: str  # a path (file, v4l2), a name (synthetic), or a URL without credentials (rtsp)
+    options: dict[str, str] = field(default_factory=dict)
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def shown(self) -> str:
+        if self.scheme == "synthetic":
+            query = "&".join(f"{key}={value}" for key, value in self.options.items())
+            return f"synthetic://{self.location}" + (f"?{query}" if query else "")
+        if self.scheme == "v4l2":
+            return f"v4l2://{self.location}"
+        return self.location
+
+    @property
+    def is_live(self) -> bool:
+        return self.scheme in LIVE_SCHEMES
+
+    @property
+    def secret_url(self) -> str:
+        """The URL with its credentials, for the library that connects, never for a person."""
+        if self.username is None:
+            return self.location
+        parts = urlsplit(self.location)
+        secret = quote(self.username, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
+        return urlunsplit(parts._replace(netloc=f"{secret}@{parts.netloc}"))
+
+
+def parse_address(text: str, folder: Path) -> Address:
+    """Parse a `source` value; relative paths are relative to `folder`.
+
+    Raises ValueError with a sentence that never holds the credentials.
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "file", text
+    scheme = scheme.lower()
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme {scheme!r} is not known; wanted a path or one of {', '.join(SCHEMES)}")
+    if not rest:
+        raise ValueError(f"nothing stands after {scheme}://; wanted a path, a host or a name")
+    if "\0" in rest:
+        raise ValueError("holds a zero byte; wanted a path or a URL")
+    if scheme == "file":
+        return Address(scheme, str(folder / Path(unquote(rest) if separator else rest).expanduser()))
+    if scheme == "v4l2":
+        return Address(scheme, rest)
+    if scheme == "synthetic":
+        name, _, query = rest.partition("?")
+        return Address(scheme, name, dict(parse_qsl(query, keep_blank_values=True)))
+    return _parse_network_address(scheme, rest)
+
+
+def _parse_network_address(scheme: str, rest: str) -> Address:
+    """Take user name and password out of a URL."""
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+        host, _ = parts.hostname, parts.port  # reading the port validates it
+    except ValueError:
+        raise ValueError(f"{scheme}:// address has no valid host and port; wanted {scheme}://HOST[:PORT]/PATH") from None
+    if not host:
+        raise ValueError(f"{scheme}:// address names no host; wanted {scheme}://HOST[:PORT]/PATH")
+    netloc = parts.netloc.rpartition("@")[2]
+    username = unquote(parts.username) if parts.username else None
+    password = unquote(parts.password) if parts.password else None
+    return Address(scheme, urlunsplit(parts._replace(netloc=netloc)), {}, username, password)

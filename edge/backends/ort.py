@@ -1,0 +1,147 @@
+"""ONNX Runtime on the CPU behind the engine contract."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter_ns
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.backends.engine import TensorSpec
+from edge.errors import EngineError, ModelError
+from edge.records import EngineTimes
+
+_DTYPES = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+_HASH_SHOWN = 12  # characters of the ONNX hash in a label
+_LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
+_LOG_FATAL = 4
+
+
+class OrtEngine:
+    """A model in ONNX Runtime, `threads` engine threads for each context."""
+
+    def __init__(self, onnx: Path, *, threads: int) -> None:
+        self._onnx = onnx
+        self._threads = threads
+        self._session = _open_session(onnx, threads)
+        self.inputs = tuple(_spec(onnx, value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(onnx, value) for value in self._session.get_outputs())
+        self.fixed_batch = self.inputs[0].shape[0]
+        digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
+        self.label = f"ort-cpu/fp32/{digest[:_HASH_SHOWN]}"
+        self._session_taken = False
+
+    def make_context(self, max_batch: int) -> OrtContext:
+        # With one thread a run happens on the caller's own thread, so one session and its weights serve every lane;
+        # with more, a session's lanes would share its thread pool, so each lane gets its own.
+        if self._threads > 1 and self._session_taken:
+            session = _open_session(self._onnx, self._threads)
+        else:
+            session = self._session
+        self._session_taken = True
+        sizes = [self.fixed_batch] if self.fixed_batch else list(range(1, max_batch + 1))
+        return OrtContext(session, self.inputs, self.outputs, sizes)
+
+
+class OrtContext:
+    """Input and output buffers, bound to the session once for each batch size."""
+
+    def __init__(
+        self, session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], sizes: list[int]
+    ) -> None:
+        self._session = session
+        self._fixed_outputs = all(size is not None for spec in outputs for size in spec.shape[1:])
+        self._output_names = [spec.name for spec in outputs]
+        self.inputs: Mapping[str, NDArray[Any]] = {spec.name: _buffer(spec, max(sizes)) for spec in inputs}
+        buffers = {spec.name: _buffer(spec, max(sizes)) for spec in outputs} if self._fixed_outputs else {}
+        self._views = {n: {name: array[:n] for name, array in buffers.items()} for n in sizes}
+        self._bindings = {n: self._bind(self._views[n], n) for n in sizes}
+        self.outputs: Mapping[str, NDArray[Any]] = self._views[max(sizes)]
+
+    def _bind(self, outputs: Mapping[str, NDArray[Any]], batch_size: int) -> Any:
+        binding = self._session.io_binding()
+        for name, array in self.inputs.items():
+            rows = array[:batch_size]
+            binding.bind_input(name, "cpu", 0, rows.dtype.type, rows.shape, rows.ctypes.data)
+        for name in self._output_names:
+            if name in outputs:
+                rows = outputs[name]
+                binding.bind_output(name, "cpu", 0, rows.dtype.type, rows.shape, rows.ctypes.data)
+            else:
+                binding.bind_output(name, "cpu")  # its shape is known only when it runs
+        return binding
+
+    def infer(self, batch_size: int) -> EngineTimes:
+        start_ns = perf_counter_ns()
+        binding = self._bindings[batch_size]
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's exceptions have no common type of their own
+            raise EngineError(
+                f"ONNX Runtime failed on a batch of {batch_size}: {_first_line(error)}; the frames of it are dropped"
+            ) from error
+        if self._fixed_outputs:
+            self.outputs = self._views[batch_size]
+        else:
+            self.outputs = dict(zip(self._output_names, binding.copy_outputs_to_cpu(), strict=True))
+        return EngineTimes(compute_ms=(perf_counter_ns() - start_ns) / 1e6)
+
+    def __enter__(self) -> OrtContext:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bindings.clear()  # they point into the buffers, so they go first
+
+
+def _open_session(onnx: Path, threads: int) -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415 -- slow to import, and not there on every device
+    except ImportError:
+        raise ModelError(
+            "no engine can run models here: ONNX Runtime is not installed; install it with `pip install "
+            "'edge-runtime[cpu]'`"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS
+    onnxruntime.set_default_logger_severity(_LOG_FATAL)  # what goes wrong reaches us as an exception
+    try:
+        return onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 -- ONNX Runtime's exceptions have no common type of their own
+        raise ModelError(
+            f"model {onnx} cannot be loaded ({_first_line(error)}); wanted a complete ONNX file: fetch or export it again"
+        ) from None
+
+
+def _spec(onnx: Path, value: Any) -> TensorSpec:
+    if value.type not in _DTYPES:
+        raise ModelError(f"model {onnx}: tensor {value.name!r} is of type {value.type}; wanted a tensor of numbers")
+    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
+    return TensorSpec(value.name, shape, _DTYPES[value.type])
+
+
+def _buffer(spec: TensorSpec, batch: int) -> NDArray[Any]:
+    """Allocate `batch` rows of a tensor; a size known only at run time cannot be allocated for an input."""
+    sizes = [1 if size is None else size for size in spec.shape[1:]]
+    return np.zeros((batch, *sizes), spec.dtype)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,193 @@
+"""One stream's thread: opens its source, paces and stamps its frames, and opens it again when it goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.address import Address
+from edge.capture.source import Source, open_source
+from edge.clock import now_ns, wall_ns
+from edge.errors import SourceError
+from edge.records import Frame, FrameOwner, StreamState
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 5.0
+# Pictures that are in use at once by a waiting room and a few lanes; more than these are not kept for reuse.
+SPARE_BUFFERS = 16
+
+Polygon = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """How one stream is captured."""
+
+    name: str
+    address: Address
+    every: bool = False  # else live: the source's own pace
+    loop: bool = False
+    fps: float = 0.0  # at most; 0: as it comes
+    stall_s: float = 10.0
+    masks: tuple[Polygon, ...] = ()  # blacked out, in source pixels
+
+
+class Camera:
+    """Runs until its source has ended for good or `stop` is called."""
+
+    def __init__(
+        self,
+        settings: CameraSettings,
+        owner: FrameOwner,
+        deliver: Callable[[Frame], None],
+        on_captured: Callable[[], int],
+        on_state: Callable[[StreamState, str | None], None],
+    ) -> None:
+        """Take `on_captured`, which counts a frame and returns its number, and `on_state`, told of each change."""
+        self._owner = owner
+        self._settings = settings
+        self._deliver = deliver
+        self._on_captured = on_captured
+        self._on_state = on_state
+        self._stop = threading.Event()
+        self._buffers: deque[NDArray[np.uint8]] = deque(maxlen=SPARE_BUFFERS)
+        self._masks = [np.array(polygon, np.int32) for polygon in settings.masks]
+        self._retries = 0
+        self._thread = threading.Thread(target=self._run, name=f"camera-{settings.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the camera to end."""
+        self._stop.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end; False where it hangs in foreign code."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            state, reason = self._capture()
+        except Exception as error:  # the top of a thread: this stream fails, the others run on
+            log.exception("stream %s: its camera failed unexpectedly", self._settings.name)
+            state, reason = "failed", f"unexpected failure of the camera: {error!r}; see the log"
+        self._on_state(state, reason)
+
+    def _capture(self) -> tuple[StreamState, str | None]:
+        """Play the source again and again until it has ended or failed for good; return how."""
+        while not self._stop.is_set():
+            try:
+                with self._opened() as source:
+                    self._play(source)
+                    ending = source.ending()
+            except SourceError as error:
+                if error.permanent:
+                    return "failed", str(error)
+                self._reconnect(str(error))
+                continue
+            if not self._settings.loop:
+                return ("off", "stopped") if self._stop.is_set() else ("ended", ending)
+        return "off", "stopped"
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Source]:
+        source = open_source(self._settings.address)
+        try:
+            yield source
+        finally:
+            source.close()
+
+    def _reconnect(self, reason: str) -> None:
+        """Tell it and wait a random time within a growing bound, so that many cameras do not come at once."""
+        if self._stop.is_set():
+            return
+        log.warning("stream %s: %s; trying again", self._settings.name, reason)
+        self._on_state("reconnecting", reason)
+        bound_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._retries, 8))
+        self._retries += 1
+        self._stop.wait(random.uniform(bound_s / 2, bound_s))  # noqa: S311 -- no secret depends on it
+
+    def _play(self, source: Source) -> None:
+        """Hand on the source's frames until it ends."""
+        pace = _Pace(self._settings, self._stop)
+        running = False
+        while not self._stop.is_set():
+            media_s = self._next(source, pace)
+            if media_s is None:
+                return
+            if not pace.keep(media_s):
+                continue
+            picture = source.retrieve(self._buffers.pop() if self._buffers else None)
+            if not running:
+                self._on_state("running", None)
+                self._retries, running = 0, True
+            self._hand_on(picture)
+
+    def _next(self, source: Source, pace: _Pace) -> float | None:
+        """Grab a frame; one time-out of the source is not yet a stall."""
+        while not self._stop.is_set():
+            try:
+                return source.grab()
+            except TimeoutError:
+                if pace.silent_s() >= self._settings.stall_s:
+                    raise SourceError(
+                        f"{self._settings.address.shown} gave no frame for {self._settings.stall_s:g} s"
+                    ) from None
+        return None
+
+    def _hand_on(self, picture: NDArray[np.uint8]) -> None:
+        if self._masks:
+            cv2.fillPoly(picture, self._masks, (0, 0, 0))
+        captured_ns, captured_at_ns = now_ns(), wall_ns()
+        number = self._on_captured()
+        self._deliver(Frame(self._owner, number, picture, captured_ns, captured_at_ns, self._buffers.append))
+
+
+class _Pace:
+    """When the next frame is due, and which frames `fps` leaves out."""
+
+    def __init__(self, settings: CameraSettings, stop: threading.Event) -> None:
+        self._waits_for_time = not settings.every and not settings.address.is_live
+        self._by_arrival = settings.address.is_live
+        self._period_s = 1 / settings.fps if settings.fps else 0.0
+        self._stop = stop
+        self._start_ns = self._last_ns = now_ns()
+        self._next_due_s: float | None = None
+
+    def silent_s(self) -> float:
+        """Return the time since the last frame came."""
+        return (now_ns() - self._last_ns) / 1e9
+
+    def keep(self, media_s: float) -> bool:
+        """Tell whether this frame is wanted; a file played live waits for the frame's time first."""
+        self._last_ns = now_ns()
+        if self._by_arrival:
+            media_s = (self._last_ns - self._start_ns) / 1e9
+        if self._period_s and not self._is_due(media_s):
+            return False
+        if self._waits_for_time:
+            self._stop.wait(max(0.0, media_s - (now_ns() - self._start_ns) / 1e9))
+        return True
+
+    def _is_due(self, media_s: float) -> bool:
+        """Keep the frame nearest to each point of a grid, so that the mean rate is `fps` whatever the source's."""
+        if self._next_due_s is None:
+            self._next_due_s = media_s
+        if media_s < self._next_due_s - 1e-6:  # rounding of the source's time stamps
+            return False
+        behind = media_s - self._next_due_s
+        self._next_due_s += self._period_s * (1 + behind // self._period_s)
+        return True

@@ -1,0 +1,60 @@
+"""Cameras that draw their pictures: `synthetic://conveyor?fps=30&size=640x480&seed=1`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.address import Address
+from edge.capture.conveyor import Conveyor
+from edge.errors import SourceError
+
+DEFAULTS = {"fps": "30", "size": "640x480", "seed": "1", "frames": "0"}
+
+
+class SyntheticSource:
+    """The built-in scene; endless, unless the address says how many frames."""
+
+    def __init__(self, address: Address) -> None:
+        options = _options(address)
+        try:
+            width, height = (int(number) for number in options["size"].split("x"))
+            self._fps = float(options["fps"])
+            self._frames = int(options["frames"])
+            if not 0 < self._fps <= 1000 or self._frames < 0:  # noqa: PLR2004 -- beyond any camera
+                raise ValueError("fps wanted between 0 and 1000, frames wanted 0 (endless) or more")
+            self._scene = Conveyor(width, height, int(options["seed"]), self._fps)
+        except ValueError as error:
+            raise SourceError(f"{address.shown} has a wrong option: {error}; see {_example()}", permanent=True) from None
+        self._shape = (height, width, 3)
+        self._index = -1
+
+    def grab(self) -> float | None:
+        self._index += 1
+        if self._frames and self._index >= self._frames:
+            return None
+        return self._index / self._fps
+
+    def retrieve(self, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+        picture = buffer if buffer is not None else np.empty(self._shape, np.uint8)
+        self._scene.render(self._index, picture)
+        return picture
+
+    def ending(self) -> str | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def _example() -> str:
+    return "synthetic://conveyor?" + "&".join(f"{key}={value}" for key, value in DEFAULTS.items())
+
+
+def _options(address: Address) -> dict[str, str]:
+    unknown = set(address.options) - set(DEFAULTS)
+    if address.location != "conveyor" or unknown:
+        raise SourceError(
+            f"{address.shown} is not a synthetic camera with known options; wanted {_example()}", permanent=True
+        )
+    return DEFAULTS | address.options

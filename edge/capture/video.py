@@ -1,0 +1,84 @@
+"""Video files, RTSP and V4L2 cameras through OpenCV."""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.address import Address
+from edge.errors import SourceError
+
+# Calls into the libraries below cannot be interrupted, so they may take no longer than this.
+TIMEOUT_MS = 3000
+# What the libraries write to standard error can hold the address with its password; failures reach us as such.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+# A file is decoded on the camera's thread alone: the cores belong to the lanes.
+DECODER_THREADS = 1
+
+
+class VideoSource:
+    """A video file or a camera in an OpenCV capture."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._grabbed = 0
+        self._capture = _open_capture(address)
+        self._expected = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)) if not address.is_live else 0
+        self._fps = self._capture.get(cv2.CAP_PROP_FPS)
+
+    def grab(self) -> float | None:
+        start_s = monotonic()
+        if not self._capture.grab():
+            return self._ended(monotonic() - start_s)
+        self._grabbed += 1
+        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+
+    def _ended(self, waited_s: float) -> None:
+        if not self._address.is_live:
+            if not self._grabbed:
+                raise SourceError(f"{self._address.shown} holds no frame that can be decoded", permanent=True)
+            return
+        if waited_s >= 0.9 * TIMEOUT_MS / 1000:
+            raise TimeoutError
+        raise SourceError(f"{self._address.shown} ended or went away")
+
+    def retrieve(self, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+        good, picture = self._capture.retrieve(buffer)
+        if not good or picture is None:
+            raise SourceError(f"{self._address.shown} gave a frame that cannot be converted to BGR")
+        return picture  # type: ignore[return-value]  # OpenCV's stubs do not tell the dtype
+
+    def ending(self) -> str | None:
+        if self._grabbed < self._expected:
+            return f"gave {self._grabbed} of about {self._expected} frames: the file may be cut off or damaged"
+        return None
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+def _open_capture(address: Address) -> cv2.VideoCapture:
+    if address.scheme == "v4l2":
+        capture = cv2.VideoCapture(address.location, cv2.CAP_V4L2)
+    else:
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
+        threads = [cv2.CAP_PROP_N_THREADS, DECODER_THREADS]
+        capture = cv2.VideoCapture(address.secret_url, cv2.CAP_FFMPEG, [*limits, *threads])
+    if not capture.isOpened():
+        raise _cannot_open(address)
+    return capture
+
+
+def _cannot_open(address: Address) -> SourceError:
+    if address.scheme == "file":
+        wanted = "a video that FFmpeg reads, or a picture"
+    elif address.scheme == "v4l2":
+        wanted = "a camera that no other program uses (`v4l2-ctl --list-devices`) and the right to read it (group video)"
+    else:
+        wanted = "a reachable server, this path, and the right user name and password"
+    return SourceError(f"{address.shown} cannot be opened; wanted {wanted}", permanent=address.scheme == "file")

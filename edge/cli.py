@@ -1,0 +1,140 @@
+"""The command `edge`: parse, call one function, return its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge import __version__
+from edge.errors import EdgeError
+
+# The exit code of a shell command that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a failure is one sentence on standard error."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(message)s" if sys.stderr.isatty() else "%(levelname)s %(message)s",
+    )
+    try:
+        return int(options.command(options))
+    except EdgeError as error:
+        print(f"edge: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, which is its right
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # a defect of ours: still no traceback for users
+        logging.getLogger(__name__).debug("unexpected failure", exc_info=True)
+        print(
+            f"edge: unexpected failure ({type(error).__name__}: {error}); run again with --log-level debug and report it",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON on standard output")
+    common.add_argument("--state-dir", type=Path, help="where this device keeps its state")
+    common.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    parser = argparse.ArgumentParser(prog="edge", description="Inference runtime for NVIDIA Jetson boards.")
+    parser.add_argument("--version", action="version", version=f"edge {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[Any], int], text: str, under: Any = commands) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = under.add_parser(name, parents=[common], help=text, description=text)
+        added.set_defaults(command=command)
+        return added
+
+    demo = add("demo", _demo, "run the built-in scene and model with an embedded broker; nothing to configure")
+    demo.add_argument("--seconds", type=_seconds, default=20.0, help="how long it runs (default: 20)")
+    run = add("run", _run, "run the daemon; it ends by itself when every source has ended")
+    run.add_argument("config", type=Path, help="the TOML file that names streams, models and broker")
+    check = add("check", _check, "tell what works here, what does not, and what to do")
+    check.add_argument("config", type=Path, nargs="?", help="look at this configuration's streams, models and broker")
+    check.add_argument("--config-only", action="store_true", help="look at files only: no camera, broker or board")
+    _add_detect(add("detect", _detect, "run one model on one picture, video or camera; prints JSON lines"))
+    engines = commands.add_parser("engines", help="the model repository", description="The model repository.")
+    under = engines.add_subparsers(required=True, metavar="COMMAND")
+    add("list", _engines_list, "show the models under engines/ and the built-in one", under)
+    draft = add("add", _engines_add, "draft a model.toml for an ONNX file", under)
+    draft.add_argument("onnx", type=Path, help="the ONNX file; it is copied beside the model.toml")
+    draft.add_argument("--name", help="the model's name (default: the file's)")
+    draft.add_argument("--labels", type=Path, help="a text file, one label a line; copied likewise")
+    schema = add("schema", _schema, "print the JSON Schema of a message")
+    schema.add_argument("name", metavar="NAME", help="result, telemetry, status or stream-status")
+    return parser
+
+
+def _add_detect(detect: argparse.ArgumentParser) -> None:
+    detect.add_argument("model", help="a folder with model.toml, or a name under engines/")
+    detect.add_argument("input", help="a picture, a folder of pictures, a video, or a camera's URL")
+    detect.add_argument("--save", type=Path, metavar="OUT", help="write a picture or video with boxes")
+    detect.add_argument("--frames", type=int, default=0, help="stop after this many frames")
+    detect.add_argument("--score", type=float, help="least score (default: the model's)")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 1 <= seconds <= 86_400:  # noqa: PLR2004 -- a day
+        raise argparse.ArgumentTypeError(f"found {text}, wanted 1 to 86400 seconds")
+    return seconds
+
+
+def _demo(options: Any) -> int:
+    from edge import demo
+
+    return demo.run(options.seconds, as_json=options.json)
+
+
+def _run(options: Any) -> int:
+    from edge import daemon
+
+    code, summary = daemon.run(options.config, options.state_dir)
+    if options.json:
+        print(json.dumps(summary))
+    return code
+
+
+def _check(options: Any) -> int:
+    from edge import check
+
+    return check.run(options.config, config_only=options.config_only, as_json=options.json)
+
+
+def _detect(options: Any) -> int:
+    from edge import detect
+
+    return detect.run(options.model, options.input, options.save, options.frames, options.score)
+
+
+def _engines_list(options: Any) -> int:
+    from edge import repository
+
+    return repository.show(as_json=options.json)
+
+
+def _engines_add(options: Any) -> int:
+    from edge import repository
+
+    return repository.add(options.onnx, options.name, options.labels, as_json=options.json)
+
+
+def _schema(options: Any) -> int:
+    from edge import schemas
+
+    print(schemas.read(options.name), end="")
+    return 0

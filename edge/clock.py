@@ -1,0 +1,51 @@
+"""The kinds of time, and the names that hold each.
+
+`*_ns`     monotonic nanoseconds: orders everything, measures every duration
+`*_at_ns`  wall time, nanoseconds since the epoch (UTC): stamped once, for people
+`*_ms`     a duration made from a difference of two `*_ns`
+"""
+
+import ctypes
+import time
+from datetime import datetime, timezone
+
+now_ns = time.monotonic_ns
+wall_ns = time.time_ns
+
+_STA_UNSYNC = 0x0040  # <sys/timex.h>: the kernel's clock is not disciplined by anything
+
+
+def elapsed_ms(start_ns: int, end_ns: int) -> float:
+    return (end_ns - start_ns) / 1e6
+
+
+def utc_text(at_ns: int) -> str:
+    """Return wall time as ISO 8601 in UTC with microseconds, `2026-11-21T06:20:01.123456Z`."""
+    seconds, rest_ns = divmod(at_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns // 1000:06d}Z"
+
+
+class _Timex(ctypes.Structure):
+    # `struct timex` up to `status`, then room for the rest of it (208 bytes on 64-bit Linux).
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_byte * 256),
+    )
+
+
+def clock_synchronised() -> bool | None:
+    """Tell whether the kernel calls the system clock synchronised (adjtimex(2)); None where it cannot be asked."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        timex = _Timex()
+        if libc.adjtimex(ctypes.byref(timex)) < 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    return not timex.status & _STA_UNSYNC

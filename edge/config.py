@@ -1,0 +1,208 @@
+"""The daemon's configuration: one TOML file, read once, with its limits where each key is declared."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from edge.address import Address, parse_address
+from edge.errors import ConfigError
+from edge.settings import Table, read_settings
+
+MQTT_PORT = {"mqtt": 1883, "mqtts": 8883}
+MIN_MASK_POINTS = 3
+MAX_PIXEL = 65_535
+
+# Names become topic levels and file names.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
+AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1, le=256)]
+
+
+def _existing_path(value: Any, info: ValidationInfo) -> Any:
+    """Turn a path of the file into an absolute one that exists."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"found {value!r}, wanted a path")
+    path = _folder(info) / Path(value).expanduser()
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; wanted an existing path (relative ones start at the config file)")
+    return path
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("folder", "."))
+
+
+ExistingPath = Annotated[Path, BeforeValidator(_existing_path)]
+
+
+class DeviceSettings(Table):
+    name: Name = Field(default_factory=lambda: socket.gethostname() or "edge")
+    power_mode: Literal["keep"] = "keep"
+    state_dir: str | None = None
+
+
+class MqttSettings(Table):
+    """The broker; `mqtts://` for TLS."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+    prefix: str = Field("edge", pattern=r"^[^/+#\x00-\x1f][^+#\x00-\x1f]*$")
+    username: str | None = None
+    password_file: ExistingPath | None = None
+    ca: ExistingPath | None = None
+    cert: ExistingPath | None = None
+    key: ExistingPath | None = None
+    queue_messages: int = Field(10_000, ge=10, le=1_000_000)
+    in_flight: int = Field(64, ge=1, le=1000)
+
+    @field_validator("url")
+    @classmethod
+    def _broker_url(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            port, host = parts.port, parts.hostname
+        except ValueError:
+            raise ValueError("no valid host and port; wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]") from None
+        if parts.scheme not in MQTT_PORT or not host or port == 0 or parts.path.strip("/") or parts.query:
+            raise ValueError(f"found {url!r}, wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
+        return url
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def tls(self) -> bool:
+        return urlsplit(self.url).scheme == "mqtts"
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.url)
+        return parts.port or MQTT_PORT[parts.scheme]
+
+    @property
+    def shown(self) -> str:
+        """The broker's address without credentials."""
+        return f"{urlsplit(self.url).scheme}://{self.host}:{self.port}"
+
+    def credentials(self) -> tuple[str | None, str | None]:
+        """Return user name and password; the URL's are used where the file sets none."""
+        parts = urlsplit(self.url)
+        username = self.username or (unquote(parts.username) if parts.username else None)
+        in_url = unquote(parts.password) if parts.password else None
+        return username, read_secret(self.password_file) if self.password_file else in_url
+
+
+class TelemetrySettings(Table):
+    period_s: float = Field(5.0, ge=0.2, le=3600)
+
+
+class ModelSettings(Table):
+    path: ExistingPath
+    precision: Literal["auto", "fp32"] = "auto"
+    max_batch: int = Field(4, ge=1, le=1024)
+    max_wait_ms: float = Field(0.0, ge=0, le=10_000)
+    lanes: AutoOrCount = "auto"
+    threads: AutoOrCount = "auto"
+    backend: Literal["auto", "onnxruntime"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"
+
+
+def _address(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"found {value!r}, wanted a path or URL in quotes")  # noqa: TRY004 -- pydantic's protocol
+    address = parse_address(value, _folder(info))
+    if address.scheme == "file" and not Path(address.location).exists():
+        raise ValueError(f"{address.location} does not exist; wanted an existing file or folder of images")
+    return address
+
+
+def _strings(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _polygons(value: Any) -> Any:
+    try:
+        return tuple(_polygon(points) for points in value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"found {value!r:.80}, wanted polygons of 3 points or more in source pixels: [[[x, y], [x, y], [x, y]]]"
+        ) from None
+
+
+def _polygon(points: Any) -> tuple[tuple[int, int], ...]:
+    polygon = tuple((x, y) for x, y in points)
+    if len(polygon) < MIN_MASK_POINTS or any(type(n) is not int or not 0 <= n <= MAX_PIXEL for p in polygon for n in p):
+        raise ValueError
+    return polygon
+
+
+class StreamSettings(Table):
+    """One camera or file, and what of its results is published."""
+
+    source: Annotated[Address, BeforeValidator(_address)]
+    model: Name
+    delivery: Literal["live", "every"] = "live"
+    max_age_ms: float = Field(0.0, ge=0)
+    loop: bool = False
+    fps: float = Field(0.0, ge=0, le=1000)
+    stall_s: float = Field(10.0, ge=1, le=3600)
+    username: str | None = None
+    password_file: ExistingPath | None = None
+    labels: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()
+    score_threshold: float | None = Field(None, ge=0, le=1)
+    min_size: float = Field(0.0, ge=0)
+    masks: Annotated[tuple[tuple[tuple[int, int], ...], ...], BeforeValidator(_polygons)] = ()
+    qos: Literal[0, 1] = 1
+    enabled: bool = True
+
+    @field_validator("delivery")
+    @classmethod
+    def _source_can_wait(cls, delivery: str, info: ValidationInfo) -> str:
+        source = info.data.get("source")
+        if delivery == "every" and source is not None and source.is_live:
+            raise ValueError(f"found 'every' on a {source.scheme}:// source, which cannot wait; wanted 'live'")
+        return delivery
+
+    def address(self) -> Address:
+        """Return the source with its credentials, those of the file before those of the URL."""
+        return replace(
+            self.source,
+            username=self.username or self.source.username,
+            password=read_secret(self.password_file) if self.password_file else self.source.password,
+        )
+
+
+class Config(Table):
+    """The whole file."""
+
+    device: DeviceSettings = Field(default_factory=DeviceSettings)
+    mqtt: MqttSettings = MqttSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    models: dict[Name, ModelSettings] = {}
+    streams: dict[Name, StreamSettings] = {}
+
+    @model_validator(mode="after")
+    def _streams_name_their_models(self) -> Config:
+        for name, stream in self.streams.items():
+            if stream.model not in self.models:
+                known = ", ".join(self.models) or "none: add a [models.NAME] table"
+                raise ValueError(f"[streams.{name}] model: found {stream.model!r}, wanted one of the models ({known})")
+        return self
+
+
+def load_config(path: Path) -> Config:
+    """Read the configuration; raise ConfigError in one sentence where it cannot be used."""
+    return read_settings(path, Config, ConfigError)
+
+
+def read_secret(path: Path) -> str:
+    """Read a password file, without the newline at its end."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"password file {path} cannot be read ({error}); wanted a readable text file") from None

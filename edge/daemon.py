@@ -1,0 +1,254 @@
+"""The daemon's life: start, ready, tick (watchdog, telemetry), reload, stop."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from edge import __version__
+from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
+from edge.config import Config, load_config
+from edge.errors import ConfigError, EdgeError
+from edge.host.board import board_name
+from edge.host.sensors import Sensors
+from edge.host.systemd import Notifier, watchdog_period_s
+from edge.pipeline import Pipeline
+from edge.publish import Publisher, ResultEncoder, to_json
+from edge.records import Message, Result
+from edge.stream import Stream
+from edge.telemetry import Telemetry
+from edge.topics import Topics
+
+log = logging.getLogger(__name__)
+
+# From a signal to the exit, of which the pipeline may take 4 s.
+EXIT_S = 4.7
+# When the sources have ended by themselves, nobody waits: a slow broker gets longer to take what there is.
+FLUSH_S = 30.0
+# How often the daemon looks whether every source has ended.
+END_POLL_S = 0.1
+
+
+class Daemon:
+    """One run of the daemon; the pipeline's outlet."""
+
+    def __init__(self, config_path: Path, config: Config) -> None:
+        self._config_path = config_path
+        self._config = config
+        self._boot = uuid.uuid4().hex
+        self._topics = Topics(config.mqtt.prefix, config.device.name)
+        self._encoder = ResultEncoder(config.device.name, self._boot)
+        self._telemetry = Telemetry(config.device.name, self._boot)
+        self._sensors = Sensors()
+        self._notifier = Notifier()
+        self._wake = threading.Event()
+        self._stop_signal: int | None = None
+        self._reload_asked = False
+        will = Message(self._topics.status, to_json(self._status("offline", {})), retain=True)
+        client_id = f"edge-{config.mqtt.prefix}-{config.device.name}"
+        self._publisher = Publisher(config.mqtt, client_id, will, self._acknowledged)
+        self._pipeline: Pipeline
+
+    def run(self) -> int:
+        """Serve until every source has ended or a signal comes; return the exit code."""
+        self._pipeline = Pipeline(self._config, self)
+        freeze_startup_objects()
+        self._publisher.start()
+        try:
+            self._publish_status("online")
+            self._pipeline.start()
+            self._notifier.ready()
+            log.info("%d streams run as boot %s", len(self._pipeline.streams), self._boot)
+            self._serve()
+        finally:
+            self._stop()
+        failed = any(stream.state == "failed" for stream in self._pipeline.streams.values())
+        return 1 if failed and self._stop_signal is None else 0
+
+    def summary(self) -> dict[str, Any]:
+        """Return what became of each stream's frames, and of the messages."""
+        return {
+            "boot": self._boot,
+            "streams": {name: each.summary() for name, each in self._pipeline.streams.items()},
+            "messages_lost": self._publisher.outbox().messages + self._publisher.outbox().dropped,
+        }
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- a handler's signature
+        """Take SIGTERM, SIGINT (stop) or SIGHUP (reload)."""
+        if number == signal.SIGHUP:
+            self._reload_asked = True
+        else:
+            self._stop_signal = number
+        self._wake.set()
+
+    def result(self, stream: Stream, result: Result) -> None:
+        topic = self._topics.results(stream.name)
+        self._publisher.put(self._encoder.encode(result, topic, stream.settings.qos, stream.meter.drops()))
+
+    def stream_state(self, stream: Stream, reason: str | None) -> None:
+        level = logging.ERROR if stream.state == "failed" else logging.INFO
+        log.log(level, "stream %s is %s%s", stream.name, stream.state, f": {reason}" if reason else "")
+        body = {
+            "v": 1,
+            "state": stream.state,
+            "reason": reason,
+            "at": utc_text(wall_ns()),
+            "source": stream.settings.source.shown,
+        }
+        self._publisher.put(Message(self._topics.stream_status(stream.name), to_json(body), retain=True))
+
+    def _serve(self) -> None:
+        """Tick until it is time to stop; no blocking I/O here but what a reload needs."""
+        watchdog_s = watchdog_period_s()
+        ping_s = watchdog_s / 2 if watchdog_s else None
+        telemetry_due_ns = now_ns() + int(self._config.telemetry.period_s * 1e9)
+        ping_due_ns = now_ns()
+        while self._stop_signal is None and not self._pipeline.has_ended:
+            self._wake.wait(END_POLL_S)
+            self._wake.clear()
+            if self._reload_asked:
+                self._reload_asked = False
+                self._reload()
+            if ping_s is not None and now_ns() >= ping_due_ns:
+                ping_due_ns = now_ns() + int(ping_s * 1e9)
+                self._ping_watchdog()
+            if now_ns() >= telemetry_due_ns:
+                telemetry_due_ns += int(self._config.telemetry.period_s * 1e9)
+                self._publish_telemetry()
+
+    def _ping_watchdog(self) -> None:
+        """Tell systemd that all is well only where every lane has moved on."""
+        stuck = self._pipeline.stuck_lanes()
+        if stuck:
+            log.error("no progress since the last tick: %s", ", ".join(stuck))
+        else:
+            self._notifier.watchdog_ping()
+
+    def _reload(self) -> None:
+        """Read the configuration again and go over to it; a bad one is refused, and the old one runs on."""
+        self._notifier.reloading()
+        try:
+            config = load_config(self._config_path)
+            for table in ("device", "mqtt"):
+                if getattr(config, table) != getattr(self._config, table):
+                    raise ConfigError(f"[{table}] has changed, which takes a restart of the daemon")
+            self._pipeline.change(config)
+        except EdgeError as error:
+            log.error("the new configuration is refused and the old one runs on: %s", error)  # noqa: TRY400 -- for users
+        else:
+            self._config = config
+            log.info("configuration reloaded: %d streams", len(self._pipeline.streams))
+            self._publish_status("online")
+        self._notifier.ready()
+
+    def _stop(self) -> None:
+        """End everything, within `EXIT_S` of a signal, and tell what was lost."""
+        start_ns = now_ns()
+        self._notifier.stopping()
+        self._pipeline.stop()
+        self._publish_telemetry()
+        self._publish_status("stopped")
+        self._publisher.finish(FLUSH_S)
+        while not self._publisher.join(END_POLL_S):
+            spent_s = (now_ns() - start_ns) / 1e9
+            if spent_s >= (FLUSH_S if self._stop_signal is None else EXIT_S):
+                break
+        if lost := self._publisher.outbox().messages:
+            log.warning("%d messages were not acknowledged by broker %s and are lost", lost, self._config.mqtt.shown)
+
+    def _acknowledged(self, message: Message, at_ns: int) -> None:
+        stream = self._pipeline.streams.get(message.stream or "")
+        if stream is not None:
+            stream.meter.acknowledged((at_ns - message.decoded_ns) / 1e6, (at_ns - message.captured_ns) / 1e6)
+
+    def _publish_telemetry(self) -> None:
+        streams = {name: stream.meter for name, stream in self._pipeline.streams.items()}
+        models = {name: (model.engine.label, model.meter) for name, model in self._pipeline.models.items()}
+        body = self._telemetry.take(streams, models, self._sensors.read(), self._publisher.outbox())
+        self._publisher.put(Message(self._topics.telemetry, to_json(body)))
+
+    def _publish_status(self, state: str) -> None:
+        engines = {name: model.engine.label for name, model in self._pipeline.models.items()}
+        self._publisher.put(Message(self._topics.status, to_json(self._status(state, engines)), retain=True))
+
+    def _status(self, state: str, engines: dict[str, str]) -> dict[str, Any]:
+        return {
+            "v": 1,
+            "device": self._config.device.name,
+            "boot": self._boot,
+            "state": state,
+            # The broker sends "offline" for us; when, we cannot know.
+            "at": None if state == "offline" else utc_text(wall_ns()),
+            "version": __version__,
+            "board": board_name(),
+            "power_mode": None,
+            "clock_synchronised": clock_synchronised(),
+            "engines": engines,
+        }
+
+
+def run(config_path: Path, state_dir: Path | None = None) -> tuple[int, dict[str, Any]]:
+    """Run the daemon with the configuration at `config_path`; return the exit code and a summary of the run."""
+    config = load_config(config_path)
+    with state_lock(state_dir or default_state_dir(config)):
+        daemon = Daemon(config_path, config)
+        with _signals(daemon):
+            return daemon.run(), daemon.summary()
+
+
+def default_state_dir(config: Config) -> Path:
+    """Return where this device keeps its state."""
+    if config.device.state_dir:
+        return Path(config.device.state_dir).expanduser()
+    if under_systemd := os.environ.get("STATE_DIRECTORY"):
+        return Path(under_systemd.split(":")[0])
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "edge"
+
+
+@contextlib.contextmanager
+def state_lock(state_dir: Path) -> Iterator[None]:
+    """Keep a second daemon, or a benchmark, from the same board."""
+    path = state_dir / "lock"
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"state directory {state_dir} cannot be used ({error.strerror}); wanted one that can be written: "
+            "name it with --state-dir or [device] state_dir"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise EdgeError(
+                f"another edge process holds {path}; stop it first, or give this one a --state-dir of its own"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _signals(daemon: Daemon) -> Iterator[None]:
+    """Let the daemon hear its signals, and put back the handlers that were there before."""
+    before = {number: signal.signal(number, daemon.on_signal) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def freeze_startup_objects() -> None:
+    """Keep the garbage collector from walking the modules' hundred thousands of objects again and again."""
+    gc.collect()
+    gc.freeze()

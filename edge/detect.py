@@ -1,0 +1,185 @@
+"""One model on one input: no broker, no configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.address import parse_address
+from edge.capture import open_source
+from edge.clock import elapsed_ms, now_ns
+from edge.config import ModelSettings
+from edge.errors import ConfigError, EdgeError
+from edge.infer import Inference
+from edge.manifest import find_model
+from edge.model import Model
+from edge.publish import found, to_json
+from edge.records import Classes, Detections, Findings
+
+Picture = NDArray[np.uint8]
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
+DEFAULT_FPS = 25.0
+
+
+def run(model_name: str, source: str, save: Path | None, frames: int, score: float | None) -> int:
+    """Print one JSON line a frame; with `save`, write the frames with what was found drawn in."""
+    try:
+        address = parse_address(source, Path())
+    except ValueError as error:
+        raise ConfigError(f"input {error}") from None
+    if address.scheme == "file" and not Path(address.location).exists():
+        raise ConfigError(f"input {address.location} does not exist; wanted a picture, a folder, a video or a URL")
+    settings = ModelSettings.model_validate({"path": str(find_model(model_name)), "max_batch": 1, "lanes": 1})
+    model = Model(model_name, settings)
+    with (
+        contextlib.closing(open_source(address)) as camera,
+        model.engine.make_context(1) as context,
+        _opened_writer(save) as write,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        inference = Inference(context, model.engine, 1)
+        inference.warm_up()
+        detect_one = _Detector(model, inference, score)
+        number = 0
+        while (media_s := _grab(camera)) is not None and not (frames and number >= frames):
+            picture = camera.retrieve(None)
+            line, findings = detect_one(picture)
+            sys.stdout.buffer.write(to_json({"frame": number, "time_s": round(media_s, 3)} | line) + b"\n")
+            sys.stdout.buffer.flush()
+            write(draw(picture, findings, model.labels))
+            number += 1
+    return 0
+
+
+def _grab(camera: Any) -> float | None:
+    try:
+        grabbed: float | None = camera.grab()
+    except TimeoutError:
+        raise EdgeError("the input gave no frame in time; see that the camera is up") from None
+    return grabbed
+
+
+class _Detector:
+    """One picture → its JSON line and its findings."""
+
+    def __init__(self, model: Model, inference: Inference, score: float | None) -> None:
+        self._model = model
+        self._inference = inference
+        self._preprocessor = model.make_preprocessor()
+        self._score = score
+
+    def __call__(self, picture: Picture) -> tuple[dict[str, Any], Findings]:
+        start_ns = now_ns()
+        geometry = self._preprocessor.fill(picture, self._inference.rows[0])
+        prepared_ns = now_ns()
+        times = self._inference.run(1)
+        inferred_ns = now_ns()
+        findings = self._model.decoder.decode(self._inference.outputs_of(0), geometry, self._score)
+        latency_ms = {
+            "preprocess": round(elapsed_ms(start_ns, prepared_ns), 3),
+            "infer": round(times.infer_ms, 3),
+            "decode": round(elapsed_ms(inferred_ns, now_ns()), 3),
+        }
+        line = {"size": geometry.source_px, **found(findings, self._model.labels), "latency_ms": latency_ms}
+        return line, findings
+
+
+@contextlib.contextmanager
+def _opened_writer(path: Path | None) -> Iterator[Callable[[Picture], None]]:
+    """Yield a function that writes pictures into `path`: one picture, or a video."""
+    if path is None:
+        yield lambda _: None
+        return
+    if not path.parent.is_dir():
+        raise ConfigError(f"--save {path}: folder {path.parent} does not exist; make it first")
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        yield _picture_writer(path)
+        return
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise ConfigError(
+            f"--save {path}: found suffix {path.suffix!r}, wanted one of {', '.join(PICTURE_SUFFIXES + VIDEO_SUFFIXES)}"
+        )
+    video = _VideoWriter(path)
+    try:
+        yield video.write
+    finally:
+        video.close()
+
+
+def _picture_writer(path: Path) -> Callable[[Picture], None]:
+    """Write the first picture; a second one needs a video to go into."""
+    written = False
+
+    def write(picture: Picture) -> None:
+        nonlocal written
+        if written:
+            raise ConfigError(f"--save {path} takes one picture, and the input has more; wanted a video such as out.mp4")
+        if not cv2.imwrite(str(path), picture):
+            raise EdgeError(f"--save {path} cannot be written; see the folder's rights and the space left")
+        written = True
+
+    return write
+
+
+class _VideoWriter:
+    """Writes a video of the first picture's size."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._video: cv2.VideoWriter | None = None
+        self._size_px = (0, 0)
+
+    def write(self, picture: Picture) -> None:
+        if self._video is None:
+            self._size_px = (picture.shape[1], picture.shape[0])
+            code = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
+            self._video = cv2.VideoWriter(
+                str(self._path), cv2.VideoWriter.fourcc(*code), DEFAULT_FPS, self._size_px
+            )
+            if not self._video.isOpened():
+                raise EdgeError(f"--save {self._path} cannot be written as a video; see the folder's rights")
+        self._video.write(cv2.resize(picture, self._size_px))
+
+    def close(self) -> None:
+        if self._video is not None:
+            self._video.release()
+
+
+def draw(picture: Picture, findings: Findings, labels: tuple[str, ...]) -> Picture:
+    """Return the picture with boxes and names drawn in."""
+    scale = max(0.4, min(picture.shape[:2]) / 900)
+    named = found(findings, labels)
+    if isinstance(findings, Classes):
+        for row, each in enumerate(named["classes"]):
+            _write_text(picture, f"{each['label']} {each['score']:.2f}", (8, int(28 * scale * (row + 1))), scale, 0)
+        return picture
+    return _draw_boxes(picture, findings, named["detections"], scale)
+
+
+def _draw_boxes(picture: Picture, findings: Detections, named: list[dict[str, Any]], scale: float) -> Picture:
+    for (x1, y1, x2, y2), each in zip(findings.boxes.astype(int).tolist(), named, strict=True):
+        color = _color(each["class_id"])
+        cv2.rectangle(picture, (x1, y1), (x2, y2), color, max(1, round(2 * scale)))
+        _write_text(picture, f"{each['label']} {each['score']:.2f}", (x1, max(12, y1 - 4)), scale, each["class_id"])
+    return picture
+
+
+def _write_text(picture: Picture, text: str, at: tuple[int, int], scale: float, class_id: int) -> None:
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    cv2.rectangle(picture, (at[0], at[1] - height - 2), (at[0] + width, at[1] + 3), _color(class_id), -1)
+    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def _color(class_id: int) -> tuple[int, int, int]:
+    """Return a bright colour, far from those of the neighbouring classes."""
+    hue = np.uint8([[[(class_id * 47 + 20) % 180, 170, 255]]])  # type: ignore[arg-type]
+    blue, green, red = cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+    return blue, green, red

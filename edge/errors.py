@@ -1,0 +1,34 @@
+"""What can go wrong, told in one sentence: the thing, the value found, the value wanted, the next step."""
+
+
+class EdgeError(Exception):
+    """A failure that a user can understand and mend; `exit_code` is what the command returns for it."""
+
+    exit_code = 1
+
+
+class ConfigError(EdgeError):
+    """The configuration or the command line is wrong."""
+
+    exit_code = 2
+
+
+class ModelError(EdgeError):
+    """A model's files are missing, unreadable, or do not fit their manifest."""
+
+    exit_code = 2
+
+
+class EngineError(EdgeError):
+    """A loaded engine failed while it ran."""
+
+
+class SourceError(EdgeError):
+    """A source could not be opened or read.
+
+    `permanent` says that trying again cannot help: the stream is then failed, not reconnecting.
+    """
+
+    def __init__(self, message: str, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent

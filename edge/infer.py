@@ -1,0 +1,51 @@
+"""An engine context in use by one lane: its batch limits, warm-up, padding and timing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edge.backends.engine import Context, Engine, TensorSpec
+from edge.errors import ModelError
+from edge.records import EngineTimes
+
+
+def picture_input(engine: Engine) -> TensorSpec:
+    """Return the one input that takes pictures; raise ModelError where there is not exactly one."""
+    if len(engine.inputs) != 1:
+        names = ", ".join(spec.name for spec in engine.inputs)
+        raise ModelError(f"the model has {len(engine.inputs)} inputs ({names}); wanted one input, for the picture")
+    return engine.inputs[0]
+
+
+def batch_limit(engine: Engine, max_batch: int) -> int:
+    """Return the largest batch to form: a model of fixed batch size never takes more than that."""
+    return min(max_batch, engine.fixed_batch) if engine.fixed_batch else max_batch
+
+
+class Inference:
+    """Runs batches of 1 to `max_batch` pictures; a short batch of a fixed-size model runs padded.
+
+    The padding rows hold pictures of earlier batches, and what comes out for them is not read.
+    """
+
+    def __init__(self, context: Context, engine: Engine, max_batch: int) -> None:
+        self._context = context
+        self._fixed_batch = engine.fixed_batch
+        self._max_batch = max_batch
+        self.rows = context.inputs[picture_input(engine).name]  # one row a picture; fill, then run
+
+    def warm_up(self) -> None:
+        """Run the smallest and the largest batch, so that the first real one finds everything allocated."""
+        for batch_size in {1, self._max_batch}:
+            self.run(batch_size)
+
+    def run(self, batch_size: int) -> EngineTimes:
+        """Run the first `batch_size` rows."""
+        return self._context.infer(self._fixed_batch or batch_size)
+
+    def outputs_of(self, row: int) -> Mapping[str, NDArray[Any]]:
+        """Return the outputs for one picture, without the batch axis; overwritten by the next run."""
+        return {name: array[row] for name, array in self._context.outputs.items()}

@@ -1,0 +1,97 @@
+"""`model.toml`: what stands beside a model's files and says how to feed it and how to read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+
+from edge.errors import ModelError
+from edge.settings import Table, read_settings
+
+PerChannel = tuple[float, ...]
+
+
+class InputSettings(Table):
+    """How a source picture becomes the model's input: x = (pixel - mean) * scale / std, per channel."""
+
+    color: Literal["bgr", "rgb", "gray"] = "rgb"
+    resize: Literal["letterbox", "stretch", "crop"] = "letterbox"
+    anchor: Literal["top-left", "center"] = "center"
+    pad: int = Field(114, ge=0, le=255)
+    scale: float = Field(1.0, gt=0)
+    mean: PerChannel = (0.0, 0.0, 0.0)
+    std: PerChannel = (1.0, 1.0, 1.0)
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _three_numbers(cls, value: Any) -> Any:
+        if not isinstance(value, list) or len(value) not in (1, 3):
+            raise ValueError("wanted a list of one number a channel: 3, or 1 for gray")
+        return tuple(value)
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, value: PerChannel) -> PerChannel:
+        if min(value) <= 0:
+            raise ValueError("wanted numbers greater than 0")
+        return value
+
+
+class OutputSettings(Table):
+    """How the model's outputs are read; keys of one's own reach the decoder."""
+
+    model_config = ConfigDict(extra="allow")
+
+    decoder: str
+    score_threshold: float = Field(0.25, ge=0, le=1)
+    iou_threshold: float = Field(0.45, ge=0, le=1)
+    nms: bool | None = None  # None: as the decoder is known to need
+    max_detections: int = Field(300, ge=1)
+
+
+class Manifest(Table):
+    """One model's `model.toml`."""
+
+    task: Literal["classify", "detect"]
+    onnx: str
+    labels: str | None = None
+    input: InputSettings = InputSettings()
+    output: OutputSettings
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `model.toml` in `folder`; raise ModelError in one sentence where it cannot be used."""
+    path = folder / "model.toml"
+    if not path.is_file():
+        raise ModelError(
+            f"{folder} holds no model.toml; wanted a model folder: draft one with `edge engines add FILE.onnx`"
+        )
+    return read_settings(path, Manifest, ModelError)
+
+
+def find_model(name: str) -> Path:
+    """Return the folder of a model given as a path, or as a name under `engines/` here or in the package."""
+    shipped = Path(__file__).parent
+    candidates = [Path(name), Path("engines") / name, shipped / "engines" / name, shipped.parent / "engines" / name]
+    for folder in candidates:
+        if (folder / "model.toml").is_file():
+            return folder
+    raise ModelError(
+        f"model {name!r} is neither a folder with a model.toml nor a name under engines/; "
+        "`edge engines list` shows what there is"
+    )
+
+
+def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Read the labels file, one label a line; an empty tuple where the manifest names none."""
+    if manifest.labels is None:
+        return ()
+    path = folder / manifest.labels
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"labels file {path} cannot be read ({error}); wanted a UTF-8 text file, one label a line"
+        ) from None

@@ -1,0 +1,246 @@
+"""The path on one screen: capture → batch → preprocess → infer → decode → publish.
+
+A camera's thread captures, and puts frames into its model's batcher. A lane's thread takes a batch out of it and takes
+it all the way (`Lane._serve`): preprocess, infer, decode, and hand over to the stream, which publishes in capture order.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+import cv2
+
+from edge.clock import elapsed_ms, now_ns
+from edge.config import Config, ModelSettings
+from edge.errors import EdgeError
+from edge.infer import Inference
+from edge.model import Model
+from edge.records import Batch, EngineTimes, Frame, Geometry, Result
+from edge.stream import Outlet, Stream
+
+log = logging.getLogger(__name__)
+
+# A camera comes back within the time-outs of the calls it may hang in (3 s); the lanes then finish what waits.
+CAMERA_STOP_S = 3.2
+STOP_S = 4.0
+DRAIN_POLL_S = 0.005
+
+
+class Lane:
+    """One thread that takes batches the whole way, with an engine context of its own."""
+
+    def __init__(self, model: Model, number: int) -> None:
+        self._model = model
+        self._started = threading.Event()
+        self._failure: EdgeError | None = None
+        self._served = 0
+        self._served_at_check = -1
+        self._idle = False
+        self.thread = threading.Thread(target=self._run, name=f"lane-{model.name}-{number}", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def join(self, deadline_ns: int) -> None:
+        """Wait for the thread's end; name it where it does not come back."""
+        self.thread.join(max(0.0, (deadline_ns - now_ns()) / 1e9))
+        if self.thread.is_alive():
+            log.error("%s hangs in the engine and is abandoned", self.thread.name)
+
+    def await_started(self) -> None:
+        """Wait until the context is warm; raise what kept it from that."""
+        self._started.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def has_progressed(self) -> bool:
+        """Tell whether the lane waits for frames or has finished a batch since the last call."""
+        served, self._served_at_check = self._served_at_check, self._served
+        return self._idle or served != self._served
+
+    def _run(self) -> None:
+        model = self._model
+        try:
+            with model.engine.make_context(model.max_batch) as context:
+                self._inference = Inference(context, model.engine, model.max_batch)
+                self._preprocessor = model.make_preprocessor()
+                self._inference.warm_up()
+                self._started.set()
+                self._loop()
+        except EdgeError as error:
+            self._failure = error
+        finally:
+            self._started.set()
+
+    def _loop(self) -> None:
+        while True:
+            self._idle = True
+            batch = self._model.batcher.take()
+            self._idle = False
+            if batch is None:
+                return
+            try:
+                self._serve(batch)
+            except Exception:  # the top of a thread: these frames are lost and counted, the lane serves on
+                log.exception("model %s: a batch of %d failed", self._model.name, len(batch.frames))
+                for frame in batch.frames:
+                    frame.owner.drop(frame, "error")
+            self._served += 1
+
+    def _serve(self, batch: Batch) -> None:
+        """Take one batch the whole way."""
+        prepared = self._preprocess(batch)
+        prepared_ns = now_ns()
+        if not prepared:
+            return
+        times = self._inference.run(len(prepared))
+        self._model.meter.inferred(len(prepared), times)
+        preprocess_ms = elapsed_ms(batch.formed_ns, prepared_ns)
+        for row, (frame, geometry) in enumerate(prepared):
+            try:
+                self._finish(row, frame, geometry, batch, preprocess_ms, times)
+            except Exception:  # a decoder of the user's own may raise anything; the next frame may be good
+                log.exception("stream %s: frame %d cannot be decoded", frame.owner.name, frame.number)
+                frame.owner.drop(frame, "error")
+
+    def _preprocess(self, batch: Batch) -> list[tuple[Frame, Geometry]]:
+        """Fill one row of the engine's input a frame; a picture that fails leaves its row to the next."""
+        prepared: list[tuple[Frame, Geometry]] = []
+        for frame in batch.frames:
+            try:
+                geometry = self._preprocessor.fill(frame.image, self._inference.rows[len(prepared)])
+            except Exception:  # one bad picture, whatever is wrong with it, must not cost the others of its batch
+                log.exception("stream %s: frame %d cannot be preprocessed", frame.owner.name, frame.number)
+                frame.owner.drop(frame, "error")
+                continue
+            frame.release()
+            prepared.append((frame, geometry))
+        return prepared
+
+    def _finish(
+        self, row: int, frame: Frame, geometry: Geometry, batch: Batch, preprocess_ms: float, times: EngineTimes
+    ) -> None:
+        """Read one frame's outputs and hand its result over."""
+        start_ns = now_ns()
+        model = self._model
+        findings = model.decoder.decode(self._inference.outputs_of(row), geometry, frame.owner.score_threshold)
+        decoded_ns = now_ns()
+        result = Result(
+            stream=frame.owner.name,
+            model=model.name,
+            engine=model.engine.label,
+            frame=frame.number,
+            captured_ns=frame.captured_ns,
+            captured_at_ns=frame.captured_at_ns,
+            decoded_ns=decoded_ns,
+            size_px=geometry.source_px,
+            findings=findings,
+            labels=model.labels,
+            wait_ms=elapsed_ms(frame.captured_ns, batch.formed_ns),
+            preprocess_ms=preprocess_ms,
+            infer_ms=times.infer_ms,
+            decode_ms=elapsed_ms(start_ns, decoded_ns),
+            batch=len(batch.frames),
+        )
+        frame.owner.finish(frame, result)
+
+class Pipeline:
+    """The models and streams of a configuration at work."""
+
+    def __init__(self, config: Config, outlet: Outlet) -> None:
+        """Open the models and warm their lanes; raise ModelError or ConfigError where something does not fit."""
+        cv2.setNumThreads(1)  # the cores belong to the lanes; a picture is too small to share
+        self._outlet = outlet
+        self._lanes: dict[str, list[Lane]] = {}
+        self.models: dict[str, Model] = {}
+        self.streams: dict[str, Stream] = {}
+        self.change(config, start=False)
+
+    def start(self) -> None:
+        """Start the cameras."""
+        for stream in self.streams.values():
+            stream.start()
+
+    def change(self, config: Config, *, start: bool = True) -> None:
+        """Go over to another configuration; what is the same in both runs on untouched.
+
+        Raises ModelError or ConfigError, with everything as it was, where the new one cannot be served.
+        """
+        wanted = used_models(config)
+        models = {name: model for name, model in self.models.items() if wanted.get(name) == model.settings}
+        streams = {
+            name: stream
+            for name, stream in self.streams.items()
+            if config.streams.get(name) == stream.settings and stream.settings.model in models
+        }
+        lanes = {name: self._lanes[name] for name in models}
+        added: list[Stream] = []
+        try:
+            for name in wanted.keys() - models.keys():
+                models[name] = Model(name, wanted[name])
+                lanes[name] = warm_lanes(models[name])
+            for name, settings in config.streams.items():
+                if settings.enabled and name not in streams:
+                    added.append(Stream(name, settings, models[settings.model], self._outlet))
+        except EdgeError:
+            _stop(added, [models[name] for name in lanes.keys() - self._lanes.keys()], lanes)
+            raise
+        _stop(
+            [stream for name, stream in self.streams.items() if name not in streams],
+            [model for name, model in self.models.items() if models.get(name) is not model],
+            self._lanes,
+        )
+        self.models, self._lanes = models, lanes
+        self.streams = streams | {stream.name: stream for stream in added}
+        if start:
+            for stream in added:
+                stream.start()
+
+    def stop(self) -> None:
+        """Stop the cameras, let the lanes finish what waits, and drop the rest; takes at most `STOP_S`."""
+        _stop(list(self.streams.values()), list(self.models.values()), self._lanes)
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether every source has ended or failed for good and nothing of it is left to do."""
+        return bool(self.streams) and all(s.has_ended and not s.meter.in_flight for s in self.streams.values())
+
+    def stuck_lanes(self) -> list[str]:
+        """Name the lanes that neither waited for frames nor finished a batch since the last call."""
+        return [lane.thread.name for lanes in self._lanes.values() for lane in lanes if not lane.has_progressed()]
+
+
+def used_models(config: Config) -> dict[str, ModelSettings]:
+    """Return the models that an enabled stream uses; only these are opened."""
+    names = {stream.model for stream in config.streams.values() if stream.enabled}
+    return {name: settings for name, settings in config.models.items() if name in names}
+
+
+def warm_lanes(model: Model) -> list[Lane]:
+    """Start a model's lanes and wait until each is ready for its first batch."""
+    lanes = [Lane(model, number) for number in range(model.lane_count)]
+    for lane in lanes:
+        lane.start()
+    for lane in lanes:
+        lane.await_started()
+    return lanes
+
+
+def _stop(streams: list[Stream], models: list[Model], lanes: Mapping[str, list[Lane]]) -> None:
+    """End streams and models within `STOP_S`: cameras first, then what waits is served, then the rest is dropped."""
+    cameras_by_ns, lanes_by_ns = now_ns() + int(CAMERA_STOP_S * 1e9), now_ns() + int(STOP_S * 1e9)
+    for stream in streams:
+        stream.ask_to_stop()
+    for stream in streams:
+        stream.join(cameras_by_ns)
+    while any(stream.meter.in_flight for stream in streams) and now_ns() < lanes_by_ns:
+        time.sleep(DRAIN_POLL_S)
+    for stream in streams:
+        stream.discard()
+    for model in models:
+        model.batcher.close()
+    for lane in (lane for model in models for lane in lanes.get(model.name, [])):
+        lane.join(lanes_by_ns)

@@ -1,0 +1,383 @@
+"""Records → MQTT: one thread owns the connection, sends, and reads the acknowledgements.
+
+A broker that is away is no error: messages wait in a bounded queue, and the connection is tried again with a random,
+growing pause. A message stays ours until the broker has acknowledged it; what a lost connection left unacknowledged
+is sent again on the next one, in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import select
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import paho.mqtt.client as mqtt
+
+from edge.clock import elapsed_ms, now_ns, utc_text
+from edge.config import MqttSettings
+from edge.errors import ConfigError, EdgeError
+from edge.records import Classes, DropCause, Findings, Message, Outbox, Result
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 3.0
+LAST_TRY_S = 0.3  # the one more time that a broker is tried on the way out
+KEEPALIVE_S = 15
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 15.0
+_PROTOCOL_REFUSED = "Unsupported protocol version"
+
+
+def to_json(value: Any) -> bytes:
+    """Encode a message body; NaN and infinity, which JSON lacks, are refused."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+
+
+class ResultEncoder:
+    """Turns the results of one device into messages."""
+
+    def __init__(self, device: str, boot: str) -> None:
+        self._head = {"v": 1, "device": device, "boot": boot}
+
+    def encode(self, result: Result, topic: str, qos: int, dropped: dict[DropCause, int]) -> Message:
+        body = self._head | {
+            "stream": result.stream,
+            "model": result.model,
+            "seq": result.seq,
+            "frame": result.frame,
+            "captured_at": utc_text(result.captured_at_ns),
+            "size": result.size_px,
+            **found(result.findings, result.labels),
+            "latency_ms": {
+                "wait": round(result.wait_ms, 3),
+                "preprocess": round(result.preprocess_ms, 3),
+                "infer": round(result.infer_ms, 3),
+                "decode": round(result.decode_ms, 3),
+            },
+            "batch": result.batch,
+            "dropped": dropped,
+            "engine": result.engine,
+            "power_mode": None,
+            "throttled": None,
+        }
+        return Message(
+            topic,
+            to_json(body),
+            qos,
+            stream=result.stream,
+            captured_ns=result.captured_ns,
+            decoded_ns=result.decoded_ns,
+        )
+
+
+def found(findings: Findings, labels: Sequence[str]) -> dict[str, Any]:
+    """Return the findings as they stand in a message; a class without a label is named by its number."""
+    ids = findings.class_ids.tolist()
+    scores = findings.scores.tolist()
+    names = [labels[each] if each < len(labels) else str(each) for each in ids]
+    if isinstance(findings, Classes):
+        return {
+            "classes": [
+                {"label": name, "class_id": each, "score": round(score, 4)}
+                for name, each, score in zip(names, ids, scores, strict=True)
+            ]
+        }
+    return {
+        "detections": [
+            {
+                "label": name,
+                "class_id": each,
+                "score": round(score, 4),
+                "box": [round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1)],
+            }
+            for name, each, score, (x1, y1, x2, y2) in zip(names, ids, scores, findings.boxes.tolist(), strict=True)
+        ]
+    }
+
+
+class SendQueue:
+    """What waits to be sent; when it is full, the oldest message that is not retained is dropped and counted."""
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._lock = threading.Lock()
+        self._messages: deque[Message] = deque()
+        self._retained: dict[str, Message] = {}  # the newest of each topic, for a broker that has forgotten
+        self._bytes = 0
+        self._dropped = 0
+
+    def put(self, message: Message) -> None:
+        with self._lock:
+            if message.retain:
+                self._retained[message.topic] = message
+            self._messages.append(message)
+            self._bytes += len(message.body)
+            if len(self._messages) > self._bound:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        kept: list[Message] = []
+        while self._messages:
+            message = self._messages.popleft()
+            if not message.retain:
+                self._bytes -= len(message.body)
+                self._dropped += 1
+                break
+            kept.append(message)
+        self._messages.extendleft(reversed(kept))
+
+    def pop(self) -> Message | None:
+        with self._lock:
+            if not self._messages:
+                return None
+            message = self._messages.popleft()
+            self._bytes -= len(message.body)
+            return message
+
+    def put_back(self, messages: Iterable[Message]) -> None:
+        """Put messages that were not acknowledged before all others, oldest first."""
+        with self._lock:
+            for message in reversed(list(messages)):
+                self._messages.appendleft(message)
+                self._bytes += len(message.body)
+            while len(self._messages) > self._bound:
+                self._drop_oldest()
+
+    def renew_retained(self) -> None:
+        """Put the newest message of each retained topic first: a new connection starts with them."""
+        with self._lock:
+            rest = [message for message in self._messages if not message.retain]
+            self._messages = deque([*self._retained.values(), *rest])
+            self._bytes = sum(len(message.body) for message in self._messages)
+
+    def count_dropped(self, messages: int) -> None:
+        with self._lock:
+            self._dropped += messages
+
+    def outbox(self, in_flight: list[Message]) -> Outbox:
+        """Tell what waits here and what was sent without an acknowledgement yet."""
+        with self._lock:
+            waiting = [*in_flight[:1], *list(self._messages)[:1]]
+            oldest_s = (now_ns() - min(message.made_ns for message in waiting)) / 1e9 if waiting else None
+            in_flight_bytes = sum(len(message.body) for message in in_flight)
+            return Outbox(
+                len(self._messages) + len(in_flight),
+                self._bytes + in_flight_bytes,
+                None if oldest_s is None else round(oldest_s, 3),
+                self._dropped,
+            )
+
+
+class Refused(EdgeError):
+    """The broker answered and said no."""
+
+
+class Publisher:
+    """Sends messages from a thread of its own; `on_sent` is called there for each acknowledged result."""
+
+    def __init__(
+        self, settings: MqttSettings, client_id: str, will: Message, on_sent: Callable[[Message, int], None]
+    ) -> None:
+        """Take `on_sent(message, acknowledged_ns)`; `will` is what the broker says when we are lost."""
+        self._settings = settings
+        self._client_id = client_id
+        self._will = will
+        self._on_sent = on_sent
+        self._queue = SendQueue(settings.queue_messages)
+        self._in_flight: dict[int, Message] = {}  # by packet id; in the order of sending
+        self._protocol = mqtt.MQTTv5
+        self._connack: Any = None
+        self._window = settings.in_flight
+        self._retries = 0
+        self._finish_by_ns: int | None = None
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.connected = False
+        self._credentials = settings.credentials()
+        self._tls = _tls_context(settings) if settings.tls else None
+        self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, message: Message) -> None:
+        """Queue a message; never waits."""
+        self._queue.put(message)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def outbox(self) -> Outbox:
+        return self._queue.outbox(list(self._in_flight.values()))
+
+    def finish(self, timeout_s: float) -> None:
+        """Send what waits for at most `timeout_s`, then disconnect; a broker that is away is not waited for."""
+        self._finish_by_ns = now_ns() + int(timeout_s * 1e9)
+        os.eventfd_write(self._wake_fd, 1)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end after `finish`; False where it has not come."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._finished():
+            try:
+                with self._connection() as client:
+                    self._serve(client)
+            except (OSError, ValueError, EdgeError) as error:
+                self._tell_away(error)
+                if self._finish_by_ns is not None:
+                    return
+                self._pause()
+            except Exception:  # the top of a thread: whatever the client library throws, the next try is a fresh one
+                log.exception("the connection to %s failed unexpectedly", self._settings.shown)
+                self._pause()
+
+    def _finished(self) -> bool:
+        if self._finish_by_ns is None:
+            return False
+        return now_ns() >= self._finish_by_ns or not self.outbox().messages
+
+    def _tell_away(self, error: Exception) -> None:
+        if self._retries == 0:  # once a loss, not once a try
+            log.warning(
+                "MQTT broker %s is away (%s); messages wait in memory, up to %d", self._settings.shown, error,
+                self._settings.queue_messages,
+            )  # fmt: skip
+
+    def _pause(self) -> None:
+        """Wait a random time within a growing bound, so that a fleet does not come back at once."""
+        bound_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._retries, 8))
+        self._retries += 1
+        until_ns = now_ns() + int(random.uniform(bound_s / 2, bound_s) * 1e9)  # noqa: S311 -- no secret depends on it
+        poller = select.poll()
+        poller.register(self._wake_fd, select.POLLIN)
+        while self._finish_by_ns is None and (left_ns := until_ns - now_ns()) > 0:
+            if poller.poll(left_ns / 1e6):
+                self._clear_wake()
+
+    def _clear_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake_fd)
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[mqtt.Client]:
+        """Connect; on the way out, take back what was not acknowledged."""
+        client = self._make_client()
+        try:
+            client.connect(self._settings.host, self._settings.port, KEEPALIVE_S)
+            self._await_connack(client)
+            self.connected, self._retries = True, 0
+            log.info("connected to MQTT broker %s", self._settings.shown)
+            self._queue.renew_retained()
+            yield client
+        finally:
+            self.connected = False
+            self._queue.put_back(message for message in self._in_flight.values() if not message.retain)
+            self._in_flight.clear()
+            if client.socket() is not None:
+                client.disconnect()
+
+    def _make_client(self) -> mqtt.Client:
+        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, self._client_id, protocol=self._protocol)
+        client.connect_timeout = CONNECT_TIMEOUT_S if self._finish_by_ns is None else LAST_TRY_S
+        client.max_inflight_messages_set(self._settings.in_flight)
+        client.will_set(self._will.topic, self._will.body, self._will.qos, self._will.retain)
+        username, password = self._credentials
+        if username is not None:
+            client.username_pw_set(username, password)
+        if self._tls is not None:
+            client.tls_set_context(self._tls)
+        client.on_connect = self._on_connect
+        client.on_publish = self._on_acknowledged
+        return client
+
+    def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:  # noqa: ARG002
+        self._connack = reason
+        # MQTT 5: the broker may take fewer messages at once than we would send.
+        self._window = min(self._settings.in_flight, getattr(properties, "ReceiveMaximum", self._settings.in_flight))
+
+    def _await_connack(self, client: mqtt.Client) -> None:
+        self._connack = None
+        until_ns = now_ns() + int(CONNECT_TIMEOUT_S * 1e9)
+        while self._connack is None and now_ns() < until_ns and client.socket() is not None:
+            poller = select.poll()
+            poller.register(client.socket(), select.POLLIN)
+            poller.poll(100)
+            client.loop_read()
+        if self._connack is not None and not self._connack.is_failure:
+            return
+        reason = "no answer to CONNECT" if self._connack is None else str(self._connack)
+        if self._protocol == mqtt.MQTTv5 and (self._connack is None or reason == _PROTOCOL_REFUSED):
+            self._protocol = mqtt.MQTTv311  # old brokers refuse version 5, or just hang up
+            raise Refused(f"it does not take MQTT 5 ({reason}); MQTT 3.1.1 is tried next")
+        self._protocol = mqtt.MQTTv5
+        raise Refused(f"it refused the connection: {reason}; see user name, password and the broker's log")
+
+    def _serve(self, client: mqtt.Client) -> None:
+        """Send and read until everything is sent and we are to close; raise OSError when the connection is lost."""
+        poller = select.poll()
+        poller.register(self._wake_fd, select.POLLIN)
+        while not self._finished():
+            self._clear_wake()
+            self._fill_window(client)
+            if client.socket() is None or client.loop_misc() != mqtt.MQTT_ERR_SUCCESS:
+                raise ConnectionError("connection lost")
+            events = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
+            poller.register(client.socket(), events)
+            ready = dict(poller.poll(500))
+            state = ready.get(client.socket().fileno(), 0)
+            if state & select.POLLOUT:
+                client.loop_write()
+            if state & ~select.POLLOUT:
+                client.loop_read()
+
+    def _fill_window(self, client: mqtt.Client) -> None:
+        """Send while fewer messages than the window are without acknowledgement."""
+        while len(self._in_flight) < self._window:
+            message = self._queue.pop()
+            if message is None:
+                return
+            self._stamp_age(message)
+            message.times_sent += 1
+            info = client.publish(message.topic, message.body, message.qos, message.retain)
+            if info.rc != mqtt.MQTT_ERR_SUCCESS:
+                self._queue.put_back([message])
+                raise ConnectionError(mqtt.error_string(info.rc))
+            if message.qos:
+                self._in_flight[info.mid] = message
+
+    @staticmethod
+    def _stamp_age(message: Message) -> None:
+        if message.stream is not None and not message.times_sent:
+            age_ms = elapsed_ms(message.captured_ns, now_ns())
+            message.body = b'%b,"age_ms":%.1f}' % (message.body[:-1], age_ms)
+
+    def _on_acknowledged(self, client: Any, userdata: Any, mid: int, reason: Any, properties: Any) -> None:  # noqa: ARG002
+        message = self._in_flight.pop(mid, None)
+        if message is None:
+            return
+        if reason.is_failure:
+            log.warning("broker %s refused a message on %s: %s", self._settings.shown, message.topic, reason)
+            self._queue.count_dropped(1)
+        elif message.stream is not None and message.times_sent == 1:  # a replay says nothing of latency
+            self._on_sent(message, now_ns())
+
+
+def _tls_context(settings: MqttSettings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+        if settings.cert is not None:
+            context.load_cert_chain(settings.cert, settings.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"[mqtt] ca, cert or key cannot be used ({error}); wanted PEM files of a CA, a certificate and its key"
+        ) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

@@ -1,0 +1,1 @@
+"""The model repository: one folder a model, `model.toml` beside its files."""

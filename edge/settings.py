@@ -1,0 +1,119 @@
+"""A TOML file → a validated record, or one sentence that names file, section, key, value found and value wanted."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edge.errors import EdgeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+_MAX_SHOWN = 80  # characters of a found value
+_MAX_TOLD = 3  # problems told at once
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+
+
+class Table(BaseModel):
+    """One table of a settings file: every key is known, nothing is converted, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def read_settings(path: Path, table: type[SettingsT], error_type: type[EdgeError]) -> SettingsT:
+    """Read the TOML file at `path` as a `table`; raise `error_type` with one sentence where it is not one."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise error_type(f"{path} cannot be read ({error.strerror}); wanted a readable TOML file") from None
+    except UnicodeDecodeError as error:
+        raise error_type(f"{path} is not UTF-8 text (byte {error.start}); wanted a TOML file") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise error_type(f"{path} is not valid TOML: {without_credentials(str(error))}; mend it there") from None
+    try:
+        return table.model_validate(values, context={"folder": path.parent.resolve()})
+    except ValidationError as error:
+        raise error_type(f"{path}: {_told(error, values, table)}") from None
+
+
+def without_credentials(text: str) -> str:
+    """Blot out `user:password@` in every URL of `text`."""
+    return _CREDENTIALS.sub("//…@", text)
+
+
+def _told(error: ValidationError, values: dict[str, Any], table: type[BaseModel]) -> str:
+    """Tell the first problems; the alternatives of one key count as one problem."""
+    problems: dict[tuple[str, ...], list[Any]] = {}
+    for detail in error.errors(include_url=False):
+        problems.setdefault(_key_path(detail, values), []).append(detail)
+    told = [_problem(path, details, table) for path, details in problems.items()]
+    more = f"; and {len(told) - _MAX_TOLD} more" if len(told) > _MAX_TOLD else ""
+    return "; ".join(told[:_MAX_TOLD]) + more
+
+
+def _key_path(detail: Any, values: Any) -> tuple[str, ...]:
+    """Return the part of an error's location that stands in the file (the rest names types of a union)."""
+    path: list[str] = []
+    for part in detail["loc"]:
+        if isinstance(values, dict) and part in values:
+            values = values[part]
+        elif detail["type"] == "missing" and isinstance(values, dict):
+            values = None
+        else:
+            break
+        path.append(str(part))
+    return tuple(path)
+
+
+def _problem(path: tuple[str, ...], details: list[Any], table: type[BaseModel]) -> str:
+    *sections, key = path or ("",)
+    place = f"[{'.'.join(sections)}] {key}" if sections else key
+    detail = details[0]
+    if detail["type"] == "extra_forbidden":
+        return f"{place}: unknown key{_suggestion(key, _known_keys(table, sections))}"
+    wanted = " or ".join(dict.fromkeys(_wanted(each) for each in details))
+    if detail["type"] == "missing":
+        return f"{place}: missing; {wanted}"
+    if detail["type"] == "value_error":
+        return f"{place}: {wanted}" if place else wanted
+    found = without_credentials(repr(detail["input"]))
+    found = found if len(found) <= _MAX_SHOWN else found[:_MAX_SHOWN] + "…"
+    return f"{place}: found {found}, wanted {wanted}"
+
+
+def _wanted(detail: Any) -> str:
+    if detail["type"] == "missing":
+        return "this key must be set"
+    if detail["type"] == "value_error":
+        return without_credentials(str(detail["ctx"]["error"]))
+    if detail["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        return "a table"
+    wanted = str(detail["msg"]).replace("Input should be ", "").replace("a valid ", "a ")
+    return wanted.replace("a integer", "a whole number").replace("String should match pattern", "text of the form")
+
+
+def _known_keys(table: Any, sections: list[str]) -> list[str]:
+    """Return the keys that the table at `sections` may hold."""
+    for section in sections:
+        if isinstance(table, type) and issubclass(table, BaseModel):
+            table = table.model_fields[section].annotation
+        else:  # dict[str, Table]
+            table = get_args(table)[1]
+    return list(table.model_fields) if isinstance(table, type) and issubclass(table, BaseModel) else []
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known here: {', '.join(known)}" if known else ""

@@ -1,0 +1,104 @@
+"""A stream: a camera, and what becomes of its frames."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+from edge.capture import Camera
+from edge.capture.camera import CameraSettings
+from edge.clock import now_ns
+from edge.config import StreamSettings
+from edge.model import Model
+from edge.order import Order
+from edge.records import DropCause, Frame, Result, StreamState
+from edge.telemetry import StreamMeter
+from edge.wanted import Wanted
+
+log = logging.getLogger(__name__)
+
+# Results that may wait for a late one, for each frame that can be in work at once.
+ORDER_PLACES_PER_FRAME = 4
+
+
+class Outlet(Protocol):
+    """Where results and the changes of streams go; called from the threads of lanes and cameras."""
+
+    def result(self, stream: Stream, result: Result) -> None: ...
+
+    def stream_state(self, stream: Stream, reason: str | None) -> None: ...
+
+
+class Stream:
+    """One `[streams.NAME]` at work; the `FrameOwner` of each of its frames."""
+
+    def __init__(self, name: str, settings: StreamSettings, model: Model, outlet: Outlet) -> None:
+        """Make everything ready; raise ConfigError for a label that the model does not have."""
+        self.name = name
+        self.settings = settings
+        self.score_threshold = settings.score_threshold
+        self.meter = StreamMeter()
+        self.state: StreamState = "off"
+        self._outlet = outlet
+        self._wanted = Wanted.of(name, settings.labels, model.labels, settings.min_size)
+        self._order = Order(self._publish, ORDER_PLACES_PER_FRAME * model.lane_count * model.max_batch)
+        every = settings.delivery == "every"
+        self._room = model.batcher.add_stream(every=every, max_age_ms=settings.max_age_ms)
+        capture = CameraSettings(
+            name, settings.address(), every, settings.loop, settings.fps, settings.stall_s, settings.masks
+        )
+        self._camera = Camera(capture, self, self._room.put, self.meter.captured, self._camera_state)
+
+    def start(self) -> None:
+        self._camera.start()
+
+    def drop(self, frame: Frame, cause: DropCause) -> None:
+        """Count a frame that gives no result; a frame that was settled before is left as it is."""
+        if frame.settled:
+            return
+        frame.settled = True
+        frame.release()
+        self.meter.dropped(cause)
+        if frame.ticket >= 0:
+            self._order.hand_in(frame.ticket, None)
+
+    def finish(self, frame: Frame, result: Result) -> None:
+        """Take a frame's result, to be published when its turn comes."""
+        frame.settled = True
+        if not self._wanted.is_all:
+            result.findings = self._wanted.choose(result.findings)
+        self._order.hand_in(frame.ticket, result)
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether the source has ended or failed for good."""
+        return self.state in ("ended", "failed")
+
+    def summary(self) -> dict[str, Any]:
+        """Return how the stream stands and what became of its frames."""
+        return {"state": self.state} | self.meter.counts()
+
+    def ask_to_stop(self) -> None:
+        """Ask the camera to end, also where it waits for a place."""
+        self._camera.stop()
+        self._room.end()
+
+    def join(self, deadline_ns: int) -> None:
+        """Wait for the camera's end; name it where it does not come back."""
+        if not self._camera.join(max(0.0, (deadline_ns - now_ns()) / 1e9)):
+            log.error("stream %s: its camera hangs in %s and is abandoned", self.name, self.settings.source.shown)
+
+    def discard(self) -> None:
+        """Drop what still waits, and let no lane wait for this stream."""
+        self._room.remove()
+        self._order.close()
+
+    def _camera_state(self, state: StreamState, reason: str | None) -> None:
+        self.state = state
+        if state in ("ended", "failed", "off"):
+            self._room.end()
+        self._outlet.stream_state(self, reason)
+
+    def _publish(self, result: Result) -> None:
+        self.meter.resulted(result)
+        self._outlet.result(self, result)

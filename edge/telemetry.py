@@ -1,0 +1,176 @@
+"""Counters and latency histograms of streams and models → one snapshot a period."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edge.clock import now_ns, utc_text, wall_ns
+from edge.host.sensors import Reading
+from edge.records import DROP_CAUSES, STAGES, DropCause, EngineTimes, Outbox, Result, Stage
+
+# Bins whose bounds grow by this ratio, told by their geometric middle, are off by at most sqrt(1.039) - 1 = 1.93 %.
+_BIN_RATIO = 1.039
+_LOWEST_MS = 1e-3
+_HIGHEST_MS = 1e6  # 17 minutes; what is longer is counted there, and `max` tells it
+_BINS = math.ceil(math.log(_HIGHEST_MS / _LOWEST_MS) / math.log(_BIN_RATIO)) + 1
+_LOG_RATIO = math.log(_BIN_RATIO)
+_QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+_MIDDLES_MS = _LOWEST_MS * _BIN_RATIO ** (np.arange(_BINS) + 0.5)
+
+
+class LatencyHistogram:
+    """Durations of one period in log-spaced bins."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * _BINS
+        self._max_ms = 0.0
+
+    def add(self, duration_ms: float) -> None:
+        position = math.log(duration_ms / _LOWEST_MS) / _LOG_RATIO if duration_ms > _LOWEST_MS else 0
+        self._counts[min(int(position), _BINS - 1)] += 1
+        self._max_ms = max(self._max_ms, duration_ms)
+
+    def take(self) -> dict[str, float] | None:
+        """Return the percentiles in milliseconds, and start anew; None where nothing was added."""
+        counts, max_ms = np.array(self._counts), self._max_ms
+        self.__init__()  # type: ignore[misc]  # starts anew just as it began
+        total = int(counts.sum())
+        if not total:
+            return None
+        ranks = np.cumsum(counts)
+        told = {
+            name: round(min(float(_MIDDLES_MS[np.searchsorted(ranks, math.ceil(share * total))]), max_ms), 4)
+            for name, share in _QUANTILES.items()
+        }
+        return told | {"max": round(max_ms, 4)}
+
+
+class StreamMeter:
+    """What became of one stream's frames; every captured frame is a result, a drop or in flight, at any moment."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._frames = 0
+        self._results = 0
+        self._in_flight = 0
+        self._dropped: dict[DropCause, int] = dict.fromkeys(DROP_CAUSES, 0)
+        self._period_results = 0
+        self._latency = {stage: LatencyHistogram() for stage in STAGES}
+
+    @property
+    def in_flight(self) -> int:
+        """Frames captured that are neither a result nor a drop yet."""
+        return self._in_flight
+
+    def captured(self) -> int:
+        """Count a frame; return its number."""
+        with self._lock:
+            self._frames += 1
+            self._in_flight += 1
+            return self._frames - 1
+
+    def dropped(self, cause: DropCause) -> None:
+        with self._lock:
+            self._dropped[cause] += 1
+            self._in_flight -= 1
+
+    def counts(self) -> dict[str, Any]:
+        """Return what became of all frames since the stream started."""
+        with self._lock:
+            return {
+                "frames": self._frames,
+                "results": self._results,
+                "in_flight": self._in_flight,
+                "dropped": dict(self._dropped),
+            }
+
+    def drops(self) -> dict[DropCause, int]:
+        with self._lock:
+            return dict(self._dropped)
+
+    def resulted(self, result: Result) -> None:
+        with self._lock:
+            self._results += 1
+            self._period_results += 1
+            self._in_flight -= 1
+            self._latency["wait"].add(result.wait_ms)
+            self._latency["preprocess"].add(result.preprocess_ms)
+            self._latency["infer"].add(result.infer_ms)
+            self._latency["decode"].add(result.decode_ms)
+
+    def acknowledged(self, publish_ms: float, total_ms: float) -> None:
+        with self._lock:
+            self._latency["publish"].add(publish_ms)
+            self._latency["total"].add(total_ms)
+
+    def take(self, period_s: float) -> dict[str, Any]:
+        """Return the counts, and the rate and latency of the period that ends now."""
+        counts = self.counts()
+        with self._lock:
+            results, self._period_results = self._period_results, 0
+            latency_ms = {stage: histogram.take() for stage, histogram in self._latency.items()}
+        return counts | {"results_per_s": round(results / period_s, 2), "latency_ms": latency_ms}
+
+
+class ModelMeter:
+    """How busy one model's lanes are."""
+
+    def __init__(self, lanes: int) -> None:
+        self._lock = threading.Lock()
+        self._lanes = lanes
+        self._images = 0
+        self._batches = 0
+        self._busy_ms = 0.0
+
+    def inferred(self, images: int, times: EngineTimes) -> None:
+        with self._lock:
+            self._images += images
+            self._batches += 1
+            self._busy_ms += times.infer_ms
+
+    def take(self, period_s: float, engine: str) -> dict[str, Any]:
+        with self._lock:
+            images, batches, busy_ms = self._images, self._batches, self._busy_ms
+            self._images, self._batches, self._busy_ms = 0, 0, 0.0
+        return {
+            "engine": engine,
+            "images_per_s": round(images / period_s, 2),
+            "busy": round(min(1.0, busy_ms / 1000 / (period_s * self._lanes)), 4),
+            "batch_mean": round(images / batches, 3) if batches else None,
+            "energy_j_per_image": None,
+            "energy_j_per_image_above_idle": None,
+        }
+
+
+class Telemetry:
+    """Makes the telemetry message of one device."""
+
+    def __init__(self, device: str, boot: str) -> None:
+        self._head = {"v": 1, "device": device, "boot": boot}
+        self._period_start_ns = now_ns()
+
+    def take(
+        self,
+        streams: Mapping[str, StreamMeter],
+        models: Mapping[str, tuple[str, ModelMeter]],
+        board: Reading,
+        outbox: Outbox,
+    ) -> dict[str, Any]:
+        """Return the message of the period that ends now; `models` holds each model's engine label and meter."""
+        end_ns = now_ns()
+        period_s = max((end_ns - self._period_start_ns) / 1e9, 1e-6)
+        self._period_start_ns = end_ns
+        return {
+            **self._head,
+            "at": utc_text(wall_ns()),
+            "period_s": round(period_s, 3),
+            "streams": {name: meter.take(period_s) for name, meter in streams.items()},
+            "models": {name: meter.take(period_s, engine) for name, (engine, meter) in models.items()},
+            "board": board.to_json(),
+            "outbox": outbox.to_json(),
+        }
