@@ -74,7 +74,7 @@ def _parse_network_address(scheme: str, rest: str) -> Address:
         parts = urlsplit(f"{scheme}://{rest}")
         host, _ = parts.hostname, parts.port  # reading the port validates it
     except ValueError:
-        raise ValueError(f"{scheme}:// address has no valid host and port; wanted {scheme}://HOST[:PORT]/PATH") from None
+        raise ValueError(f"no valid host and port in this address; wanted {scheme}://HOST[:PORT]/PATH") from None
     if not host:
         raise ValueError(f"{scheme}:// address names no host; wanted {scheme}://HOST[:PORT]/PATH")
     netloc = parts.netloc.rpartition("@")[2]

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a failure is one sentence on standard error."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(
-        level=options.log_level.upper(),
+        level=(options.log_level or ("info" if options.command is _run else "warning")).upper(),
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(message)s" if sys.stderr.isatty() else "%(levelname)s %(message)s",
     )
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # a defect of ours: still no traceback for users
         logging.getLogger(__name__).debug("unexpected failure", exc_info=True)
         print(
-            f"edge: unexpected failure ({type(error).__name__}: {error}); run again with --log-level debug and report it",
+            f"edge: unexpected failure ({type(error).__name__}: {error}); see --log-level debug, and report it",
             file=sys.stderr,
         )
         return 1
@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON on standard output")
     common.add_argument("--state-dir", type=Path, help="where this device keeps its state")
-    common.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    levels = ("debug", "info", "warning", "error")
+    common.add_argument("--log-level", choices=levels, help="default: info for run, else warning")
     parser = argparse.ArgumentParser(prog="edge", description="Inference runtime for NVIDIA Jetson boards.")
     parser.add_argument("--version", action="version", version=f"edge {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

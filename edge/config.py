@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from edge.address import Address, parse_address
 from edge.errors import ConfigError
+from edge.manifest import built_in_model
 from edge.settings import Table, read_settings
 
 MQTT_PORT = {"mqtt": 1883, "mqtts": 8883}
@@ -31,6 +32,13 @@ def _existing_path(value: Any, info: ValidationInfo) -> Any:
     if not path.exists():
         raise ValueError(f"{path} does not exist; wanted an existing path (relative ones start at the config file)")
     return path
+
+
+def _model_folder(value: Any, info: ValidationInfo) -> Any:
+    """Turn a path of the file, or the name of a model that comes with the package, into a folder."""
+    if isinstance(value, str) and not (_folder(info) / value).exists() and (built_in := built_in_model(value)):
+        return built_in
+    return _existing_path(value, info)
 
 
 def _folder(info: ValidationInfo) -> Path:
@@ -102,7 +110,7 @@ class TelemetrySettings(Table):
 
 
 class ModelSettings(Table):
-    path: ExistingPath
+    path: Annotated[Path, BeforeValidator(_model_folder)]
     precision: Literal["auto", "fp32"] = "auto"
     max_batch: int = Field(4, ge=1, le=1024)
     max_wait_ms: float = Field(0.0, ge=0, le=10_000)
@@ -183,8 +191,8 @@ class Config(Table):
     device: DeviceSettings = Field(default_factory=DeviceSettings)
     mqtt: MqttSettings = MqttSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
-    models: dict[Name, ModelSettings] = {}
-    streams: dict[Name, StreamSettings] = {}
+    models: dict[Name, ModelSettings] = Field(default_factory=dict)
+    streams: dict[Name, StreamSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _streams_name_their_models(self) -> Config:

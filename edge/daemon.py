@@ -22,6 +22,7 @@ from edge.errors import ConfigError, EdgeError
 from edge.host.board import board_name
 from edge.host.sensors import Sensors
 from edge.host.systemd import Notifier, watchdog_period_s
+from edge.outbox import Outbox
 from edge.pipeline import Pipeline
 from edge.publish import Publisher, ResultEncoder, to_json
 from edge.records import Message, Result
@@ -56,7 +57,9 @@ class Daemon:
         self._reload_asked = False
         will = Message(self._topics.status, to_json(self._status("offline", {})), retain=True)
         client_id = f"edge-{config.mqtt.prefix}-{config.device.name}"
-        self._publisher = Publisher(config.mqtt, client_id, will, self._acknowledged)
+        self._publisher = Publisher(
+            config.mqtt, client_id, will, Outbox(config.mqtt.queue_messages), self._acknowledged
+        )
         self._pipeline: Pipeline
 
     def run(self) -> int:
@@ -240,7 +243,8 @@ def state_lock(state_dir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _signals(daemon: Daemon) -> Iterator[None]:
     """Let the daemon hear its signals, and put back the handlers that were there before."""
-    before = {number: signal.signal(number, daemon.on_signal) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, daemon.on_signal) for number in heard}
     try:
         yield
     finally:

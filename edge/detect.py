@@ -121,7 +121,7 @@ def _picture_writer(path: Path) -> Callable[[Picture], None]:
     def write(picture: Picture) -> None:
         nonlocal written
         if written:
-            raise ConfigError(f"--save {path} takes one picture, and the input has more; wanted a video such as out.mp4")
+            raise ConfigError(f"--save {path} takes one picture, and the input has more; wanted a video: out.mp4")
         if not cv2.imwrite(str(path), picture):
             raise EdgeError(f"--save {path} cannot be written; see the folder's rights and the space left")
         written = True
@@ -141,9 +141,7 @@ class _VideoWriter:
         if self._video is None:
             self._size_px = (picture.shape[1], picture.shape[0])
             code = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
-            self._video = cv2.VideoWriter(
-                str(self._path), cv2.VideoWriter.fourcc(*code), DEFAULT_FPS, self._size_px
-            )
+            self._video = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*code), DEFAULT_FPS, self._size_px)
             if not self._video.isOpened():
                 raise EdgeError(f"--save {self._path} cannot be written as a video; see the folder's rights")
         self._video.write(cv2.resize(picture, self._size_px))

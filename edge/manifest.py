@@ -73,15 +73,25 @@ def read_manifest(folder: Path) -> Manifest:
 
 def find_model(name: str) -> Path:
     """Return the folder of a model given as a path, or as a name under `engines/` here or in the package."""
-    shipped = Path(__file__).parent
-    candidates = [Path(name), Path("engines") / name, shipped / "engines" / name, shipped.parent / "engines" / name]
-    for folder in candidates:
-        if (folder / "model.toml").is_file():
+    for folder in (Path(name), Path("engines") / name, built_in_model(name)):
+        if folder is not None and (folder / "model.toml").is_file():
             return folder
     raise ModelError(
         f"model {name!r} is neither a folder with a model.toml nor a name under engines/; "
         "`edge engines list` shows what there is"
     )
+
+
+def built_in_models() -> list[Path]:
+    """Return the folders of the models that come with the package."""
+    package = Path(__file__).parent
+    # In a checkout the models lie beside the package, in a wheel inside it.
+    return sorted(path.parent for root in (package, package.parent) for path in root.glob("engines/*/model.toml"))
+
+
+def built_in_model(name: str) -> Path | None:
+    """Return the folder of a model that comes with the package; None where it has no model of this name."""
+    return next((folder for folder in built_in_models() if folder.name == name), None)
 
 
 def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The path on one screen: capture → batch → preprocess → infer → decode → publish.
 
-A camera's thread captures, and puts frames into its model's batcher. A lane's thread takes a batch out of it and takes
-it all the way (`Lane._serve`): preprocess, infer, decode, and hand over to the stream, which publishes in capture order.
+A camera's thread captures, and puts frames into its model's batcher. A lane's thread takes a batch out of it and
+brings it all the way (`Lane._serve`): preprocess, infer, decode, hand over to the stream, which publishes in capture
+order.
 """
 
 from __future__ import annotations
@@ -146,6 +147,7 @@ class Lane:
             batch=len(batch.frames),
         )
         frame.owner.finish(frame, result)
+
 
 class Pipeline:
     """The models and streams of a configuration at work."""

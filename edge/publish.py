@@ -15,16 +15,16 @@ import random
 import select
 import ssl
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.clock import elapsed_ms, now_ns, utc_text
 from edge.config import MqttSettings
 from edge.errors import ConfigError, EdgeError
-from edge.records import Classes, DropCause, Findings, Message, Outbox, Result
+from edge.records import Classes, DropCause, Findings, Message, OutboxState, Result
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ LAST_TRY_S = 0.3  # the one more time that a broker is tried on the way out
 KEEPALIVE_S = 15
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 15.0
+CONNACK_POLL_MS = 100
+IDLE_POLL_MS = 500
 _PROTOCOL_REFUSED = "Unsupported protocol version"
 
 
@@ -103,80 +105,23 @@ def found(findings: Findings, labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-class SendQueue:
-    """What waits to be sent; when it is full, the oldest message that is not retained is dropped and counted."""
+class Store(Protocol):
+    """What keeps the messages that wait: see `edge.outbox`."""
 
-    def __init__(self, bound: int) -> None:
-        self._bound = bound
-        self._lock = threading.Lock()
-        self._messages: deque[Message] = deque()
-        self._retained: dict[str, Message] = {}  # the newest of each topic, for a broker that has forgotten
-        self._bytes = 0
-        self._dropped = 0
+    def put(self, message: Message) -> None: ...
 
-    def put(self, message: Message) -> None:
-        with self._lock:
-            if message.retain:
-                self._retained[message.topic] = message
-            self._messages.append(message)
-            self._bytes += len(message.body)
-            if len(self._messages) > self._bound:
-                self._drop_oldest()
+    def pop(self) -> Message | None: ...
 
-    def _drop_oldest(self) -> None:
-        kept: list[Message] = []
-        while self._messages:
-            message = self._messages.popleft()
-            if not message.retain:
-                self._bytes -= len(message.body)
-                self._dropped += 1
-                break
-            kept.append(message)
-        self._messages.extendleft(reversed(kept))
+    def put_back(self, messages: Iterable[Message]) -> None: ...
 
-    def pop(self) -> Message | None:
-        with self._lock:
-            if not self._messages:
-                return None
-            message = self._messages.popleft()
-            self._bytes -= len(message.body)
-            return message
+    def renew_retained(self) -> None: ...
 
-    def put_back(self, messages: Iterable[Message]) -> None:
-        """Put messages that were not acknowledged before all others, oldest first."""
-        with self._lock:
-            for message in reversed(list(messages)):
-                self._messages.appendleft(message)
-                self._bytes += len(message.body)
-            while len(self._messages) > self._bound:
-                self._drop_oldest()
+    def count_dropped(self, messages: int) -> None: ...
 
-    def renew_retained(self) -> None:
-        """Put the newest message of each retained topic first: a new connection starts with them."""
-        with self._lock:
-            rest = [message for message in self._messages if not message.retain]
-            self._messages = deque([*self._retained.values(), *rest])
-            self._bytes = sum(len(message.body) for message in self._messages)
-
-    def count_dropped(self, messages: int) -> None:
-        with self._lock:
-            self._dropped += messages
-
-    def outbox(self, in_flight: list[Message]) -> Outbox:
-        """Tell what waits here and what was sent without an acknowledgement yet."""
-        with self._lock:
-            waiting = [*in_flight[:1], *list(self._messages)[:1]]
-            oldest_s = (now_ns() - min(message.made_ns for message in waiting)) / 1e9 if waiting else None
-            in_flight_bytes = sum(len(message.body) for message in in_flight)
-            return Outbox(
-                len(self._messages) + len(in_flight),
-                self._bytes + in_flight_bytes,
-                None if oldest_s is None else round(oldest_s, 3),
-                self._dropped,
-            )
+    def state(self, in_flight: list[Message]) -> OutboxState: ...
 
 
-class Refused(EdgeError):
+class RefusedError(EdgeError):
     """The broker answered and said no."""
 
 
@@ -184,16 +129,21 @@ class Publisher:
     """Sends messages from a thread of its own; `on_sent` is called there for each acknowledged result."""
 
     def __init__(
-        self, settings: MqttSettings, client_id: str, will: Message, on_sent: Callable[[Message, int], None]
+        self,
+        settings: MqttSettings,
+        client_id: str,
+        will: Message,
+        store: Store,
+        on_sent: Callable[[Message, int], None],
     ) -> None:
         """Take `on_sent(message, acknowledged_ns)`; `will` is what the broker says when we are lost."""
         self._settings = settings
         self._client_id = client_id
         self._will = will
+        self._store = store
         self._on_sent = on_sent
-        self._queue = SendQueue(settings.queue_messages)
         self._in_flight: dict[int, Message] = {}  # by packet id; in the order of sending
-        self._protocol = mqtt.MQTTv5
+        self._protocols = [mqtt.MQTTv5, mqtt.MQTTv311]
         self._connack: Any = None
         self._window = settings.in_flight
         self._retries = 0
@@ -209,16 +159,22 @@ class Publisher:
 
     def put(self, message: Message) -> None:
         """Queue a message; never waits."""
-        self._queue.put(message)
+        self._store.put(message)
         os.eventfd_write(self._wake_fd, 1)
 
-    def outbox(self) -> Outbox:
-        return self._queue.outbox(list(self._in_flight.values()))
+    def outbox(self) -> OutboxState:
+        return self._store.state(list(self._in_flight.values()))
 
     def finish(self, timeout_s: float) -> None:
         """Send what waits for at most `timeout_s`, then disconnect; a broker that is away is not waited for."""
         self._finish_by_ns = now_ns() + int(timeout_s * 1e9)
         os.eventfd_write(self._wake_fd, 1)
+
+    def try_once(self) -> str:
+        """Connect and disconnect, without a thread; return what answered."""
+        self._connect().disconnect()
+        version = "5" if self._protocols[0] == mqtt.MQTTv5 else "3.1.1"
+        return f"{self._settings.shown} takes MQTT {version}"
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the thread's end after `finish`; False where it has not come."""
@@ -269,23 +225,34 @@ class Publisher:
     @contextlib.contextmanager
     def _connection(self) -> Iterator[mqtt.Client]:
         """Connect; on the way out, take back what was not acknowledged."""
-        client = self._make_client()
+        client = self._connect()
         try:
-            client.connect(self._settings.host, self._settings.port, KEEPALIVE_S)
-            self._await_connack(client)
-            self.connected, self._retries = True, 0
             log.info("connected to MQTT broker %s", self._settings.shown)
-            self._queue.renew_retained()
+            self.connected, self._retries = True, 0
+            self._store.renew_retained()
             yield client
         finally:
             self.connected = False
-            self._queue.put_back(message for message in self._in_flight.values() if not message.retain)
+            self._store.put_back(message for message in self._in_flight.values() if not message.retain)
             self._in_flight.clear()
-            if client.socket() is not None:
-                client.disconnect()
+            client.disconnect()
 
-    def _make_client(self) -> mqtt.Client:
-        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, self._client_id, protocol=self._protocol)
+    def _connect(self) -> mqtt.Client:
+        """Connect with MQTT 5, or where the broker does not take that, with 3.1.1."""
+        for protocol in tuple(self._protocols):
+            client = self._open(protocol)
+            if self._connack is not None and not self._connack.is_failure:
+                self._protocols.sort(key=lambda each: each != protocol)  # what worked is tried first the next time
+                return client
+            client.disconnect()
+            if self._connack is not None and str(self._connack) != _PROTOCOL_REFUSED:
+                break  # old brokers refuse version 5, or just hang up; this one says something else
+        reason = "no answer to CONNECT" if self._connack is None else str(self._connack)
+        raise RefusedError(f"it refused the connection: {reason}; see user name, password and the broker's log")
+
+    def _open(self, protocol: Any) -> mqtt.Client:
+        """Open a connection and wait for the broker's answer to it."""
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, self._client_id, protocol=protocol)
         client.connect_timeout = CONNECT_TIMEOUT_S if self._finish_by_ns is None else LAST_TRY_S
         client.max_inflight_messages_set(self._settings.in_flight)
         client.will_set(self._will.topic, self._will.body, self._will.qos, self._will.retain)
@@ -296,6 +263,9 @@ class Publisher:
             client.tls_set_context(self._tls)
         client.on_connect = self._on_connect
         client.on_publish = self._on_acknowledged
+        self._connack = None
+        client.connect(self._settings.host, self._settings.port, KEEPALIVE_S)
+        self._await_connack(client)
         return client
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:  # noqa: ARG002
@@ -304,21 +274,14 @@ class Publisher:
         self._window = min(self._settings.in_flight, getattr(properties, "ReceiveMaximum", self._settings.in_flight))
 
     def _await_connack(self, client: mqtt.Client) -> None:
-        self._connack = None
-        until_ns = now_ns() + int(CONNECT_TIMEOUT_S * 1e9)
-        while self._connack is None and now_ns() < until_ns and client.socket() is not None:
+        until_ns = now_ns() + int(client.connect_timeout * 1e9)
+        while self._connack is None and now_ns() < until_ns and (connection := client.socket()) is not None:
+            if connection.fileno() < 0:
+                return
             poller = select.poll()
-            poller.register(client.socket(), select.POLLIN)
-            poller.poll(100)
+            poller.register(connection.fileno(), select.POLLIN)
+            poller.poll(CONNACK_POLL_MS)
             client.loop_read()
-        if self._connack is not None and not self._connack.is_failure:
-            return
-        reason = "no answer to CONNECT" if self._connack is None else str(self._connack)
-        if self._protocol == mqtt.MQTTv5 and (self._connack is None or reason == _PROTOCOL_REFUSED):
-            self._protocol = mqtt.MQTTv311  # old brokers refuse version 5, or just hang up
-            raise Refused(f"it does not take MQTT 5 ({reason}); MQTT 3.1.1 is tried next")
-        self._protocol = mqtt.MQTTv5
-        raise Refused(f"it refused the connection: {reason}; see user name, password and the broker's log")
 
     def _serve(self, client: mqtt.Client) -> None:
         """Send and read until everything is sent and we are to close; raise OSError when the connection is lost."""
@@ -327,12 +290,12 @@ class Publisher:
         while not self._finished():
             self._clear_wake()
             self._fill_window(client)
-            if client.socket() is None or client.loop_misc() != mqtt.MQTT_ERR_SUCCESS:
+            connection = client.socket()
+            if client.loop_misc() != mqtt.MQTT_ERR_SUCCESS or connection is None:
                 raise ConnectionError("connection lost")
-            events = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
-            poller.register(client.socket(), events)
-            ready = dict(poller.poll(500))
-            state = ready.get(client.socket().fileno(), 0)
+            fd = connection.fileno()
+            poller.register(fd, select.POLLIN | (select.POLLOUT if client.want_write() else 0))
+            state = dict(poller.poll(IDLE_POLL_MS)).get(fd, 0)
             if state & select.POLLOUT:
                 client.loop_write()
             if state & ~select.POLLOUT:
@@ -341,14 +304,14 @@ class Publisher:
     def _fill_window(self, client: mqtt.Client) -> None:
         """Send while fewer messages than the window are without acknowledgement."""
         while len(self._in_flight) < self._window:
-            message = self._queue.pop()
+            message = self._store.pop()
             if message is None:
                 return
             self._stamp_age(message)
             message.times_sent += 1
             info = client.publish(message.topic, message.body, message.qos, message.retain)
             if info.rc != mqtt.MQTT_ERR_SUCCESS:
-                self._queue.put_back([message])
+                self._store.put_back([message])
                 raise ConnectionError(mqtt.error_string(info.rc))
             if message.qos:
                 self._in_flight[info.mid] = message
@@ -365,9 +328,15 @@ class Publisher:
             return
         if reason.is_failure:
             log.warning("broker %s refused a message on %s: %s", self._settings.shown, message.topic, reason)
-            self._queue.count_dropped(1)
+            self._store.count_dropped(1)
         elif message.stream is not None and message.times_sent == 1:  # a replay says nothing of latency
             self._on_sent(message, now_ns())
+
+
+def try_connection(settings: MqttSettings, store: Store) -> str:
+    """Connect to the broker once and tell which MQTT it speaks; raise OSError or EdgeError where it does not answer."""
+    publisher = Publisher(settings, "", Message("edge/check", b""), store, lambda _message, _at_ns: None)
+    return publisher.try_once()
 
 
 def _tls_context(settings: MqttSettings) -> ssl.SSLContext:

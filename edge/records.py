@@ -143,7 +143,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Outbox:
+class OutboxState:
     """What waits to be sent."""
 
     messages: int = 0

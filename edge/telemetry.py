@@ -11,7 +11,7 @@ import numpy as np
 
 from edge.clock import now_ns, utc_text, wall_ns
 from edge.host.sensors import Reading
-from edge.records import DROP_CAUSES, STAGES, DropCause, EngineTimes, Outbox, Result, Stage
+from edge.records import DROP_CAUSES, STAGES, DropCause, EngineTimes, OutboxState, Result
 
 # Bins whose bounds grow by this ratio, told by their geometric middle, are off by at most sqrt(1.039) - 1 = 1.93 %.
 _BIN_RATIO = 1.039
@@ -159,7 +159,7 @@ class Telemetry:
         streams: Mapping[str, StreamMeter],
         models: Mapping[str, tuple[str, ModelMeter]],
         board: Reading,
-        outbox: Outbox,
+        outbox: OutboxState,
     ) -> dict[str, Any]:
         """Return the message of the period that ends now; `models` holds each model's engine label and meter."""
         end_ns = now_ns()

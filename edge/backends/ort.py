@@ -16,7 +16,7 @@ from edge.backends.engine import TensorSpec
 from edge.errors import EngineError, ModelError
 from edge.records import EngineTimes
 
-_DTYPES = {
+_DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
     "tensor(double)": np.dtype(np.float64),
@@ -126,7 +126,8 @@ def _open_session(onnx: Path, threads: int) -> Any:
         return onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 -- ONNX Runtime's exceptions have no common type of their own
         raise ModelError(
-            f"model {onnx} cannot be loaded ({_first_line(error)}); wanted a complete ONNX file: fetch or export it again"
+            f"model {onnx} cannot be loaded ({_first_line(error)}); "
+            "wanted a complete ONNX file: fetch or export it again"
         ) from None
 
 

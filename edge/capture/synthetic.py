@@ -25,7 +25,9 @@ class SyntheticSource:
                 raise ValueError("fps wanted between 0 and 1000, frames wanted 0 (endless) or more")
             self._scene = Conveyor(width, height, int(options["seed"]), self._fps)
         except ValueError as error:
-            raise SourceError(f"{address.shown} has a wrong option: {error}; see {_example()}", permanent=True) from None
+            raise SourceError(
+                f"{address.shown} has a wrong option: {error}; see {_example()}", permanent=True
+            ) from None
         self._shape = (height, width, 3)
         self._index = -1
 

@@ -14,6 +14,8 @@ from edge.errors import SourceError
 
 # Calls into the libraries below cannot be interrupted, so they may take no longer than this.
 TIMEOUT_MS = 3000
+# A failed read that took this share of the time-out was one; a quicker one is a lost connection.
+SILENT_SHARE = 0.9
 # What the libraries write to standard error can hold the address with its password; failures reach us as such.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
@@ -34,16 +36,18 @@ class VideoSource:
     def grab(self) -> float | None:
         start_s = monotonic()
         if not self._capture.grab():
-            return self._ended(monotonic() - start_s)
+            self._check_end(monotonic() - start_s)
+            return None
         self._grabbed += 1
         return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
 
-    def _ended(self, waited_s: float) -> None:
+    def _check_end(self, waited_s: float) -> None:
+        """Raise where the end is none: TimeoutError on a camera that was silent, SourceError on a loss."""
         if not self._address.is_live:
             if not self._grabbed:
                 raise SourceError(f"{self._address.shown} holds no frame that can be decoded", permanent=True)
             return
-        if waited_s >= 0.9 * TIMEOUT_MS / 1000:
+        if waited_s >= SILENT_SHARE * TIMEOUT_MS / 1000:
             raise TimeoutError
         raise SourceError(f"{self._address.shown} ended or went away")
 
@@ -78,7 +82,7 @@ def _cannot_open(address: Address) -> SourceError:
     if address.scheme == "file":
         wanted = "a video that FFmpeg reads, or a picture"
     elif address.scheme == "v4l2":
-        wanted = "a camera that no other program uses (`v4l2-ctl --list-devices`) and the right to read it (group video)"
+        wanted = "a camera that no other program uses (`v4l2-ctl --list-devices`) and group video's right to read it"
     else:
         wanted = "a reachable server, this path, and the right user name and password"
     return SourceError(f"{address.shown} cannot be opened; wanted {wanted}", permanent=address.scheme == "file")

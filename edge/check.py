@@ -1,0 +1,119 @@
+"""`edge check`: what works here, what does not, and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from edge import __version__
+from edge.capture import open_source
+from edge.clock import clock_synchronised
+from edge.config import Config, StreamSettings, load_config
+from edge.errors import EdgeError
+from edge.host.board import board_name
+from edge.manifest import find_model, read_labels, read_manifest
+from edge.model import Model, model_file, usable_cores
+from edge.outbox import Outbox
+from edge.publish import try_connection
+
+# A camera may take this long to give its first frame: an RTSP server waits for a key frame.
+FIRST_FRAME_S = 10.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `works` is None for what is merely told."""
+
+    thing: str
+    works: bool | None
+    told: str
+
+
+def run(config_path: Path | None, *, config_only: bool, as_json: bool) -> int:
+    """Look at everything; 0 where all works, else 1. A wrong configuration raises ConfigError or ModelError."""
+    config = load_config(config_path) if config_path is not None else None
+    findings: list[Finding] = []
+    if config is not None:
+        findings += _files(config)
+    if not config_only:
+        findings += _machine()
+        findings += _services(config) if config is not None else [_built_in_model()]
+    _show(findings, as_json=as_json)
+    return 0 if all(finding.works is not False for finding in findings) else 1
+
+
+def _files(config: Config) -> Iterator[Finding]:
+    """Look at the files that the configuration names."""
+    yield Finding("configuration", works=True, told=f"{len(config.streams)} streams, {len(config.models)} models")
+    for name, model in config.models.items():
+        manifest = read_manifest(model.path)
+        labels = read_labels(model.path, manifest)
+        path = model_file(model.path, manifest)
+        yield Finding(f"model files {name}", works=True, told=f"{path.name}, {manifest.task}, {len(labels)} labels")
+
+
+def _machine() -> Iterator[Finding]:
+    memory_gb = psutil.virtual_memory().total / 1e9
+    yield Finding("edge", None, f"{__version__} on Python {platform.python_version()}")
+    yield Finding("board", None, f"{board_name()}, {usable_cores()} usable cores, {memory_gb:.1f} GB memory")
+    synchronised = {True: "synchronised", False: "not synchronised: times in messages may be off", None: "not known"}
+    yield Finding("clock", None, synchronised[clock_synchronised()])
+    yield Finding("power", None, "nothing here is measured: power and energy are null in telemetry")
+
+
+def _services(config: Config) -> Iterator[Finding]:
+    for name, model in config.models.items():
+        yield _attempt(f"engine {name}", lambda name=name, model=model: Model(name, model).engine.label)  # type: ignore[misc]
+    for name, stream in config.streams.items():
+        yield _attempt(f"camera {name}", lambda stream=stream: _first_frame(stream))  # type: ignore[misc]
+    yield _attempt("broker", lambda: try_connection(config.mqtt, Outbox(config.mqtt.queue_messages)))
+
+
+def _built_in_model() -> Finding:
+    def opened() -> str:
+        from edge.config import ModelSettings  # noqa: PLC0415
+
+        settings = ModelSettings.model_validate({"path": str(find_model("conveyor").resolve())})
+        return Model("conveyor", settings).engine.label
+
+    return _attempt("engine of the built-in model", opened)
+
+
+def _attempt(thing: str, action: Callable[[], str]) -> Finding:
+    try:
+        return Finding(thing, works=True, told=action())
+    except (EdgeError, OSError) as error:
+        return Finding(thing, works=False, told=str(error))
+
+
+def _first_frame(stream: StreamSettings) -> str:
+    """Open a source, wait for one frame and tell its size."""
+    start_s = monotonic()
+    with contextlib.closing(open_source(stream.address())) as source:
+        while monotonic() - start_s < FIRST_FRAME_S:
+            with contextlib.suppress(TimeoutError):
+                if source.grab() is None:
+                    raise EdgeError(f"{stream.source.shown} ended before its first frame")
+                height, width = source.retrieve(None).shape[:2]
+                return f"{stream.source.shown} gives {width}×{height} after {monotonic() - start_s:.1f} s"
+    raise EdgeError(f"{stream.source.shown} gave no frame in {FIRST_FRAME_S:g} s; see that the camera streams")
+
+
+def _show(findings: list[Finding], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings]))  # noqa: T201 -- the command's output
+        return
+    table = Table("", "thing", "found", title="edge check")
+    marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "·"}
+    for finding in findings:
+        table.add_row(marks[finding.works], finding.thing, finding.told)
+    Console().print(table)

@@ -1,0 +1,83 @@
+"""What waits to be sent, in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+
+from edge.clock import now_ns
+from edge.records import Message, OutboxState
+
+
+class Outbox:
+    """What waits to be sent; when it is full, the oldest message that is not retained is dropped and counted."""
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._lock = threading.Lock()
+        self._messages: deque[Message] = deque()
+        self._retained: dict[str, Message] = {}  # the newest of each topic, for a broker that has forgotten
+        self._bytes = 0
+        self._dropped = 0
+
+    def put(self, message: Message) -> None:
+        with self._lock:
+            if message.retain:
+                self._retained[message.topic] = message
+            self._messages.append(message)
+            self._bytes += len(message.body)
+            if len(self._messages) > self._bound:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        kept: list[Message] = []
+        while self._messages:
+            message = self._messages.popleft()
+            if not message.retain:
+                self._bytes -= len(message.body)
+                self._dropped += 1
+                break
+            kept.append(message)
+        self._messages.extendleft(reversed(kept))
+
+    def pop(self) -> Message | None:
+        with self._lock:
+            if not self._messages:
+                return None
+            message = self._messages.popleft()
+            self._bytes -= len(message.body)
+            return message
+
+    def put_back(self, messages: Iterable[Message]) -> None:
+        """Put messages that were not acknowledged before all others, oldest first."""
+        with self._lock:
+            for message in reversed(list(messages)):
+                self._messages.appendleft(message)
+                self._bytes += len(message.body)
+            while len(self._messages) > self._bound:
+                self._drop_oldest()
+
+    def renew_retained(self) -> None:
+        """Put the newest message of each retained topic first: a new connection starts with them."""
+        with self._lock:
+            rest = [message for message in self._messages if not message.retain]
+            self._messages = deque([*self._retained.values(), *rest])
+            self._bytes = sum(len(message.body) for message in self._messages)
+
+    def count_dropped(self, messages: int) -> None:
+        with self._lock:
+            self._dropped += messages
+
+    def state(self, in_flight: list[Message]) -> OutboxState:
+        """Tell what waits here and what was sent without an acknowledgement yet."""
+        with self._lock:
+            waiting = [*in_flight[:1], *list(self._messages)[:1]]
+            oldest_s = (now_ns() - min(message.made_ns for message in waiting)) / 1e9 if waiting else None
+            in_flight_bytes = sum(len(message.body) for message in in_flight)
+            return OutboxState(
+                len(self._messages) + len(in_flight),
+                self._bytes + in_flight_bytes,
+                None if oldest_s is None else round(oldest_s, 3),
+                self._dropped,
+            )
