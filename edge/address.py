@@ -59,13 +59,21 @@ def parse_address(text: str, folder: Path) -> Address:
     if "\0" in rest:
         raise ValueError("holds a zero byte; wanted a path or a URL")
     if scheme == "file":
-        return Address(scheme, str(folder / Path(unquote(rest) if separator else rest).expanduser()))
+        return Address(scheme, str(folder / expand_home(unquote(rest) if separator else rest)))
     if scheme == "v4l2":
         return Address(scheme, rest)
     if scheme == "synthetic":
         name, _, query = rest.partition("?")
         return Address(scheme, name, dict(parse_qsl(query, keep_blank_values=True)))
     return _parse_network_address(scheme, rest)
+
+
+def expand_home(path: str) -> Path:
+    """Return the path with `~` for a home folder written out; raise ValueError for the home of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(f"found {path!r}, whose home folder is not known; wanted a path") from None
 
 
 def _parse_network_address(scheme: str, rest: str) -> Address:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,10 +13,12 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from edge.address import Address, parse_address
+from edge.address import Address, expand_home, parse_address
 from edge.errors import ConfigError
 from edge.manifest import built_in_model
 from edge.settings import Table, read_settings
+
+log = logging.getLogger(__name__)
 
 MQTT_PORT = {"mqtt": 1883, "mqtts": 8883}
 MIN_MASK_POINTS = 3
@@ -28,17 +33,20 @@ def _existing_path(value: Any, info: ValidationInfo) -> Any:
     """Turn a path of the file into an absolute one that exists."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"found {value!r}, wanted a path")
-    path = _folder(info) / Path(value).expanduser()
-    if not path.exists():
+    path = _folder(info) / expand_home(value)
+    if not os.path.exists(path):  # noqa: PTH110 -- Path.exists raises for a name that is too long
         raise ValueError(f"{path} does not exist; wanted an existing path (relative ones start at the config file)")
     return path
 
 
 def _model_folder(value: Any, info: ValidationInfo) -> Any:
     """Turn a path of the file, or the name of a model that comes with the package, into a folder."""
-    if isinstance(value, str) and not (_folder(info) / value).exists() and (built_in := built_in_model(value)):
-        return built_in
-    return _existing_path(value, info)
+    try:
+        return _existing_path(value, info)
+    except ValueError:
+        if isinstance(value, str) and (folder := built_in_model(value)):
+            return folder
+        raise
 
 
 def _folder(info: ValidationInfo) -> Path:
@@ -124,7 +132,7 @@ def _address(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str):
         raise ValueError(f"found {value!r}, wanted a path or URL in quotes")  # noqa: TRY004 -- pydantic's protocol
     address = parse_address(value, _folder(info))
-    if address.scheme == "file" and not Path(address.location).exists():
+    if address.scheme == "file" and not os.path.exists(address.location):  # noqa: PTH110 -- as above
         raise ValueError(f"{address.location} does not exist; wanted an existing file or folder of images")
     return address
 
@@ -155,7 +163,7 @@ class StreamSettings(Table):
     source: Annotated[Address, BeforeValidator(_address)]
     model: Name
     delivery: Literal["live", "every"] = "live"
-    max_age_ms: float = Field(0.0, ge=0)
+    max_age_ms: float = Field(0.0, ge=0, le=3_600_000)
     loop: bool = False
     fps: float = Field(0.0, ge=0, le=1000)
     stall_s: float = Field(10.0, ge=1, le=3600)
@@ -163,7 +171,7 @@ class StreamSettings(Table):
     password_file: ExistingPath | None = None
     labels: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()
     score_threshold: float | None = Field(None, ge=0, le=1)
-    min_size: float = Field(0.0, ge=0)
+    min_size: float = Field(0.0, ge=0, le=MAX_PIXEL)
     masks: Annotated[tuple[tuple[tuple[int, int], ...], ...], BeforeValidator(_polygons)] = ()
     qos: Literal[0, 1] = 1
     enabled: bool = True
@@ -205,7 +213,18 @@ class Config(Table):
 
 def load_config(path: Path) -> Config:
     """Read the configuration; raise ConfigError in one sentence where it cannot be used."""
-    return read_settings(path, Config, ConfigError)
+    config = read_settings(path, Config, ConfigError)
+    for place, has_password in _urls(config):
+        if has_password:
+            log.warning("%s holds a password in its URL, where others may read it; wanted a password_file", place)
+    return config
+
+
+def _urls(config: Config) -> Iterator[tuple[str, bool]]:
+    """Yield each place of a URL, and whether a password stands in it."""
+    yield "[mqtt] url", urlsplit(config.mqtt.url).password is not None
+    for name, stream in config.streams.items():
+        yield f"[streams.{name}] source", stream.source.password is not None
 
 
 def read_secret(path: Path) -> str:

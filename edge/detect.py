@@ -24,9 +24,11 @@ from edge.publish import found, to_json
 from edge.records import Classes, Detections, Findings
 
 Picture = NDArray[np.uint8]
+Writer = Callable[[Picture, float], None]  # a picture, and its time in the source in seconds
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
-DEFAULT_FPS = 25.0
+DEFAULT_FPS = 25.0  # where the source's times tell no rate
+MOST_FPS = 240.0
 
 
 def run(model_name: str, source: str, save: Path | None, frames: int, score: float | None) -> int:
@@ -54,7 +56,7 @@ def run(model_name: str, source: str, save: Path | None, frames: int, score: flo
             line, findings = detect_one(picture)
             sys.stdout.buffer.write(to_json({"frame": number, "time_s": round(media_s, 3)} | line) + b"\n")
             sys.stdout.buffer.flush()
-            write(draw(picture, findings, model.labels))
+            write(draw(picture, findings, model.labels), media_s)
             number += 1
     return 0
 
@@ -93,10 +95,10 @@ class _Detector:
 
 
 @contextlib.contextmanager
-def _opened_writer(path: Path | None) -> Iterator[Callable[[Picture], None]]:
+def _opened_writer(path: Path | None) -> Iterator[Writer]:
     """Yield a function that writes pictures into `path`: one picture, or a video."""
     if path is None:
-        yield lambda _: None
+        yield lambda _picture, _media_s: None
         return
     if not path.parent.is_dir():
         raise ConfigError(f"--save {path}: folder {path.parent} does not exist; make it first")
@@ -114,11 +116,11 @@ def _opened_writer(path: Path | None) -> Iterator[Callable[[Picture], None]]:
         video.close()
 
 
-def _picture_writer(path: Path) -> Callable[[Picture], None]:
+def _picture_writer(path: Path) -> Writer:
     """Write the first picture; a second one needs a video to go into."""
     written = False
 
-    def write(picture: Picture) -> None:
+    def write(picture: Picture, _media_s: float) -> None:
         nonlocal written
         if written:
             raise ConfigError(f"--save {path} takes one picture, and the input has more; wanted a video: out.mp4")
@@ -130,23 +132,38 @@ def _picture_writer(path: Path) -> Callable[[Picture], None]:
 
 
 class _VideoWriter:
-    """Writes a video of the first picture's size."""
+    """Writes a video of the first picture's size, at the rate that the times of the first two tell."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._video: cv2.VideoWriter | None = None
-        self._size_px = (0, 0)
+        self._first: tuple[Picture, float] | None = None
 
-    def write(self, picture: Picture) -> None:
-        if self._video is None:
-            self._size_px = (picture.shape[1], picture.shape[0])
-            code = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
-            self._video = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*code), DEFAULT_FPS, self._size_px)
-            if not self._video.isOpened():
-                raise EdgeError(f"--save {self._path} cannot be written as a video; see the folder's rights")
-        self._video.write(cv2.resize(picture, self._size_px))
+    def write(self, picture: Picture, media_s: float) -> None:
+        if self._video is not None:
+            self._video.write(cv2.resize(picture, self._size_px))
+        elif self._first is None:
+            self._first = picture, media_s
+        else:
+            step_s = media_s - self._first[1]
+            self._open(1 / step_s if 1 / MOST_FPS <= step_s <= 1 else DEFAULT_FPS)
+            self.write(picture, media_s)
+
+    def _open(self, fps: float) -> None:
+        """Open the video and write the first picture, which waited for the second one's time."""
+        if self._first is None:
+            return
+        picture = self._first[0]
+        self._size_px = (picture.shape[1], picture.shape[0])
+        code = "MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"
+        self._video = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*code), fps, self._size_px)
+        if not self._video.isOpened():
+            raise EdgeError(f"--save {self._path} cannot be written as a video; see the folder's rights")
+        self._video.write(picture)
 
     def close(self) -> None:
+        if self._video is None:
+            self._open(DEFAULT_FPS)
         if self._video is not None:
             self._video.release()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,14 +29,14 @@ class InputSettings(Table):
     @classmethod
     def _three_numbers(cls, value: Any) -> Any:
         if not isinstance(value, list) or len(value) not in (1, 3):
-            raise ValueError("wanted a list of one number a channel: 3, or 1 for gray")
+            raise ValueError(f"found {value!r:.80}, wanted a list of one number a channel: 3, or 1 for gray")
         return tuple(value)
 
     @field_validator("std")
     @classmethod
     def _positive(cls, value: PerChannel) -> PerChannel:
         if min(value) <= 0:
-            raise ValueError("wanted numbers greater than 0")
+            raise ValueError(f"found {list(value)}, wanted numbers greater than 0")
         return value
 
 
@@ -64,7 +65,7 @@ class Manifest(Table):
 def read_manifest(folder: Path) -> Manifest:
     """Read `model.toml` in `folder`; raise ModelError in one sentence where it cannot be used."""
     path = folder / "model.toml"
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
         raise ModelError(
             f"{folder} holds no model.toml; wanted a model folder: draft one with `edge engines add FILE.onnx`"
         )
@@ -74,7 +75,7 @@ def read_manifest(folder: Path) -> Manifest:
 def find_model(name: str) -> Path:
     """Return the folder of a model given as a path, or as a name under `engines/` here or in the package."""
     for folder in (Path(name), Path("engines") / name, built_in_model(name)):
-        if folder is not None and (folder / "model.toml").is_file():
+        if folder is not None and os.path.isfile(folder / "model.toml"):  # noqa: PTH113 -- Path's raises for a long name
             return folder
     raise ModelError(
         f"model {name!r} is neither a folder with a model.toml nor a name under engines/; "
@@ -101,7 +102,7 @@ def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     path = folder / manifest.labels
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: also a zero byte in the name
         raise ModelError(
-            f"labels file {path} cannot be read ({error}); wanted a UTF-8 text file, one label a line"
+            f"labels file {str(path)!r} cannot be read ({error}); wanted a UTF-8 text file, one label a line"
         ) from None

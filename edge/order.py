@@ -25,10 +25,15 @@ class Order:
         self._open = True
 
     def hand_in(self, ticket: int, result: Result | None) -> None:
+        """Take a frame's result, or None for a frame that gives none."""
         with self._turn:
-            while self._open and ticket != self._next_ticket and len(self._waiting) >= self._places:
+            # A frame that failed never waits: its lane may hold the very frame that is waited for.
+            while (
+                self._open and result is not None and ticket != self._next_ticket and len(self._waiting) >= self._places
+            ):
                 self._turn.wait()
-            self._waiting[ticket] = result
+            if ticket >= self._next_ticket:  # else it comes after `close` has gone past it
+                self._waiting[ticket] = result
             while self._next_ticket in self._waiting:
                 self._release(self._waiting.pop(self._next_ticket))
 
@@ -41,7 +46,10 @@ class Order:
             self._publish(result)
 
     def close(self) -> None:
-        """Let no lane wait any more."""
+        """Publish what waits without what it waits for, and let no lane wait any more."""
         with self._turn:
             self._open = False
+            for ticket in sorted(self._waiting):
+                self._next_ticket = ticket
+                self._release(self._waiting.pop(ticket))
             self._turn.notify_all()

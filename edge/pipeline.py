@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 import cv2
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 CAMERA_STOP_S = 3.2
 STOP_S = 4.0
 DRAIN_POLL_S = 0.005
+TOLD_AGAIN_AT = frozenset(10**power for power in range(1, 10))
 
 
 class Lane:
@@ -40,6 +42,7 @@ class Lane:
         self._served = 0
         self._served_at_check = -1
         self._idle = False
+        self._failures: Counter[tuple[str, str]] = Counter()
         self.thread = threading.Thread(target=self._run, name=f"lane-{model.name}-{number}", daemon=True)
 
     def start(self) -> None:
@@ -85,11 +88,19 @@ class Lane:
                 return
             try:
                 self._serve(batch)
-            except Exception:  # the top of a thread: these frames are lost and counted, the lane serves on
-                log.exception("model %s: a batch of %d failed", self._model.name, len(batch.frames))
+            except Exception as error:  # noqa: BLE001 -- the top of a thread: these frames are lost and counted, the lane serves on
+                self._complain(f"model {self._model.name}", "a batch failed", error)
                 for frame in batch.frames:
                     frame.owner.drop(frame, "error")
             self._served += 1
+
+    def _complain(self, place: str, text: str, error: Exception) -> None:
+        """Log a failure with its traceback the first time, later only its count, ever more rarely."""
+        count = self._failures[place, text] = self._failures[place, text] + 1
+        if count == 1:
+            log.error("%s: %s; its frames are dropped and counted", place, text, exc_info=error)
+        elif count in TOLD_AGAIN_AT:
+            log.error("%s: %s, for the %dth time", place, text, count)
 
     def _serve(self, batch: Batch) -> None:
         """Take one batch the whole way."""
@@ -103,8 +114,8 @@ class Lane:
         for row, (frame, geometry) in enumerate(prepared):
             try:
                 self._finish(row, frame, geometry, batch, preprocess_ms, times)
-            except Exception:  # a decoder of the user's own may raise anything; the next frame may be good
-                log.exception("stream %s: frame %d cannot be decoded", frame.owner.name, frame.number)
+            except Exception as error:  # noqa: BLE001 -- a decoder of the user's own may raise anything; the next frame may be good
+                self._complain(f"stream {frame.owner.name}", "a frame cannot be decoded", error)
                 frame.owner.drop(frame, "error")
 
     def _preprocess(self, batch: Batch) -> list[tuple[Frame, Geometry]]:
@@ -113,8 +124,8 @@ class Lane:
         for frame in batch.frames:
             try:
                 geometry = self._preprocessor.fill(frame.image, self._inference.rows[len(prepared)])
-            except Exception:  # one bad picture, whatever is wrong with it, must not cost the others of its batch
-                log.exception("stream %s: frame %d cannot be preprocessed", frame.owner.name, frame.number)
+            except Exception as error:  # noqa: BLE001 -- one bad picture, whatever is wrong with it, must not cost the others of its batch
+                self._complain(f"stream {frame.owner.name}", "a frame cannot be preprocessed", error)
                 frame.owner.drop(frame, "error")
                 continue
             frame.release()

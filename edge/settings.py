@@ -21,7 +21,8 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 _MAX_SHOWN = 80  # characters of a found value
 _MAX_TOLD = 3  # problems told at once
-_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+# Whatever stands before the last @ up to a quote: a password that was not escaped may hold any sign.
+_CREDENTIALS = re.compile(r"//[^'\"]*@")
 
 
 class Table(BaseModel):
@@ -38,17 +39,22 @@ def read_settings(path: Path, table: type[SettingsT], error_type: type[EdgeError
         raise error_type(f"{path} cannot be read ({error.strerror}); wanted a readable TOML file") from None
     except UnicodeDecodeError as error:
         raise error_type(f"{path} is not UTF-8 text (byte {error.start}); wanted a TOML file") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise error_type(f"{path} is not valid TOML: {without_credentials(str(error))}; mend it there") from None
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
+        raise error_type(f"{path} is not valid TOML: {one_line(str(error))}; mend it there") from None
     try:
         return table.model_validate(values, context={"folder": path.parent.resolve()})
     except ValidationError as error:
-        raise error_type(f"{path}: {_told(error, values, table)}") from None
+        raise error_type(f"{path}: {one_line(_told(error, values, table))}") from None
 
 
 def without_credentials(text: str) -> str:
     """Blot out `user:password@` in every URL of `text`."""
     return _CREDENTIALS.sub("//…@", text)
+
+
+def one_line(text: str) -> str:
+    """Make text of a file fit to be shown: nothing that breaks a line, no credentials."""
+    return without_credentials("".join(each if each.isprintable() else repr(each)[1:-1] for each in text))
 
 
 def _told(error: ValidationError, values: dict[str, Any], table: type[BaseModel]) -> str:
@@ -86,16 +92,24 @@ def _problem(path: tuple[str, ...], details: list[Any], table: type[BaseModel]) 
         return f"{place}: missing; {wanted}"
     if detail["type"] == "value_error":
         return f"{place}: {wanted}" if place else wanted
-    found = without_credentials(repr(detail["input"]))
-    found = found if len(found) <= _MAX_SHOWN else found[:_MAX_SHOWN] + "…"
-    return f"{place}: found {found}, wanted {wanted}"
+    return f"{place}: found {_shown(detail['input'])}, wanted {wanted}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    # Cut after the credentials are out, so that no half of them stays.
+    text = one_line(text)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 
 def _wanted(detail: Any) -> str:
     if detail["type"] == "missing":
         return "this key must be set"
     if detail["type"] == "value_error":
-        return without_credentials(str(detail["ctx"]["error"]))
+        return str(detail["ctx"]["error"])
     if detail["type"] in ("model_type", "dict_type", "model_attributes_type"):
         return "a table"
     wanted = str(detail["msg"]).replace("Input should be ", "").replace("a valid ", "a ")

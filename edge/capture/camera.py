@@ -27,6 +27,9 @@ LONGEST_RETRY_S = 5.0
 # Pictures that are in use at once by a waiting room and a few lanes; more than these are not kept for reuse.
 SPARE_BUFFERS = 16
 
+# How long a picture without a second one lasts when it is played live.
+LONE_PICTURE_S = 0.1
+
 Polygon = tuple[tuple[int, int], ...]
 
 
@@ -64,6 +67,7 @@ class Camera:
         self._buffers: deque[NDArray[np.uint8]] = deque(maxlen=SPARE_BUFFERS)
         self._masks = [np.array(polygon, np.int32) for polygon in settings.masks]
         self._retries = 0
+        self._running = False
         self._thread = threading.Thread(target=self._run, name=f"camera-{settings.name}", daemon=True)
 
     def start(self) -> None:
@@ -115,6 +119,7 @@ class Camera:
         if self._stop.is_set():
             return
         log.warning("stream %s: %s; trying again", self._settings.name, reason)
+        self._running = False
         self._on_state("reconnecting", reason)
         bound_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._retries, 8))
         self._retries += 1
@@ -123,17 +128,17 @@ class Camera:
     def _play(self, source: Source) -> None:
         """Hand on the source's frames until it ends."""
         pace = _Pace(self._settings, self._stop)
-        running = False
         while not self._stop.is_set():
             media_s = self._next(source, pace)
             if media_s is None:
+                pace.wait_out()
                 return
             if not pace.keep(media_s):
                 continue
             picture = source.retrieve(self._buffers.pop() if self._buffers else None)
-            if not running:
+            if not self._running:
                 self._on_state("running", None)
-                self._retries, running = 0, True
+                self._retries, self._running = 0, True
             self._hand_on(picture)
 
     def _next(self, source: Source, pace: _Pace) -> float | None:
@@ -166,6 +171,8 @@ class _Pace:
         self._stop = stop
         self._start_ns = self._last_ns = now_ns()
         self._next_due_s: float | None = None
+        self._media_s: float | None = None  # of the last frame
+        self._step_s = LONE_PICTURE_S  # between the last two
 
     def silent_s(self) -> float:
         """Return the time since the last frame came."""
@@ -174,6 +181,9 @@ class _Pace:
     def keep(self, media_s: float) -> bool:
         """Tell whether this frame is wanted; a file played live waits for the frame's time first."""
         self._last_ns = now_ns()
+        if self._media_s is not None:
+            self._step_s = media_s - self._media_s
+        self._media_s = media_s
         if self._by_arrival:
             media_s = (self._last_ns - self._start_ns) / 1e9
         if self._period_s and not self._is_due(media_s):
@@ -182,12 +192,18 @@ class _Pace:
             self._stop.wait(max(0.0, media_s - (now_ns() - self._start_ns) / 1e9))
         return True
 
+    def wait_out(self) -> None:
+        """Let the last frame of a source that is played live last as long as the one before."""
+        if self._waits_for_time and self._media_s is not None:
+            end_s = self._media_s + max(0.0, self._step_s)
+            self._stop.wait(max(0.0, end_s - (now_ns() - self._start_ns) / 1e9))
+
     def _is_due(self, media_s: float) -> bool:
         """Keep the frame nearest to each point of a grid, so that the mean rate is `fps` whatever the source's."""
         if self._next_due_s is None:
             self._next_due_s = media_s
         if media_s < self._next_due_s - 1e-6:  # rounding of the source's time stamps
             return False
-        behind = media_s - self._next_due_s
+        behind = max(0.0, media_s - self._next_due_s)
         self._next_due_s += self._period_s * (1 + behind // self._period_s)
         return True

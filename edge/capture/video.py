@@ -18,7 +18,7 @@ TIMEOUT_MS = 3000
 SILENT_SHARE = 0.9
 # What the libraries write to standard error can hold the address with its password; failures reach us as such.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # A file is decoded on the camera's thread alone: the cores belong to the lanes.
 DECODER_THREADS = 1
 

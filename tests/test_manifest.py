@@ -1,0 +1,175 @@
+"""`model.toml`: as designed, or one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.errors import ModelError
+from edge.manifest import Manifest, find_model, read_labels, read_manifest
+
+DESIGNED = """
+task = "detect"                  # classify, detect, segment, pose, image
+onnx = "yolox_nano.onnx"         # relative to this file
+labels = "coco.names"            # one a line
+
+[input]
+color = "bgr"                    # bgr, rgb, gray
+resize = "letterbox"             # letterbox, stretch, crop
+anchor = "top-left"              # letterbox only: top-left or center
+pad = 114
+scale = 1.0                      # x = (pixel - mean) * scale / std, per channel
+mean = [0, 0, 0]
+std = [1, 1, 1]
+
+[output]
+decoder = "yolox"                # a built-in name, or "package.module:function" for one's own
+score_threshold = 0.35
+iou_threshold = 0.45
+"""
+SMALLEST = 'task = "detect"\nonnx = "m.onnx"\n[output]\ndecoder = "yolox"\n'
+LINES = DESIGNED.splitlines()
+
+
+def read(folder: Path, text: str | bytes) -> Manifest:
+    (folder / "model.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_manifest(folder)
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(ModelError) as raised:
+        read(folder, text)
+    assert len(str(raised.value).splitlines()) == 1
+    return str(raised.value)
+
+
+def test_the_designed_manifest_is_read(tmp_path: Path) -> None:
+    manifest = read(tmp_path, DESIGNED)
+    assert (manifest.task, manifest.onnx, manifest.labels) == ("detect", "yolox_nano.onnx", "coco.names")
+    assert (manifest.input.color, manifest.input.resize, manifest.input.anchor) == ("bgr", "letterbox", "top-left")
+    assert (manifest.input.pad, manifest.input.scale) == (114, 1.0)
+    assert (manifest.input.mean, manifest.input.std) == ((0, 0, 0), (1, 1, 1))
+    assert manifest.output.decoder == "yolox"
+    assert (manifest.output.score_threshold, manifest.output.iou_threshold) == (0.35, 0.45)
+
+
+def test_normalisation_left_out_changes_no_pixel(tmp_path: Path) -> None:
+    settings = read(tmp_path, SMALLEST).input
+    assert (settings.scale, settings.mean, settings.std) == (1.0, (0, 0, 0), (1, 1, 1))
+
+
+def test_keys_of_ones_own_reach_the_decoder(tmp_path: Path) -> None:
+    output = read(tmp_path, SMALLEST + 'anchors = [1, 2]\n[output.deep]\nname = "x"\n').output
+    assert output.model_extra == {"anchors": [1, 2], "deep": {"name": "x"}}
+
+
+def test_one_number_serves_a_gray_model(tmp_path: Path) -> None:
+    assert read(tmp_path, SMALLEST + "[input]\nmean = [3]\nstd = [2.5]").input.std == (2.5,)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "task: missing; this key must be set"),
+        (SMALLEST.replace("detect", "find"), "task: found 'find', wanted 'classify'"),
+        (SMALLEST.replace("onnx", "onx"), "onx: unknown key; did you mean 'onnx'?"),
+        (SMALLEST.replace('"m.onnx"', "7"), "onnx: found 7, wanted a string"),
+        (SMALLEST + '[input]\ncolour = "bgr"', "[input] colour: unknown key; did you mean 'color'?"),
+        (SMALLEST + '[input]\nresize = "fit"', "[input] resize: found 'fit', wanted 'letterbox', 'stretch' or 'crop'"),
+        (SMALLEST + "[input]\npad = 256", "[input] pad: found 256, wanted less than or equal to 255"),
+        (SMALLEST + "[input]\nscale = 0", "[input] scale: found 0, wanted greater than 0"),
+        (SMALLEST + "[input]\nmean = [1, 2]", "[input] mean: found [1, 2], wanted a list of one number a channel"),
+        (SMALLEST + "[input]\nmean = 3", "[input] mean: found 3, wanted a list of one number a channel"),
+        (SMALLEST + '[input]\nmean = ["a", 1, 2]', "[input] mean: found"),
+        (SMALLEST + "[input]\nstd = [1, 0, 1]", "[input] std: found"),
+        (SMALLEST + "[input]\nstd = [1, nan, 1]", "[input] std: found"),
+        (SMALLEST + "score_threshold = 1.1", "[output] score_threshold: found 1.1, wanted less than or equal to 1"),
+        (SMALLEST + "max_detections = 0", "[output] max_detections: found 0, wanted greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_place_and_what_is_wanted(tmp_path: Path, text: str, told: str) -> None:
+    refused = refusal(tmp_path, text)
+    assert refused.startswith(f"{tmp_path / 'model.toml'}: ")
+    assert told in refused
+    assert "wanted" in refused or "unknown key" in refused or "missing" in refused
+
+
+def test_a_folder_without_manifest_is_told_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no model.toml; wanted a model folder: draft one with `edge engines add"):
+        read_manifest(tmp_path)
+
+
+def test_labels_are_one_a_line(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("person\ntraffic light\ncafé\n", encoding="utf-8")
+    manifest = read(tmp_path, 'labels = "names.txt"\n' + SMALLEST)
+    assert read_labels(tmp_path, manifest) == ("person", "traffic light", "café")
+
+
+def test_without_a_labels_file_there_are_no_labels(tmp_path: Path) -> None:
+    assert read_labels(tmp_path, read(tmp_path, SMALLEST)) == ()
+
+
+@pytest.mark.parametrize("name", ["none.txt", ".", "x" * 300, "a\0b", "a\nb", "model.bin"])
+def test_a_labels_file_that_cannot_be_read_is_a_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.bin").write_bytes(b"\xff")
+    manifest = read(tmp_path, f"labels = {json.dumps(name)}\n" + SMALLEST)
+    with pytest.raises(ModelError, match="labels.* cannot be read .*; wanted a UTF-8 text file, one label a line") as raised:
+        read_labels(tmp_path, manifest)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_model_is_found_by_its_folder_or_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "engines/mine").mkdir(parents=True)
+    (tmp_path / "engines/mine/model.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert find_model("mine").resolve() == find_model("engines/mine").resolve() == tmp_path / "engines/mine"
+
+
+def test_the_built_in_model_is_found_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_manifest(find_model("conveyor")).task == "detect"
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "", "x" * 300, "a\0b", "a\nb"])
+def test_a_model_that_is_nowhere_is_told_where_it_was_looked_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="neither a folder with a model.toml nor a name under engines/") as raised:
+        find_model(name)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@given(st.one_of(st.binary(), st.text().map(str.encode)))
+def test_any_bytes_are_a_manifest_or_one_line(content: bytes) -> None:
+    reads_or_says_one_line(content)
+
+
+@given(st.data())
+def test_any_mutation_is_a_manifest_or_one_line(data: st.DataObject) -> None:
+    lines = list(LINES)
+    for _ in range(data.draw(st.integers(1, 3))):
+        number = data.draw(st.sampled_from([n for n, line in enumerate(lines) if line]))
+        key = lines[number].partition("=")[0]
+        value: Any = data.draw(
+            st.one_of(st.text(), st.integers(), st.floats(), st.lists(st.floats(), max_size=4), st.booleans())
+        )
+        written = json.dumps(value, ensure_ascii=False).replace("NaN", "nan").replace("Infinity", "inf")
+        lines[number] = data.draw(st.sampled_from([f"{key}= {written}", "", f"x{lines[number]}", written]))
+    reads_or_says_one_line("\n".join(lines).encode())
+
+
+def reads_or_says_one_line(content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        try:
+            manifest = read(Path(folder), content)
+        except ModelError as error:
+            assert len(str(error).splitlines()) == 1
+        else:
+            assert manifest.output.decoder is not None

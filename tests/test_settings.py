@@ -1,0 +1,145 @@
+"""One sentence for whatever a settings file holds: the file, the section, the key, what was found and what was wanted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from edge.errors import ConfigError, ModelError
+from edge.settings import Table, read_settings, without_credentials
+
+
+class Lamp(Table):
+    colour: Literal["red", "green"] = "red"
+    watts: float = Field(5.0, ge=0, le=100)
+    spare: int | None = None
+    count: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+
+
+class House(Table):
+    owner: str
+    lit: bool = False
+    lamp: Lamp = Lamp()
+    lamps: dict[str, Lamp] = {}
+
+
+def read(folder: Path, text: str | bytes) -> House:
+    path = folder / "house.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_settings(path, House, ConfigError)
+
+
+def refusal(folder: Path, text: str | bytes) -> str:
+    """Return the sentence without the file's name, with which it starts."""
+    with pytest.raises(ConfigError) as raised:
+        read(folder, text)
+    told = str(raised.value)
+    assert len(told.splitlines()) == 1
+    assert told.startswith(f"{folder / 'house.toml'}")
+    return told.removeprefix(f"{folder / 'house.toml'}").removeprefix(": ")
+
+
+def test_a_file_is_read_into_its_tables(tmp_path: Path) -> None:
+    house = read(tmp_path, 'owner = "é"\n[lamps.hall]\nwatts = 7\n')
+    assert house == House(owner="é", lamps={"hall": Lamp(watts=7.0)})
+
+
+def test_settings_do_not_change_after_reading(tmp_path: Path) -> None:
+    house = read(tmp_path, 'owner = "a"')
+    with pytest.raises(ValueError, match="frozen"):
+        house.lit = True  # type: ignore[misc]  # that this is refused is the point
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('owner = "a"\nlid = true', "lid: unknown key; did you mean 'lit'?"),
+        ('owner = "a"\n[lamps.hall]\nwats = 1', "[lamps.hall] wats: unknown key; did you mean 'watts'?"),
+        ('owner = "a"\nxyzzy = 1', "xyzzy: unknown key; known here: owner, lit, lamp, lamps"),
+        ("lit = true", "owner: missing; this key must be set"),
+        ("owner = 3", "owner: found 3, wanted a string"),
+        ('owner = "a"\nlit = 1', "lit: found 1, wanted a boolean"),
+        ('owner = "a"\nlamp = 3', "lamp: found 3, wanted a table"),
+        ('owner = "a"\n[lamp]\ncolour = "blue"', "[lamp] colour: found 'blue', wanted 'red' or 'green'"),
+        ('owner = "a"\n[lamp]\nwatts = 101', "[lamp] watts: found 101, wanted less than or equal to 100"),
+        ('owner = "a"\n[lamp]\nwatts = "5"', "[lamp] watts: found '5', wanted a number"),
+        ('owner = "a"\n[lamp]\nwatts = nan', "[lamp] watts: found nan, wanted"),
+        ('owner = "a"\n[lamp]\ncount = 0', "[lamp] count: found 0, wanted 'auto' or greater than or equal to 1"),
+        ('owner = "a"\n[lamp]\ncount = 1.5', "[lamp] count: found 1.5, wanted 'auto' or a whole number"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_place_and_what_is_wanted(tmp_path: Path, text: str, told: str) -> None:
+    assert refusal(tmp_path, text).startswith(told)
+
+
+def test_three_problems_are_told_and_the_others_are_counted(tmp_path: Path) -> None:
+    told = refusal(tmp_path, "a1 = 1\na2 = 1\na3 = 1\na4 = 1\n")
+    assert told.count("unknown key") + told.count("missing") == 3
+    assert told.endswith("; and 2 more")
+
+
+def test_a_long_value_is_cut(tmp_path: Path) -> None:
+    told = refusal(tmp_path, f"owner = {list(range(1000))}")
+    assert "[0, 1, 2" in told
+    assert "…" in told
+    assert len(told) < 200
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"house\.toml cannot be read \(No such file or directory\); wanted"):
+        read_settings(tmp_path / "house.toml", House, ModelError)
+
+
+def test_a_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
+        read_settings(tmp_path, House, ConfigError)
+
+
+def test_a_file_that_is_no_text_is_told_with_the_place(tmp_path: Path) -> None:
+    assert refusal(tmp_path, b'owner = "\xff"') == " is not UTF-8 text (byte 9); wanted a TOML file"
+
+
+@pytest.mark.parametrize("text", ["owner", 'owner = "a', "[lamp", 'owner = "a"\nowner = "b"', "a = " + "[" * 100_000])
+def test_invalid_toml_is_told(tmp_path: Path, text: str) -> None:
+    assert " is not valid TOML: " in refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "0x" + "f" * 5000, "-" + "9" * 5000])
+def test_a_number_of_thousands_of_digits_is_told(tmp_path: Path, number: str) -> None:
+    assert len(refusal(tmp_path, f"owner = {number}")) < 300
+
+
+@pytest.mark.parametrize("key", [r"a\nb", r"a\u2028b", r"\u0085"])
+def test_a_key_with_a_line_break_is_told_in_one_line(tmp_path: Path, key: str) -> None:
+    assert "unknown key" in refusal(tmp_path, f'owner = "a"\n"{key}" = 1')
+
+
+@pytest.mark.parametrize(
+    "url", ["rtsp://viewer:S3cret@cam/main", "mqtt://u:S3@cret@broker", "mqtt://u:a S3cret b@broker", "x://S3cret@h"]
+)
+def test_a_password_in_a_url_is_blotted_out(tmp_path: Path, url: str) -> None:
+    told = refusal(tmp_path, f'owner = ["{url}"]')
+    assert "S3" not in told
+    assert "cret" not in told
+
+
+@pytest.mark.parametrize("text", ["rtsp://cam/main", "someone@example.org", "5 // 2"])
+def test_text_without_credentials_stays_as_it_is(text: str) -> None:
+    assert without_credentials(text) == text
+
+
+@given(st.binary())
+def test_any_bytes_are_settings_or_one_line(content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        try:
+            house = read(Path(folder), content)
+        except ConfigError as error:
+            assert len(str(error).splitlines()) == 1
+        else:
+            assert house.owner is not None
