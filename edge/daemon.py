@@ -126,7 +126,7 @@ class Daemon:
                 ping_due_ns = now_ns() + int(ping_s * 1e9)
                 self._ping_watchdog()
             if now_ns() >= telemetry_due_ns:
-                telemetry_due_ns += int(self._config.telemetry.period_s * 1e9)
+                telemetry_due_ns = max(telemetry_due_ns + int(self._config.telemetry.period_s * 1e9), now_ns())
                 self._publish_telemetry()
 
     def _ping_watchdog(self) -> None:
