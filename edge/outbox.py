@@ -24,11 +24,19 @@ class Outbox:
     def put(self, message: Message) -> None:
         with self._lock:
             if message.retain:
+                self._forget(self._retained.get(message.topic))
                 self._retained[message.topic] = message
             self._messages.append(message)
             self._bytes += len(message.body)
             if len(self._messages) > self._bound:
                 self._drop_oldest()
+
+    def _forget(self, older: Message | None) -> None:
+        """Take out a retained message that a newer one of its topic stands for."""
+        before = len(self._messages)
+        self._messages = deque(each for each in self._messages if each is not older)
+        if older is not None and len(self._messages) < before:
+            self._bytes -= len(older.body)
 
     def _drop_oldest(self) -> None:
         kept: list[Message] = []
@@ -72,12 +80,12 @@ class Outbox:
     def state(self, in_flight: list[Message]) -> OutboxState:
         """Tell what waits here and what was sent without an acknowledgement yet."""
         with self._lock:
-            waiting = [*in_flight[:1], *list(self._messages)[:1]]
-            oldest_s = (now_ns() - min(message.made_ns for message in waiting)) / 1e9 if waiting else None
+            oldest_ns = min((message.made_ns for message in (*in_flight, *self._messages)), default=None)
+            oldest_s = None if oldest_ns is None else round((now_ns() - oldest_ns) / 1e9, 3)
             in_flight_bytes = sum(len(message.body) for message in in_flight)
             return OutboxState(
                 len(self._messages) + len(in_flight),
                 self._bytes + in_flight_bytes,
-                None if oldest_s is None else round(oldest_s, 3),
+                oldest_s,
                 self._dropped,
             )

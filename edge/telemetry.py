@@ -44,10 +44,10 @@ class LatencyHistogram:
             return None
         ranks = np.cumsum(counts)
         told = {
-            name: round(min(float(_MIDDLES_MS[np.searchsorted(ranks, math.ceil(share * total))]), max_ms), 4)
+            name: round(min(float(_MIDDLES_MS[np.searchsorted(ranks, math.ceil(share * total))]), max_ms), 6)
             for name, share in _QUANTILES.items()
         }
-        return told | {"max": round(max_ms, 4)}
+        return told | {"max": round(max_ms, 6)}
 
 
 class StreamMeter:
@@ -163,7 +163,7 @@ class Telemetry:
     ) -> dict[str, Any]:
         """Return the message of the period that ends now; `models` holds each model's engine label and meter."""
         end_ns = now_ns()
-        period_s = max((end_ns - self._period_start_ns) / 1e9, 1e-6)
+        period_s = max((end_ns - self._period_start_ns) / 1e9, 1e-3)
         self._period_start_ns = end_ns
         return {
             **self._head,

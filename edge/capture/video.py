@@ -14,13 +14,23 @@ from edge.errors import SourceError
 
 # Calls into the libraries below cannot be interrupted, so they may take no longer than this.
 TIMEOUT_MS = 3000
-# A failed read that took this share of the time-out was one; a quicker one is a lost connection.
+# A read that took this share of the time-out was one, whatever it says: then it gives what was left in the decoder.
 SILENT_SHARE = 0.9
 # What the libraries write to standard error can hold the address with its password; failures reach us as such.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+# V4L2 has no time-out of its own in OpenCV but this one, in seconds, read at the first capture.
+os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(TIMEOUT_MS // 1000))
+# Look at no more than half a second (µs) of a stream to learn its format: by default it is 5 s, which a slow camera
+# cannot give within the time-out. Transport by TCP first is OpenCV's own choice, which setting anything replaces.
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp|analyzeduration;500000")
+# The frames of that half second lie ready when an RTSP stream opens. They are late, so they are passed over: a frame is
+# live once it had to be waited for. No more than this many are passed over, should a server send faster than time.
+BACKLOG_FRAMES = 64
+WAITED_S = 0.002
 # A file is decoded on the camera's thread alone: the cores belong to the lanes.
 DECODER_THREADS = 1
+NETWORK_SCHEMES = ("rtsp", "rtsps")
 
 
 class VideoSource:
@@ -30,26 +40,45 @@ class VideoSource:
         self._address = address
         self._grabbed = 0
         self._capture = _open_capture(address)
+        self._dead = False  # a time-out leaves FFmpeg's side of the capture of no more use
         self._expected = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)) if not address.is_live else 0
-        self._fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self._skip_backlog()
 
     def grab(self) -> float | None:
+        if self._dead:
+            self._reopen()
         start_s = monotonic()
-        if not self._capture.grab():
-            self._check_end(monotonic() - start_s)
+        grabbed = self._capture.grab()
+        if self._address.is_live and monotonic() - start_s >= SILENT_SHARE * TIMEOUT_MS / 1000:
+            self._dead = True
+            raise TimeoutError
+        if not grabbed:
+            self._check_end()
             return None
         self._grabbed += 1
         return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
 
-    def _check_end(self, waited_s: float) -> None:
-        """Raise where the end is none: TimeoutError on a camera that was silent, SourceError on a loss."""
-        if not self._address.is_live:
-            if not self._grabbed:
-                raise SourceError(f"{self._address.shown} holds no frame that can be decoded", permanent=True)
+    def _reopen(self) -> None:
+        self._capture.release()
+        self._capture = _open_capture(self._address)
+        self._dead = False
+        self._skip_backlog()
+
+    def _skip_backlog(self) -> None:
+        """Pass over frames that came while the stream was being opened."""
+        if self._address.scheme not in NETWORK_SCHEMES:
             return
-        if waited_s >= SILENT_SHARE * TIMEOUT_MS / 1000:
-            raise TimeoutError
-        raise SourceError(f"{self._address.shown} ended or went away")
+        for _ in range(BACKLOG_FRAMES):
+            start_s = monotonic()
+            if not self._capture.grab() or monotonic() - start_s >= WAITED_S:
+                return
+
+    def _check_end(self) -> None:
+        """Raise SourceError where the end is none."""
+        if self._address.is_live:
+            raise SourceError(f"{self._address.shown} ended or went away")
+        if not self._grabbed:
+            raise SourceError(f"{self._address.shown} holds no frame that can be decoded", permanent=True)
 
     def retrieve(self, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         good, picture = self._capture.retrieve(buffer)
