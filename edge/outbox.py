@@ -28,8 +28,7 @@ class Outbox:
                 self._retained[message.topic] = message
             self._messages.append(message)
             self._bytes += len(message.body)
-            if len(self._messages) > self._bound:
-                self._drop_oldest()
+            self._hold_bound()
 
     def _forget(self, older: Message | None) -> None:
         """Take out a retained message that a newer one of its topic stands for."""
@@ -38,15 +37,18 @@ class Outbox:
         if older is not None and len(self._messages) < before:
             self._bytes -= len(older.body)
 
-    def _drop_oldest(self) -> None:
+    def _hold_bound(self) -> None:
+        """Drop the oldest messages that are not retained until no more than the bound wait, or none of them is left."""
+        excess = len(self._messages) - self._bound
         kept: list[Message] = []
-        while self._messages:
+        while excess > 0 and self._messages:
             message = self._messages.popleft()
-            if not message.retain:
-                self._bytes -= len(message.body)
-                self._dropped += 1
-                break
-            kept.append(message)
+            if message.retain:
+                kept.append(message)
+                continue
+            excess -= 1
+            self._bytes -= len(message.body)
+            self._dropped += 1
         self._messages.extendleft(reversed(kept))
 
     def pop(self) -> Message | None:
@@ -63,8 +65,7 @@ class Outbox:
             for message in reversed(list(messages)):
                 self._messages.appendleft(message)
                 self._bytes += len(message.body)
-            while len(self._messages) > self._bound:
-                self._drop_oldest()
+            self._hold_bound()
 
     def renew_retained(self) -> None:
         """Put the newest message of each retained topic first: a new connection starts with them."""
@@ -72,6 +73,7 @@ class Outbox:
             rest = [message for message in self._messages if not message.retain]
             self._messages = deque([*self._retained.values(), *rest])
             self._bytes = sum(len(message.body) for message in self._messages)
+            self._hold_bound()
 
     def count_dropped(self, messages: int) -> None:
         with self._lock:
