@@ -30,6 +30,7 @@ USUAL_PORT = 1883
 DEVICE = "demo"
 START_S = 20.0  # the first result must come within this time
 END_S = 10.0  # the daemon ends within 5 s
+WIDE = 130  # columns of a terminal in which all stages stand side by side
 LINE_S = 5.0  # between two lines where there is no terminal to draw a table on
 
 CONFIG = """
@@ -197,13 +198,17 @@ async def _show(view: View, seconds: float, stop: asyncio.Event, console: Consol
     until_s = monotonic() + seconds
     live = console.is_terminal and not as_json
     shown, line_due_s = view.telemetry, monotonic()
-    drawing = Live(_table(view, seconds), console=console, refresh_per_second=4) if live else contextlib.nullcontext()
+    drawing = (
+        Live(_table(view, seconds, console.width), console=console, refresh_per_second=4)
+        if live
+        else contextlib.nullcontext()
+    )
     with drawing as drawn:
         while (left_s := until_s - monotonic()) > 0 and not stop.is_set():
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(stop.wait(), min(0.25, left_s))
             if drawn is not None:
-                drawn.update(_table(view, left_s))
+                drawn.update(_table(view, left_s, console.width))
             elif as_json and view.telemetry is not shown:
                 shown = view.telemetry
                 print(json.dumps(shown), flush=True)  # noqa: T201 -- the command's output
@@ -217,11 +222,12 @@ def _line(view: View) -> str:
     return f"{', '.join(rates)}, {sum(view.results.values())} results"
 
 
-def _table(view: View, left_s: float) -> Table:
+def _table(view: View, left_s: float, width: int) -> Table:
     title = f"edge demo · {max(0, left_s):.0f} s left · latency in ms, p50 / p99"
-    table = Table("stream", "state", "frames/s", *STAGES, "drops", "detections", title=title)
+    stages = STAGES if width >= WIDE else ("infer", "total")
+    table = Table("stream", "state", "frames/s", *stages, "drops", "detections", title=title)
     for name, stream in view.telemetry.get("streams", {}).items():
-        latency = [_quantiles(stream["latency_ms"][stage]) for stage in STAGES]
+        latency = [_quantiles(stream["latency_ms"][stage]) for stage in stages]
         labels = ", ".join(f"{label} {count}" for label, count in view.found.get(name, Counter()).most_common(6))
         rate, drops = f"{stream['results_per_s']:.1f}", str(sum(stream["dropped"].values()))
         table.add_row(name, view.states.get(name, ""), rate, *latency, drops, labels)

@@ -1,0 +1,105 @@
+"""`edge engines list` and `edge engines add`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edge.backends.engine import TensorSpec
+from edge.cli import main
+from edge.manifest import read_manifest
+from edge.repository import draft
+
+FLOAT = np.dtype(np.float32)
+INPUT = (TensorSpec("images", (None, 3, 64, 64), FLOAT),)
+
+
+def write_model(path: Path, output_shape: list[int | str | None]) -> None:
+    """Write a model of one constant output."""
+    size = [each for each in output_shape if isinstance(each, int)]
+    value = helper.make_tensor("value", TensorProto.FLOAT, size, np.zeros(size, np.float32).ravel())
+    nodes = [helper.make_node("Constant", [], ["y"], value=value)]
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 64, 64])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, output_shape)
+    graph = helper.make_graph(nodes, "model", [image], [output])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "decoder"),
+    [
+        ({"output": (1, 3549, 85)}, "yolox"),
+        ({"output": (1, 84, 8400)}, "yolov8"),
+        ({"output": (1, 300, 6)}, "yolov10"),
+        ({"scores": (1, 4420, 2), "boxes": (1, 4420, 4)}, "ssd"),
+        ({"logits": (1, 300, 80), "boxes": (1, 300, 4)}, "detr"),
+        ({"probabilities": (1, 1000)}, "topk"),
+        ({"a": (1, 3, 5, 7)}, "decoder:decode"),
+    ],
+)
+def test_the_decoder_is_guessed_by_the_shapes_of_the_outputs(
+    shapes: dict[str, tuple[int, ...]], decoder: str, tmp_path: Path
+) -> None:
+    outputs = tuple(TensorSpec(name, shape, FLOAT) for name, shape in shapes.items())
+    text, _ = draft(INPUT, outputs, "m.onnx", None)
+    (tmp_path / "model.toml").write_text(text, encoding="utf-8")
+    assert read_manifest(tmp_path).output.decoder == decoder
+
+
+def test_a_gray_model_gets_a_gray_manifest(tmp_path: Path) -> None:
+    gray = (TensorSpec("images", (1, 1, 64, 64), FLOAT),)
+    text, _ = draft(gray, (TensorSpec("p", (1, 10), FLOAT),), "m.onnx", None)
+    (tmp_path / "model.toml").write_text(text, encoding="utf-8")
+    assert read_manifest(tmp_path).input.color == "gray"
+
+
+def test_add_makes_a_folder_that_list_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("net.onnx"), [1, 10])
+    Path("names.txt").write_text("a\nb\n", encoding="utf-8")
+    assert main(["engines", "add", "net.onnx", "--labels", "names.txt"]) == 0
+    capsys.readouterr()
+    assert main(["engines", "list", "--json"]) == 0
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert listed["net"]["decoder"] == "topk"
+    assert listed["net"]["labels"] == 2
+    assert listed["net"]["problem"] is None
+    assert "conveyor" in listed
+
+
+def test_add_never_writes_over_a_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("net.onnx"), [1, 10])
+    assert main(["engines", "add", "net.onnx"]) == 0
+    manifest = Path("engines/net/model.toml")
+    manifest.write_text("mine", encoding="utf-8")
+    assert main(["engines", "add", "net.onnx"]) == 2
+    assert manifest.read_text(encoding="utf-8") == "mine"
+    assert "--name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"this is text", b""])
+def test_add_refuses_what_is_no_model(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.onnx").write_bytes(content)
+    assert main(["engines", "add", str(tmp_path / "net.onnx")]) == 2
+    assert "wanted a complete ONNX file" in capsys.readouterr().err
+
+
+def test_list_tells_what_is_wrong_with_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("engines/broken").mkdir(parents=True)
+    Path("engines/broken/model.toml").write_text("task = 1", encoding="utf-8")
+    assert main(["engines", "list", "--json"]) == 0
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert "task" in listed["broken"]["problem"]
