@@ -38,9 +38,19 @@ class Inference:
         self.rows = context.inputs[picture_input(engine).name]  # one row a picture; fill, then run
 
     def warm_up(self) -> None:
-        """Run the smallest and the largest batch, so that the first real one finds everything allocated."""
+        """Run the smallest and the largest batch, so that the first real one finds everything allocated.
+
+        Raises ModelError where an output has not one row for each picture.
+        """
         for batch_size in {1, self._max_batch}:
             self.run(batch_size)
+            rows = self._fixed_batch or batch_size
+            for name, array in self._context.outputs.items():
+                if array.shape[:1] != (rows,):
+                    raise ModelError(
+                        f"output {name!r}: found shape {array.shape} for {rows} pictures, wanted one row a picture; "
+                        "export the model with a batch axis, and without suppression of boxes in the graph"
+                    )
 
     def run(self, batch_size: int) -> EngineTimes:
         """Run the first `batch_size` rows."""

@@ -21,7 +21,7 @@ class Order:
         self._turn = threading.Condition()
         self._waiting: dict[int, Result | None] = {}
         self._next_ticket = 0
-        self._next_seq = 0
+        self.next_seq = 0  # may be set before the first result
         self._open = True
 
     def hand_in(self, ticket: int, result: Result | None) -> None:
@@ -41,8 +41,8 @@ class Order:
         self._next_ticket += 1
         self._turn.notify_all()
         if result is not None:
-            result.seq = self._next_seq
-            self._next_seq += 1
+            result.seq = self.next_seq
+            self.next_seq += 1
             self._publish(result)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import cv2
 
 from edge.clock import elapsed_ms, now_ns
 from edge.config import Config, ModelSettings
-from edge.errors import EdgeError
+from edge.errors import EdgeError, ModelError
 from edge.infer import Inference
 from edge.model import Model
 from edge.records import Batch, EngineTimes, Frame, Geometry, Result
@@ -38,7 +38,7 @@ class Lane:
     def __init__(self, model: Model, number: int) -> None:
         self._model = model
         self._started = threading.Event()
-        self._failure: EdgeError | None = None
+        self._failure: ModelError | None = None
         self._served = 0
         self._served_at_check = -1
         self._idle = False
@@ -75,7 +75,7 @@ class Lane:
                 self._started.set()
                 self._loop()
         except EdgeError as error:
-            self._failure = error
+            self._failure = ModelError(f"model {model.name!r}: {error}")
         finally:
             self._started.set()
 
@@ -167,6 +167,7 @@ class Pipeline:
         """Open the models and warm their lanes; raise ModelError or ConfigError where something does not fit."""
         cv2.setNumThreads(1)  # the cores belong to the lanes; a picture is too small to share
         self._outlet = outlet
+        self._next_seq: dict[str, int] = {}  # of streams that were changed or taken out
         self._lanes: dict[str, list[Lane]] = {}
         self.models: dict[str, Model] = {}
         self.streams: dict[str, Stream] = {}
@@ -201,16 +202,14 @@ class Pipeline:
         except EdgeError:
             _stop(added, [models[name] for name in lanes.keys() - self._lanes.keys()], lanes)
             raise
-        _stop(
-            [stream for name, stream in self.streams.items() if name not in streams],
-            [model for name, model in self.models.items() if models.get(name) is not model],
-            self._lanes,
-        )
+        ended = [stream for name, stream in self.streams.items() if name not in streams]
+        _stop(ended, [model for name, model in self.models.items() if models.get(name) is not model], self._lanes)
+        self._next_seq |= {stream.name: stream.next_seq for stream in ended}
         self.models, self._lanes = models, lanes
         self.streams = streams | {stream.name: stream for stream in added}
         if start:
             for stream in added:
-                stream.start()
+                stream.start(self._next_seq.get(stream.name, 0))
 
     def stop(self) -> None:
         """Stop the cameras, let the lanes finish what waits, and drop the rest; takes at most `STOP_S`."""

@@ -49,7 +49,14 @@ class Stream:
         )
         self._camera = Camera(capture, self, self._room.put, self.meter.captured, self._camera_state)
 
-    def start(self) -> None:
+    @property
+    def next_seq(self) -> int:
+        """The number of the next result."""
+        return self._order.next_seq
+
+    def start(self, first_seq: int = 0) -> None:
+        """Start the camera; a stream that was there before a reload goes on counting its results."""
+        self._order.next_seq = first_seq
         self._camera.start()
 
     def drop(self, frame: Frame, cause: DropCause) -> None:

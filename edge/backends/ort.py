@@ -38,9 +38,17 @@ class OrtEngine:
         self._onnx = onnx
         self._threads = threads
         self._session = _open_session(onnx, threads)
-        self.inputs = tuple(_spec(onnx, value) for value in self._session.get_inputs())
-        self.outputs = tuple(_spec(onnx, value) for value in self._session.get_outputs())
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if not inputs or not inputs[0].shape:
+            found = ", ".join(repr(each.name) for each in inputs) or "none"
+            raise ModelError(f"model {onnx}: found inputs without a batch axis: {found}; wanted one of the shape N×…")
+        self.inputs = tuple(_spec(onnx, value) for value in inputs)
+        self.outputs = tuple(_spec(onnx, value) for value in outputs)
         self.fixed_batch = self.inputs[0].shape[0]
+        self._foreseeable = all(
+            each.shape[:1] == inputs[0].shape[:1] and None not in spec.shape[1:]
+            for each, spec in zip(outputs, self.outputs, strict=True)
+        )
         digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
         self.label = f"ort-cpu/fp32/{digest[:_HASH_SHOWN]}"
         self._session_taken = False
@@ -54,20 +62,29 @@ class OrtEngine:
             session = self._session
         self._session_taken = True
         sizes = [self.fixed_batch] if self.fixed_batch else list(range(1, max_batch + 1))
-        return OrtContext(session, self.inputs, self.outputs, sizes)
+        return OrtContext(session, self.inputs, self.outputs, sizes, foreseeable=self._foreseeable)
 
 
 class OrtContext:
-    """Input and output buffers, bound to the session once for each batch size."""
+    """Input and output buffers, bound to the session once for each batch size.
+
+    Outputs whose shapes are not foreseeable are made anew by each run, and copied.
+    """
 
     def __init__(
-        self, session: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], sizes: list[int]
+        self,
+        session: Any,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        sizes: list[int],
+        *,
+        foreseeable: bool,
     ) -> None:
         self._session = session
-        self._fixed_outputs = all(size is not None for spec in outputs for size in spec.shape[1:])
+        self._foreseeable = foreseeable
         self._output_names = [spec.name for spec in outputs]
         self.inputs: Mapping[str, NDArray[Any]] = {spec.name: _buffer(spec, max(sizes)) for spec in inputs}
-        buffers = {spec.name: _buffer(spec, max(sizes)) for spec in outputs} if self._fixed_outputs else {}
+        buffers = {spec.name: _buffer(spec, max(sizes)) for spec in outputs} if foreseeable else {}
         self._views = {n: {name: array[:n] for name, array in buffers.items()} for n in sizes}
         self._bindings = {n: self._bind(self._views[n], n) for n in sizes}
         self.outputs: Mapping[str, NDArray[Any]] = self._views[max(sizes)]
@@ -81,20 +98,23 @@ class OrtContext:
             if name in outputs:
                 rows = outputs[name]
                 binding.bind_output(name, "cpu", 0, rows.dtype.type, rows.shape, rows.ctypes.data)
-            else:
-                binding.bind_output(name, "cpu")  # its shape is known only when it runs
         return binding
 
     def infer(self, batch_size: int) -> EngineTimes:
         start_ns = perf_counter_ns()
         binding = self._bindings[batch_size]
+        if not self._foreseeable:
+            # A binding keeps what its first run allocated, and refuses another shape.
+            binding.clear_binding_outputs()
+            for name in self._output_names:
+                binding.bind_output(name, "cpu")
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # ONNX Runtime's exceptions have no common type of their own
             raise EngineError(
                 f"ONNX Runtime failed on a batch of {batch_size}: {_first_line(error)}; the frames of it are dropped"
             ) from error
-        if self._fixed_outputs:
+        if self._foreseeable:
             self.outputs = self._views[batch_size]
         else:
             self.outputs = dict(zip(self._output_names, binding.copy_outputs_to_cpu(), strict=True))

@@ -10,6 +10,7 @@ from edge.capture.conveyor import Conveyor
 from edge.errors import SourceError
 
 DEFAULTS = {"fps": "30", "size": "640x480", "seed": "1", "frames": "0"}
+LARGEST_PX = 8192
 
 
 class SyntheticSource:
@@ -19,6 +20,8 @@ class SyntheticSource:
         options = _options(address)
         try:
             width, height = (int(number) for number in options["size"].split("x"))
+            if max(width, height) > LARGEST_PX:
+                raise ValueError(f"size wanted up to {LARGEST_PX}x{LARGEST_PX}")
             self._fps = float(options["fps"])
             self._frames = int(options["frames"])
             if not 0 < self._fps <= 1000 or self._frames < 0:  # noqa: PLR2004 -- beyond any camera
