@@ -49,7 +49,7 @@ class VideoSource:
             self._reopen()
         start_s = monotonic()
         grabbed = self._capture.grab()
-        if self._address.is_live and monotonic() - start_s >= SILENT_SHARE * TIMEOUT_MS / 1000:
+        if self._address.is_live and _took_time_out(start_s):
             self._dead = True
             raise TimeoutError
         if not grabbed:
@@ -59,8 +59,15 @@ class VideoSource:
         return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
 
     def _reopen(self) -> None:
+        """Open the capture anew; raise TimeoutError where the camera is silent to that too."""
         self._capture.release()
-        self._capture = _open_capture(self._address)
+        start_s = monotonic()
+        try:
+            self._capture = _open_capture(self._address)
+        except SourceError:
+            if _took_time_out(start_s):
+                raise TimeoutError from None
+            raise
         self._dead = False
         self._skip_backlog()
 
@@ -93,6 +100,10 @@ class VideoSource:
 
     def close(self) -> None:
         self._capture.release()
+
+
+def _took_time_out(start_s: float) -> bool:
+    return monotonic() - start_s >= SILENT_SHARE * TIMEOUT_MS / 1000
 
 
 def _open_capture(address: Address) -> cv2.VideoCapture:
