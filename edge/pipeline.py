@@ -74,7 +74,8 @@ class Lane:
                 self._inference.warm_up()
                 self._started.set()
                 self._loop()
-        except EdgeError as error:
+        # What keeps a context from coming up is the engine's; it must reach the one who waits for the lane.
+        except Exception as error:  # noqa: BLE001
             self._failure = ModelError(f"model {model.name!r}: {error}")
         finally:
             self._started.set()
@@ -88,7 +89,8 @@ class Lane:
                 return
             try:
                 self._serve(batch)
-            except Exception as error:  # noqa: BLE001 -- the top of a thread: these frames are lost and counted, the lane serves on
+            # The top of a thread: whatever failed, these frames are lost and counted, and the lane serves on.
+            except Exception as error:  # noqa: BLE001
                 self._complain(f"model {self._model.name}", "a batch failed", error)
                 for frame in batch.frames:
                     frame.owner.drop(frame, "error")
@@ -114,7 +116,8 @@ class Lane:
         for row, (frame, geometry) in enumerate(prepared):
             try:
                 self._finish(row, frame, geometry, batch, preprocess_ms, times)
-            except Exception as error:  # noqa: BLE001 -- a decoder of the user's own may raise anything; the next frame may be good
+            # A decoder of the user's own may raise anything, and the next frame may be good.
+            except Exception as error:  # noqa: BLE001
                 self._complain(f"stream {frame.owner.name}", "a frame cannot be decoded", error)
                 frame.owner.drop(frame, "error")
 
@@ -124,7 +127,8 @@ class Lane:
         for frame in batch.frames:
             try:
                 geometry = self._preprocessor.fill(frame.image, self._inference.rows[len(prepared)])
-            except Exception as error:  # noqa: BLE001 -- one bad picture, whatever is wrong with it, must not cost the others of its batch
+            # One bad picture, whatever is wrong with it, must not cost the others of its batch.
+            except Exception as error:  # noqa: BLE001
                 self._complain(f"stream {frame.owner.name}", "a frame cannot be preprocessed", error)
                 frame.owner.drop(frame, "error")
                 continue

@@ -35,6 +35,7 @@ FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 15.0
 CONNACK_POLL_MS = 100
 IDLE_POLL_MS = 500
+CLOSED_FD = -1
 _PROTOCOL_REFUSED = "Unsupported protocol version"
 
 
@@ -160,7 +161,7 @@ class Publisher:
     def put(self, message: Message) -> None:
         """Queue a message; never waits."""
         self._store.put(message)
-        os.eventfd_write(self._wake_fd, 1)
+        self._wake()
 
     def outbox(self) -> OutboxState:
         return self._store.state(list(self._in_flight.values()))
@@ -168,7 +169,7 @@ class Publisher:
     def finish(self, timeout_s: float) -> None:
         """Send what waits for at most `timeout_s`, then disconnect; a broker that is away is not waited for."""
         self._finish_by_ns = now_ns() + int(timeout_s * 1e9)
-        os.eventfd_write(self._wake_fd, 1)
+        self._wake()
 
     def try_once(self) -> str:
         """Connect and disconnect, without a thread; return what answered."""
@@ -177,9 +178,14 @@ class Publisher:
         return f"{self._settings.shown} takes MQTT {version}"
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread's end after `finish`; False where it has not come."""
+        """Wait for the thread's end after `finish`; False where it has not come. Nothing may be put after it."""
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
+        if self._wake_fd != CLOSED_FD:
+            os.close(self._wake_fd)
+            self._wake_fd = CLOSED_FD
+        return True
 
     def _run(self) -> None:
         while not self._finished():
@@ -202,10 +208,8 @@ class Publisher:
 
     def _tell_away(self, error: Exception) -> None:
         if self._retries == 0:  # once a loss, not once a try
-            log.warning(
-                "MQTT broker %s is away (%s); messages wait in memory, up to %d", self._settings.shown, error,
-                self._settings.queue_messages,
-            )  # fmt: skip
+            broker, bound = self._settings.shown, self._settings.queue_messages
+            log.warning("MQTT broker %s is away (%s); up to %d messages wait in memory", broker, error, bound)
 
     def _pause(self) -> None:
         """Wait a random time within a growing bound, so that a fleet does not come back at once."""
@@ -217,6 +221,10 @@ class Publisher:
         while self._finish_by_ns is None and (left_ns := until_ns - now_ns()) > 0:
             if poller.poll(left_ns / 1e6):
                 self._clear_wake()
+
+    def _wake(self) -> None:
+        if self._wake_fd != CLOSED_FD:
+            os.eventfd_write(self._wake_fd, 1)
 
     def _clear_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
