@@ -27,7 +27,11 @@ class Address:
             return f"synthetic://{self.location}" + (f"?{query}" if query else "")
         if self.scheme == "v4l2":
             return f"v4l2://{self.location}"
-        return self.location
+        # The query of a camera's URL is where many makers put user name and password.
+        if self.scheme == "file":
+            return self.location
+        path, _, query = self.location.partition("?")
+        return path + ("?…" if query else "")
 
     @property
     def is_live(self) -> bool:
@@ -36,10 +40,10 @@ class Address:
     @property
     def secret_url(self) -> str:
         """The URL with its credentials, for the library that connects, never for a person."""
-        if self.username is None:
+        if self.username is None and self.password is None:
             return self.location
         parts = urlsplit(self.location)
-        secret = quote(self.username, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
+        secret = quote(self.username or "", safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
         return urlunsplit(parts._replace(netloc=f"{secret}@{parts.netloc}"))
 
 
@@ -83,6 +87,12 @@ def _parse_network_address(scheme: str, rest: str) -> Address:
         host, _ = parts.hostname, parts.port  # reading the port validates it
     except ValueError:
         raise ValueError(f"no valid host and port in this address; wanted {scheme}://HOST[:PORT]/PATH") from None
+    # What stands before an @ further on may be the end of a password, so none of it may be shown.
+    if "@" in urlunsplit(("", "", parts.path, parts.query, parts.fragment)):
+        raise ValueError(
+            "an @ stands after the host; in user name, password and path write @ as %40, / as %2F, # as %23, ? as %3F, "
+            "or use username and password_file"
+        )
     if not host:
         raise ValueError(f"{scheme}:// address names no host; wanted {scheme}://HOST[:PORT]/PATH")
     netloc = parts.netloc.rpartition("@")[2]

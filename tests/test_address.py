@@ -70,7 +70,8 @@ def test_only_cameras_are_live(text: str, live: bool) -> None:  # noqa: FBT001 -
 def test_credentials_are_taken_out_of_the_url() -> None:
     address = parse_address("rtsp://viewer:pa%40ss@10.0.0.7:554/main?channel=1", HERE)
     assert (address.username, address.password) == ("viewer", "pa@ss")
-    assert address.shown == address.location == "rtsp://10.0.0.7:554/main?channel=1"
+    assert address.location == "rtsp://10.0.0.7:554/main?channel=1"
+    assert address.shown == "rtsp://10.0.0.7:554/main?…"
     assert address.secret_url == "rtsp://viewer:pa%40ss@10.0.0.7:554/main?channel=1"
 
 
@@ -127,11 +128,10 @@ def test_no_url_however_broken_shows_its_password(scheme: str, before: str, afte
 @given(st.one_of(st.text(), st.builds("{}://{}".format, st.sampled_from(SCHEMES), st.text())))
 def test_any_text_is_an_address_or_a_value_error_of_one_line(text: str) -> None:
     try:
-        address = parse_address(text, HERE)
+        told = parse_address(text, HERE).scheme
     except ValueError as error:
-        assert len(str(error).splitlines()) == 1
-    else:
-        assert address.scheme in SCHEMES
+        told = str(error)
+    assert told in SCHEMES or len(told.splitlines()) == 1
 
 
 @pytest.mark.parametrize("text", ["~nobody-of-this-name/a.mp4", "file://~nobody-of-this-name/a.mp4"])

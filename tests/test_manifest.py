@@ -101,7 +101,7 @@ def test_a_wrong_value_is_told_with_its_place_and_what_is_wanted(tmp_path: Path,
 
 
 def test_a_folder_without_manifest_is_told_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="holds no model.toml; wanted a model folder: draft one with `edge engines add"):
+    with pytest.raises(ModelError, match=r"holds no model\.toml; wanted a model folder: draft one with `edge"):
         read_manifest(tmp_path)
 
 
@@ -119,7 +119,7 @@ def test_without_a_labels_file_there_are_no_labels(tmp_path: Path) -> None:
 def test_a_labels_file_that_cannot_be_read_is_a_sentence(tmp_path: Path, name: str) -> None:
     (tmp_path / "model.bin").write_bytes(b"\xff")
     manifest = read(tmp_path, f"labels = {json.dumps(name)}\n" + SMALLEST)
-    with pytest.raises(ModelError, match="labels.* cannot be read .*; wanted a UTF-8 text file, one label a line") as raised:
+    with pytest.raises(ModelError, match=r"labels.* cannot be read .*; wanted a UTF-8 text file") as raised:
         read_labels(tmp_path, manifest)
     assert len(str(raised.value).splitlines()) == 1
 
@@ -141,7 +141,7 @@ def test_a_model_that_is_nowhere_is_told_where_it_was_looked_for(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match="neither a folder with a model.toml nor a name under engines/") as raised:
+    with pytest.raises(ModelError, match=r"neither a folder with a model\.toml nor a name under engines/") as raised:
         find_model(name)
     assert len(str(raised.value).splitlines()) == 1
 
@@ -166,10 +166,10 @@ def test_any_mutation_is_a_manifest_or_one_line(data: st.DataObject) -> None:
 
 
 def reads_or_says_one_line(content: bytes) -> None:
+    told = "no word"
     with TemporaryDirectory() as folder:
         try:
-            manifest = read(Path(folder), content)
+            assert read(Path(folder), content).task in ("classify", "detect")
         except ModelError as error:
-            assert len(str(error).splitlines()) == 1
-        else:
-            assert manifest.output.decoder is not None
+            told = str(error)
+    assert len(told.splitlines()) == 1

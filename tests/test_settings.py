@@ -1,4 +1,4 @@
-"""One sentence for whatever a settings file holds: the file, the section, the key, what was found and what was wanted."""
+"""One sentence for whatever a settings file holds: the file, section and key, what was found and what was wanted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class House(Table):
     owner: str
     lit: bool = False
     lamp: Lamp = Lamp()
-    lamps: dict[str, Lamp] = {}
+    lamps: dict[str, Lamp] = Field(default_factory=dict)
 
 
 def read(folder: Path, text: str | bytes) -> House:
@@ -136,10 +136,10 @@ def test_text_without_credentials_stays_as_it_is(text: str) -> None:
 
 @given(st.binary())
 def test_any_bytes_are_settings_or_one_line(content: bytes) -> None:
+    told = "no word"
     with TemporaryDirectory() as folder:
         try:
-            house = read(Path(folder), content)
+            read(Path(folder), content)
         except ConfigError as error:
-            assert len(str(error).splitlines()) == 1
-        else:
-            assert house.owner is not None
+            told = str(error)
+    assert len(told.splitlines()) == 1

@@ -1,0 +1,208 @@
+"""Sources of every kind, opened by their address: what they give, in which order, and how they fail."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.address import parse_address
+from edge.capture import Source, open_source
+from edge.errors import SourceError
+
+SHADE_STEP = 20  # between the pictures of a test video
+
+
+def opened(text: str, folder: Path = Path()) -> contextlib.closing[Source]:
+    return contextlib.closing(open_source(parse_address(text, folder)))
+
+
+def write_video(path: Path, frames: int, fps: float = 30.0, size: tuple[int, int] = (64, 48)) -> None:
+    """Write grey pictures, each lighter than the one before."""
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
+    for number in range(frames):
+        video.write(np.full((size[1], size[0], 3), shade(number), np.uint8))
+    video.release()
+
+
+def shade(number: int) -> int:
+    return number * SHADE_STEP % 256
+
+
+def write_picture(path: Path, level: int, size: tuple[int, int] = (8, 6)) -> None:
+    assert cv2.imwrite(str(path), np.full((size[1], size[0], 3), level, np.uint8))
+
+
+def pictures(source: Source) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    while (media_s := source.grab()) is not None:
+        yield media_s, source.retrieve(None)
+
+
+def failure(text: str, folder: Path) -> SourceError:
+    with pytest.raises(SourceError) as raised, opened(text, folder) as source:
+        list(pictures(source))
+    assert len(str(raised.value).splitlines()) == 1
+    return raised.value
+
+
+def test_a_video_gives_its_frames_with_their_times(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.avi", 10, fps=20)
+    with opened("a.avi", tmp_path) as source:
+        came = list(pictures(source))
+        assert source.ending() is None
+    assert [media_s for media_s, _ in came] == pytest.approx([number / 20 for number in range(10)], abs=0.002)
+    assert [picture.mean() for _, picture in came] == pytest.approx([shade(number) for number in range(10)], abs=3)
+    assert {(picture.shape, picture.dtype.name) for _, picture in came} == {((48, 64, 3), "uint8")}
+
+
+def test_a_video_fills_the_buffer_that_fits_and_leaves_one_that_does_not(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.avi", 2)
+    fits, other = np.empty((48, 64, 3), np.uint8), np.full((5, 5, 3), 7, np.uint8)
+    with opened("a.avi", tmp_path) as source:
+        source.grab()
+        assert source.retrieve(other).shape == (48, 64, 3)
+        assert (other == 7).all()
+        source.grab()
+        assert np.shares_memory(source.retrieve(fits), fits)
+
+
+def test_a_video_cut_off_gives_the_frames_before_and_says_so(tmp_path: Path) -> None:
+    write_video(tmp_path / "whole.avi", 30, size=(320, 240))
+    content = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "half.avi").write_bytes(content[: len(content) // 2])
+    with opened("half.avi", tmp_path) as source:
+        count = len(list(pictures(source)))
+        ending = source.ending()
+    assert 5 < count < 25
+    assert ending is None or f"gave {count} of about 30 frames" in ending
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all\n" * 100, bytes(range(256)) * 64])
+def test_a_file_that_is_no_video_fails_for_good(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    error = failure("a.mp4", tmp_path)
+    assert error.permanent
+    assert str(error).startswith(f"{tmp_path}/a.mp4 cannot be opened; wanted a video that FFmpeg reads, or a picture")
+
+
+def test_a_file_that_has_gone_fails_for_good(tmp_path: Path) -> None:
+    error = failure("gone.mp4", tmp_path)
+    assert error.permanent
+    assert "does not exist; wanted a picture, a folder of pictures or a video" in str(error)
+
+
+def test_a_picture_comes_once(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", 99)
+    with opened("a.png", tmp_path) as source:
+        ((media_s, picture),) = pictures(source)
+        assert source.ending() is None
+    assert (media_s, picture.shape, int(picture.min())) == (0.0, (6, 8, 3), 99)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8000, 6000)])
+def test_a_picture_of_any_size_is_read(tmp_path: Path, size: tuple[int, int]) -> None:
+    write_picture(tmp_path / "a.png", 5, size)
+    with opened("a.png", tmp_path) as source:
+        ((_, picture),) = pictures(source)
+    assert picture.shape == (size[1], size[0], 3)
+
+
+def test_a_gray_picture_and_one_with_alpha_become_three_channels(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "1.png"), np.full((6, 8), 50, np.uint8))
+    cv2.imwrite(str(tmp_path / "2.png"), np.full((6, 8, 4), 50, np.uint8))
+    with opened(".", tmp_path) as source:
+        assert [picture.shape for _, picture in pictures(source)] == [(6, 8, 3)] * 2
+
+
+def test_a_folder_gives_its_pictures_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name, level in (("b.png", 20), ("a.png", 10), ("c.bmp", 30)):
+        write_picture(tmp_path / name, level)
+    (tmp_path / "notes.txt").write_text("no picture", encoding="utf-8")
+    (tmp_path / "folder").mkdir()
+    with opened(".", tmp_path) as source:
+        came = list(pictures(source))
+        assert source.ending() is None
+    assert [int(picture.min()) for _, picture in came] == [10, 20, 30]
+    times_s = [media_s for media_s, _ in came]
+    assert times_s == sorted(set(times_s))
+
+
+def test_a_picture_that_cannot_be_decoded_is_left_out_and_told(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", 10)
+    write_picture(tmp_path / "c.png", 30)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:20])
+    with opened(".", tmp_path) as source:
+        assert [int(picture.min()) for _, picture in pictures(source)] == [10, 30]
+        assert source.ending() == "1 of 3 pictures could not be decoded"
+
+
+def test_a_folder_without_pictures_fails_for_good(tmp_path: Path) -> None:
+    error = failure(".", tmp_path)
+    assert error.permanent
+    assert "holds no picture; wanted files such as .jpg or .png in it" in str(error)
+
+
+def test_a_folder_of_broken_pictures_fails_for_good(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png", 10)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:20])
+    error = failure(".", tmp_path)
+    assert error.permanent
+    assert "holds no picture that can be decoded" in str(error)
+
+
+def test_the_synthetic_camera_gives_the_wanted_number_size_and_times() -> None:
+    with opened("synthetic://conveyor?fps=20&size=320x240&frames=3") as source:
+        came = list(pictures(source))
+    assert [media_s for media_s, _ in came] == pytest.approx([0, 0.05, 0.1])
+    assert {picture.shape for _, picture in came} == {(240, 320, 3)}
+
+
+def test_the_synthetic_camera_is_the_same_for_the_same_seed() -> None:
+    def second_picture(seed: int) -> NDArray[np.uint8]:
+        with opened(f"synthetic://conveyor?size=320x240&frames=2&seed={seed}") as source:
+            return list(pictures(source))[1][1]
+
+    assert np.array_equal(second_picture(5), second_picture(5))
+    assert not np.array_equal(second_picture(5), second_picture(6))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "synthetic://garden",
+        "synthetic://conveyor?speed=3",
+        "synthetic://conveyor?fps=0",
+        "synthetic://conveyor?fps=nan",
+        "synthetic://conveyor?fps=many",
+        "synthetic://conveyor?frames=-1",
+        "synthetic://conveyor?size=640",
+        "synthetic://conveyor?size=0x0",
+        "synthetic://conveyor?size=-640x480",
+        "synthetic://conveyor?size=10000000x10000000",
+        "synthetic://conveyor?seed=-1",
+        "synthetic://conveyor?seed=x",
+    ],
+)
+def test_a_synthetic_camera_with_wrong_options_fails_for_good_and_shows_right_ones(text: str) -> None:
+    error = failure(text, Path())
+    assert error.permanent
+    assert str(error).startswith(text)
+    assert "synthetic://conveyor?fps=30&size=640x480&seed=1" in str(error)
+
+
+def test_a_camera_that_is_not_there_may_come_and_shows_no_password() -> None:
+    error = failure("rtsp://viewer:S3cret@127.0.0.1:9/main", Path())
+    assert not error.permanent
+    assert "S3cret" not in str(error)
+    assert str(error).startswith("rtsp://127.0.0.1:9/main cannot be opened; wanted a reachable server")
+
+
+def test_a_device_that_is_not_there_may_come() -> None:
+    error = failure("v4l2:///dev/video99", Path())
+    assert not error.permanent
+    assert str(error).startswith("v4l2:///dev/video99 cannot be opened; wanted a camera that no other program uses")
