@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 SCHEMES = ("file", "rtsp", "rtsps", "v4l2", "synthetic")
 LIVE_SCHEMES = ("rtsp", "rtsps", "v4l2")  # these give frames when they like; the others wait to be asked
+
+# Some makers' cameras take user name and password in the path: /user=admin_password=secret_channel=1
+_IN_PATH = re.compile(r"((?:user|pass|pwd)[a-z]*)=[^_&/]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Address:
         if self.scheme == "file":
             return self.location
         path, _, query = self.location.partition("?")
-        return path + ("?…" if query else "")
+        return _IN_PATH.sub(r"\1=…", path) + ("?…" if query else "")
 
     @property
     def is_live(self) -> bool:

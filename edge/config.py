@@ -72,6 +72,7 @@ class MqttSettings(Table):
     ca: ExistingPath | None = None
     cert: ExistingPath | None = None
     key: ExistingPath | None = None
+    version: Literal["auto", "5", "3.1.1"] = "auto"
     queue_messages: int = Field(10_000, ge=10, le=1_000_000)
     in_flight: int = Field(64, ge=1, le=1000)
 

@@ -71,6 +71,8 @@ class Daemon:
             self._publish_status("online")
             self._pipeline.start()
             self._notifier.ready()
+            if not self._pipeline.streams:
+                log.warning("no [streams.NAME] is enabled in %s: nothing to do until a reload", self._config_path)
             log.info("%d streams run as boot %s", len(self._pipeline.streams), self._boot)
             self._serve()
         finally:

@@ -39,6 +39,7 @@ name = "{device}"
 
 [mqtt]
 url = "mqtt://{host}:{port}"
+version = "3.1.1"
 
 [telemetry]
 period_s = 1

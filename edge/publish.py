@@ -36,6 +36,7 @@ LONGEST_RETRY_S = 15.0
 CONNACK_POLL_MS = 100
 IDLE_POLL_MS = 500
 CLOSED_FD = -1
+PROTOCOLS = {"auto": (mqtt.MQTTv5, mqtt.MQTTv311), "5": (mqtt.MQTTv5,), "3.1.1": (mqtt.MQTTv311,)}
 _PROTOCOL_REFUSED = "Unsupported protocol version"
 
 
@@ -144,7 +145,7 @@ class Publisher:
         self._store = store
         self._on_sent = on_sent
         self._in_flight: dict[int, Message] = {}  # by packet id; in the order of sending
-        self._protocols = [mqtt.MQTTv5, mqtt.MQTTv311]
+        self._protocols = list(PROTOCOLS[settings.version])
         self._connack: Any = None
         self._window = settings.in_flight
         self._retries = 0

@@ -138,3 +138,9 @@ def test_any_text_is_an_address_or_a_value_error_of_one_line(text: str) -> None:
 def test_the_home_of_nobody_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="home"):
         parse_address(text, HERE)
+
+
+def test_credentials_in_the_path_are_not_shown() -> None:
+    address = parse_address("rtsp://cam/user=admin_password=hunter2_channel=1_stream=0.sdp", Path())
+    assert address.shown == "rtsp://cam/user=…_password=…_channel=1_stream=0.sdp"
+    assert "hunter2" in address.secret_url
