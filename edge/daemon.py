@@ -25,7 +25,7 @@ from edge.host.systemd import Notifier, watchdog_period_s
 from edge.outbox import Outbox
 from edge.pipeline import Pipeline
 from edge.publish import Publisher, ResultEncoder, to_json
-from edge.records import Message, Result
+from edge.records import Message, Result, StreamState
 from edge.stream import Stream
 from edge.telemetry import Telemetry
 from edge.topics import Topics
@@ -38,6 +38,7 @@ EXIT_S = 4.7
 FLUSH_S = 30.0
 # How often the daemon looks whether every source has ended.
 END_POLL_S = 0.1
+LOG_LEVELS: dict[StreamState, int] = {"failed": logging.ERROR, "reconnecting": logging.WARNING}
 
 
 class Daemon:
@@ -101,8 +102,13 @@ class Daemon:
         self._publisher.put(self._encoder.encode(result, topic, stream.settings.qos, stream.meter.drops()))
 
     def stream_state(self, stream: Stream, reason: str | None) -> None:
-        level = logging.ERROR if stream.state == "failed" else logging.INFO
-        log.log(level, "stream %s is %s%s", stream.name, stream.state, f": {reason}" if reason else "")
+        log.log(
+            LOG_LEVELS.get(stream.state, logging.INFO),
+            "stream %s is %s%s",
+            stream.name,
+            stream.state,
+            f": {reason}" if reason else "",
+        )
         body = {
             "v": 1,
             "state": stream.state,

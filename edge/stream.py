@@ -39,6 +39,7 @@ class Stream:
         self.score_threshold = settings.score_threshold
         self.meter = StreamMeter()
         self.state: StreamState = "off"
+        self._reason: str | None = None
         self._outlet = outlet
         self._wanted = Wanted.of(name, settings.labels, model.labels, settings.min_size)
         self._order = Order(self._publish, ORDER_PLACES_PER_FRAME * model.lane_count * model.max_batch)
@@ -101,10 +102,13 @@ class Stream:
         self._order.close()
 
     def _camera_state(self, state: StreamState, reason: str | None) -> None:
-        self.state = state
+        """Tell a change; a camera that is away for a month is told once, not at each try."""
+        changed = (state, reason) != (self.state, self._reason)
+        self.state, self._reason = state, reason
         if state in ("ended", "failed", "off"):
             self._room.end()
-        self._outlet.stream_state(self, reason)
+        if changed:
+            self._outlet.stream_state(self, reason)
 
     def _publish(self, result: Result) -> None:
         self.meter.resulted(result)

@@ -38,7 +38,7 @@ class LatencyHistogram:
     def take(self) -> dict[str, float] | None:
         """Return the percentiles in milliseconds, and start anew; None where nothing was added."""
         counts, max_ms = np.array(self._counts), self._max_ms
-        self.__init__()  # type: ignore[misc]  # starts anew just as it began
+        self._counts, self._max_ms = [0] * _BINS, 0.0
         total = int(counts.sum())
         if not total:
             return None

@@ -118,7 +118,6 @@ class Camera:
         """Tell it and wait a random time within a growing bound, so that many cameras do not come at once."""
         if self._stop.is_set():
             return
-        log.warning("stream %s: %s; trying again", self._settings.name, reason)
         self._running = False
         self._on_state("reconnecting", reason)
         bound_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._retries, 8))
