@@ -21,8 +21,9 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 _MAX_SHOWN = 80  # characters of a found value
 _MAX_TOLD = 3  # problems told at once
-# Whatever stands before the last @ up to a quote: a password that was not escaped may hold any sign.
-_CREDENTIALS = re.compile(r"//[^'\"]*@")
+# Whatever stands before the last @ up to a quote: a password that was not escaped may hold any sign. The second form is
+# that of a URL which a mistake has made a path: /etc/edge/rtsp:/user:password@camera
+_CREDENTIALS = re.compile(r"(//)[^'\"]*@|(/)[^'\"]*:[^'\"]*@")
 
 
 class Table(BaseModel):
@@ -49,7 +50,7 @@ def read_settings(path: Path, table: type[SettingsT], error_type: type[EdgeError
 
 def without_credentials(text: str) -> str:
     """Blot out `user:password@` in every URL of `text`."""
-    return _CREDENTIALS.sub("//…@", text)
+    return _CREDENTIALS.sub(lambda found: f"{found[1] or found[2]}…@", text)
 
 
 def one_line(text: str) -> str:

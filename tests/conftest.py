@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import onnx
 import paho.mqtt.client as mqtt
 import pytest
+from hypothesis import settings
 from jsonschema import Draft202012Validator
 from onnx import TensorProto, helper
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -28,6 +29,12 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge import schemas
+
+# No test asserts time. Continuous integration draws the same examples each time, so that a change is judged by what it
+# changes; at a developer's desk they are new ones each time.
+settings.register_profile("desk", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"

@@ -143,3 +143,9 @@ def test_any_bytes_are_settings_or_one_line(content: bytes) -> None:
         except ConfigError as error:
             told = str(error)
     assert len(told.splitlines()) == 1
+
+
+def test_a_url_that_a_mistake_made_a_path_is_blotted_out() -> None:
+    told = without_credentials("/etc/edge/rtsp:/user:secret@camera/main does not exist")
+    assert "secret" not in told
+    assert told.endswith("camera/main does not exist")
