@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from onnx import TensorProto, helper
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
 from rich.table import Table
+
+from edge.host.board import board_name
+from edge.model import usable_cores
 
 VIDEO_FRAMES = 1394
 IDENTITY_FRAMES = 20_000
@@ -237,10 +241,10 @@ def report(rounds: list[dict[str, float]], console: Console) -> dict[str, Any]:
         table.add_row(key, f"{median:.3f}", f"{min(values):.3f}", f"{max(values):.3f}", TARGETS.get(key, ""))
     console.print(table)
     machine = {
-        "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "board": board_name(),
+        "cores": usable_cores(),
         "python": platform.python_version(),
-        "kernel": platform.release(),
+        **{name: version(name) for name in ("onnxruntime", "opencv-python-headless", "paho-mqtt")},
     }
     return {"machine": machine, "medians": medians, "rounds": rounds}
 
@@ -256,7 +260,7 @@ def main() -> None:
     with mosquitto() as port, tempfile.TemporaryDirectory() as folder:
         bench = Bench(options.data.resolve(), Path(folder), port)
         for number in range(options.rounds):
-            rounds.append(run_round(bench, len(os.sched_getaffinity(0))))
+            rounds.append(run_round(bench, usable_cores()))
             console.print(f"round {number + 1} of {options.rounds} done")
     document = json.dumps(report(rounds, console), indent=1)
     print(document)
