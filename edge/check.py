@@ -7,6 +7,7 @@ import json
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -17,10 +18,10 @@ from rich.table import Table
 from edge import __version__
 from edge.capture import open_source
 from edge.clock import clock_synchronised
-from edge.config import Config, StreamSettings, load_config
+from edge.config import Config, ModelSettings, StreamSettings, load_config
 from edge.errors import EdgeError
 from edge.host.board import board_name
-from edge.manifest import find_model, read_labels, read_manifest
+from edge.manifest import read_labels, read_manifest
 from edge.model import Model, model_file, usable_cores
 from edge.outbox import Outbox
 from edge.publish import try_connection
@@ -72,20 +73,19 @@ def _machine() -> Iterator[Finding]:
 
 def _services(config: Config) -> Iterator[Finding]:
     for name, model in config.models.items():
-        yield _attempt(f"engine {name}", lambda name=name, model=model: Model(name, model).engine.label)  # type: ignore[misc]
+        yield _attempt(f"engine {name}", partial(_open_engine, name, model))
     for name, stream in config.streams.items():
-        yield _attempt(f"camera {name}", lambda stream=stream: _first_frame(stream))  # type: ignore[misc]
+        yield _attempt(f"camera {name}", partial(_first_frame, stream))
     yield _attempt("broker", lambda: try_connection(config.mqtt, Outbox(config.mqtt.queue_messages)))
 
 
 def _built_in_model() -> Finding:
-    def opened() -> str:
-        from edge.config import ModelSettings  # noqa: PLC0415
+    settings = ModelSettings.model_validate({"path": "conveyor"})
+    return _attempt("engine of the built-in model", partial(_open_engine, "conveyor", settings))
 
-        settings = ModelSettings.model_validate({"path": str(find_model("conveyor").resolve())})
-        return Model("conveyor", settings).engine.label
 
-    return _attempt("engine of the built-in model", opened)
+def _open_engine(name: str, settings: ModelSettings) -> str:
+    return Model(name, settings).engine.label
 
 
 def _attempt(thing: str, action: Callable[[], str]) -> Finding:
