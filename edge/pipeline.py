@@ -204,7 +204,7 @@ class Pipeline:
                 if settings.enabled and name not in streams:
                     added.append(Stream(name, settings, models[settings.model], self._outlet))
         except EdgeError:
-            _stop(added, [models[name] for name in lanes.keys() - self._lanes.keys()], lanes)
+            _stop(added, [model for name, model in models.items() if self.models.get(name) is not model], lanes)
             raise
         ended = [stream for name, stream in self.streams.items() if name not in streams]
         _stop(ended, [model for name, model in self.models.items() if models.get(name) is not model], self._lanes)

@@ -78,7 +78,9 @@ class Camera:
         self._stop.set()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread's end; False where it hangs in foreign code."""
+        """Wait for the thread's end, if it ever began; False where it hangs in foreign code."""
+        if self._thread.ident is None:
+            return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
