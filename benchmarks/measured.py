@@ -28,6 +28,7 @@ from edge.config import ModelSettings, load_config
 from edge.daemon import Daemon
 from edge.infer import Inference
 from edge.model import Model
+from edge.places import default_state_dir
 from edge.records import Message
 
 Picture = NDArray[np.uint8]
@@ -69,7 +70,8 @@ class MeasuredDaemon(Daemon):
     """The daemon, with the time of each acknowledgement kept."""
 
     def __init__(self, config_path: Path) -> None:
-        super().__init__(config_path, load_config(config_path))
+        config = load_config(config_path)
+        super().__init__(config_path, config, default_state_dir(config.device.state_dir))
         self.acknowledged: list[tuple[Message, int]] = []
 
     def _acknowledged(self, message: Message, at_ns: int) -> None:
@@ -141,15 +143,16 @@ def parts(model: str, video: str, frames: int) -> dict[str, Any]:
     """Measure one thread's processor time of each part around the engine, in milliseconds a frame."""
     cv2.setNumThreads(1)
     opened = Model("model", ModelSettings.model_validate({"path": model, "max_batch": 1, "lanes": 1, "threads": 1}))
-    preprocessor = opened.make_preprocessor()
+    served = opened.served
     spent_s = {"video": 0.0, "preprocess": 0.0, "infer": 0.0, "decode": 0.0}
     count = 0
     with (
         contextlib.closing(open_source(parse_address(video, Path()))) as source,
-        opened.engine.make_context(1) as context,
+        served.make_context(1) as context,
     ):
-        inference = Inference(context, opened.engine, 1)
+        inference = Inference(context, served.engine, 1)
         inference.warm_up()
+        fill = served.make_fill(context)
         picture = None
         while count < frames:
             marks_s = [time.thread_time()]
@@ -157,7 +160,7 @@ def parts(model: str, video: str, frames: int) -> dict[str, Any]:
                 break
             picture = source.retrieve(picture)
             marks_s.append(time.thread_time())
-            geometry = preprocessor.fill(picture, inference.rows[0])
+            geometry = fill(picture, 0)
             marks_s.append(time.thread_time())
             inference.run(1)
             marks_s.append(time.thread_time())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 
 from edge.clock import now_ns
 from edge.records import Batch, DropCause, Frame
@@ -57,6 +58,7 @@ class Batcher:
         self._turns: deque[Room] = deque()  # rooms that hold frames, in the order of their turns
         self._waiting = 0  # frames in all rooms
         self._closed = False
+        self._dismissed: set[object] = set()
         lock = threading.Lock()
         self._frame_came = threading.Condition(lock)
         self._place_freed = threading.Condition(lock)
@@ -104,10 +106,10 @@ class Batcher:
                 self._turns.remove(room)
             return frames
 
-    def take(self) -> Batch | None:
-        """Wait for the next batch; None when the batcher is closed and nothing is left."""
+    def take(self, taker: object = None) -> Batch | None:
+        """Wait for the next batch; None when the batcher is closed and nothing is left, or the taker is dismissed."""
         while True:
-            batch, stale = self._take()
+            batch, stale = self._take(taker)
             for frame in stale:
                 frame.owner.drop(frame, "stale")
             if batch is None or batch.frames:
@@ -119,14 +121,24 @@ class Batcher:
             self._closed = True
             self._frame_came.notify_all()
 
-    def _take(self) -> tuple[Batch | None, list[Frame]]:
+    def dismiss(self, takers: Iterable[object]) -> None:
+        """Let these takers go, others take what waits."""
         with self._frame_came:
-            while not self._turns:
+            self._dismissed.update(takers)
+            self._frame_came.notify_all()
+
+    def _take(self, taker: object) -> tuple[Batch | None, list[Frame]]:
+        with self._frame_came:
+            while not self._turns and taker not in self._dismissed:
                 if self._closed:
                     return None, []
                 self._frame_came.wait()
-            while self._turns and (wait_ns := self._wait_left_ns()) > 0:
+            while self._turns and taker not in self._dismissed and (wait_ns := self._wait_left_ns()) > 0:
                 self._frame_came.wait(wait_ns / 1e9)
+            if taker in self._dismissed:
+                self._dismissed.remove(taker)
+                self._frame_came.notify()  # the frame that woke this one is another's
+                return None, []
             batch, stale = self._form(now_ns())
             self._place_freed.notify_all()
             return batch, stale

@@ -14,8 +14,12 @@ from time import monotonic
 import psutil
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from edge import __version__
+from edge.backends.cuda import graphs_work, open_device
+from edge.backends.supply import Place
+from edge.backends.trt_library import load_tensorrt
 from edge.capture import open_source
 from edge.clock import clock_synchronised
 from edge.config import Config, ModelSettings, StreamSettings, load_config
@@ -24,6 +28,7 @@ from edge.host.board import board_name
 from edge.manifest import read_labels, read_manifest
 from edge.model import Model, model_file, usable_cores
 from edge.outbox import Outbox
+from edge.places import default_state_dir
 from edge.publish import try_connection
 
 # A camera may take this long to give its first frame: an RTSP server waits for a key frame.
@@ -68,12 +73,38 @@ def _machine() -> Iterator[Finding]:
     yield Finding("board", None, f"{board_name()}, {usable_cores()} usable cores, {memory_gb:.1f} GB memory")
     synchronised = {True: "synchronised", False: "not synchronised: times in messages may be off", None: "not known"}
     yield Finding("clock", None, synchronised[clock_synchronised()])
+    yield Finding("GPU", None, _told_or_error(_gpu))
+    yield Finding("TensorRT", None, _told_or_error(_tensorrt))
     yield Finding("power", None, "nothing here is measured: power and energy are null in telemetry")
 
 
+def _gpu() -> str:
+    device = open_device()
+    gpu = device.gpu
+    memory = "shared with the CPU" if gpu.integrated else "of its own"
+    graphs = "CUDA graphs work" if graphs_work() else "no CUDA graphs: cuda-bindings is not installed"
+    return (
+        f"{gpu.name}, {gpu.architecture}, {gpu.sm_count} SMs, {gpu.memory_bytes / 1e9:.1f} GB memory {memory}, CUDA "
+        f"{gpu.cuda_version}; buffers are {device.memory_kind()}; {graphs}"
+    )
+
+
+def _tensorrt() -> str:
+    trt = load_tensorrt()
+    return f"{trt.__name__} {trt.__version__}"
+
+
+def _told_or_error(ask: Callable[[], str]) -> str:
+    try:
+        return ask()
+    except EdgeError as error:
+        return str(error)
+
+
 def _services(config: Config) -> Iterator[Finding]:
+    place = Place(default_state_dir(config.device.state_dir), board_name(), config.engines)
     for name, model in config.models.items():
-        yield _attempt(f"engine {name}", partial(_open_engine, name, model))
+        yield _attempt(f"engine {name}", partial(_open_engine, name, model, place))
     for name, stream in config.streams.items():
         yield _attempt(f"camera {name}", partial(_first_frame, stream))
     yield _attempt("broker", lambda: try_connection(config.mqtt, Outbox(config.mqtt.queue_messages)))
@@ -84,8 +115,11 @@ def _built_in_model() -> Finding:
     return _attempt("engine of the built-in model", partial(_open_engine, "conveyor", settings))
 
 
-def _open_engine(name: str, settings: ModelSettings) -> str:
-    return Model(name, settings).engine.label
+def _open_engine(name: str, settings: ModelSettings, place: Place | None = None) -> str:
+    model = Model(name, settings, place)
+    lacking = f", until a better one is built: {model.lacking}" if model.lacking else ""
+    memory = f", buffers {settings.memory} as configured" if settings.memory != "auto" else ""
+    return f"{model.engine.label}{memory}{lacking}"
 
 
 def _attempt(thing: str, action: Callable[[], str]) -> Finding:
@@ -115,5 +149,5 @@ def _show(findings: list[Finding], *, as_json: bool) -> None:
     table = Table("", "thing", "found", title="edge check")
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "·"}
     for finding in findings:
-        table.add_row(marks[finding.works], finding.thing, finding.told)
+        table.add_row(marks[finding.works], finding.thing, Text(finding.told))  # brackets are no markup here
     Console().print(table)

@@ -75,8 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     draft.add_argument("onnx", type=Path, help="the ONNX file; it is copied beside the model.toml")
     draft.add_argument("--name", help="the model's name (default: the file's)")
     draft.add_argument("--labels", type=Path, help="a text file, one label a line; copied likewise")
+    _add_precision(add("build", _engines_build, "build a model's TensorRT engine for this machine", under))
+    inspect = add("inspect", _engines_inspect, "show a model's tensors, and its layers before and after fusion", under)
+    _add_precision(inspect)
     schema = add("schema", _schema, "print the JSON Schema of a message")
-    schema.add_argument("name", metavar="NAME", help="result, telemetry, status or stream-status")
+    schema.add_argument("name", metavar="NAME", help="result, telemetry, status, stream-status or alarm")
     return parser
 
 
@@ -86,6 +89,13 @@ def _add_detect(detect: argparse.ArgumentParser) -> None:
     detect.add_argument("--save", type=Path, metavar="OUT", help="write a picture or video with boxes")
     detect.add_argument("--frames", type=int, default=0, help="stop after this many frames")
     detect.add_argument("--score", type=float, help="least score (default: the model's)")
+
+
+def _add_precision(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="a folder with model.toml, or a name under engines/")
+    command.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="default: fp16")
+    command.add_argument("--max-batch", type=int, default=4, help="the largest batch (default: 4)")
+    command.add_argument("--device", choices=("gpu", "dla0", "dla1"), default="gpu", help="default: gpu")
 
 
 def _seconds(text: str) -> float:
@@ -132,6 +142,32 @@ def _engines_add(options: Any) -> int:
     from edge import repository
 
     return repository.add(options.onnx, options.name, options.labels, as_json=options.json)
+
+
+def _engines_build(options: Any) -> int:
+    from edge import build
+
+    return build.run(
+        options.model,
+        precision=options.precision,
+        max_batch=options.max_batch,
+        device=options.device,
+        state_dir=options.state_dir,
+        as_json=options.json,
+    )
+
+
+def _engines_inspect(options: Any) -> int:
+    from edge import inspect
+
+    return inspect.run(
+        options.model,
+        precision=options.precision,
+        max_batch=options.max_batch,
+        device=options.device,
+        state_dir=options.state_dir,
+        as_json=options.json,
+    )
 
 
 def _schema(options: Any) -> int:

@@ -118,15 +118,25 @@ class TelemetrySettings(Table):
     period_s: float = Field(5.0, ge=0.2, le=3600)
 
 
+class EnginesSettings(Table):
+    """How engines are built, and how many of them are kept."""
+
+    builder_level: int = Field(3, ge=0, le=5)
+    workspace_mb: Literal["auto"] | Annotated[int, Field(ge=16, le=65_536)] = "auto"
+    cache_mb: int = Field(4096, ge=64, le=1_000_000)
+
+
 class ModelSettings(Table):
     path: Annotated[Path, BeforeValidator(_model_folder)]
-    precision: Literal["auto", "fp32"] = "auto"
+    precision: Literal["auto", "fp32", "fp16"] = "auto"
     max_batch: int = Field(4, ge=1, le=1024)
     max_wait_ms: float = Field(0.0, ge=0, le=10_000)
     lanes: AutoOrCount = "auto"
     threads: AutoOrCount = "auto"
-    backend: Literal["auto", "onnxruntime"] = "auto"
-    device: Literal["auto", "cpu"] = "auto"
+    backend: Literal["auto", "tensorrt", "onnxruntime"] = "auto"
+    device: Literal["auto", "gpu", "dla0", "dla1", "cpu"] = "auto"
+    memory: Literal["auto", "mapped", "registered", "pinned"] = "auto"
+    wait: Literal["block", "spin"] = "block"
 
 
 def _address(value: Any, info: ValidationInfo) -> Any:
@@ -200,6 +210,7 @@ class Config(Table):
     device: DeviceSettings = Field(default_factory=DeviceSettings)
     mqtt: MqttSettings = MqttSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    engines: EnginesSettings = EnginesSettings()
     models: dict[Name, ModelSettings] = Field(default_factory=dict)
     streams: dict[Name, StreamSettings] = Field(default_factory=dict)
 

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import gc
 import logging
-import os
 import signal
 import threading
 import uuid
@@ -16,15 +15,20 @@ from types import FrameType
 from typing import Any
 
 from edge import __version__
+from edge.alarms import Alarms
+from edge.backends.supply import Place
 from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
 from edge.config import Config, load_config
 from edge.errors import ConfigError, EdgeError
 from edge.host.board import board_name
 from edge.host.sensors import Sensors
 from edge.host.systemd import Notifier, watchdog_period_s
+from edge.model import Model
 from edge.outbox import Outbox
 from edge.pipeline import Pipeline
+from edge.places import default_state_dir
 from edge.publish import Publisher, ResultEncoder, to_json
+from edge.rebuild import Step
 from edge.records import Message, Result, StreamState
 from edge.stream import Stream
 from edge.telemetry import Telemetry
@@ -38,21 +42,33 @@ EXIT_S = 4.7
 FLUSH_S = 30.0
 # How often the daemon looks whether every source has ended.
 END_POLL_S = 0.1
+# What comes after each step of the making of an engine.
+NEXT_STEPS: dict[Step, str] = {
+    "building": "an engine is being built in the background; this can take many minutes",
+    "verifying": "the new engine is held against the one that serves, on frames of the cameras",
+    "swapping": "the new engine takes over between two batches",
+    "serving": "",
+    "partly": 'correct the model, or set backend = "onnxruntime" in [models] to be told no more of it',
+    "failed": 'correct that and reload, or set backend = "onnxruntime" in [models] to be told no more of it',
+}
 LOG_LEVELS: dict[StreamState, int] = {"failed": logging.ERROR, "reconnecting": logging.WARNING}
 
 
 class Daemon:
     """One run of the daemon; the pipeline's outlet."""
 
-    def __init__(self, config_path: Path, config: Config) -> None:
+    def __init__(self, config_path: Path, config: Config, state_dir: Path) -> None:
         self._config_path = config_path
         self._config = config
+        self._place = Place(state_dir, board_name(), config.engines)
         self._boot = uuid.uuid4().hex
         self._topics = Topics(config.mqtt.prefix, config.device.name)
         self._encoder = ResultEncoder(config.device.name, self._boot)
         self._telemetry = Telemetry(config.device.name, self._boot)
         self._sensors = Sensors()
         self._notifier = Notifier()
+        self._alarms = Alarms(config.device.name, self._boot)
+        self._builds: dict[str, dict[str, Any]] = {}  # how far the making of each lacking engine is
         self._wake = threading.Event()
         self._stop_signal: int | None = None
         self._reload_asked = False
@@ -64,8 +80,11 @@ class Daemon:
         self._pipeline: Pipeline
 
     def run(self) -> int:
-        """Serve until every source has ended or a signal comes; return the exit code."""
-        self._pipeline = Pipeline(self._config, self)
+        """Serve until every source has ended or a signal comes; return the exit code.
+
+        Raises GpuLostError, with everything flushed, where only a new process can go on.
+        """
+        self._pipeline = Pipeline(self._config, self, self._place)
         freeze_startup_objects()
         self._publisher.start()
         try:
@@ -78,6 +97,8 @@ class Daemon:
             self._serve()
         finally:
             self._stop()
+        if self._pipeline.lost is not None:
+            raise self._pipeline.lost
         failed = any(stream.state == "failed" for stream in self._pipeline.streams.values())
         return 1 if failed and self._stop_signal is None else 0
 
@@ -118,13 +139,33 @@ class Daemon:
         }
         self._publisher.put(Message(self._topics.stream_status(stream.name), to_json(body), retain=True))
 
+    def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
+        """Tell how far the making of an engine is: in the status, in an alarm, and in the log."""
+        if step == "serving":
+            self._builds.pop(model.name, None)
+            change = self._alarms.cleared("engine_fallback", f"{model.engine.label} serves", model=model.name)
+        else:
+            self._builds[model.name] = {"step": step, "progress": round(progress, 3), "reason": reason}
+            told = f"{model.engine.label} serves {model.name}: {reason}"
+            change = self._alarms.raised("engine_fallback", told, NEXT_STEPS[step], model=model.name)
+        log.log(
+            logging.WARNING if step in ("partly", "failed") else logging.INFO,
+            "model %s: %s, %.0f %%",
+            model.name,
+            step,
+            100 * progress,
+        )
+        if change is not None:
+            self._publisher.put(Message(self._topics.alarms, to_json(change)))
+        self._publish_status("online")
+
     def _serve(self) -> None:
         """Tick until it is time to stop; no blocking I/O here but what a reload needs."""
         watchdog_s = watchdog_period_s()
         ping_s = watchdog_s / 2 if watchdog_s else None
         telemetry_due_ns = now_ns() + int(self._config.telemetry.period_s * 1e9)
         ping_due_ns = now_ns()
-        while self._stop_signal is None and not self._pipeline.has_ended:
+        while self._stop_signal is None and not self._pipeline.has_ended and self._pipeline.lost is None:
             self._wake.wait(END_POLL_S)
             self._wake.clear()
             if self._reload_asked:
@@ -150,7 +191,7 @@ class Daemon:
         self._notifier.reloading()
         try:
             config = load_config(self._config_path)
-            for table in ("device", "mqtt"):
+            for table in ("device", "mqtt", "engines"):
                 if getattr(config, table) != getattr(self._config, table):
                     raise ConfigError(f"[{table}] has changed, which takes a restart of the daemon")
             self._pipeline.change(config)
@@ -158,9 +199,19 @@ class Daemon:
             log.error("the new configuration is refused and the old one runs on: %s", error)  # noqa: TRY400 -- for users
         else:
             self._config = config
+            self._drop_settled_builds()
             log.info("configuration reloaded: %d streams", len(self._pipeline.streams))
             self._publish_status("online")
         self._notifier.ready()
+
+    def _drop_settled_builds(self) -> None:
+        """Clear what stood for models that are gone, or have their engine now."""
+        lacking = {name for name, model in self._pipeline.models.items() if model.lacking is not None}
+        for name in self._builds.keys() - lacking:
+            self._builds.pop(name, None)
+            change = self._alarms.cleared("engine_fallback", "the configuration has changed", model=name)
+            if change is not None:
+                self._publisher.put(Message(self._topics.alarms, to_json(change)))
 
     def _stop(self) -> None:
         """End everything, within `EXIT_S` of a signal, and tell what was lost."""
@@ -205,25 +256,19 @@ class Daemon:
             "power_mode": None,
             "clock_synchronised": clock_synchronised(),
             "engines": engines,
+            "builds": dict(self._builds),
+            "alarms": self._alarms.standing(),
         }
 
 
 def run(config_path: Path, state_dir: Path | None = None) -> tuple[int, dict[str, Any]]:
     """Run the daemon with the configuration at `config_path`; return the exit code and a summary of the run."""
     config = load_config(config_path)
-    with state_lock(state_dir or default_state_dir(config)):
-        daemon = Daemon(config_path, config)
+    state_dir = state_dir or default_state_dir(config.device.state_dir)
+    with state_lock(state_dir):
+        daemon = Daemon(config_path, config, state_dir)
         with _signals(daemon):
             return daemon.run(), daemon.summary()
-
-
-def default_state_dir(config: Config) -> Path:
-    """Return where this device keeps its state."""
-    if config.device.state_dir:
-        return Path(config.device.state_dir).expanduser()
-    if under_systemd := os.environ.get("STATE_DIRECTORY"):
-        return Path(under_systemd.split(":")[0])
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "edge"
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from edge.config import ModelSettings
 from edge.errors import ConfigError, EdgeError
 from edge.infer import Inference
 from edge.manifest import find_model
-from edge.model import Model
+from edge.model import Fill, Model
 from edge.publish import found, to_json
 from edge.records import Classes, Detections, Findings
 
@@ -43,13 +43,13 @@ def run(model_name: str, source: str, save: Path | None, frames: int, score: flo
     model = Model(model_name, settings)
     with (
         contextlib.closing(open_source(address)) as camera,
-        model.engine.make_context(1) as context,
+        model.served.make_context(1) as context,
         _opened_writer(save) as write,
         contextlib.suppress(KeyboardInterrupt),
     ):
         inference = Inference(context, model.engine, 1)
         inference.warm_up()
-        detect_one = _Detector(model, inference, score)
+        detect_one = _Detector(model, inference, model.served.make_fill(context), score)
         number = 0
         while (media_s := _grab(camera)) is not None and not (frames and number >= frames):
             picture = camera.retrieve(None)
@@ -72,15 +72,15 @@ def _grab(camera: Any) -> float | None:
 class _Detector:
     """One picture → its JSON line and its findings."""
 
-    def __init__(self, model: Model, inference: Inference, score: float | None) -> None:
+    def __init__(self, model: Model, inference: Inference, fill: Fill, score: float | None) -> None:
         self._model = model
         self._inference = inference
-        self._preprocessor = model.make_preprocessor()
+        self._fill = fill
         self._score = score
 
     def __call__(self, picture: Picture) -> tuple[dict[str, Any], Findings]:
         start_ns = now_ns()
-        geometry = self._preprocessor.fill(picture, self._inference.rows[0])
+        geometry = self._fill(picture, 0)
         prepared_ns = now_ns()
         times = self._inference.run(1)
         inferred_ns = now_ns()

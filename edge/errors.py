@@ -20,7 +20,17 @@ class ModelError(EdgeError):
 
 
 class EngineError(EdgeError):
-    """A loaded engine failed while it ran."""
+    """An engine could not be built or loaded, or failed while it ran."""
+
+
+class GpuMemoryError(EngineError):
+    """The GPU has not the memory that was asked of it; with less, the same may work."""
+
+
+class GpuLostError(EngineError):
+    """The GPU or its context is lost for this process: only a new process can use it again."""
+
+    exit_code = 3
 
 
 class SourceError(EdgeError):

@@ -35,7 +35,6 @@ class Inference:
         self._context = context
         self._fixed_batch = engine.fixed_batch
         self._max_batch = max_batch
-        self.rows = context.inputs[picture_input(engine).name]  # one row a picture; fill, then run
 
     def warm_up(self) -> None:
         """Run the smallest and the largest batch, so that the first real one finds everything allocated.

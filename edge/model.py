@@ -4,49 +4,145 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
-from edge.backends.engine import open_engine
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.backends.engine import Context, Engine
+from edge.backends.supply import Place, Supply
 from edge.batch import Batcher
-from edge.config import ModelSettings
+from edge.clock import now_ns
+from edge.config import EnginesSettings, ModelSettings
 from edge.decode import Decoder
-from edge.errors import ModelError
+from edge.errors import GpuLostError, ModelError
+from edge.host.board import board_name
 from edge.infer import batch_limit, picture_input
 from edge.manifest import Manifest, read_labels, read_manifest
-from edge.preprocess import Preprocessor
+from edge.places import default_state_dir
+from edge.preprocess import DevicePreprocessor, Preprocessor, target_settings
+from edge.records import Geometry
 from edge.telemetry import ModelMeter
 
 log = logging.getLogger(__name__)
 
 
+# Lanes of an engine on a GPU: one prepares a batch while the other's is computed.
+GPU_LANES = 2
+
+Fill = Callable[[NDArray[np.uint8], int], Geometry]
+
+
 class Model:
     """An opened model, checked against its manifest."""
 
-    def __init__(self, name: str, settings: ModelSettings) -> None:
+    def __init__(self, name: str, settings: ModelSettings, place: Place | None = None) -> None:
         """Open the engine; raise ModelError in one sentence where the files do not fit together."""
         self.name = name
         self.settings = settings
-        self.lane_count, threads = lane_plan(settings, usable_cores())
+        self.cpu_lanes, threads = lane_plan(settings, usable_cores())
         try:
             self.manifest = read_manifest(settings.path)
             self.labels = read_labels(settings.path, self.manifest)
-            self.engine = open_engine(model_file(settings.path, self.manifest), threads=threads)
-            self.input = picture_input(self.engine)
-            self.decoder = Decoder(
-                self.manifest, self.labels, self.engine.outputs, self.make_preprocessor().input_px, settings.path
-            )
+            place = place or Place(default_state_dir(), board_name(), EnginesSettings())
+            self.supply = Supply(model_file(settings.path, self.manifest), settings, place, threads)
+            supplied = self.supply.open()
+            self.served = Served(supplied.engine, self)
         except ModelError as error:
             raise ModelError(f"model {name!r}: {error}") from None
-        self.max_batch = batch_limit(self.engine, settings.max_batch)
+        self.lacking, self.may_build = supplied.lacking, supplied.may_build
+        self.max_batch = batch_limit(supplied.engine, settings.max_batch)
         if self.max_batch < settings.max_batch:
             log.info("model %s takes batches of %d and no larger ones, whatever max_batch says", name, self.max_batch)
         self.batcher = Batcher(self.max_batch, settings.max_wait_ms)
-        self.meter = ModelMeter(self.lane_count)
-        log.info("model %s: engine %s, %d lanes, %d threads each", name, self.engine.label, self.lane_count, threads)
+        self.meter = ModelMeter(self.served.lane_count)
+        self.samples = Samples() if self.lacking and self.may_build else None  # while a new engine is being made
+        self.lost: GpuLostError | None = None  # why nothing can be computed any more in this process
+        log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.served.lane_count)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that serves now."""
+        return self.served.engine
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.served.decoder
+
+    @property
+    def most_lanes(self) -> int:
+        """How many lanes there may be at once: while engines are changed, those of both."""
+        return self.served.lane_count + (GPU_LANES if self.lacking else 0)
+
+    def fall_back(self, reason: str) -> bool:
+        """Go over to the engine that serves everywhere; False where it is that one already."""
+        if self.engine.label.startswith("ort-cpu"):
+            return False
+        former = self.served.engine
+        self.served = Served(self.supply.open_reference(), self)
+        self.lacking, self.may_build = reason, False
+        self.meter.lanes = self.served.lane_count
+        former.close()
+        return True
+
+    def close(self) -> None:
+        """Free the engine, once its lanes are closed."""
+        self.served.engine.close()
+
+    def adopt(self, served: Served) -> None:
+        """Go over to another engine."""
+        self.served, self.lacking, self.samples = served, None, None
+        self.meter.lanes = served.lane_count
+
+
+class Served:
+    """An engine with what fits it to its model's manifest."""
+
+    def __init__(self, engine: Engine, model: Model) -> None:
+        """Check the engine's tensors against the manifest; raise ModelError where they do not fit."""
+        self.engine = engine
+        self.input = picture_input(engine)
+        self._input_settings = model.manifest.input
+        input_px = self.make_preprocessor().input_px
+        self.decoder = Decoder(model.manifest, model.labels, engine.outputs, input_px, model.settings.path)
+        on_gpu = not engine.label.startswith("ort-cpu")
+        self.lane_count = GPU_LANES if on_gpu and model.settings.lanes == "auto" else model.cpu_lanes
+
+    def make_context(self, max_batch: int) -> Context:
+        """Make a context that makes its rows by itself where it can."""
+        return self.engine.make_context(max_batch, target_settings(self.input, self._input_settings))
+
+    def make_fill(self, context: Context) -> Fill:
+        """Return what brings a picture into a row of the context: on the engine's own device, else on the CPU."""
+        if context.pictures is not None:
+            return DevicePreprocessor(context.pictures, self.input, self._input_settings).fill
+        rows, preprocessor = context.inputs[self.input.name], self.make_preprocessor()
+        return lambda image, row: preprocessor.fill(image, rows[row])
 
     def make_preprocessor(self) -> Preprocessor:
-        """Make the preprocessor of one lane."""
-        return Preprocessor(self.input, self.manifest.input)
+        """Make a preprocessor on the CPU, for one lane."""
+        return Preprocessor(self.input, self._input_settings)
+
+
+class Samples:
+    """The newest pictures that a model was given, kept to hold a new engine against the one that serves."""
+
+    def __init__(self, places: int = 8, every_s: float = 0.2) -> None:
+        self._pictures: deque[NDArray[np.uint8]] = deque(maxlen=places)
+        self._every_ns = int(every_s * 1e9)
+        self._due_ns = 0
+
+    def offer(self, image: NDArray[np.uint8]) -> None:
+        """Keep a copy of a picture now and then; several lanes call this, and it does not matter whose is kept."""
+        if now_ns() >= self._due_ns:
+            self._due_ns = now_ns() + self._every_ns
+            self._pictures.append(image.copy())
+
+    def take(self) -> list[NDArray[np.uint8]]:
+        """Return the pictures that are there."""
+        return list(self._pictures)
 
 
 def model_file(folder: Path, manifest: Manifest) -> Path:

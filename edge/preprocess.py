@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.backends.engine import TensorSpec
+from edge.backends.engine import Pictures, TensorSpec
+from edge.backends.letterbox import TargetSettings
 from edge.errors import ModelError
 from edge.manifest import InputSettings
 from edge.records import Geometry
@@ -45,6 +46,22 @@ class _Plan:
     resized: NDArray[np.uint8] | None  # H×W×3; None: the region has the wanted size
     ordered: NDArray[np.uint8]  # H×W×3, in the model's channel order
     planes: list[NDArray[np.uint8]]  # H×W each, in the source's channel order
+
+
+class DevicePreprocessor:
+    """The same way, gone by the engine's own device: here it is only decided what goes where."""
+
+    def __init__(self, pictures: Pictures, spec: TensorSpec, settings: InputSettings) -> None:
+        self._pictures = pictures
+        _, _, self.input_px = _layout(spec, settings.color)
+        self._place = _PLACEMENTS[settings.resize, settings.anchor]
+
+    def fill(self, image: NDArray[np.uint8], row: int) -> Geometry:
+        """Hand over the picture `image` (H×W×3, BGR, uint8) for a row, and tell where it will lie there."""
+        source_px = (image.shape[1], image.shape[0])
+        placement = self._place(source_px, self.input_px)
+        self._pictures.put(row, image, placement.region, placement.place)
+        return _geometry(source_px, placement)
 
 
 class Preprocessor:
@@ -116,11 +133,10 @@ class Preprocessor:
         placement = self._place(source_px, self.input_px)
         from_x, from_y, from_width, from_height = placement.region
         to_x, to_y, to_width, to_height = placement.place
-        scale_x, scale_y = to_width / from_width, to_height / from_height
         resized, ordered = (each[: to_height * to_width * 3].reshape(to_height, to_width, 3) for each in self._scratch)
         planes = ordered.reshape(3, to_height, to_width)[: len(self._channels)]
         return _Plan(
-            geometry=Geometry(source_px, scale_x, scale_y, to_x - from_x * scale_x, to_y - from_y * scale_y),
+            geometry=_geometry(source_px, placement),
             region=(slice(from_y, from_y + from_height), slice(from_x, from_x + from_width)),
             place=(slice(to_y, to_y + to_height), slice(to_x, to_x + to_width)),
             borders=_borders(placement.place, self.input_px),
@@ -129,6 +145,31 @@ class Preprocessor:
             ordered=ordered,
             planes=list(planes),
         )
+
+
+def target_settings(spec: TensorSpec, settings: InputSettings) -> TargetSettings:
+    """Return how rows of the input tensor `spec` are made, for a device that makes them by itself."""
+    planar, channels, (width, height) = _layout(spec, settings.color)
+    mean, std = (_per_channel(key, getattr(settings, key), channels)[:, 0] for key in ("mean", "std"))
+    scale = settings.scale / std
+    return TargetSettings(
+        width=width,
+        height=height,
+        channels=channels,
+        planar=planar,
+        dtype=spec.dtype,
+        color=settings.color,
+        scale=tuple(np.broadcast_to(scale, channels).tolist()),
+        bias=tuple(np.broadcast_to(-mean * scale, channels).tolist()),
+        pad=settings.pad,
+    )
+
+
+def _geometry(source_px: Pixels, placement: _Placement) -> Geometry:
+    from_x, from_y, from_width, from_height = placement.region
+    to_x, to_y, to_width, to_height = placement.place
+    scale_x, scale_y = to_width / from_width, to_height / from_height
+    return Geometry(source_px, scale_x, scale_y, to_x - from_x * scale_x, to_y - from_y * scale_y)
 
 
 def _layout(spec: TensorSpec, color: str) -> tuple[bool, int, Pixels]:

@@ -92,6 +92,9 @@ class Classes:
 Findings = Detections | Classes
 
 
+ENGINE_PARTS = ("h2d", "compute", "d2h")
+
+
 @dataclass(frozen=True, slots=True)
 class EngineTimes:
     """Milliseconds that one `infer` took; None where a part does not exist on this engine."""

@@ -11,7 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edge.backends.engine import TensorSpec, open_engine
+from edge.backends.engine import TensorSpec
+from edge.backends.ort import OrtEngine
 from edge.errors import ConfigError, EdgeError, ModelError
 from edge.manifest import built_in_models, read_labels, read_manifest
 
@@ -74,7 +75,7 @@ def add(onnx: Path, name: str | None, labels: Path | None, *, as_json: bool) -> 
     folder = Path("engines") / (name or onnx.stem)
     if (folder / "model.toml").exists():
         raise ConfigError(f"{folder}/model.toml exists already; wanted a free name: give one with --name, or edit that")
-    engine = open_engine(onnx, threads=1)
+    engine = OrtEngine(onnx, threads=1)
     text, guesses = draft(engine.inputs, engine.outputs, onnx.name, labels.name if labels else None)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 ORDER_PLACES_PER_FRAME = 4
 
 
-class Outlet(Protocol):
+class StreamOutlet(Protocol):
     """Where results and the changes of streams go; called from the threads of lanes and cameras."""
 
     def result(self, stream: Stream, result: Result) -> None: ...
@@ -32,17 +32,18 @@ class Outlet(Protocol):
 class Stream:
     """One `[streams.NAME]` at work; the `FrameOwner` of each of its frames."""
 
-    def __init__(self, name: str, settings: StreamSettings, model: Model, outlet: Outlet) -> None:
+    def __init__(self, name: str, settings: StreamSettings, model: Model, outlet: StreamOutlet) -> None:
         """Make everything ready; raise ConfigError for a label that the model does not have."""
         self.name = name
         self.settings = settings
+        self._model = model
         self.score_threshold = settings.score_threshold
         self.meter = StreamMeter()
         self.state: StreamState = "off"
         self._reason: str | None = None
         self._outlet = outlet
         self._wanted = Wanted.of(name, settings.labels, model.labels, settings.min_size)
-        self._order = Order(self._publish, ORDER_PLACES_PER_FRAME * model.lane_count * model.max_batch)
+        self._order = Order(self._publish, ORDER_PLACES_PER_FRAME * model.most_lanes * model.max_batch)
         every = settings.delivery == "every"
         self._room = model.batcher.add_stream(every=every, max_age_ms=settings.max_age_ms)
         capture = CameraSettings(
@@ -81,6 +82,11 @@ class Stream:
     def has_ended(self) -> bool:
         """Tell whether the source has ended or failed for good."""
         return self.state in ("ended", "failed")
+
+    @property
+    def is_served(self) -> bool:
+        """Tell whether its frames can still become results."""
+        return self._model.lost is None
 
     def summary(self) -> dict[str, Any]:
         """Return how the stream stands and what became of its frames."""

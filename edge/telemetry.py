@@ -11,7 +11,7 @@ import numpy as np
 
 from edge.clock import now_ns, utc_text, wall_ns
 from edge.host.sensors import Reading
-from edge.records import DROP_CAUSES, STAGES, DropCause, EngineTimes, OutboxState, Result
+from edge.records import DROP_CAUSES, ENGINE_PARTS, STAGES, DropCause, EngineTimes, OutboxState, Result
 
 # Bins whose bounds grow by this ratio, told by their geometric middle, are off by at most sqrt(1.039) - 1 = 1.93 %.
 _BIN_RATIO = 1.039
@@ -118,11 +118,12 @@ class StreamMeter:
 
 
 class ModelMeter:
-    """How busy one model's lanes are."""
+    """How busy one model's lanes are, and where the time of a batch goes."""
 
     def __init__(self, lanes: int) -> None:
+        self.lanes = lanes  # changes with the engine
         self._lock = threading.Lock()
-        self._lanes = lanes
+        self._parts = {part: LatencyHistogram() for part in ENGINE_PARTS}
         self._images = 0
         self._batches = 0
         self._busy_ms = 0.0
@@ -132,16 +133,21 @@ class ModelMeter:
             self._images += images
             self._batches += 1
             self._busy_ms += times.infer_ms
+            for part, histogram in self._parts.items():
+                if (part_ms := getattr(times, f"{part}_ms")) is not None:
+                    histogram.add(part_ms)
 
     def take(self, period_s: float, engine: str) -> dict[str, Any]:
         with self._lock:
             images, batches, busy_ms = self._images, self._batches, self._busy_ms
             self._images, self._batches, self._busy_ms = 0, 0, 0.0
+            parts_ms = {part: histogram.take() for part, histogram in self._parts.items()}
         return {
             "engine": engine,
             "images_per_s": round(images / period_s, 2),
-            "busy": round(min(1.0, busy_ms / 1000 / (period_s * self._lanes)), 4),
+            "busy": round(min(1.0, busy_ms / 1000 / (period_s * self.lanes)), 4),
             "batch_mean": round(images / batches, 3) if batches else None,
+            "engine_ms": parts_ms,
             "energy_j_per_image": None,
             "energy_j_per_image_above_idle": None,
         }

@@ -24,6 +24,10 @@ class Topics:
     def telemetry(self) -> str:
         return f"{self._root}/telemetry"
 
+    @property
+    def alarms(self) -> str:
+        return f"{self._root}/alarms"
+
     def results(self, stream: str) -> str:
         return f"{self._root}/streams/{stream}/results"
 

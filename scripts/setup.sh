@@ -1,5 +1,6 @@
 # Sourced by demo, test and check: makes the environment that the three share, .venv in the project's root.
 #   setup EXTRAS      installs the project with these extras, where that has not been done yet
+#   optional EXTRA    likewise, where that is possible
 #   debian PACKAGE…   installs Debian packages where that is possible; else names those that are missing
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -26,6 +27,18 @@ setup() {
         exit 1
     }
     echo "$wanted" > .venv/installed
+}
+
+# For what not every machine can have: an extra whose wheels are missing is told, and what needs it skips itself.
+optional() {
+    local wanted
+    wanted="$1 $(sha256sum pyproject.toml | cut -c1-64)"
+    [ "$(cat ".venv/installed-$1" 2>/dev/null)" = "$wanted" ] && return
+    if .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1]" >&2; then
+        echo "$wanted" > ".venv/installed-$1"
+    else
+        echo "The extra '$1' cannot be installed here; what needs it is skipped." >&2
+    fi
 }
 
 debian() {

@@ -23,6 +23,7 @@ import paho.mqtt.client as mqtt
 import pytest
 from hypothesis import settings
 from jsonschema import Draft202012Validator
+from letterbox_host import compile_for_host
 from onnx import TensorProto, helper
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -202,7 +203,7 @@ class Received:
         last = self.topic.rsplit("/", 1)[-1]
         if "/streams/" in self.topic:
             return {"results": "result", "status": "stream-status"}[last]
-        return {"status": "status", "telemetry": "telemetry"}[last]
+        return {"status": "status", "telemetry": "telemetry", "alarms": "alarm"}[last]
 
 
 def lasting_session(protocol: MQTTProtocolVersion) -> Json:
@@ -281,6 +282,9 @@ class Subscriber:
         """Return the states of a stream, or of the daemon, in the order of their coming."""
         topic = f"/streams/{stream}/status" if stream else f"{DEVICE}/status"
         return [m.body["state"] for m in self.messages if m.topic.endswith(topic)]
+
+    def alarms(self) -> list[Json]:
+        return [m.body for m in self.messages if m.schema == "alarm"]
 
     def telemetry(self) -> list[Json]:
         return [m.body for m in self.messages if m.schema == "telemetry"]
@@ -557,3 +561,11 @@ def service_manager(tmp_path: Path) -> Iterator[ServiceManager]:
     manager = ServiceManager(tmp_path / "notify")
     yield manager
     manager.close()
+
+
+@pytest.fixture(scope="session")
+def letterbox_library(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Give the path of the preprocess kernel as a library of this machine."""
+    folder = tmp_path_factory.mktemp("kernel")
+    compile_for_host(folder)
+    return str(folder / "letterbox.so")

@@ -6,6 +6,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -409,3 +410,53 @@ class _Shop:
             assert Counter(cause for _, cause in camera.dropped) == +self.drops[which]
             came_out = [frame.number for frame in self.served[which]] + [number for number, _ in camera.dropped]
             assert sorted(came_out) == list(range(camera.made))
+
+
+def test_a_taker_that_is_dismissed_goes_and_the_others_serve_on() -> None:
+    batcher = Batcher(1, 0)
+    camera, room = stream(batcher)
+    stays: list[Batch | None] = []
+    goes: list[Batch | None] = []
+    leaver = in_background(lambda: goes.append(batcher.take("leaver")))
+    batcher.dismiss(["leaver"])
+    assert has_ended(leaver)
+    assert goes == [None]
+    stayer = in_background(lambda: stays.append(batcher.take("stayer")))
+    room.put(camera.frame())
+    assert has_ended(stayer)
+    assert numbers(stays[0]) == [("s", 0)]
+
+
+def test_a_taker_that_is_dismissed_while_its_batch_waits_for_company_leaves_it_to_others() -> None:
+    batcher = Batcher(2, NEVER_MS)
+    camera, room = stream(batcher)
+    _, other_room = stream(batcher, "silent")
+    goes: list[Batch | None] = []
+    room.put(camera.frame())
+    leaver = in_background(lambda: goes.append(batcher.take("leaver")))
+    batcher.dismiss(["leaver"])
+    assert has_ended(leaver)
+    assert goes == [None]
+    other_room.end()
+    assert numbers(batcher.take("stayer")) == [("s", 0)]
+
+
+def test_frames_of_many_takers_that_come_and_go_are_each_taken_once() -> None:
+    batcher = Batcher(3, 0)
+    camera, room = stream(batcher, every=True)
+    taken: list[list[tuple[str, int]]] = []
+
+    def serve(taker: int) -> None:
+        while (batch := batcher.take(taker)) is not None:
+            taken.append(numbers(batch))
+
+    threads = [in_background(partial(serve, taker)) for taker in (0, 1)]
+    for number in range(300):
+        room.put(camera.frame())
+        if number % 10 == 0:
+            batcher.dismiss([len(threads) - 2])
+            threads.append(in_background(partial(serve, len(threads))))
+    room.end()
+    batcher.close()
+    assert all(has_ended(thread) for thread in threads)
+    assert sorted(number for batch in taken for _, number in batch) == list(range(300))

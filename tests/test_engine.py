@@ -1,119 +1,76 @@
-"""The contract of an engine, held by ONNX Runtime over small real models."""
+"""The contract of an engine: one suite for ONNX Runtime, TensorRT emulated in host memory, and TensorRT on a GPU."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from emulated_engines import build_and_load, emulated_gpu
+from onnx import helper
+from small_models import FLOAT, Shape, identity, nonzero, numbers, rows_found, save
 
-from edge.backends.engine import Context, Engine, TensorSpec, open_engine
-from edge.errors import EngineError, ModelError
+from edge.backends.cuda import open_device
+from edge.backends.engine import Context, Engine, TensorSpec
+from edge.backends.ort import OrtEngine
+from edge.backends.trt_library import load_tensorrt
+from edge.errors import EngineError
 
-FLOAT = TensorProto.FLOAT
-Shape = list[int | str]
-
-
-def save(folder: Path, nodes: list[Any], inputs: dict[str, Shape], outputs: dict[str, tuple[Any, Shape]]) -> Path:
-    """Write a model of these nodes; its inputs are float32."""
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(name, dtype, shape) for name, (dtype, shape) in outputs.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    onnx.save(model, folder / "small.onnx")
-    return folder / "small.onnx"
+Open = Callable[[Path], Engine]
+MAX_BATCH = 5
+EMULATED = ("orin-nano", "thor", "discrete")  # mapped, registered and copied buffers
 
 
-def identity(folder: Path, batch: int | str = "N") -> Path:
-    shape: Shape = [batch, 3, 2, 2]
-    return save(folder, [helper.make_node("Identity", ["x"], ["y"])], {"x": shape}, {"y": (FLOAT, shape)})
+@pytest.fixture(
+    params=["ort", "ort, 2 threads", *EMULATED, pytest.param("gpu", marks=pytest.mark.gpu)],
+)
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Give a function that opens an ONNX file with one of the backends."""
+    if request.param in EMULATED:
+        with emulated_gpu(device=request.param):
+            yield lambda path: build_and_load(path, tmp_path, MAX_BATCH)
+    elif request.param == "gpu":
+        try:
+            open_device()
+            load_tensorrt()
+        except EngineError as error:
+            pytest.skip(str(error))
+        yield lambda path: build_and_load(path, tmp_path, MAX_BATCH)
+    else:
+        threads = 1 if request.param == "ort" else 2
+        yield lambda path: OrtEngine(path, threads=threads)
 
 
-def nonzero(folder: Path, shape: Shape) -> Path:
-    """Write a model whose output has as many columns as the input has numbers other than 0."""
-    outputs: dict[str, tuple[Any, Shape]] = {"places": (TensorProto.INT64, [len(shape), "found"])}
-    return save(folder, [helper.make_node("NonZero", ["x"], ["places"])], {"x": shape}, outputs)
-
-
-def rows_found(folder: Path) -> Path:
-    """Write a model whose output has as many rows as the input has numbers other than 0."""
-    nodes = [
-        helper.make_node("NonZero", ["x"], ["places"]),
-        helper.make_node("Transpose", ["places"], ["rows"], perm=[1, 0]),
-    ]
-    return save(folder, nodes, {"x": ["N", 4]}, {"rows": (TensorProto.INT64, ["found", 2])})
-
-
-def reshaping(folder: Path) -> Path:
-    """Write a model that loads and then fails on every batch but one of 2."""
-    nodes = [
-        helper.make_node("Constant", [], ["shape"], value_ints=[2, 6]),
-        helper.make_node("Reshape", ["x"], ["y"]),
-    ]
-    nodes[1].input.append("shape")
-    return save(folder, nodes, {"x": ["N", 6]}, {"y": (FLOAT, ["N", 6])})
-
-
-def numbers(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).random(shape, np.float32)
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(ModelError) as raised:
-        open_engine(path, threads=1)
-    assert len(str(raised.value).splitlines()) == 1
-    assert str(path) in str(raised.value)
-    return str(raised.value)
-
-
-def test_an_engine_tells_its_tensors(tmp_path: Path) -> None:
-    engine = open_engine(identity(tmp_path), threads=1)
+def test_an_engine_tells_its_tensors(opened: Open, tmp_path: Path) -> None:
+    engine = opened(identity(tmp_path))
     assert engine.inputs == (TensorSpec("x", (None, 3, 2, 2), np.dtype(np.float32)),)
     assert engine.outputs == (TensorSpec("y", (None, 3, 2, 2), np.dtype(np.float32)),)
     assert engine.inputs[0].shape_text == "?×3×2×2"
     assert engine.fixed_batch is None
 
 
-def test_an_engine_of_fixed_batch_tells_it(tmp_path: Path) -> None:
-    engine = open_engine(identity(tmp_path, batch=4), threads=1)
+def test_an_engine_of_fixed_batch_tells_it(opened: Open, tmp_path: Path) -> None:
+    engine = opened(identity(tmp_path, batch=4))
     assert (engine.fixed_batch, engine.inputs[0].shape) == (4, (4, 3, 2, 2))
 
 
-def test_the_label_names_backend_precision_and_file(tmp_path: Path) -> None:
-    path = identity(tmp_path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    backend, precision, shown = open_engine(path, threads=1).label.split("/")
-    assert (backend, precision) == ("ort-cpu", "fp32")
-    assert digest.startswith(shown)
-    assert len(shown) >= 8
-
-
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_outputs_have_the_rows_that_were_run(tmp_path: Path, threads: int, batch_size: int) -> None:
-    engine = open_engine(identity(tmp_path), threads=threads)
+def test_outputs_have_the_rows_that_were_run(opened: Open, tmp_path: Path, batch_size: int) -> None:
+    engine = opened(identity(tmp_path))
     with engine.make_context(5) as context:
         assert context.inputs["x"].shape == (5, 3, 2, 2)
         context.inputs["x"][:] = numbers((5, 3, 2, 2))
         times = context.infer(batch_size)
         assert np.array_equal(context.outputs["y"], numbers((5, 3, 2, 2))[:batch_size])
-        assert times.compute_ms > 0
-        assert (times.h2d_ms, times.d2h_ms, times.infer_ms) == (None, None, times.compute_ms)
+        parts_ms = [each for each in (times.h2d_ms, times.compute_ms, times.d2h_ms) if each is not None]
+        assert times.infer_ms == sum(parts_ms) > 0
+        assert all(each >= 0 for each in parts_ms)
 
 
-def test_a_context_uses_the_same_memory_each_time(tmp_path: Path) -> None:
-    with open_engine(identity(tmp_path), threads=1).make_context(2) as context:
+def test_a_context_uses_the_same_memory_each_time(opened: Open, tmp_path: Path) -> None:
+    with opened(identity(tmp_path)).make_context(2) as context:
         addresses = set()
         for seed in range(3):
             context.inputs["x"][:] = numbers((2, 3, 2, 2), seed)
@@ -123,18 +80,18 @@ def test_a_context_uses_the_same_memory_each_time(tmp_path: Path) -> None:
         assert len(addresses) == 1
 
 
-def test_a_fixed_batch_runs_whole(tmp_path: Path) -> None:
-    with open_engine(identity(tmp_path, batch=4), threads=1).make_context(4) as context:
+def test_a_fixed_batch_runs_whole(opened: Open, tmp_path: Path) -> None:
+    with opened(identity(tmp_path, batch=4)).make_context(4) as context:
         context.inputs["x"][:] = numbers((4, 3, 2, 2))
         context.infer(4)
         assert np.array_equal(context.outputs["y"], numbers((4, 3, 2, 2)))
 
 
-def test_two_inputs_and_two_outputs_are_told_apart(tmp_path: Path) -> None:
+def test_two_inputs_and_two_outputs_are_told_apart(opened: Open, tmp_path: Path) -> None:
     nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Sub", ["a", "b"], ["difference"])]
     shape: Shape = ["N", 2]
     path = save(tmp_path, nodes, {"a": shape, "b": shape}, {"sum": (FLOAT, shape), "difference": (FLOAT, shape)})
-    with open_engine(path, threads=1).make_context(2) as context:
+    with opened(path).make_context(2) as context:
         context.inputs["a"][:] = [[1, 2], [3, 4]]
         context.inputs["b"][:] = [[10, 20], [30, 40]]
         context.infer(2)
@@ -143,8 +100,10 @@ def test_two_inputs_and_two_outputs_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", [lambda folder: nonzero(folder, ["N", 4]), rows_found])
-def test_the_shape_of_an_output_may_depend_on_the_data(tmp_path: Path, model: Callable[[Path], Path]) -> None:
-    with open_engine(model(tmp_path), threads=1).make_context(3) as context:
+def test_the_shape_of_an_output_may_depend_on_the_data(
+    opened: Open, tmp_path: Path, model: Callable[[Path], Path]
+) -> None:
+    with opened(model(tmp_path)).make_context(3) as context:
         for places in ([(0, 1)], [(0, 0), (1, 2), (2, 3)], []):
             assert found_at(context, places) == sorted(places)
 
@@ -159,19 +118,8 @@ def found_at(context: Context, places: list[tuple[int, int]]) -> list[tuple[int,
     return sorted((int(row), int(column)) for row, column in rows)
 
 
-def test_an_engine_that_fails_while_it_runs_says_so_and_runs_on(tmp_path: Path) -> None:
-    with open_engine(reshaping(tmp_path), threads=1).make_context(3) as context:
-        with pytest.raises(EngineError, match="failed on a batch of 3: ") as raised:
-            context.infer(3)
-        assert len(str(raised.value).splitlines()) == 1
-        context.inputs["x"][:] = numbers((3, 6))
-        context.infer(2)
-        assert np.array_equal(context.outputs["y"], numbers((3, 6))[:2])
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_contexts_of_one_engine_run_side_by_side(tmp_path: Path, threads: int) -> None:
-    engine = open_engine(identity(tmp_path), threads=threads)
+def test_contexts_of_one_engine_run_side_by_side(opened: Open, tmp_path: Path) -> None:
+    engine = opened(identity(tmp_path))
     wrong: list[int] = []
 
     def serve(seed: int) -> None:
@@ -190,44 +138,8 @@ def test_contexts_of_one_engine_run_side_by_side(tmp_path: Path, threads: int) -
     assert wrong == []
 
 
-@pytest.mark.parametrize("content", [b"", b"a text file\n", bytes(1000)])
-def test_a_file_that_is_no_model_is_a_sentence(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "m.onnx").write_bytes(content)
-    told = refusal(tmp_path / "m.onnx")
-    assert "cannot be loaded" in told
-    assert "wanted a complete ONNX file: fetch or export it again" in told
-
-
-def test_a_truncated_model_is_a_sentence(tmp_path: Path) -> None:
-    path = identity(tmp_path)
-    path.write_bytes(path.read_bytes()[:-20])
-    assert "cannot be loaded" in refusal(path)
-
-
-def test_a_model_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
-    assert "cannot be loaded" in refusal(tmp_path / "none.onnx")
-
-
-def test_a_model_without_an_input_is_a_sentence(tmp_path: Path) -> None:
-    node = helper.make_node("Constant", [], ["y"], value_floats=[1.0, 2.0])
-    assert "input" in refusal(save(tmp_path, [node], {}, {"y": (FLOAT, [2])}))
-
-
-def test_an_input_without_a_batch_axis_is_a_sentence(tmp_path: Path) -> None:
-    node = helper.make_node("Identity", ["x"], ["y"])
-    assert "'x'" in refusal(save(tmp_path, [node], {"x": []}, {"y": (FLOAT, [])}))
-
-
-def test_a_tensor_of_text_is_a_sentence(tmp_path: Path) -> None:
-    node = helper.make_node("Constant", [], ["y"], value_strings=["a"])
-    keep = helper.make_node("Identity", ["x"], ["z"])
-    outputs: dict[str, tuple[Any, Shape]] = {"z": (FLOAT, ["N"]), "y": (TensorProto.STRING, [1])}
-    told = refusal(save(tmp_path, [node, keep], {"x": ["N"]}, outputs))
-    assert "tensor 'y' is of type tensor(string); wanted a tensor of numbers" in told
-
-
-def test_an_engine_is_what_the_contract_says(tmp_path: Path) -> None:
-    engine: Engine = open_engine(identity(tmp_path), threads=1)
+def test_an_engine_is_what_the_contract_says(opened: Open, tmp_path: Path) -> None:
+    engine: Engine = opened(identity(tmp_path))
     context: Context = engine.make_context(1)
     with context as entered:
         assert entered is context

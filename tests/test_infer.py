@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edge.backends.engine import Engine, open_engine
+from edge.backends.engine import Engine
+from edge.backends.ort import OrtEngine
 from edge.errors import ModelError
 from edge.infer import Inference, batch_limit, picture_input
 
@@ -31,7 +32,7 @@ def engine(folder: Path, batch: int | str, inputs: tuple[str, ...] = ("x",)) -> 
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "small.onnx"
     )
-    return open_engine(folder / "small.onnx", threads=1)
+    return OrtEngine(folder / "small.onnx", threads=1)
 
 
 def test_the_one_input_takes_the_pictures(tmp_path: Path) -> None:
@@ -54,12 +55,13 @@ def test_a_short_batch_gives_its_own_rows_whatever_came_before(tmp_path: Path, f
     with model.make_context(4) as context:
         inference = Inference(context, model, 4)
         for batch_size in (4, 1, 3, 2):
-            inference.rows[:batch_size] = np.arange(batch_size * 3).reshape(batch_size, 3) + batch_size
+            rows = context.inputs["x"]
+            rows[:batch_size] = np.arange(batch_size * 3).reshape(batch_size, 3) + batch_size
             assert inference.run(batch_size).infer_ms > 0
             for row in range(batch_size):
                 outputs = inference.outputs_of(row)
-                assert outputs["sum"].tolist() == inference.rows[row].tolist()
-                assert outputs["twice"].tolist() == (2 * inference.rows[row]).tolist()
+                assert outputs["sum"].tolist() == rows[row].tolist()
+                assert outputs["twice"].tolist() == (2 * rows[row]).tolist()
 
 
 def test_a_fixed_batch_larger_than_max_batch_runs(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_a_fixed_batch_larger_than_max_batch_runs(tmp_path: Path) -> None:
     with model.make_context(batch_limit(model, 2)) as context:
         inference = Inference(context, model, 2)
         inference.warm_up()
-        inference.rows[0] = 5
+        context.inputs["x"][0] = 5
         inference.run(1)
         assert inference.outputs_of(0)["twice"].tolist() == [10, 10, 10]
 

@@ -36,7 +36,7 @@ def test_each_schema_is_valid_and_named_as_it_is_asked_for(name: str) -> None:
     assert schema["title"] == name
 
 
-@pytest.mark.parametrize("name", ["alarm", "", "../config", "result.json"])
+@pytest.mark.parametrize("name", ["alarms", "", "../config", "result.json"])
 def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError) as raised:
         schemas.read(name)

@@ -1,4 +1,4 @@
-"""The contract of an engine, and the choice of one.
+"""The contract of an engine.
 
 An engine is opened once for a model and makes one context for each lane; a context owns its buffers.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.backends.letterbox import TargetSettings
 from edge.records import EngineTimes
+
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,18 @@ class TensorSpec:
         return "×".join("?" if size is None else str(size) for size in self.shape)
 
 
+class Pictures(Protocol):
+    """A context's way of making rows of its input by itself, out of pictures, on its own device."""
+
+    def put(self, row: int, image: NDArray[np.uint8], region: Box, place: Box) -> None:
+        """Copy the picture (H×W×3, BGR): `infer` brings its `region` to the `place` of that row, in pixels of each."""
+
+
 class Context(Protocol):
-    """A place in which one lane runs an engine: preallocated input and output buffers, used by one thread at a time."""
+    """A place in which one lane runs an engine: preallocated input and output buffers, used by one thread at a time.
+
+    It is opened (`with`) on the thread that uses it.
+    """
 
     @property
     def inputs(self) -> Mapping[str, NDArray[Any]]:
@@ -40,6 +52,10 @@ class Context(Protocol):
     @property
     def outputs(self) -> Mapping[str, NDArray[Any]]:
         """The outputs of the last `infer`, its batch size in rows; overwritten by the next call."""
+
+    @property
+    def pictures(self) -> Pictures | None:
+        """Where this is not None, it takes the pictures, and the input has no buffer here."""
 
     def infer(self, batch_size: int) -> EngineTimes:
         """Run the first `batch_size` rows of the inputs; raise EngineError where the engine fails."""
@@ -54,20 +70,16 @@ class Context(Protocol):
 class Engine(Protocol):
     """A loaded model."""
 
-    label: str  # backend/precision/first characters of the ONNX hash: `ort-cpu/fp32/3f9c…`
+    label: str  # backend/precision/first characters of the ONNX hash: `ort-cpu/fp32/3f9c…`, `trt/fp16/3f9c…`
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     fixed_batch: int | None  # the only batch size that it takes; None: any
 
-    def make_context(self, max_batch: int) -> Context:
-        """Allocate a context for batches of 1 to `max_batch` pictures."""
+    def make_context(self, max_batch: int, pictures: TargetSettings | None = None) -> Context:
+        """Make a context for batches of 1 to `max_batch` pictures.
 
+        Where `pictures` tells how rows are made, the context may offer to make them.
+        """
 
-def open_engine(onnx: Path, *, threads: int) -> Engine:
-    """Open a model with the engine that works here, `threads` engine threads for each context.
-
-    Raises ModelError where the file is no model that it can take.
-    """
-    from edge.backends.ort import OrtEngine  # noqa: PLC0415 -- opened only where it is used
-
-    return OrtEngine(onnx, threads=threads)
+    def close(self) -> None:
+        """Free what the engine holds, once its contexts are closed."""

@@ -1,9 +1,9 @@
-"""ONNX Runtime on the CPU behind the engine contract."""
+"""ONNX Runtime behind the engine contract: on the CPU, or through its own providers on a GPU."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter_ns
 from types import TracebackType
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.backends.engine import TensorSpec
+from edge.backends.letterbox import TargetSettings
 from edge.errors import EngineError, ModelError
 from edge.records import EngineTimes
 
@@ -26,6 +27,12 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(int64)": np.dtype(np.int64),
     "tensor(bool)": np.dtype(np.bool_),
 }
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",  # takes what parts of a model it can
+}
+_BACKENDS = {"cpu": "ort-cpu", "cuda": "ort-cuda", "tensorrt": "ort-trt"}  # as labels begin
 _HASH_SHOWN = 12  # characters of the ONNX hash in a label
 _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
 _LOG_FATAL = 4
@@ -34,10 +41,26 @@ _LOG_FATAL = 4
 class OrtEngine:
     """A model in ONNX Runtime, `threads` engine threads for each context."""
 
-    def __init__(self, onnx: Path, *, threads: int) -> None:
+    def __init__(
+        self,
+        onnx: Path,
+        *,
+        threads: int,
+        provider: str = "cpu",
+        precision: str = "fp32",
+        label_hash: str | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        """Open a file whose weights are of `precision`; raise ModelError where it is no model that can be run.
+
+        `label_hash` is shown in the label instead of the file's own hash; `cache` is where the provider may keep what
+        it builds.
+        """
         self._onnx = onnx
         self._threads = threads
-        self._session = _open_session(onnx, threads)
+        self._provider = provider
+        self._cache = cache
+        self._session = self._open_session()
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if not inputs or not inputs[0].shape:
             found = ", ".join(repr(each.name) for each in inputs) or "none"
@@ -49,20 +72,30 @@ class OrtEngine:
             each.shape[:1] == inputs[0].shape[:1] and None not in spec.shape[1:]
             for each, spec in zip(outputs, self.outputs, strict=True)
         )
-        digest = hashlib.sha256(onnx.read_bytes()).hexdigest()
-        self.label = f"ort-cpu/fp32/{digest[:_HASH_SHOWN]}"
+        shown = label_hash or hashlib.sha256(onnx.read_bytes()).hexdigest()[:_HASH_SHOWN]
+        self.label = f"{_BACKENDS[provider]}/{precision}/{shown}"
         self._session_taken = False
 
-    def make_context(self, max_batch: int) -> OrtContext:
+    def make_context(self, max_batch: int, pictures: TargetSettings | None = None) -> OrtContext:  # noqa: ARG002 -- the contract's
         # With one thread a run happens on the caller's own thread, so one session and its weights serve every lane;
         # with more, a session's lanes would share its thread pool, so each lane gets its own.
-        if self._threads > 1 and self._session_taken:
-            session = _open_session(self._onnx, self._threads)
-        else:
-            session = self._session
+        session = self._open_session() if self._threads > 1 and self._session_taken else self._session
         self._session_taken = True
         sizes = [self.fixed_batch] if self.fixed_batch else list(range(1, max_batch + 1))
         return OrtContext(session, self.inputs, self.outputs, sizes, foreseeable=self._foreseeable)
+
+    def close(self) -> None:
+        """Leave the session to the garbage collector: ONNX Runtime has no other way."""
+
+    def _open_session(self) -> Any:
+        session = _open_session(self._onnx, self._threads, self._provider, self._cache)
+        if _PROVIDERS[self._provider] not in session.get_providers():
+            # ONNX Runtime falls back to the CPU by itself, with no more than a line in its log.
+            raise ModelError(
+                f"model {self._onnx} cannot be run by ONNX Runtime's {_PROVIDERS[self._provider]}; it would run on "
+                f"{', '.join(session.get_providers())}"
+            )
+        return session
 
 
 class OrtContext:
@@ -70,6 +103,8 @@ class OrtContext:
 
     Outputs whose shapes are not foreseeable are made anew by each run, and copied.
     """
+
+    pictures: None = None  # rows are made by the caller
 
     def __init__(
         self,
@@ -129,7 +164,16 @@ class OrtContext:
         self._bindings.clear()  # they point into the buffers, so they go first
 
 
-def _open_session(onnx: Path, threads: int) -> Any:
+def best_provider(wanted: Sequence[str]) -> str | None:
+    """Return the first of these providers that this build of ONNX Runtime has."""
+    try:
+        has = _import_onnxruntime().get_available_providers()
+    except ModelError:
+        return None
+    return next((name for name in wanted if _PROVIDERS[name] in has), None)
+
+
+def _import_onnxruntime() -> Any:
     try:
         import onnxruntime  # noqa: PLC0415 -- slow to import, and not there on every device
     except ImportError:
@@ -137,18 +181,34 @@ def _open_session(onnx: Path, threads: int) -> Any:
             "no engine can run models here: ONNX Runtime is not installed; install it with `pip install "
             "'edge-runtime[cpu]'`"
         ) from None
+    return onnxruntime
+
+
+def _open_session(onnx: Path, threads: int, provider: str, cache: Path | None) -> Any:
+    onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS
     onnxruntime.set_default_logger_severity(_LOG_FATAL)  # what goes wrong reaches us as an exception
     try:
-        return onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(onnx), options, providers=_with_fallbacks(provider, cache))
     except Exception as error:  # noqa: BLE001 -- ONNX Runtime's exceptions have no common type of their own
         raise ModelError(
             f"model {onnx} cannot be loaded ({_first_line(error)}); "
             "wanted a complete ONNX file: fetch or export it again"
         ) from None
+
+
+def _with_fallbacks(provider: str, cache: Path | None) -> list[tuple[str, dict[str, Any]]]:
+    """Return the provider and those that take what it leaves."""
+    options: dict[str, Any] = {}
+    if provider == "tensorrt":
+        options = {"trt_fp16_enable": True, "trt_engine_cache_enable": cache is not None}
+        if cache is not None:
+            options["trt_engine_cache_path"] = str(cache)
+    order = ["tensorrt", "cuda", "cpu"]
+    return [(_PROVIDERS[name], options if name == provider else {}) for name in order[order.index(provider) :]]
 
 
 def _spec(onnx: Path, value: Any) -> TensorSpec:

@@ -4,7 +4,7 @@ from importlib.resources import files
 
 from edge.errors import ConfigError
 
-NAMES = ("result", "telemetry", "status", "stream-status")
+NAMES = ("result", "telemetry", "status", "stream-status", "alarm")
 
 
 def read(name: str) -> str:

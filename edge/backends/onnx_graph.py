@@ -1,0 +1,55 @@
+"""Walking an ONNX graph: its nodes, the graphs inside them, and its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnx import GraphProto, NodeProto, ValueInfoProto
+
+NO_TENSOR = -1  # a sequence, an optional, a map
+
+
+def value_type(value: ValueInfoProto) -> int:
+    return value.type.tensor_type.elem_type if value.type.WhichOneof("value") == "tensor_type" else NO_TENSOR
+
+
+def label(node: NodeProto) -> str:
+    return f"{node.op_type} node {node.name or node.output[0]!r}"
+
+
+def has_inner(node: NodeProto) -> bool:
+    return next(inner_graphs(node), None) is not None
+
+
+def inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs inside a node: branches of If, bodies of Loop and Scan."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield a graph and all graphs inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for inner in inner_graphs(node):
+            yield from graphs(inner)
+
+
+def tensor_names(graph: GraphProto) -> Iterator[str]:
+    yield from (value.name for value in [*graph.input, *graph.output, *graph.value_info])
+    yield from (tensor.name for tensor in graph.initializer)
+    for node in graph.node:
+        yield from (*node.input, *node.output)
+
+
+def drop_unused_weights(graph: GraphProto) -> None:
+    """Remove the weights that only their float16 forms replaced."""
+    walked = list(graphs(graph))
+    used = {name for each in walked for node in each.node for name in node.input}
+    used |= {value.name for each in walked for value in each.output}
+    for each in walked:
+        kept = [tensor for tensor in each.initializer if tensor.name in used]
+        each.ClearField("initializer")
+        each.initializer.extend(kept)

@@ -1,0 +1,319 @@
+"""`edge engines inspect`: a model's tensors, its memory, and its layers before and after TensorRT's fusion.
+
+What this machine cannot tell is null, and `why` says why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from edge.backends.build_process import default_workspace_mb
+from edge.backends.build_records import MB, BuildSettings
+from edge.backends.convert import fp16_file, source_sha256
+from edge.backends.cuda import find_gpu
+from edge.backends.gpu import Gpu
+from edge.backends.layers import (
+    Inspection,
+    Layer,
+    OnnxFacts,
+    count,
+    onnx_facts,
+    parse_network,
+    read_layers,
+    with_times,
+)
+from edge.backends.plans import PlanKey, PlanStore, plan_key, read_header
+from edge.backends.trt_library import load_tensorrt
+from edge.config import EnginesSettings
+from edge.errors import ConfigError, EdgeError, EngineError
+from edge.host.board import board_name
+from edge.manifest import find_model, read_manifest
+from edge.model import model_file
+from edge.places import default_state_dir
+
+_HEADER_BYTES = 28  # that tell magic number and version
+_LARGEST_BATCH = 1024  # as in the configuration
+# How people call what may be null.
+_TITLES = {
+    "tensors": "tensors",
+    "onnx_nodes": "ONNX nodes",
+    "network": "layers before fusion",
+    "plan": "plan",
+    "header": "header of the plan",
+    "device_memory_bytes": "GPU memory",
+    "layers": "layers after fusion",
+    "layer_times_ms": "time by layer",
+}
+
+
+def run(model: str, *, precision: str, max_batch: int, device: str, state_dir: Path | None, as_json: bool) -> int:
+    """Print what is known of a model's engine here."""
+    if not 1 <= max_batch <= _LARGEST_BATCH:
+        raise ConfigError(f"--max-batch: found {max_batch}, wanted 1 to {_LARGEST_BATCH}")
+    folder = find_model(model)
+    onnx = model_file(folder, read_manifest(folder))
+    subject = _Subject(folder.resolve().name, onnx, precision, max_batch, device, state_dir or default_state_dir())
+    report = subject.report()
+    if as_json:
+        print(json.dumps(report))  # noqa: T201 -- the command's output
+    else:
+        _show(report)
+    return 0
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The engine that is looked at: each property finds one thing out, or raises EdgeError."""
+
+    name: str
+    onnx: Path  # FP32
+    precision: str
+    max_batch: int
+    device: str
+    state_dir: Path
+
+    def report(self) -> dict[str, Any]:
+        """Find everything out; what cannot be is None, and its reason is under `why`."""
+        why: dict[str, str] = {}
+
+        def ask(name: str, action: Callable[[], Any]) -> Any:
+            try:
+                return action()
+            except EdgeError as error:
+                why[name] = str(error)
+                return None
+
+        report = {
+            "model": self.name,
+            "onnx": str(self.onnx),
+            "precision": self.precision,
+            "device": self.device,
+            "max_batch": self.max_batch,
+            "tensors": ask("tensors", self._tensors),
+            "onnx_nodes": ask("onnx_nodes", lambda: _counted(self._onnx_facts.nodes)),
+            "network": ask("network", self._network),
+            "plan": ask("plan", lambda: {"path": str(self._plan[0]), **self._plan[1]}),
+            "header": ask("header", self._header),
+            "device_memory_bytes": ask("device_memory_bytes", lambda: self._inspection.device_memory_bytes),
+            "layers": ask("layers", self._layers),
+            "layer_times_ms": ask("layer_times_ms", self._layer_times_ms),
+        }
+        return report | {"why": why}
+
+    def _tensors(self) -> list[dict[str, Any]]:
+        try:
+            tensors = self._inspection.tensors
+        except EdgeError:
+            tensors = self._onnx_facts.tensors
+        return [asdict(each) for each in tensors]
+
+    def _network(self) -> dict[str, Any]:
+        trt = load_tensorrt()
+        onnx = fp16_file(self.onnx, self.state_dir) if self.precision == "fp16" else self.onnx
+        return _described((found, None) for found in parse_network(trt, onnx))
+
+    def _header(self) -> dict[str, Any]:
+        path, _ = self._plan
+        try:
+            with path.open("rb") as file:
+                magic, version = read_header(file.read(_HEADER_BYTES))
+        except OSError as error:
+            raise EngineError(f"{path} cannot be read ({error.strerror})") from None
+        return {"magic": magic.decode("ascii", "replace"), "version": ".".join(map(str, version))}
+
+    def _layers(self) -> dict[str, Any]:
+        inspection = self._inspection
+        if inspection.layers_json is None:
+            raise EngineError("the engine inspector gave no answer; build the plan anew: `edge engines build`")
+        return _described(with_times(read_layers(inspection.layers_json), inspection.layer_times_ms or {}))
+
+    def _layer_times_ms(self) -> dict[str, float]:
+        times_ms = self._inspection.layer_times_ms
+        if times_ms is None:
+            raise EngineError("TensorRT reported no times of this plan's layers")
+        return dict(times_ms)
+
+    @cached_property
+    def _onnx_facts(self) -> OnnxFacts:
+        return onnx_facts(self.onnx)
+
+    @cached_property
+    def _gpu(self) -> Gpu | EngineError:
+        try:
+            return find_gpu()
+        except EngineError as error:
+            return error
+
+    @cached_property
+    def _store(self) -> PlanStore:
+        return PlanStore(self.state_dir, EnginesSettings().cache_mb)
+
+    @cached_property
+    def _key(self) -> PlanKey:
+        """The key of the plan that `edge engines build` makes here."""
+        gpu = self._gpu if isinstance(self._gpu, Gpu) else None
+        memory_bytes = gpu.memory_bytes if gpu else psutil.virtual_memory().total
+        level = EnginesSettings().builder_level
+        workspace_mb = default_workspace_mb(memory_bytes)
+        settings = BuildSettings(self.precision, self.device, self.max_batch, level, workspace_mb)
+        return plan_key(source_sha256(self.onnx), settings, gpu, board_name())
+
+    @cached_property
+    def _plan(self) -> tuple[Path, Mapping[str, Any]]:
+        path, manifest = self._store.path(self._key), self._store.manifest(self._key)
+        if path is None or manifest is None:
+            raise EngineError(
+                f"no plan of this model with precision {self.precision}, device {self.device} and batches up to "
+                f"{self.max_batch} is kept in {self._store.folder}; build one with `edge engines build`"
+            )
+        return path, manifest
+
+    @property
+    def _inspection(self) -> Inspection:
+        if isinstance(self._inspected, EdgeError):
+            raise self._inspected
+        return self._inspected
+
+    @cached_property
+    def _inspected(self) -> Inspection | EdgeError:
+        """What the plan tells once it is loaded, which is tried once."""
+        if isinstance(self._gpu, EngineError):
+            return self._gpu
+        try:
+            _ = self._plan  # where there is none, this tells what to do
+            from edge.backends.inspection import inspect_plan  # noqa: PLC0415 -- only where there is a GPU
+
+            return inspect_plan(self._store.load(self._key))
+        except EdgeError as error:
+            return error
+
+
+def _counted(nodes: Mapping[str, int]) -> dict[str, Any]:
+    return {"count": sum(nodes.values()), "by_operator": dict(nodes)}
+
+
+def _described(layers: Iterable[tuple[Layer, float | None]]) -> dict[str, Any]:
+    """Return layers and their counts as they stand in the JSON document."""
+    timed = list(layers)
+    counts = asdict(count([found for found, _ in timed]))
+    total = counts.pop("layers")
+    return {"count": total, **counts, "layers": [{**asdict(found), "time_ms": time_ms} for found, time_ms in timed]}
+
+
+def _show(report: Mapping[str, Any]) -> None:
+    console = Console(highlight=False)
+    console.print(
+        f"{report['model']}, {report['precision']}, {report['device']}, batches up to {report['max_batch']}",
+        style="bold",
+    )
+    for part in (_tensor_table, _plan_table, _count_table, _network_table, _layer_table):
+        table = part(report)
+        if table is not None:
+            console.print(table)
+    for reason, names in _by_reason(report["why"]).items():
+        console.print(Text(f"not told here: {', '.join(names)}: {reason}", "yellow"))
+
+
+def _tensor_table(report: Mapping[str, Any]) -> Table | None:
+    if report["tensors"] is None:
+        return None
+    table = _table("Tensors", "tensor", "", "shape", "type")
+    for each in report["tensors"]:
+        table.add_row(Text(each["name"]), each["mode"], _shape_text(each["shape"]), each["dtype"])
+    return table
+
+
+def _plan_table(report: Mapping[str, Any]) -> Table | None:
+    plan, header, memory_bytes = report["plan"], report["header"], report["device_memory_bytes"]
+    if plan is None:
+        return None
+    table = _table("Plan", "", "")
+    key = plan["key"]
+    rows = {
+        "file": plan["path"],
+        "size": f"{plan['size'] / MB:.1f} MB",
+        "built": f"{plan['built_at']} with {key['library']} {key['version']}, {', '.join(plan['built']['flags'])}",
+        "for": f"{key['gpu'] or 'no certain GPU'}, on {key['board']}",
+        "header": "" if header is None else f"{header['magic']} {header['version']}",
+        "GPU memory": "" if memory_bytes is None else f"{memory_bytes / MB:.1f} MB of scratch a context",
+    }
+    if placement := plan["built"]["placement"]:
+        rows["on the DLA"] = f"{placement['dla']} layers; left to the GPU: {', '.join(placement['gpu']) or 'none'}"
+    for title, text in rows.items():
+        if text:
+            table.add_row(title, Text(text, overflow="fold"))
+    return table
+
+
+def _count_table(report: Mapping[str, Any]) -> Table | None:
+    """Lay the layers before fusion beside those after it."""
+    table = _table("Layers", "", "layers", "reformats", "ONNX nodes in them", "by precision")
+    if (nodes := report["onnx_nodes"]) is not None:
+        table.add_row("ONNX nodes", str(nodes["count"]))
+    for title, key in (("before fusion", "network"), ("after fusion", "layers")):
+        if (found := report[key]) is not None:
+            counts = ", ".join(f"{number} {precision}" for precision, number in found["by_precision"].items())
+            origins = "?" if found["origins"] is None else str(found["origins"])
+            table.add_row(title, str(found["count"]), str(found["reformats"]), origins, counts)
+    return table if table.row_count else None
+
+
+def _network_table(report: Mapping[str, Any]) -> Table | None:
+    """List the layers of the parsed network, where there are none of a plan to be listed."""
+    network = report["network"]
+    if network is None or report["layers"] is not None:
+        return None
+    table = _table("Layers before fusion", "layer", "kind", "type", "output")
+    listed = [found for found in network["layers"] if found["origins"]]
+    for found in listed:
+        output = found["outputs"][0] if found["outputs"] else {"shape": None}
+        cells = [found["kind"].lower(), found["precision"] or "?", _shape_text(output["shape"])]
+        table.add_row(Text(found["name"], overflow="fold"), *cells)
+    if hidden := len(network["layers"]) - len(listed):
+        table.caption = f"and {hidden} that come from no ONNX node: constants, shapes (all of them: --json)"
+    return table
+
+
+def _layer_table(report: Mapping[str, Any]) -> Table | None:
+    layers = report["layers"]
+    if layers is None:
+        return None
+    table = _table("Layers after fusion", "layer", "kind", "type", "nodes", "ms", "tactic")
+    for found in layers["layers"]:
+        time_ms = "" if found["time_ms"] is None else f"{found['time_ms']:.3f}"
+        cells = [found["kind"] or "?", found["precision"] or "?", str(len(found["origins"]) or ""), time_ms]
+        name = Text(found["name"], "dim" if found["is_reformat"] else "", overflow="fold")
+        table.add_row(name, *cells, Text(found["tactic"] or "", overflow="fold"))
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Make a table whose short columns are never broken."""
+    table = Table(title=title, title_justify="left", show_header=any(columns))
+    for column in columns:
+        numeric = column in ("layers", "reformats", "ms", "nodes", "ONNX nodes in them")
+        long = column in ("layer", "tensor", "tactic", "by precision", "ONNX nodes in them") or not any(columns)
+        table.add_column(column, no_wrap=not long, justify="right" if numeric else "left")
+    return table
+
+
+def _shape_text(shape: Iterable[int | None] | None) -> str:
+    return "?" if shape is None else "×".join("?" if size in (None, -1) else str(size) for size in shape)
+
+
+def _by_reason(why: Mapping[str, str]) -> dict[str, list[str]]:
+    """Gather what is not told for the same reason."""
+    gathered: dict[str, list[str]] = {}
+    for name, reason in why.items():
+        gathered.setdefault(reason, []).append(_TITLES[name])
+    return gathered
