@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from edge.backends.build import library_name
-from edge.backends.build_process import build_plan, default_workspace_mb
+from edge.backends.build_process import build_plan
 from edge.backends.build_records import MB, BuildSettings, BuiltPlan
 from edge.backends.convert import fp16_file, source_sha256
 from edge.backends.cuda import find_gpu
 from edge.backends.gpu import Gpu
 from edge.backends.plans import PlanKey, PlanStore, StalePlanError, plan_key
+from edge.backends.supply import build_settings
 from edge.backends.trt_library import load_tensorrt
 from edge.config import EnginesSettings
 from edge.errors import ConfigError, EngineError
@@ -90,8 +91,7 @@ def _target() -> Gpu | None:
 def _settings(precision: str, device: str, max_batch: int, gpu: Gpu | None) -> BuildSettings:
     """Return what the daemon would build with, where its configuration leaves [engines] as it is."""
     memory_bytes = gpu.memory_bytes if gpu else psutil.virtual_memory().total
-    level = EnginesSettings().builder_level
-    return BuildSettings(precision, device, max_batch, level, default_workspace_mb(memory_bytes))
+    return build_settings(precision, device, max_batch, EnginesSettings(), memory_bytes)
 
 
 def _is_kept(store: PlanStore, key: PlanKey) -> bool:

@@ -17,8 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edge.backends.build_process import default_workspace_mb
-from edge.backends.build_records import MB, BuildSettings
+from edge.backends.build_records import MB
 from edge.backends.convert import fp16_file, source_sha256
 from edge.backends.cuda import find_gpu
 from edge.backends.gpu import Gpu
@@ -33,6 +32,7 @@ from edge.backends.layers import (
     with_times,
 )
 from edge.backends.plans import PlanKey, PlanStore, plan_key, read_header
+from edge.backends.supply import build_settings
 from edge.backends.trt_library import load_tensorrt
 from edge.config import EnginesSettings
 from edge.errors import ConfigError, EdgeError, EngineError
@@ -163,9 +163,7 @@ class _Subject:
         """The key of the plan that `edge engines build` makes here."""
         gpu = self._gpu if isinstance(self._gpu, Gpu) else None
         memory_bytes = gpu.memory_bytes if gpu else psutil.virtual_memory().total
-        level = EnginesSettings().builder_level
-        workspace_mb = default_workspace_mb(memory_bytes)
-        settings = BuildSettings(self.precision, self.device, self.max_batch, level, workspace_mb)
+        settings = build_settings(self.precision, self.device, self.max_batch, EnginesSettings(), memory_bytes)
         return plan_key(source_sha256(self.onnx), settings, gpu, board_name())
 
     @cached_property

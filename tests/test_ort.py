@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from small_models import FLOAT, Shape, identity, numbers, reshaping, save
 
-from edge.backends.ort import OrtEngine
+from edge.backends.ort import OrtEngine, _with_fallbacks, best_provider
 from edge.errors import EngineError, ModelError
 
 
@@ -76,3 +77,22 @@ def test_an_engine_that_fails_while_it_runs_says_so_and_runs_on(tmp_path: Path) 
         context.inputs["x"][:] = numbers((3, 6))
         context.infer(2)
         assert np.array_equal(context.outputs["y"], numbers((3, 6))[:2])
+
+
+def test_a_provider_that_falls_back_to_the_cpu_is_no_engine_of_the_gpu(tmp_path: Path) -> None:
+    """ONNX Runtime would run on the CPU under the name of the GPU."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has the CUDA provider")
+    assert best_provider(("tensorrt", "cuda")) is None
+    assert best_provider(("cuda", "cpu")) == "cpu"
+    with pytest.raises(ModelError, match="cannot be run by ONNX Runtime's CUDAExecutionProvider") as raised:
+        OrtEngine(identity(tmp_path), threads=1, provider="cuda")
+    assert "it would run on CPUExecutionProvider" in str(raised.value)
+
+
+def test_what_a_provider_leaves_is_taken_by_the_next(tmp_path: Path) -> None:
+    names = [name for name, _ in _with_fallbacks("tensorrt", tmp_path)]
+    assert names == ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert _with_fallbacks("cpu", None) == [("CPUExecutionProvider", {})]
+    (_, options), *_ = _with_fallbacks("tensorrt", tmp_path)
+    assert options["trt_engine_cache_path"] == str(tmp_path)

@@ -34,6 +34,20 @@ class Place:
     settings: EnginesSettings
 
 
+def build_settings(
+    precision: str, device: str, max_batch: int, settings: EnginesSettings, memory_bytes: int
+) -> BuildSettings:
+    """Return how a plan is built for a GPU of so much memory; who builds by hand must come to the same."""
+    workspace_mb = settings.workspace_mb
+    return BuildSettings(
+        precision=precision,
+        device=device,
+        max_batch=max_batch,
+        builder_level=settings.builder_level,
+        workspace_mb=default_workspace_mb(memory_bytes) if workspace_mb == "auto" else workspace_mb,
+    )
+
+
 @dataclass(frozen=True)
 class Supplied:
     """An engine that works now."""
@@ -206,17 +220,8 @@ class Supply:
 
     @property
     def _build_settings(self) -> BuildSettings:
-        settings = self.place.settings
-        workspace_mb = settings.workspace_mb
-        return BuildSettings(
-            precision=self.precision,
-            device=self.device,
-            max_batch=self.settings.max_batch,
-            builder_level=settings.builder_level,
-            workspace_mb=default_workspace_mb(open_device().gpu.memory_bytes)
-            if workspace_mb == "auto"
-            else workspace_mb,
-        )
+        memory_bytes = open_device().gpu.memory_bytes
+        return build_settings(self.precision, self.device, self.settings.max_batch, self.place.settings, memory_bytes)
 
     @cached_property
     def _key(self) -> PlanKey:
