@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import cv2
@@ -298,8 +298,8 @@ class Pipeline:
             former, former_lanes = model.served, self._lanes[model.name]
             self._lanes[model.name] = lanes
             model.adopt(served)
-        end_lanes(model, former_lanes)
-        former.engine.close()
+        if end_lanes(model, former_lanes):
+            former.engine.close()
         log.info("model %s: engine %s serves, in place of %s", model.name, engine.label, former.engine.label)
 
 
@@ -347,12 +347,17 @@ def _start_lanes(model: Model, served: Served) -> list[Lane]:
     return lanes
 
 
-def end_lanes(model: Model, lanes: Iterable[Lane]) -> None:
-    """Let lanes go once they have finished their batch; the model's others serve on."""
+def end_lanes(model: Model, lanes: Sequence[Lane]) -> bool:
+    """Let lanes go once they have finished their batch; the model's others serve on. Tell whether all have gone."""
     model.batcher.dismiss(lanes)
-    by_ns = now_ns() + int(STOP_S * 1e9)
+    return join_lanes(lanes, now_ns() + int(STOP_S * 1e9))
+
+
+def join_lanes(lanes: Sequence[Lane], by_ns: int) -> bool:
+    """Wait for lanes; tell whether all have ended, as an engine must not be freed under one that hangs in it."""
     for lane in lanes:
         lane.join(by_ns)
+    return not any(lane.thread.is_alive() for lane in lanes)
 
 
 def _stop(streams: list[Stream], models: list[Model], lanes: Mapping[str, list[Lane]]) -> None:
@@ -368,7 +373,6 @@ def _stop(streams: list[Stream], models: list[Model], lanes: Mapping[str, list[L
         stream.discard()
     for model in models:
         model.batcher.close()
-        for lane in lanes.get(model.name, []):
-            lane.join(lanes_by_ns)
-        if not any(lane.thread.is_alive() for lane in lanes.get(model.name, [])):
+    for model in models:
+        if join_lanes(lanes.get(model.name, []), lanes_by_ns):
             model.close()

@@ -104,6 +104,7 @@ class Execution:
             self._graph.launch(self._stream.handle)
         except EngineError as error:
             log.warning("%s: %s; from now on its layers are queued one by one", self._engine.label, error)
+            self._graph.free()
             self._graph = None
             self.enqueue()
 
