@@ -88,6 +88,11 @@ class Batcher:
             self._frame_came.notify()
             return None
 
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether no frame waits."""
+        return self._waiting == 0
+
     def close_room(self, room: Room) -> None:
         """No frame comes any more; batches stop waiting for this stream."""
         with self._frame_came:

@@ -126,6 +126,14 @@ class EnginesSettings(Table):
     cache_mb: int = Field(4096, ge=64, le=1_000_000)
 
 
+class AccuracySettings(Table):
+    """How the agreement of what serves with the model as it was exported is watched."""
+
+    shadow: float = Field(0.0, ge=0, le=1)
+    window: int = Field(200, ge=20, le=100_000)
+    fallback: bool = False
+
+
 class ModelSettings(Table):
     path: Annotated[Path, BeforeValidator(_model_folder)]
     precision: Literal["auto", "fp32", "fp16"] = "auto"
@@ -211,6 +219,7 @@ class Config(Table):
     mqtt: MqttSettings = MqttSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     engines: EnginesSettings = EnginesSettings()
+    accuracy: AccuracySettings = AccuracySettings()
     models: dict[Name, ModelSettings] = Field(default_factory=dict)
     streams: dict[Name, StreamSettings] = Field(default_factory=dict)
 

@@ -69,6 +69,7 @@ class Daemon:
         self._notifier = Notifier()
         self._alarms = Alarms(config.device.name, self._boot)
         self._builds: dict[str, dict[str, Any]] = {}  # how far the making of each lacking engine is
+        self._low_since: dict[str, str] = {}  # models whose agreement is too low, with the engine's label
         self._wake = threading.Event()
         self._stop_signal: int | None = None
         self._reload_asked = False
@@ -159,6 +160,24 @@ class Daemon:
             self._publisher.put(Message(self._topics.alarms, to_json(change)))
         self._publish_status("online")
 
+    def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None:
+        """Tell when what serves a model falls below, or comes back to, the agreement that is wanted."""
+        told = f"{model.engine.label} agrees by {agreement:.3f} with {model.name} as it was exported"
+        if is_low:
+            reason = f"{told}, wanted {model.min_agreement:g} or more"
+            if self._low_since.get(model.name) == model.engine.label:
+                return  # it is told once for an engine, not with each figure
+            self._low_since[model.name] = model.engine.label
+            change = self._alarms.raised(
+                "accuracy_low", reason, "quantize again with frames like these", model=model.name
+            )
+        else:
+            self._low_since.pop(model.name, None)
+            change = self._alarms.cleared("accuracy_low", told, model=model.name)
+        if change is not None:
+            self._publisher.put(Message(self._topics.alarms, to_json(change)))
+            self._publish_status("online")
+
     def _serve(self) -> None:
         """Tick until it is time to stop; no blocking I/O here but what a reload needs."""
         watchdog_s = watchdog_period_s()
@@ -191,7 +210,7 @@ class Daemon:
         self._notifier.reloading()
         try:
             config = load_config(self._config_path)
-            for table in ("device", "mqtt", "engines"):
+            for table in ("device", "mqtt", "engines", "accuracy"):
                 if getattr(config, table) != getattr(self._config, table):
                     raise ConfigError(f"[{table}] has changed, which takes a restart of the daemon")
             self._pipeline.change(config)

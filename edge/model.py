@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from edge.backends.engine import Context, Engine
 from edge.backends.supply import Place, Supply
 from edge.batch import Batcher
-from edge.clock import now_ns
 from edge.config import EnginesSettings, ModelSettings
 from edge.decode import Decoder
 from edge.errors import GpuLostError, ModelError
@@ -24,11 +22,14 @@ from edge.manifest import Manifest, read_labels, read_manifest
 from edge.places import default_state_dir
 from edge.preprocess import DevicePreprocessor, Preprocessor, target_settings
 from edge.records import Geometry
+from edge.samples import Samples, Sampling
 from edge.telemetry import ModelMeter
 
 log = logging.getLogger(__name__)
 
 
+# An engine is admitted where it finds what the exported model finds: F1, or the share of same best classes.
+MIN_AGREEMENT = {"detect": 0.95, "classify": 0.98}
 # Lanes of an engine on a GPU: one prepares a batch while the other's is computed.
 GPU_LANES = 2
 
@@ -59,6 +60,7 @@ class Model:
         self.batcher = Batcher(self.max_batch, settings.max_wait_ms)
         self.meter = ModelMeter(self.served.lane_count)
         self.samples = Samples() if self.lacking and self.may_build else None  # while a new engine is being made
+        self.sampling: Sampling | None = None  # where its agreement with the reference is watched
         self.lost: GpuLostError | None = None  # why nothing can be computed any more in this process
         log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.served.lane_count)
 
@@ -66,6 +68,11 @@ class Model:
     def engine(self) -> Engine:
         """The engine that serves now."""
         return self.served.engine
+
+    @property
+    def min_agreement(self) -> float:
+        """The least that another engine must agree with the model as it was exported."""
+        return MIN_AGREEMENT[self.manifest.task]
 
     @property
     def decoder(self) -> Decoder:
@@ -78,7 +85,7 @@ class Model:
 
     def fall_back(self, reason: str) -> bool:
         """Go over to the engine that serves everywhere; False where it is that one already."""
-        if self.engine.label.startswith("ort-cpu"):
+        if self.served.is_reference:
             return False
         former = self.served.engine
         self.served = Served(self.supply.open_reference(), self)
@@ -110,6 +117,11 @@ class Served:
         on_gpu = not engine.label.startswith("ort-cpu")
         self.lane_count = GPU_LANES if on_gpu and model.settings.lanes == "auto" else model.cpu_lanes
 
+    @property
+    def is_reference(self) -> bool:
+        """Tell whether this is the model as it was exported, on the CPU."""
+        return self.engine.label.startswith("ort-cpu/fp32/")
+
     def make_context(self, max_batch: int) -> Context:
         """Make a context that makes its rows by itself where it can."""
         return self.engine.make_context(max_batch, target_settings(self.input, self._input_settings))
@@ -124,25 +136,6 @@ class Served:
     def make_preprocessor(self) -> Preprocessor:
         """Make a preprocessor on the CPU, for one lane."""
         return Preprocessor(self.input, self._input_settings)
-
-
-class Samples:
-    """The newest pictures that a model was given, kept to hold a new engine against the one that serves."""
-
-    def __init__(self, places: int = 8, every_s: float = 0.2) -> None:
-        self._pictures: deque[NDArray[np.uint8]] = deque(maxlen=places)
-        self._every_ns = int(every_s * 1e9)
-        self._due_ns = 0
-
-    def offer(self, image: NDArray[np.uint8]) -> None:
-        """Keep a copy of a picture now and then; several lanes call this, and it does not matter whose is kept."""
-        if now_ns() >= self._due_ns:
-            self._due_ns = now_ns() + self._every_ns
-            self._pictures.append(image.copy())
-
-    def take(self) -> list[NDArray[np.uint8]]:
-        """Return the pictures that are there."""
-        return list(self._pictures)
 
 
 def model_file(folder: Path, manifest: Manifest) -> Path:

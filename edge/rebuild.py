@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 Step = Literal["building", "verifying", "swapping", "serving", "partly", "failed"]
 Picture = NDArray[np.uint8]
-# A new engine is admitted where it finds what the other finds: F1, or the share of same best classes.
-MIN_AGREEMENT = {"detect": 0.95, "classify": 0.98}
 # The mean error of raw outputs, in parts of their spread. FP16 keeps 11 bits, so a sound engine is far below it.
 MAX_MEAN_ERROR = 0.05
 ENOUGH_PICTURES = 4
@@ -57,10 +55,6 @@ class Rebuild:
     def cancel(self) -> None:
         """Give up; what is being built is ended."""
         self._cancelled.set()
-
-    def join(self, timeout_s: float) -> None:
-        """Wait for the thread's end, which is near after `cancel` but in foreign calls."""
-        self.thread.join(timeout_s)
 
     def _run(self) -> None:
         model = self._model
@@ -139,7 +133,7 @@ class Rebuild:
         got = answers(Served(engine, model), pictures, model.max_batch)
         verdict = compare(wanted, got)
         told = f"on {len(pictures)} pictures {verdict}"
-        if reason := verdict.why_not(MIN_AGREEMENT[model.decoder.task]):
+        if reason := verdict.why_not(model.min_agreement):
             raise RefusedError(
                 f"engine {engine.label} is refused, as {reason} ({told}); {model.engine.label} serves on"
             )

@@ -127,6 +127,8 @@ class ModelMeter:
         self._images = 0
         self._batches = 0
         self._busy_ms = 0.0
+        self._compared = 0  # frames
+        self._agreement: float | None = None
 
     def inferred(self, images: int, times: EngineTimes) -> None:
         with self._lock:
@@ -137,10 +139,16 @@ class ModelMeter:
                 if (part_ms := getattr(times, f"{part}_ms")) is not None:
                     histogram.add(part_ms)
 
+    def compared(self, frames: int, agreement: float | None) -> None:
+        """Note how well the newest frames that were compared agree with the reference."""
+        with self._lock:
+            self._compared, self._agreement = frames, agreement
+
     def take(self, period_s: float, engine: str) -> dict[str, Any]:
         with self._lock:
             images, batches, busy_ms = self._images, self._batches, self._busy_ms
             self._images, self._batches, self._busy_ms = 0, 0, 0.0
+            compared, agreement = self._compared, self._agreement
             parts_ms = {part: histogram.take() for part, histogram in self._parts.items()}
         return {
             "engine": engine,
@@ -148,6 +156,7 @@ class ModelMeter:
             "busy": round(min(1.0, busy_ms / 1000 / (period_s * self.lanes)), 4),
             "batch_mean": round(images / batches, 3) if batches else None,
             "engine_ms": parts_ms,
+            "shadow": {"frames": compared, "agreement": agreement},
             "energy_j_per_image": None,
             "energy_j_per_image_above_idle": None,
         }

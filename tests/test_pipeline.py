@@ -35,6 +35,8 @@ class Silent:
 
     def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None: ...
 
+    def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None: ...
+
 
 def config(folder: Path, text: str) -> Config:
     path = folder / "edge.toml"

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from edge.agreement import OutputError
 from edge.config import ModelSettings
-from edge.model import Model, Samples
+from edge.model import Model
 from edge.rebuild import MAX_MEAN_ERROR, Answer, Verdict, answers, compare
 from edge.records import Detections
+from edge.samples import Samples
 
 
 def pictures(count: int) -> list[NDArray[np.uint8]]:
@@ -77,7 +78,7 @@ def test_where_nothing_is_found_the_raw_outputs_decide() -> None:
 
 def test_samples_are_the_newest_pictures_and_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0]
-    monkeypatch.setattr("edge.model.now_ns", lambda: clock[0])
+    monkeypatch.setattr("edge.samples.now_ns", lambda: clock[0])
     samples = Samples(places=3, every_s=1.0)
     image: Any = np.zeros((2, 2, 3), np.uint8)
     for second in range(10):
