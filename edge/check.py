@@ -22,7 +22,7 @@ from edge.backends.supply import Place
 from edge.backends.trt_library import load_tensorrt
 from edge.capture import open_source
 from edge.clock import clock_synchronised
-from edge.config import Config, ModelSettings, StreamSettings, load_config
+from edge.config import Config, ModelSettings, MqttSettings, StreamSettings, load_config
 from edge.errors import EdgeError
 from edge.host.board import board_name
 from edge.manifest import read_labels, read_manifest
@@ -44,7 +44,7 @@ class Finding:
     told: str
 
 
-def run(config_path: Path | None, *, config_only: bool, as_json: bool) -> int:
+def run(config_path: Path | None, state_dir: Path | None, *, config_only: bool, as_json: bool) -> int:
     """Look at everything; 0 where all works, else 1. A wrong configuration raises ConfigError or ModelError."""
     config = load_config(config_path) if config_path is not None else None
     findings: list[Finding] = []
@@ -52,7 +52,7 @@ def run(config_path: Path | None, *, config_only: bool, as_json: bool) -> int:
         findings += _files(config)
     if not config_only:
         findings += _machine()
-        findings += _services(config) if config is not None else [_built_in_model()]
+        findings += _services(config, state_dir) if config is not None else [_built_in_model()]
     _show(findings, as_json=as_json)
     return 0 if all(finding.works is not False for finding in findings) else 1
 
@@ -101,13 +101,22 @@ def _told_or_error(ask: Callable[[], str]) -> str:
         return str(error)
 
 
-def _services(config: Config) -> Iterator[Finding]:
-    place = Place(default_state_dir(config.device.state_dir), board_name(), config.engines)
+def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
+    place = Place(state_dir or default_state_dir(config.device.state_dir), board_name(), config.engines)
     for name, model in config.models.items():
         yield _attempt(f"engine {name}", partial(_open_engine, name, model, place))
     for name, stream in config.streams.items():
         yield _attempt(f"camera {name}", partial(_first_frame, stream))
-    yield _attempt("broker", lambda: try_connection(config.mqtt, Outbox(config.mqtt.queue_messages)))
+    yield _attempt("broker", partial(_connect, config.mqtt))
+
+
+def _connect(settings: MqttSettings) -> str:
+    try:
+        return try_connection(settings, Outbox(settings.queue_messages))
+    except OSError as error:
+        raise EdgeError(
+            f"broker {settings.shown} cannot be reached ({error.strerror or error}); see that it runs, and [mqtt] url"
+        ) from None
 
 
 def _built_in_model() -> Finding:
@@ -118,7 +127,7 @@ def _built_in_model() -> Finding:
 def _open_engine(name: str, settings: ModelSettings, place: Place | None = None) -> str:
     model = Model(name, settings, place)
     lacking = f", until a better one is built: {model.lacking}" if model.lacking else ""
-    memory = f", buffers {settings.memory} as configured" if settings.memory != "auto" else ""
+    memory = f", buffers {settings.memory}" if settings.memory != "auto" and not model.served.is_reference else ""
     return f"{model.engine.label}{memory}{lacking}"
 
 

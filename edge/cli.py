@@ -123,13 +123,13 @@ def _run(options: Any) -> int:
 def _check(options: Any) -> int:
     from edge import check
 
-    return check.run(options.config, config_only=options.config_only, as_json=options.json)
+    return check.run(options.config, options.state_dir, config_only=options.config_only, as_json=options.json)
 
 
 def _detect(options: Any) -> int:
     from edge import detect
 
-    return detect.run(options.model, options.input, options.save, options.frames, options.score)
+    return detect.run(options.model, options.input, options.save, options.frames, options.score, options.state_dir)
 
 
 def _engines_list(options: Any) -> int:

@@ -13,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.address import parse_address
+from edge.backends.supply import Place
 from edge.capture import open_source
 from edge.clock import elapsed_ms, now_ns
-from edge.config import ModelSettings
+from edge.config import EnginesSettings, ModelSettings
 from edge.errors import ConfigError, EdgeError
+from edge.host.board import board_name
 from edge.infer import Inference
 from edge.manifest import find_model
 from edge.model import Fill, Model
+from edge.places import default_state_dir
 from edge.publish import found, to_json
 from edge.records import Classes, Detections, Findings
 
@@ -31,7 +34,9 @@ DEFAULT_FPS = 25.0  # where the source's times tell no rate
 MOST_FPS = 240.0
 
 
-def run(model_name: str, source: str, save: Path | None, frames: int, score: float | None) -> int:
+def run(
+    model_name: str, source: str, save: Path | None, frames: int, score: float | None, state_dir: Path | None = None
+) -> int:
     """Print one JSON line a frame; with `save`, write the frames with what was found drawn in."""
     try:
         address = parse_address(source, Path())
@@ -40,7 +45,7 @@ def run(model_name: str, source: str, save: Path | None, frames: int, score: flo
     if address.scheme == "file" and not Path(address.location).exists():
         raise ConfigError(f"input {address.location} does not exist; wanted a picture, a folder, a video or a URL")
     settings = ModelSettings.model_validate({"path": str(find_model(model_name)), "max_batch": 1, "lanes": 1})
-    model = Model(model_name, settings)
+    model = Model(model_name, settings, Place(state_dir or default_state_dir(), board_name(), EnginesSettings()))
     with (
         contextlib.closing(open_source(address)) as camera,
         model.served.make_context(1) as context,
