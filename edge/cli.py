@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seconds", type=_seconds, default=20.0, help="how long it runs (default: 20)")
     run = add("run", _run, "run the daemon; it ends by itself when every source has ended")
     run.add_argument("config", type=Path, help="the TOML file that names streams, models and broker")
+    run.add_argument(
+        "--force", action="store_true", help="serve INT8 without the proof that it agrees (an alarm says so)"
+    )
     check = add("check", _check, "tell what works here, what does not, and what to do")
     check.add_argument("config", type=Path, nargs="?", help="look at this configuration's streams, models and broker")
     check.add_argument("--config-only", action="store_true", help="look at files only: no camera, broker or board")
@@ -114,7 +117,7 @@ def _demo(options: Any) -> int:
 def _run(options: Any) -> int:
     from edge import daemon
 
-    code, summary = daemon.run(options.config, options.state_dir)
+    code, summary = daemon.run(options.config, options.state_dir, force=options.force)
     if options.json:
         print(json.dumps(summary))
     return code

@@ -136,7 +136,7 @@ class AccuracySettings(Table):
 
 class ModelSettings(Table):
     path: Annotated[Path, BeforeValidator(_model_folder)]
-    precision: Literal["auto", "fp32", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     max_batch: int = Field(4, ge=1, le=1024)
     max_wait_ms: float = Field(0.0, ge=0, le=10_000)
     lanes: AutoOrCount = "auto"

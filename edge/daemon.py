@@ -51,16 +51,18 @@ NEXT_STEPS: dict[Step, str] = {
     "partly": 'correct the model, or set backend = "onnxruntime" in [models] to be told no more of it',
     "failed": 'correct that and reload, or set backend = "onnxruntime" in [models] to be told no more of it',
 }
+# Those of which a model has at most one.
+ENGINE_ALARMS = ("engine_fallback", "int8_refused")
 LOG_LEVELS: dict[StreamState, int] = {"failed": logging.ERROR, "reconnecting": logging.WARNING}
 
 
 class Daemon:
     """One run of the daemon; the pipeline's outlet."""
 
-    def __init__(self, config_path: Path, config: Config, state_dir: Path) -> None:
+    def __init__(self, config_path: Path, config: Config, state_dir: Path, *, force: bool = False) -> None:
         self._config_path = config_path
         self._config = config
-        self._place = Place(state_dir, board_name(), config.engines)
+        self._place = Place(state_dir, board_name(), config.engines, force)
         self._boot = uuid.uuid4().hex
         self._topics = Topics(config.mqtt.prefix, config.device.name)
         self._encoder = ResultEncoder(config.device.name, self._boot)
@@ -142,40 +144,35 @@ class Daemon:
 
     def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
         """Tell how far the making of an engine is: in the status, in an alarm, and in the log."""
+        told = f"{model.engine.label} serves {model.name}"
+        alarm = "int8_refused" if step == "failed" and model.settings.precision == "int8" else "engine_fallback"
+        changes = [
+            self._alarms.cleared(other, told, model=model.name)
+            for other in ENGINE_ALARMS
+            if step == "serving" or other != alarm
+        ]
         if step == "serving":
             self._builds.pop(model.name, None)
-            change = self._alarms.cleared("engine_fallback", f"{model.engine.label} serves", model=model.name)
         else:
             self._builds[model.name] = {"step": step, "progress": round(progress, 3), "reason": reason}
-            told = f"{model.engine.label} serves {model.name}: {reason}"
-            change = self._alarms.raised("engine_fallback", told, NEXT_STEPS[step], model=model.name)
-        log.log(
-            logging.WARNING if step in ("partly", "failed") else logging.INFO,
-            "model %s: %s, %.0f %%",
-            model.name,
-            step,
-            100 * progress,
-        )
-        if change is not None:
-            self._publisher.put(Message(self._topics.alarms, to_json(change)))
+            changes.append(self._alarms.raised(alarm, f"{told}: {reason}", _next(alarm, step), model=model.name))
+        level = logging.WARNING if step in ("partly", "failed") else logging.INFO
+        log.log(level, "model %s: %s, %.0f %%", model.name, step, 100 * progress)
+        self._publish_alarms(*changes)
         self._publish_status("online")
 
     def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None:
         """Tell when what serves a model falls below, or comes back to, the agreement that is wanted."""
         told = f"{model.engine.label} agrees by {agreement:.3f} with {model.name} as it was exported"
-        if is_low:
-            reason = f"{told}, wanted {model.min_agreement:g} or more"
-            if self._low_since.get(model.name) == model.engine.label:
-                return  # it is told once for an engine, not with each figure
+        if not is_low:
+            if self._low_since.pop(model.name, None) is not None:
+                self._publish_alarms(self._alarms.cleared("accuracy_low", told, model=model.name))
+                self._publish_status("online")
+        elif self._low_since.get(model.name) != model.engine.label:  # told once for an engine, not with each figure
             self._low_since[model.name] = model.engine.label
-            change = self._alarms.raised(
-                "accuracy_low", reason, "quantize again with frames like these", model=model.name
-            )
-        else:
-            self._low_since.pop(model.name, None)
-            change = self._alarms.cleared("accuracy_low", told, model=model.name)
-        if change is not None:
-            self._publisher.put(Message(self._topics.alarms, to_json(change)))
+            reason = f"{told}, wanted {model.manifest.min_agreement:g} or more"
+            step = "quantize again with frames like these"
+            self._publish_alarms(self._alarms.raised("accuracy_low", reason, step, model=model.name))
             self._publish_status("online")
 
     def _serve(self) -> None:
@@ -228,9 +225,8 @@ class Daemon:
         lacking = {name for name, model in self._pipeline.models.items() if model.lacking is not None}
         for name in self._builds.keys() - lacking:
             self._builds.pop(name, None)
-            change = self._alarms.cleared("engine_fallback", "the configuration has changed", model=name)
-            if change is not None:
-                self._publisher.put(Message(self._topics.alarms, to_json(change)))
+            for alarm in ENGINE_ALARMS:
+                self._publish_alarms(self._alarms.cleared(alarm, "the configuration has changed", model=name))
 
     def _stop(self) -> None:
         """End everything, within `EXIT_S` of a signal, and tell what was lost."""
@@ -251,6 +247,11 @@ class Daemon:
         stream = self._pipeline.streams.get(message.stream or "")
         if stream is not None:
             stream.meter.acknowledged((at_ns - message.decoded_ns) / 1e6, (at_ns - message.captured_ns) / 1e6)
+
+    def _publish_alarms(self, *changes: dict[str, Any] | None) -> None:
+        for change in changes:
+            if change is not None:
+                self._publisher.put(Message(self._topics.alarms, to_json(change)))
 
     def _publish_telemetry(self) -> None:
         streams = {name: stream.meter for name, stream in self._pipeline.streams.items()}
@@ -280,12 +281,22 @@ class Daemon:
         }
 
 
-def run(config_path: Path, state_dir: Path | None = None) -> tuple[int, dict[str, Any]]:
-    """Run the daemon with the configuration at `config_path`; return the exit code and a summary of the run."""
+def _next(alarm: str, step: Step) -> str:
+    """Return what comes next, or is to be done, for an alarm of an engine."""
+    if alarm == "int8_refused":
+        return "quantize again with frames like these (edge engines quantize), or set precision to auto"
+    return NEXT_STEPS[step]
+
+
+def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False) -> tuple[int, dict[str, Any]]:
+    """Run the daemon with the configuration at `config_path`; return the exit code and a summary of the run.
+
+    With `force`, INT8 that is asked for serves without the proof that it agrees.
+    """
     config = load_config(config_path)
     state_dir = state_dir or default_state_dir(config.device.state_dir)
     with state_lock(state_dir):
-        daemon = Daemon(config_path, config, state_dir)
+        daemon = Daemon(config_path, config, state_dir, force=force)
         with _signals(daemon):
             return daemon.run(), daemon.summary()
 

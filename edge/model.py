@@ -28,8 +28,6 @@ from edge.telemetry import ModelMeter
 log = logging.getLogger(__name__)
 
 
-# An engine is admitted where it finds what the exported model finds: F1, or the share of same best classes.
-MIN_AGREEMENT = {"detect": 0.95, "classify": 0.98}
 # Lanes of an engine on a GPU: one prepares a batch while the other's is computed.
 GPU_LANES = 2
 
@@ -48,7 +46,14 @@ class Model:
             self.manifest = read_manifest(settings.path)
             self.labels = read_labels(settings.path, self.manifest)
             place = place or Place(default_state_dir(), board_name(), EnginesSettings())
-            self.supply = Supply(model_file(settings.path, self.manifest), settings, place, threads)
+            self.supply = Supply(
+                model_file(settings.path, self.manifest),
+                settings,
+                place,
+                threads,
+                reading_sha256=self.manifest.reading_sha256,
+                min_agreement=self.manifest.min_agreement,
+            )
             supplied = self.supply.open()
             self.served = Served(supplied.engine, self)
         except ModelError as error:
@@ -68,11 +73,6 @@ class Model:
     def engine(self) -> Engine:
         """The engine that serves now."""
         return self.served.engine
-
-    @property
-    def min_agreement(self) -> float:
-        """The least that another engine must agree with the model as it was exported."""
-        return MIN_AGREEMENT[self.manifest.task]
 
     @property
     def decoder(self) -> Decoder:

@@ -145,7 +145,7 @@ class Pipeline:
 
     def _agreement_told(self, model: Model, agreement: float) -> None:
         """Tell how well a model agrees with its reference, and go over to that one where it is so configured."""
-        is_low = agreement < model.min_agreement
+        is_low = agreement < model.manifest.min_agreement
         self._outlet.agreement(model, agreement, is_low=is_low)
         if is_low and self._accuracy.fallback and not model.served.is_reference:
             self._swap(model, model.supply.open_reference())

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge.agreement import OutputError, agreement, output_error
 from edge.backends.build_records import UnsupportedModelError
 from edge.backends.engine import Engine
 from edge.clock import now_ns
+from edge.comparison import Comparison, entry_of
 from edge.errors import EdgeError, EngineError, GpuLostError
-from edge.infer import Inference
 from edge.model import Model, Served
-from edge.records import Findings
+from edge.verdict import Picture, answers, compare
 
 log = logging.getLogger(__name__)
 
 Step = Literal["building", "verifying", "swapping", "serving", "partly", "failed"]
-Picture = NDArray[np.uint8]
-# The mean error of raw outputs, in parts of their spread. FP16 keeps 11 bits, so a sound engine is far below it.
-MAX_MEAN_ERROR = 0.05
 ENOUGH_PICTURES = 4
-PATIENCE_S = 10.0  # for so many; after it, one is enough
+ENOUGH_FOR_INT8 = 32  # whose errors are larger, so that they have to be counted
+PATIENCE_S = 10.0  # for the next picture
 POLL_S = 0.2
 PROGRESS_STEP = 0.1  # of a build, before it is told again
 
@@ -46,6 +41,7 @@ class Rebuild:
         self._swap = swap
         self._outlet = tell
         self._told_progress = 0.0
+        self._unserved: Engine | None = None  # the new engine, until it serves
         self._cancelled = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"build-{model.name}", daemon=True)
 
@@ -58,31 +54,49 @@ class Rebuild:
 
     def _run(self) -> None:
         model = self._model
-        engine: Engine | None = None
         try:
-            engine, partly = self._build()
-            self._check_cancelled()
-            self._tell(model, "verifying", 1.0, model.lacking)
-            self._try(engine)
-            self._tell(model, "swapping", 1.0, model.lacking)
-            self._swap(model, engine)
-            self._tell(model, "partly" if partly else "serving", 1.0, partly)
+            self._make()
         except _CancelledError:
             log.info("model %s: the making of its engine is given up", model.name)
-            if engine is not None:
-                _close(engine)
         # The top of a thread: whatever went wrong, the engine that serves goes on.
         except Exception as error:
             if isinstance(error, GpuLostError):
                 model.lost = error
-            if engine is not None:
-                _close(engine)
             told = logging.INFO if self._cancelled.is_set() else logging.ERROR
             trace = None if isinstance(error, EdgeError) else error
             log.log(told, "model %s: no new engine: %s", model.name, error, exc_info=trace)
             self._tell(model, "failed", 0.0, str(error))
         finally:
+            if self._unserved is not None:
+                _close(self._unserved)
             model.samples = None
+
+    def _make(self) -> None:
+        """Make the wanted engine; where that is INT8 and it is refused, the next better one."""
+        model = self._model
+        try:
+            self._make_target()
+        except RefusedError as error:
+            if not model.supply.lower_target():
+                raise
+            log.warning("model %s: %s", model.name, error)
+            if f"/{model.supply.target}/" not in model.engine.label:
+                self._make_target()
+            model.lacking, model.may_build = str(error), False
+            raise
+
+    def _make_target(self) -> None:
+        model = self._model
+        self._told_progress = 0.0
+        engine, partly = self._build()
+        self._unserved = engine
+        self._check_cancelled()
+        self._tell(model, "verifying", 1.0, model.lacking)
+        self._try(engine)
+        self._tell(model, "swapping", 1.0, model.lacking)
+        self._swap(model, engine)
+        self._unserved = None
+        self._tell(model, "partly" if partly else "serving", 1.0, partly)
 
     def _tell(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
         if not self._cancelled.is_set():  # who cancelled does not wait for news
@@ -109,45 +123,71 @@ class Rebuild:
     def _try(self, engine: Engine) -> None:
         """Verify the engine and note what came of it, so that one that ends the process is not tried for ever."""
         supply = self._model.supply
-        pictures = self._await_pictures()
+        pictures = self._pictures()
+        first = next(pictures)
         supply.note_trying()
+        verify = self._measure if supply.target == "int8" else self._verify
         try:
-            told = self._verify(engine, pictures)
+            told = verify(engine, itertools.chain([first], pictures))
         except GpuLostError:
             raise
         except RefusedError as error:
             supply.note_trial("refused", str(error))
             raise
-        except Exception:
+        except BaseException:
             supply.note_trial("untried")
             raise
         supply.note_trial("verified", told)
+        log.info("model %s: engine %s agrees with the exported model: %s", self._model.name, engine.label, told)
 
-    def _verify(self, engine: Engine, pictures: Sequence[Picture]) -> str:
+    def _verify(self, engine: Engine, pictures: Iterable[Picture]) -> str:
         """Hold the new engine against the one that serves; return how well they agree.
 
         Raises RefusedError where that is not enough.
         """
         model = self._model
-        wanted = answers(model.served, pictures, 1)
-        got = answers(Served(engine, model), pictures, model.max_batch)
+        shown = list(itertools.islice(pictures, ENOUGH_PICTURES))
+        wanted = answers(model.served, shown, 1)
+        got = answers(Served(engine, model), shown, model.max_batch)
         verdict = compare(wanted, got)
-        told = f"on {len(pictures)} pictures {verdict}"
-        if reason := verdict.why_not(model.min_agreement):
+        told = f"on {len(shown)} pictures {verdict}"
+        if reason := verdict.why_not(model.manifest.min_agreement):
             raise RefusedError(
                 f"engine {engine.label} is refused, as {reason} ({told}); {model.engine.label} serves on"
             )
-        log.info("model %s: engine %s agrees with %s: %s", model.name, engine.label, model.engine.label, told)
         return told
 
-    def _await_pictures(self) -> list[Picture]:
-        start_ns = now_ns()
-        while True:
+    def _measure(self, engine: Engine, pictures: Iterable[Picture]) -> str:
+        """Measure how well an INT8 engine agrees with the exported model, and record it, whatever came of it.
+
+        Raises RefusedError where it does not agree well enough.
+        """
+        model = self._model
+        reference = Served(model.supply.open_reference(), model)
+        with Comparison(reference, Served(engine, model)) as comparison:
+            for picture in itertools.islice(pictures, ENOUGH_FOR_INT8):
+                self._check_cancelled()
+                comparison.look(picture)
+            measured = comparison.finish()
+        figure = measured.agreement.figure
+        if figure is None:
+            raise EngineError(f"in {measured.agreement.frames} pictures nothing was found, so INT8 is not proven yet")
+        entry = model.supply.record(partial(entry_of, model.manifest.task, model.supply.onnx, measured, "fp32"))
+        told = f"{entry.metric} {figure:.3f} on {entry.frames} pictures"
+        if figure < model.manifest.min_agreement:
+            wanted = f"wanted {model.manifest.min_agreement:g} ([accuracy] min_agreement of model.toml)"
+            raise RefusedError(f"engine {engine.label} is refused: {told}, {wanted}; {model.engine.label} serves on")
+        return told
+
+    def _pictures(self) -> Iterator[Picture]:
+        """Yield pictures as the cameras give them; it ends when none has come for a while, but not before the first."""
+        seen, last_ns = 0, 0
+        while not seen or (now_ns() - last_ns) / 1e9 < PATIENCE_S:
             self._check_cancelled()
-            pictures = self._model.samples.take() if self._model.samples is not None else []
-            waited_s = (now_ns() - start_ns) / 1e9
-            if len(pictures) >= ENOUGH_PICTURES or (pictures and waited_s > PATIENCE_S):
-                return pictures
+            samples = self._model.samples
+            for number, picture in samples.since(seen) if samples is not None else []:
+                seen, last_ns = number, now_ns()
+                yield picture
             self._cancelled.wait(POLL_S)
 
     def _check_cancelled(self) -> None:
@@ -161,59 +201,6 @@ class RefusedError(EngineError):
 
 class _CancelledError(Exception):
     """The daemon stops, or goes over to another configuration."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What an engine makes of one picture."""
-
-    outputs: dict[str, NDArray[Any]]  # copies, without the batch axis
-    findings: Findings
-
-
-def answers(served: Served, pictures: Sequence[Picture], max_batch: int) -> list[Answer]:
-    """Run pictures through an engine, in batches of up to `max_batch`."""
-    found = []
-    with served.make_context(max_batch) as context:
-        inference = Inference(context, served.engine, max_batch)
-        fill = served.make_fill(context)
-        for start in range(0, len(pictures), max_batch):
-            batch = pictures[start : start + max_batch]
-            geometries = [fill(picture, row) for row, picture in enumerate(batch)]
-            inference.run(len(batch))
-            for row, geometry in enumerate(geometries):
-                outputs = {name: array.copy() for name, array in inference.outputs_of(row).items()}
-                found.append(Answer(outputs, served.decoder.decode(outputs, geometry)))
-    return found
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How far two engines agree over some pictures."""
-
-    error: OutputError  # of the worst picture
-    agreement: float | None  # None: neither found anything
-
-    def why_not(self, min_agreement: float) -> str | None:
-        """Return why that is not enough; None where it is."""
-        if not np.isfinite(self.error.max):
-            return "its outputs are not finite, or of another shape"
-        if self.error.mean > MAX_MEAN_ERROR:
-            return f"its outputs are off by more than {MAX_MEAN_ERROR:g} of their spread in the mean"
-        if self.agreement is not None and self.agreement < min_agreement:
-            return f"it agrees by {self.agreement:.3f} in what is found, wanted {min_agreement:g}"
-        return None
-
-    def __str__(self) -> str:
-        found = "nothing was found" if self.agreement is None else f"agreement {self.agreement:.3f}"
-        return f"{found}, output error mean {self.error.mean:.2g}, max {self.error.max:.2g} of the spread"
-
-
-def compare(wanted: Sequence[Answer], got: Sequence[Answer]) -> Verdict:
-    """Judge the answers of a new engine by those of another."""
-    errors = [output_error(one.outputs, other.outputs) for one, other in zip(wanted, got, strict=True)]
-    worst = OutputError(max(error.max for error in errors), max(error.mean for error in errors))
-    return Verdict(worst, agreement([one.findings for one in wanted], [other.findings for other in got]))
 
 
 def _close(engine: Engine) -> None:

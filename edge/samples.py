@@ -17,7 +17,8 @@ class Samples:
     """The newest pictures that a model was given, kept to hold a new engine against the one that serves."""
 
     def __init__(self, places: int = 8, every_s: float = 0.2) -> None:
-        self._pictures: deque[NDArray[np.uint8]] = deque(maxlen=places)
+        self._pictures: deque[tuple[int, NDArray[np.uint8]]] = deque(maxlen=places)
+        self._count = 0
         self._every_ns = int(every_s * 1e9)
         self._due_ns = 0
 
@@ -25,11 +26,12 @@ class Samples:
         """Keep a copy of a picture now and then; several lanes call this, and it does not matter whose is kept."""
         if now_ns() >= self._due_ns:
             self._due_ns = now_ns() + self._every_ns
-            self._pictures.append(image.copy())
+            self._count += 1
+            self._pictures.append((self._count, image.copy()))
 
-    def take(self) -> list[NDArray[np.uint8]]:
-        """Return the pictures that are there."""
-        return list(self._pictures)
+    def since(self, number: int) -> list[tuple[int, NDArray[np.uint8]]]:
+        """Return the pictures that came after this number, with their numbers, which begin at 1."""
+        return [each for each in list(self._pictures) if each[0] > number]
 
 
 @dataclass(frozen=True)

@@ -354,6 +354,7 @@ class StartEdge(Protocol):
         name: str = "edge",
         state_dir: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
     ) -> Child: ...
 
 
@@ -380,8 +381,10 @@ def start_edge(tmp_path: Path) -> Iterator[StartEdge]:
             name: str = "edge",
             state_dir: Path | None = None,
             environment: Mapping[str, str] | None = None,
+            options: Sequence[str] = (),
         ) -> Child:
-            command = edge_command("run", config, "--json", "--state-dir", state_dir or tmp_path / f"{name}-state")
+            state_dir = state_dir or tmp_path / f"{name}-state"
+            command = edge_command("run", config, "--json", "--state-dir", state_dir, *options)
             child = Child(command, tmp_path, name, clean_environment(environment))
             started.callback(child.kill)
             child.start()

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from edge.agreement import OutputError
 from edge.config import ModelSettings
 from edge.model import Model
-from edge.rebuild import MAX_MEAN_ERROR, Answer, Verdict, answers, compare
 from edge.records import Detections
 from edge.samples import Samples
+from edge.verdict import MAX_MEAN_ERROR, Answer, Verdict, answers, compare
 
 
 def pictures(count: int) -> list[NDArray[np.uint8]]:
@@ -86,4 +86,5 @@ def test_samples_are_the_newest_pictures_and_copies(monkeypatch: pytest.MonkeyPa
             clock[0] = second * 10**9 + tick
             image[:] = 10 * second + tick
             samples.offer(image)
-    assert [int(picture[0, 0, 0]) for picture in samples.take()] == [70, 80, 90]
+    assert [int(picture[0, 0, 0]) for _, picture in samples.since(0)] == [70, 80, 90]
+    assert [number for number, _ in samples.since(9)] == [10]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from edge.admission import Entry, Form, Here, Precision, record
 from edge.backends.build_process import build_plan, default_workspace_mb
 from edge.backends.build_records import BuildSettings
-from edge.backends.convert import fp16_file, source_sha256
+from edge.backends.choice import Choice, Chooser
+from edge.backends.convert import source_sha256
 from edge.backends.cuda import open_device
 from edge.backends.engine import Engine
+from edge.backends.forms import form_file, form_of
+from edge.backends.identity import on_onnxruntime, on_tensorrt
 from edge.backends.ort import OrtEngine, best_provider
 from edge.backends.plans import PlanKey, PlanStore, Trial, plan_key
 from edge.backends.trt_library import load_tensorrt
@@ -32,6 +36,7 @@ class Place:
     state_dir: Path
     board: str
     settings: EnginesSettings
+    force: bool = False  # INT8 serves without proof
 
 
 def build_settings(
@@ -57,57 +62,95 @@ class Supplied:
     may_build: bool = True  # whether the wanted one could be built
 
 
-@dataclass(frozen=True)
 class Supply:
     """Opens and builds the engines of one model."""
 
-    onnx: Path  # FP32
-    settings: ModelSettings
-    place: Place
-    threads: int  # of each context, on a CPU
+    def __init__(
+        self,
+        onnx: Path,
+        settings: ModelSettings,
+        place: Place,
+        threads: int,
+        *,
+        reading_sha256: str,
+        min_agreement: float,
+    ) -> None:
+        """Take the FP32 file, the threads of each context on a CPU, and what admits a form of less precision."""
+        self.onnx = onnx
+        self.settings = settings
+        self.place = place
+        self._threads = threads
+        self._reading_sha256 = reading_sha256
+        self._chooser = Chooser(onnx, place.state_dir, reading_sha256, min_agreement, place.force)
+        self.target: Precision = "fp32"  # of the wanted engine; `open` decides
 
     def open(self) -> Supplied:
         """Return an engine that works now.
 
         Raises ModelError where what the configuration insists on cannot be had, or the model cannot be run at all.
         """
-        if reason := self.why_not_tensorrt():
-            if self.settings.backend == "tensorrt" or self.settings.device.startswith("dla"):
-                raise ModelError(f"backend TensorRT was asked for and cannot be used: {reason}")
-            # Plans are there where TensorRT has worked before.
-            missed = (
-                reason if self.settings.backend == "auto" and self.settings.device == "auto" and self._plans() else None
-            )
-            return Supplied(self._open_onnxruntime(), missed, may_build=False)
+        reason = self.why_not_tensorrt()
+        if reason and (self.settings.backend == "tensorrt" or self.settings.device.startswith("dla")):
+            raise ModelError(f"backend TensorRT was asked for and cannot be used: {reason}")
+        choice = self._chooser.choose(self.settings.precision, self._here)
+        self.target = "int8" if choice.may_verify else choice.serve
+        if choice.forced:
+            log.warning("model %s: INT8 serves by force: %s", self.onnx.name, choice.refused)
+        supplied = self._open_onnxruntime(choice, reason) if reason else self._open_tensorrt(choice)
+        if choice.refused and supplied.lacking is None:
+            return replace(supplied, lacking=choice.refused, may_build=choice.may_verify)
+        return supplied
+
+    def _open_tensorrt(self, choice: Choice) -> Supplied:
         try:
-            plan = self._store.load(self._key)
-            return self._open_tried(plan, self._store.trial(self._key))
+            plan = self._store.load(self._key(choice.serve))
+            # An entry of precision.json is a better proof than a trial.
+            proven = choice.serve == "int8"
+            return Supplied(self._open_plan(plan, choice.serve)) if proven else self._open_tried(plan, choice.serve)
         except GpuLostError:
             raise
         except EngineError as error:
             return Supplied(self.open_reference(), str(error))
 
-    def _open_tried(self, plan: bytes, trial: Trial) -> Supplied:
+    def lower_target(self) -> bool:
+        """Go over to the next better precision, INT8 being refused; False where there is no other to be built."""
+        if self.target != "int8" or self.why_not_tensorrt():
+            return False
+        self.target = "fp16"
+        return True
+
+    def _open_tried(self, plan: bytes, precision: Precision) -> Supplied:
         """Open a stored plan that has been held against ONNX Runtime; the others serve not, or not yet."""
+        trial = self._store.trial(self._key(precision))
         if trial.state == "verified":
-            return Supplied(self._open_plan(plan))
+            return Supplied(self._open_plan(plan, precision))
         if trial.state == "refused" or trial.attempts >= MOST_ATTEMPTS:
             reason = trial.reason or f"the process ended {trial.attempts} times while it was tried"
-            again = f"remove {self._store.path(self._key)} to have it built and tried again"
+            again = f"remove {self._store.path(self._key(precision))} to have it built and tried again"
             return Supplied(self.open_reference(), f"its engine was refused: {reason}; {again}", may_build=False)
         return Supplied(self.open_reference(), "its engine is kept, and has to be verified on frames first")
 
     def note_trying(self) -> None:
         """Note that the engine is about to run for the first time: what it does to the process cannot be known."""
-        attempts = self._store.trial(self._key).attempts + 1
-        self._store.note(self._key, Trial("trying", None, attempts))
+        if not self.why_not_tensorrt():
+            key = self._key(self.target)
+            self._store.note(key, Trial("trying", None, self._store.trial(key).attempts + 1))
 
     def note_trial(self, state: str, reason: str | None = None) -> None:
         """Note what came of it: verified, refused, or untried where it was given up."""
-        self._store.note(self._key, Trial(state, reason))
+        if not self.why_not_tensorrt():
+            self._store.note(self._key(self.target), Trial(state, reason))
 
-    def _plans(self) -> bool:
-        return any((self.place.state_dir / "plans").glob("*.plan"))
+    def record(self, made: Callable[[Form, Path, Here], Entry]) -> Entry:
+        """Keep a measurement of the wanted engine's agreement in precision.json, beside the model's other ones."""
+        file = form_file(self.onnx, self.target, self._here.backend, self.place.state_dir)
+        entry = made(form_of(self.onnx, file, self.target, self._reading_sha256), file, self._here)
+        record(entry, self.onnx, self.place.state_dir)
+        return entry
+
+    @cached_property
+    def _here(self) -> Here:
+        return on_onnxruntime() if self.why_not_tensorrt() else on_tensorrt(open_device().gpu)
 
     def why_not_tensorrt(self) -> str | None:
         """Return in a sentence why TensorRT does not run this model here; None where it can."""
@@ -124,22 +167,23 @@ class Supply:
 
     def open_reference(self) -> OrtEngine:
         """Open the model as it was exported, on the CPU: what serves meanwhile, and what others are held against."""
-        return OrtEngine(self.onnx, threads=self.threads, label_hash=self._shown_hash)
+        return OrtEngine(self.onnx, threads=self._threads, label_hash=self._shown_hash)
 
     def build(self, progress: Callable[[str, float], None], cancelled: Callable[[], bool]) -> Engine:
-        """Build the plan, unless it is kept already, and load it.
+        """Build the plan of the wanted engine, unless it is kept already, and load it.
 
         `progress` is told a phase and how much of all is done (0…1). Raises EngineError; of it, UnsupportedModelError
         where TensorRT does not know an operator.
         """
+        if self.why_not_tensorrt():
+            return self._open_form(self.target)
         if kept := self._open_kept():
             return kept
         gpu = open_device().gpu
         progress("converting", 0.0)
-        onnx = fp16_file(self.onnx, self.place.state_dir) if self.precision == "fp16" else self.onnx
         built = build_plan(
-            onnx,
-            self._build_settings,
+            form_file(self.onnx, self.target, "trt", self.place.state_dir),
+            self._build_settings(self.target),
             gpu,
             self.place.state_dir,
             progress=progress,
@@ -148,15 +192,15 @@ class Supply:
             fp32_onnx=self.onnx,
         )
         try:
-            self._store.store(self._key, built)
+            self._store.store(self._key(self.target), built)
         except EngineError as error:
             log.warning("the new plan serves, but is not kept for the next start: %s", error)
-        return self._open_plan(built.plan)
+        return self._open_plan(built.plan, self.target)
 
     def _open_kept(self) -> Engine | None:
         """Open the stored plan; None where there is none, or TensorRT does not take it in spite of all checks."""
         try:
-            return self._open_plan(self._store.load(self._key))
+            return self._open_plan(self._store.load(self._key(self.target)), self.target)
         except (GpuLostError, GpuMemoryError):
             raise
         except EngineError as error:
@@ -170,43 +214,45 @@ class Supply:
             return None
         return OrtEngine(
             self.onnx,
-            threads=self.threads,
+            threads=self._threads,
             provider=provider,
             label_hash=self._shown_hash,
             cache=self.place.state_dir / "onnxruntime",
         )
 
     @property
-    def precision(self) -> str:
-        """The precision of the wanted TensorRT engine."""
-        return "fp16" if self.settings.precision == "auto" else self.settings.precision
-
-    @property
     def device(self) -> str:
         return "gpu" if self.settings.device == "auto" else self.settings.device
 
-    def _open_onnxruntime(self) -> Engine:
+    def _open_onnxruntime(self, choice: Choice, reason: str) -> Supplied:
         provider = best_provider(("cuda",)) if self.settings.device in ("auto", "gpu") else None
         if self.settings.device == "gpu" and provider is None:
             raise ModelError(
                 "device is set to gpu, and neither TensorRT nor ONNX Runtime can use one here "
-                f"({self.why_not_tensorrt()}); set device to auto or cpu"
+                f"({reason}); set device to auto or cpu"
             )
-        onnx = fp16_file(self.onnx, self.place.state_dir) if self.settings.precision == "fp16" else self.onnx
+        # Plans are there where TensorRT has worked before.
+        left_open = self.settings.backend == "auto" and self.settings.device == "auto"
+        missed = reason if left_open and any((self.place.state_dir / "plans").glob("*.plan")) else None
+        engine = self._open_form("fp32", provider) if provider else self._open_form(choice.serve)
+        return Supplied(engine, missed, may_build=False)
+
+    def _open_form(self, precision: Precision, provider: str = "cpu") -> OrtEngine:
+        """Open the model in a precision with ONNX Runtime."""
         return OrtEngine(
-            onnx,
-            threads=self.threads,
-            provider=provider or "cpu",
-            precision="fp16" if self.settings.precision == "fp16" else "fp32",
+            form_file(self.onnx, precision, "ort-cpu", self.place.state_dir),
+            threads=self._threads,
+            provider=provider,
+            precision=precision,
             label_hash=self._shown_hash,
         )
 
-    def _open_plan(self, plan: bytes) -> Engine:
+    def _open_plan(self, plan: bytes, precision: Precision) -> Engine:
         from edge.backends.trt import TrtEngine, TrtSettings  # noqa: PLC0415 -- only where TensorRT is there
 
         core = int(self.device[-1]) if self.device.startswith("dla") else None
         backend = "trt" if core is None else f"trt-dla{core}"
-        label = f"{backend}/{self.precision}/{self._shown_hash}"
+        label = f"{backend}/{precision}/{self._shown_hash}"
         spin = self.settings.wait == "spin"
         return TrtEngine(plan, open_device(), TrtSettings(label, self.settings.memory, spin, core))
 
@@ -218,14 +264,16 @@ class Supply:
     def _shown_hash(self) -> str:
         return self._onnx_sha256[:_HASH_SHOWN]
 
-    @property
-    def _build_settings(self) -> BuildSettings:
+    def _build_settings(self, precision: Precision) -> BuildSettings:
         memory_bytes = open_device().gpu.memory_bytes
-        return build_settings(self.precision, self.device, self.settings.max_batch, self.place.settings, memory_bytes)
+        return build_settings(precision, self.device, self.settings.max_batch, self.place.settings, memory_bytes)
 
-    @cached_property
-    def _key(self) -> PlanKey:
-        return plan_key(self._onnx_sha256, self._build_settings, open_device().gpu, self.place.board)
+    def _key(self, precision: Precision) -> PlanKey:
+        """Return the key of a plan; that of INT8 goes by the quantized file, of which one model can have many."""
+        sha256 = self._onnx_sha256
+        if precision == "int8":
+            sha256 = source_sha256(form_file(self.onnx, precision, "trt", self.place.state_dir))
+        return plan_key(sha256, self._build_settings(precision), open_device().gpu, self.place.board)
 
     @cached_property
     def _store(self) -> PlanStore:
