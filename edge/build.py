@@ -14,11 +14,12 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from edge.admission import Precision
 from edge.backends.build import library_name
 from edge.backends.build_process import build_plan
 from edge.backends.build_records import MB, BuildSettings, BuiltPlan
-from edge.backends.convert import fp16_file, source_sha256
 from edge.backends.cuda import find_gpu
+from edge.backends.forms import form_file, plan_sha256
 from edge.backends.gpu import Gpu
 from edge.backends.plans import PlanKey, PlanStore, StalePlanError, plan_key
 from edge.backends.supply import build_settings
@@ -40,13 +41,14 @@ class Order:
     """A plan that is wanted."""
 
     onnx: Path  # FP32
+    precision: Precision
     settings: BuildSettings
     gpu: Gpu | None
     board: str
     state_dir: Path
 
 
-def run(model: str, *, precision: str, max_batch: int, device: str, state_dir: Path | None, as_json: bool) -> int:
+def run(model: str, *, precision: Precision, max_batch: int, device: str, state_dir: Path | None, as_json: bool) -> int:
     """Build the plan, unless it is kept already, and tell where it is."""
     if not 1 <= max_batch <= _LARGEST_BATCH:
         raise ConfigError(f"--max-batch: found {max_batch}, wanted 1 to {_LARGEST_BATCH}")
@@ -54,7 +56,7 @@ def run(model: str, *, precision: str, max_batch: int, device: str, state_dir: P
     onnx = model_file(folder, read_manifest(folder))
     gpu = _target()
     settings = _settings(precision, device, max_batch, gpu)
-    result = build(Order(onnx, settings, gpu, board_name(), state_dir or default_state_dir()))
+    result = build(Order(onnx, precision, settings, gpu, board_name(), state_dir or default_state_dir()))
     if as_json:
         print(json.dumps(result))  # noqa: T201 -- the command's output
     else:
@@ -65,7 +67,8 @@ def run(model: str, *, precision: str, max_batch: int, device: str, state_dir: P
 def build(order: Order) -> dict[str, Any]:
     """Build the plan, unless it is kept already; return what its manifest tells, and where it is."""
     store = PlanStore(order.state_dir, EnginesSettings().cache_mb)
-    key = plan_key(source_sha256(order.onnx), order.settings, order.gpu, order.board)
+    sha256 = plan_sha256(order.onnx, order.precision, order.state_dir)
+    key = plan_key(sha256, order.settings, order.gpu, order.board)
     is_kept = _is_kept(store, key)
     if not is_kept:
         store.store(key, _build(order))
@@ -107,7 +110,7 @@ def _build(order: Order) -> BuiltPlan:
     onnx = order.onnx
     with _progress_bar(f"{onnx.stem} {order.settings.precision}") as progress:
         progress("converting", 0.0)
-        typed = fp16_file(onnx, order.state_dir) if order.settings.precision == "fp16" else onnx
+        typed = form_file(onnx, order.precision, "trt", order.state_dir)
         return build_plan(
             typed,
             order.settings,

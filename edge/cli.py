@@ -96,7 +96,7 @@ def _add_detect(detect: argparse.ArgumentParser) -> None:
 
 def _add_precision(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="a folder with model.toml, or a name under engines/")
-    command.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="default: fp16")
+    command.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp16", help="default: fp16")
     command.add_argument("--max-batch", type=int, default=4, help="the largest batch (default: 4)")
     command.add_argument("--device", choices=("gpu", "dla0", "dla1"), default="gpu", help="default: gpu")
 

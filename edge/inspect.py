@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from edge.admission import Precision
 from edge.backends.build_records import MB
-from edge.backends.convert import fp16_file, source_sha256
 from edge.backends.cuda import find_gpu
+from edge.backends.forms import form_file, plan_sha256
 from edge.backends.gpu import Gpu
 from edge.backends.layers import (
     Inspection,
@@ -56,7 +57,7 @@ _TITLES = {
 }
 
 
-def run(model: str, *, precision: str, max_batch: int, device: str, state_dir: Path | None, as_json: bool) -> int:
+def run(model: str, *, precision: Precision, max_batch: int, device: str, state_dir: Path | None, as_json: bool) -> int:
     """Print what is known of a model's engine here."""
     if not 1 <= max_batch <= _LARGEST_BATCH:
         raise ConfigError(f"--max-batch: found {max_batch}, wanted 1 to {_LARGEST_BATCH}")
@@ -77,7 +78,7 @@ class _Subject:
 
     name: str
     onnx: Path  # FP32
-    precision: str
+    precision: Precision
     max_batch: int
     device: str
     state_dir: Path
@@ -119,7 +120,7 @@ class _Subject:
 
     def _network(self) -> dict[str, Any]:
         trt = load_tensorrt()
-        onnx = fp16_file(self.onnx, self.state_dir) if self.precision == "fp16" else self.onnx
+        onnx = form_file(self.onnx, self.precision, "trt", self.state_dir)
         return _described((found, None) for found in parse_network(trt, onnx))
 
     def _header(self) -> dict[str, Any]:
@@ -164,7 +165,7 @@ class _Subject:
         gpu = self._gpu if isinstance(self._gpu, Gpu) else None
         memory_bytes = gpu.memory_bytes if gpu else psutil.virtual_memory().total
         settings = build_settings(self.precision, self.device, self.max_batch, EnginesSettings(), memory_bytes)
-        return plan_key(source_sha256(self.onnx), settings, gpu, board_name())
+        return plan_key(plan_sha256(self.onnx, self.precision, self.state_dir), settings, gpu, board_name())
 
     @cached_property
     def _plan(self) -> tuple[Path, Mapping[str, Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Literal
 
+from edge.admission import MIN_FRAMES
 from edge.backends.build_records import UnsupportedModelError
 from edge.backends.engine import Engine
 from edge.clock import now_ns
@@ -169,9 +170,11 @@ class Rebuild:
                 self._check_cancelled()
                 comparison.look(picture)
             measured = comparison.finish()
-        figure = measured.agreement.figure
-        if figure is None:
-            raise EngineError(f"in {measured.agreement.frames} pictures nothing was found, so INT8 is not proven yet")
+        figure, frames = measured.agreement.figure, measured.agreement.frames
+        if figure is None or frames < MIN_FRAMES:
+            raise EngineError(
+                f"INT8 is not proven yet: {frames} pictures came, and what is found in them says too little"
+            )
         entry = model.supply.record(partial(entry_of, model.manifest.task, model.supply.onnx, measured, "fp32"))
         told = f"{entry.metric} {figure:.3f} on {entry.frames} pictures"
         if figure < model.manifest.min_agreement:

@@ -23,6 +23,11 @@ def form_file(onnx: Path, precision: Precision, backend: str, state_dir: Path) -
     return fp16_file(onnx, state_dir) if precision == "fp16" else _int8_file(onnx, backend, state_dir)
 
 
+def plan_sha256(onnx: Path, precision: Precision, state_dir: Path) -> str:
+    """Return the hash that a plan goes by: that of the FP32 model, and for INT8, of which there are many, its own."""
+    return source_sha256(form_file(onnx, precision, "trt", state_dir) if precision == "int8" else onnx)
+
+
 def form_of(onnx: Path, file: Path, precision: Precision, reading_sha256: str) -> Form:
     """Return what an entry of precision.json must have been measured with."""
     onnx_sha256 = source_sha256(onnx)

@@ -15,7 +15,7 @@ from edge.backends.choice import Choice, Chooser
 from edge.backends.convert import source_sha256
 from edge.backends.cuda import open_device
 from edge.backends.engine import Engine
-from edge.backends.forms import form_file, form_of
+from edge.backends.forms import form_file, form_of, plan_sha256
 from edge.backends.identity import on_onnxruntime, on_tensorrt
 from edge.backends.ort import OrtEngine, best_provider
 from edge.backends.plans import PlanKey, PlanStore, Trial, plan_key
@@ -269,10 +269,7 @@ class Supply:
         return build_settings(precision, self.device, self.settings.max_batch, self.place.settings, memory_bytes)
 
     def _key(self, precision: Precision) -> PlanKey:
-        """Return the key of a plan; that of INT8 goes by the quantized file, of which one model can have many."""
-        sha256 = self._onnx_sha256
-        if precision == "int8":
-            sha256 = source_sha256(form_file(self.onnx, precision, "trt", self.place.state_dir))
+        sha256 = plan_sha256(self.onnx, precision, self.place.state_dir)
         return plan_key(sha256, self._build_settings(precision), open_device().gpu, self.place.board)
 
     @cached_property
