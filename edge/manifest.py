@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +14,8 @@ from edge.errors import ModelError
 from edge.settings import Table, read_settings
 
 PerChannel = tuple[float, ...]
+Task = Literal["classify", "detect"]
+MIN_AGREEMENT: dict[Task, float] = {"detect": 0.95, "classify": 0.98}
 
 
 class InputSettings(Table):
@@ -52,14 +56,34 @@ class OutputSettings(Table):
     max_detections: int = Field(300, ge=1)
 
 
+class AccuracySettings(Table):
+    """What a form of the model in less precision must keep of FP32 to be served."""
+
+    min_agreement: float | None = Field(None, gt=0, le=1)  # None: as MIN_AGREEMENT has it
+
+
 class Manifest(Table):
     """One model's `model.toml`."""
 
-    task: Literal["classify", "detect"]
+    task: Task
     onnx: str
     labels: str | None = None
     input: InputSettings = InputSettings()
     output: OutputSettings
+    accuracy: AccuracySettings = AccuracySettings()
+
+    @property
+    def min_agreement(self) -> float:
+        """The least agreement with FP32 in what is found: F1 of boxes, share of same best classes."""
+        wanted = self.accuracy.min_agreement
+        return MIN_AGREEMENT[self.task] if wanted is None else wanted
+
+    @property
+    def reading_sha256(self) -> str:
+        """The hash of how the model is fed and read: what is found depends on it as much as on the model's file."""
+        # Keys that are not set are left out, so that a new key with a default changes no hash.
+        told = self.model_dump(include={"task", "input", "output"}, exclude_unset=True, mode="json")
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -1,0 +1,364 @@
+"""`edge engines verify`: a model's form of less precision held against FP32 on the same frames, here.
+
+Both go the way that serves: the model's own preprocessing, the engine, the decoder. What was measured is kept in
+precision.json, by which the daemon admits the form or does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from edge.admission import Entry, Form, Here, Precision, record, why_not
+from edge.agreement import disagreement
+from edge.backends.cuda import open_device
+from edge.backends.engine import Engine
+from edge.backends.forms import form_file, form_of
+from edge.backends.identity import on_onnxruntime, on_tensorrt
+from edge.backends.ort import OrtEngine
+from edge.backends.supply import Place, Supply
+from edge.clock import utc_text, wall_ns
+from edge.comparison import Answer, Comparison, Measured
+from edge.config import EnginesSettings, ModelSettings
+from edge.errors import ConfigError
+from edge.host.board import board_name
+from edge.manifest import find_model
+from edge.model import Model, Served
+from edge.places import default_state_dir
+from edge.records import Findings
+from edge.report import Page, Worst, write_report
+from edge.truth import Label, accuracy
+from edge.verify_frames import Frames, Shown, labelled_frames, open_frames
+
+NOT_ADMITTED = 4  # exit code
+MOST_FRAMES = 100_000
+WORST_SHOWN = 6
+# Boxes down to this score count for mean average precision, whose curve goes on below the model's own threshold.
+FLOOR = 0.01
+_PLANNED: set[Precision] = {"fp32", "fp16"}  # what a Supply builds TensorRT plans of
+_HASH_SHOWN = 12  # characters of the ONNX hash in an engine's label
+_TITLES = {
+    "f1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "mean_iou": "mean overlap of matches",
+    "score_shift": "mean shift of scores",
+    "top1": "same best class",
+    "top5": "best class among the other's five",
+    "map50": "mAP50",
+    "map50_95": "mAP50-95",
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be verified, and on what."""
+
+    model: str
+    precision: Precision
+    against: Precision
+    frames: str | None
+    count: int | None  # None: all that are labelled, else the default
+    truth: Path | None
+    state_dir: Path
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two forms, ready to run."""
+
+    form: Form
+    file: Path
+    served: Served
+
+
+@dataclass
+class Seen:
+    """What the two forms made of the frames so far."""
+
+    disagreements: list[float] = field(default_factory=list)
+    worst: list[Worst] = field(default_factory=list)
+    true: list[Label] = field(default_factory=list)
+    found: tuple[list[Findings], list[Findings]] = field(default_factory=lambda: ([], []))  # of the labelled frames
+
+    def add(self, shown: Shown, wanted: Answer, got: Answer) -> None:
+        """Count a frame."""
+        distance = disagreement(wanted.findings, got.findings)
+        self.disagreements.append(distance)
+        if len(self.worst) < WORST_SHOWN or distance > self.worst[-1].disagreement:
+            worst = Worst(shown.name, distance, shown.picture, wanted.findings, got.findings)
+            self.worst = sorted([*self.worst, worst], key=lambda each: -each.disagreement)[:WORST_SHOWN]
+        if shown.true is not None:
+            self.true.append(shown.true)
+            for answers, answer in zip(self.found, (wanted, got), strict=True):
+                answers.append(answer.findings if answer.unsure is None else answer.unsure)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What came of it."""
+
+    model: str
+    entry: Entry
+    reason: str | None  # why that is not good enough; None: it is
+    min_agreement: float
+    kept: Path  # precision.json
+    labels: Sequence[str]
+    seen: Seen
+
+
+def run(
+    model: str,
+    *,
+    precision: Precision,
+    against: Precision,
+    frames: str | None,
+    count: int | None,
+    truth: Path | None,
+    report: Path | None,
+    state_dir: Path | None,
+    as_json: bool,
+) -> int:
+    """Verify, keep and tell what was measured; return 4 where that is not good enough."""
+    if precision == against:
+        raise ConfigError(f"--against: found {against}, as --precision; wanted another one to hold it against")
+    if count is not None and not 1 <= count <= MOST_FRAMES:
+        raise ConfigError(f"--count: found {count}, wanted 1 to {MOST_FRAMES}")
+    if report is not None and not report.parent.is_dir():
+        raise ConfigError(f"--report {report}: folder {report.parent} does not exist; make it first")
+    verified = verify(Order(model, precision, against, frames, count, truth, state_dir or default_state_dir()))
+    if report is not None:
+        write_report(report, page(verified))
+    if as_json:
+        print(json.dumps(to_json(verified), allow_nan=False))  # noqa: T201 -- the command's output
+    else:
+        _show(verified, report)
+    return NOT_ADMITTED if verified.reason else 0
+
+
+def verify(order: Order) -> Verified:
+    """Run both forms over the frames; keep what was measured."""
+    folder = find_model(order.model)
+    cpu = {"backend": "onnxruntime", "device": "cpu", "max_batch": 1}
+    settings = ModelSettings.model_validate({"path": str(folder), **cpu})
+    model = Model(order.model, settings, Place(order.state_dir, board_name(), EnginesSettings()))
+    frames = _frames(order, model)
+    floor = FLOOR if order.truth is not None and model.manifest.task == "detect" else None
+    seen = Seen()
+    with _opened(order, model) as (here, against, form):
+        with Comparison(against.served, form.served, floor) as comparison:
+            for shown in _tracked(frames, f"{folder.resolve().name} {order.precision}"):
+                seen.add(shown, *comparison.look(shown.picture))
+            measured = comparison.finish()
+        entry = _entry(order, model, here, form, measured, _truth(order, seen))
+    kept = record(entry, model.supply.onnx, order.state_dir)
+    bound = model.manifest.min_agreement
+    return Verified(folder.resolve().name, entry, why_not(entry, bound), bound, kept, model.labels, seen)
+
+
+def _frames(order: Order, model: Model) -> Frames:
+    if order.truth is None:
+        return open_frames(order.frames, order.count)
+    return labelled_frames(order.truth, order.frames, order.count, model.manifest.task, model.labels)
+
+
+@contextlib.contextmanager
+def _opened(order: Order, model: Model) -> Iterator[tuple[Here, Side, Side]]:
+    """Open both forms on the backend of this machine."""
+    anywhere = {"backend": "auto", "device": "auto"}
+    supply = replace(model.supply, settings=model.settings.model_copy(update=anywhere))
+    on_gpu = {order.precision, order.against} <= _PLANNED and supply.why_not_tensorrt() is None
+    here = on_tensorrt(open_device().gpu) if on_gpu else on_onnxruntime()
+    with contextlib.ExitStack() as opened:
+
+        def opened_side(precision: Precision) -> Side:
+            file = form_file(supply.onnx, precision, here.backend, order.state_dir)
+            form = form_of(supply.onnx, file, precision, model.manifest.reading_sha256)
+            engine = _planned(supply, precision) if on_gpu else _on_cpu(model, file, form)
+            opened.callback(engine.close)
+            return Side(form, file, Served(engine, model))
+
+        yield here, opened_side(order.against), opened_side(order.precision)
+
+
+def _planned(supply: Supply, precision: Precision) -> Engine:
+    """Build the TensorRT plan of a form, unless it is kept already."""
+    own = replace(supply, settings=supply.settings.model_copy(update={"precision": precision}))
+    return own.build(lambda _phase, _progress: None, lambda: False)  # Ctrl-C ends it
+
+
+def _on_cpu(model: Model, file: Path, form: Form) -> Engine:
+    shown_hash = form.onnx_sha256[:_HASH_SHOWN]
+    return OrtEngine(file, threads=model.supply.threads, precision=form.precision, label_hash=shown_hash)
+
+
+def _tracked(frames: Frames, title: str) -> Iterable[Shown]:
+    """Draw a progress bar on standard error, where it is a terminal."""
+    console = Console(stderr=True)
+    return track(frames.frames, title, frames.count, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _entry(
+    order: Order, model: Model, here: Here, side: Side, measured: Measured, truth: dict[str, dict[str, float]] | None
+) -> Entry:
+    found = measured.agreement
+    if found.figure is None:
+        raise ConfigError(
+            f"neither {order.against} nor {order.precision} found anything in {found.frames} frames, which proves "
+            "nothing; give --frames that show what the model finds"
+        )
+    return Entry(
+        precision=order.precision,
+        against=order.against,
+        onnx=model.supply.onnx.name,
+        onnx_sha256=side.form.onnx_sha256,
+        file=side.file.name,
+        file_sha256=side.form.file_sha256,
+        reading_sha256=side.form.reading_sha256,
+        **asdict(here),
+        metric="f1" if found.top1 is None else "top1",
+        agreement=found.figure,
+        measured={name: value for name, value in asdict(found).items() if name != "frames"},
+        frames=found.frames,
+        data_sha256=measured.data_sha256,
+        ms=round(measured.got_ms, 4),
+        against_ms=round(measured.wanted_ms, 4),
+        truth=truth,
+        at=utc_text(wall_ns()),
+    )
+
+
+def _truth(order: Order, seen: Seen) -> dict[str, dict[str, float]] | None:
+    """Return the accuracy of each form by the labels; None where there are none."""
+    if not seen.true:
+        return None
+    names = (order.against, order.precision)
+    return {name: accuracy(seen.true, found) for name, found in zip(names, seen.found, strict=True)}
+
+
+def to_json(verified: Verified) -> dict[str, Any]:
+    """Return the command's document; `precision` in it is a figure, and the form's precision is `form`."""
+    entry = verified.entry.model_dump()
+    measured = entry.pop("measured")
+    return {
+        "model": verified.model,
+        "form": entry.pop("precision"),
+        "admitted": verified.reason is None,
+        "reason": verified.reason,
+        "min_agreement": verified.min_agreement,
+        **measured,
+        **entry,
+        "truth_difference": _differences(verified.entry),
+        "precision_json": str(verified.kept),
+    }
+
+
+def _differences(entry: Entry) -> dict[str, float] | None:
+    """Return what the form loses of accuracy by the labels (negative) or gains."""
+    if entry.truth is None:
+        return None
+    form, against = entry.truth[entry.precision], entry.truth[entry.against]
+    return {name: form[name] - against[name] for name in form}
+
+
+def _verdict(verified: Verified) -> str:
+    entry = verified.entry
+    if verified.reason:
+        return f"not good enough: {verified.reason}"
+    told = f"{entry.metric} {entry.agreement:.3f} on {entry.frames} frames, wanted {verified.min_agreement:g}"
+    if entry.against != "fp32":
+        return f"good enough: {told}; but only what is held against fp32 is admitted to serve"
+    return f"admitted to serve here: {told}"
+
+
+def _speed(entry: Entry) -> str:
+    ratio = entry.against_ms / entry.ms
+    told = f"{ratio:.2f} times as fast" if ratio >= 1 else f"slower: {1 / ratio:.2f} times the time"
+    return f"{entry.precision} {entry.ms:.2f} ms, {entry.against} {entry.against_ms:.2f} ms; {told}"
+
+
+def _facts(verified: Verified) -> dict[str, str]:
+    entry = verified.entry
+    return {
+        "file": entry.file,
+        "frames": f"{entry.frames}, SHA-256 {entry.data_sha256[:_HASH_SHOWN]}…",
+        "one inference, median": _speed(entry),
+        "measured with": f"{entry.here}, on {entry.machine}",
+        "measured at": entry.at,
+        "kept in": str(verified.kept),
+    }
+
+
+def _figures(entry: Entry) -> list[tuple[str, str]]:
+    """Return each figure of agreement that was measured, with its name for people."""
+    rows = [(_TITLES[name], f"{value:.4f}") for name in _TITLES if (value := entry.measured.get(name)) is not None]
+    counts = {name: entry.measured.get(name) or 0 for name in ("wanted", "got", "matched")}
+    if entry.metric == "f1":
+        told = f"{counts['wanted']:.0f} by {entry.against}, {counts['got']:.0f} by {entry.precision}"
+        rows.append(("boxes found", f"{told}, {counts['matched']:.0f} by both"))
+    return rows
+
+
+def _truth_rows(entry: Entry) -> list[tuple[str, ...]]:
+    """Return the table of accuracy by the labels."""
+    differences = _differences(entry)
+    if entry.truth is None or not differences:
+        return []
+    form, against = entry.truth[entry.precision], entry.truth[entry.against]
+    rows = [
+        (_truth_title(name), f"{against[name]:.4f}", f"{form[name]:.4f}", f"{differences[name]:+.4f}") for name in form
+    ]
+    return [("", entry.against, entry.precision, "difference"), *rows]
+
+
+def _truth_title(name: str) -> str:
+    return {"top1": "top-1", "top5": "top-5"}.get(name, _TITLES[name])
+
+
+def page(verified: Verified) -> Page:
+    """Return what the report tells."""
+    entry = verified.entry
+    truth = _truth_rows(entry)
+    return Page(
+        title=f"{verified.model}: {entry.precision} held against {entry.against}",
+        verdict=_verdict(verified),
+        is_good=verified.reason is None,
+        wanted_name=entry.against,
+        got_name=entry.precision,
+        tables=[
+            ("Agreement", _figures(entry)),
+            *([("Accuracy by the labels", truth)] if truth else []),
+            ("Measurement", list(_facts(verified).items())),
+        ],
+        disagreements=verified.seen.disagreements,
+        worst=verified.seen.worst,
+        labels=verified.labels,
+    )
+
+
+def _show(verified: Verified, report: Path | None) -> None:
+    console = Console(highlight=False)
+    entry = verified.entry
+    console.print(f"{verified.model}: {entry.precision} held against {entry.against}", style="bold", markup=False)
+    _print_rows(console, _figures(entry))
+    _print_rows(console, _truth_rows(entry))
+    _print_rows(console, [*_facts(verified).items(), *([("report", str(report))] if report else [])])
+    console.print(Text(_verdict(verified), "bold red" if verified.reason else "bold green"))
+
+
+def _print_rows(console: Console, rows: Sequence[Sequence[str]]) -> None:
+    if not rows:
+        return
+    table = Table(show_header=False, box=None, padding=(0, 3, 0, 0))
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console.print(table)
