@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 FILE = "precision.json"
 VERSION = 1
 MIN_FRAMES = 4  # fewer prove nothing
+# Boxes can match one for one while scores are lost, as where boxes and scores share the scale of one quantized tensor.
+MAX_SCORE_SHIFT = 0.1
 _NAME_DIGITS = 12
 _MAX_TOLD = 300  # characters of what is wrong with an entry
 
@@ -169,6 +171,12 @@ def why_not(entry: Entry, min_agreement: float) -> str | None:
         return (
             f"{entry.precision} agrees with {entry.against} by {entry.metric} {entry.agreement:.3f} on "
             f"{entry.frames} frames, wanted {min_agreement:g} ([accuracy] min_agreement)"
+        )
+    shift = entry.measured.get("score_shift") or 0.0
+    if entry.metric == "f1" and abs(shift) > MAX_SCORE_SHIFT:
+        return (
+            f"the scores of {entry.precision} are off by {shift:+.3f} in the mean, wanted {MAX_SCORE_SHIFT:g} at most: "
+            "thresholds would mean something else"
         )
     return None
 

@@ -300,7 +300,11 @@ def _facts(verified: Verified) -> dict[str, str]:
 
 def _figures(entry: Entry) -> list[tuple[str, str]]:
     """Return each figure of agreement that was measured, with its name for people."""
-    rows = [(_TITLES[name], f"{value:.4f}") for name in _TITLES if (value := entry.measured.get(name)) is not None]
+    rows = [
+        (_TITLES[name], f"{value:{'+' if name == 'score_shift' else ''}.4f}")
+        for name in _TITLES
+        if (value := entry.measured.get(name)) is not None
+    ]
     counts = {name: entry.measured.get(name) or 0 for name in ("wanted", "got", "matched")}
     if entry.metric == "f1":
         told = f"{counts['wanted']:.0f} by {entry.against}, {counts['got']:.0f} by {entry.precision}"
