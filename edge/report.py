@@ -19,7 +19,7 @@ from edge.records import Classes, Findings
 Picture = NDArray[np.uint8]
 Color = tuple[int, int, int]  # blue, green, red
 
-_WIDTH_PX = 640  # of a drawn frame
+_MOST_PX = (640, 720)  # width, height of a drawn frame
 _JPEG_QUALITY = 88
 _BOTH: Color = (90, 190, 60)
 _ALONE: Color = (40, 60, 235)
@@ -162,8 +162,9 @@ def _data_uri(picture: Picture) -> str:
 
 def draw_pair(worst: Worst, labels: Sequence[str]) -> tuple[Picture, Picture]:
     """Return the frame twice, of one size, with what each engine found drawn in."""
-    scale = _WIDTH_PX / worst.picture.shape[1]
-    size_px = (_WIDTH_PX, max(1, round(worst.picture.shape[0] * scale)))
+    height, width = worst.picture.shape[:2]
+    scale = min(_MOST_PX[0] / width, _MOST_PX[1] / height)
+    size_px = (max(1, round(width * scale)), max(1, round(height * scale)))
     resized = cv2.resize(worst.picture, size_px, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     pairs = matches(worst.wanted, worst.got)
     drawn = []

@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from edge.admission import Entry, Form, Here, Precision, record, why_not
+from edge.admission import MIN_FRAMES, Entry, Form, Here, Precision, record, why_not
 from edge.agreement import disagreement
 from edge.backends.cuda import open_device
 from edge.backends.engine import Engine
@@ -111,7 +111,7 @@ class Verified:
     entry: Entry
     reason: str | None  # why that is not good enough; None: it is
     min_agreement: float
-    kept: Path  # precision.json
+    kept: Path | None  # precision.json; None: too few frames to put in the place of what was proven
     labels: Sequence[str]
     seen: Seen
 
@@ -160,7 +160,7 @@ def verify(order: Order) -> Verified:
                 seen.add(shown, *comparison.look(shown.picture))
             measured = comparison.finish()
         entry = _entry(order, model, here, form, measured, _truth(order, seen))
-    kept = record(entry, model.supply.onnx, order.state_dir)
+    kept = record(entry, model.supply.onnx, order.state_dir) if entry.frames >= MIN_FRAMES else None
     bound = model.manifest.min_agreement
     return Verified(folder.resolve().name, entry, why_not(entry, bound), bound, kept, model.labels, seen)
 
@@ -258,7 +258,7 @@ def to_json(verified: Verified) -> dict[str, Any]:
         **measured,
         **entry,
         "truth_difference": _differences(verified.entry),
-        "precision_json": str(verified.kept),
+        "precision_json": str(verified.kept) if verified.kept else None,
     }
 
 
@@ -294,7 +294,7 @@ def _facts(verified: Verified) -> dict[str, str]:
         "one inference, median": _speed(entry),
         "measured with": f"{entry.here}, on {entry.machine}",
         "measured at": entry.at,
-        "kept in": str(verified.kept),
+        "kept in": str(verified.kept) if verified.kept else "nothing, as too few frames prove nothing",
     }
 
 
