@@ -166,7 +166,7 @@ def _at(entry: Entry) -> str:
 def why_not(entry: Entry, min_agreement: float) -> str | None:
     """Return why a measurement is not good enough; None where it is."""
     if entry.frames < MIN_FRAMES:
-        return f"{entry.precision} was measured on {entry.frames} frames only, wanted {MIN_FRAMES} or more"
+        return f"{entry.precision} was measured on too few frames: {entry.frames}, wanted {MIN_FRAMES} or more"
     if entry.agreement < min_agreement:
         return (
             f"{entry.precision} agrees with {entry.against} by {entry.metric} {entry.agreement:.3f} on "

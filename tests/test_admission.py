@@ -79,7 +79,7 @@ def test_a_form_that_was_never_measured_is_not_admitted() -> None:
         ),
         (entry(here=replace(HERE, instructions="x86_64 avx2")), "with onnxruntime 1.31.1, x86_64 avx2, and here is"),
         (entry(agreement=0.949), "int8 agrees with fp32 by f1 0.949 on 64 frames, wanted 0.95"),
-        (entry(frames=3), "measured on 3 frames only, wanted 4 or more"),
+        (entry(frames=3), "measured on too few frames: 3, wanted 4 or more"),
         (entry(measured={"score_shift": 0.3}), "scores of int8 are off by +0.300"),
         (entry(measured={"score_shift": -0.3}), "scores of int8 are off by -0.300"),
     ],

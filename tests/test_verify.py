@@ -267,7 +267,7 @@ def test_too_few_frames_prove_nothing_and_push_nothing_out(model: Path, capsys: 
     verify(capsys, model, "--frames", SCENE, "--count", "6")
     before = (model / FILE).read_bytes()
     found = verify(capsys, model, "--frames", SCENE, "--count", "1", code=NOT_ADMITTED)
-    assert "measured on 1 frames only, wanted 4 or more" in found["reason"]
+    assert "measured on too few frames: 1, wanted 4 or more" in found["reason"]
     assert found["precision_json"] is None
     assert (model / FILE).read_bytes() == before
 
