@@ -74,6 +74,7 @@ def test_crowds_are_marked(tmp_path: Path) -> None:
         ({"annotations": [box(12), box(44)]}, "categories '44'"),
         ({"categories": None}, "category ids '12' and no names, wanted class ids of the model: 0 to 2"),
         ({"categories": None, "annotations": [box(-1)]}, "category ids '-1'"),
+        ({"categories": None, "annotations": [box(2), box(3)]}, "category ids '3' and no names"),
         ({"images": [{"id": 7, "file_name": "c.png"}]}, "1 of its 1 pictures are not in"),
         ({"images": []}, "names no images"),
         ({"images": None}, "images: Field required"),
