@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 FILE = "precision.json"
 VERSION = 1
 MIN_FRAMES = 4  # fewer prove nothing
+# Boxes can match one for one while scores are lost, as where boxes and scores share the scale of one quantized tensor.
+MAX_SCORE_SHIFT = 0.1
 _NAME_DIGITS = 12
 _MAX_TOLD = 300  # characters of what is wrong with an entry
 
@@ -76,7 +78,7 @@ class Entry(Table):
     machine: str
     metric: Literal["f1", "top1"]
     agreement: float = Field(ge=0, le=1)
-    measured: dict[str, float | None]  # all figures of agreement
+    measured: dict[str, int | float | None]  # all figures of agreement
     frames: int = Field(ge=1)
     data_sha256: str  # of the frames
     ms: float = Field(gt=0)  # median of an inference of one picture, as the next
@@ -164,11 +166,17 @@ def _at(entry: Entry) -> str:
 def why_not(entry: Entry, min_agreement: float) -> str | None:
     """Return why a measurement is not good enough; None where it is."""
     if entry.frames < MIN_FRAMES:
-        return f"{entry.precision} was measured on {entry.frames} frames only, wanted {MIN_FRAMES} or more"
+        return f"{entry.precision} was measured on too few frames: {entry.frames}, wanted {MIN_FRAMES} or more"
     if entry.agreement < min_agreement:
         return (
             f"{entry.precision} agrees with {entry.against} by {entry.metric} {entry.agreement:.3f} on "
             f"{entry.frames} frames, wanted {min_agreement:g} ([accuracy] min_agreement)"
+        )
+    shift = entry.measured.get("score_shift") or 0.0
+    if entry.metric == "f1" and abs(shift) > MAX_SCORE_SHIFT:
+        return (
+            f"the scores of {entry.precision} are off by {shift:+.3f} in the mean, wanted {MAX_SCORE_SHIFT:g} at most: "
+            "thresholds would mean something else"
         )
     return None
 

@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_precision(add("build", _engines_build, "build a model's TensorRT engine for this machine", under))
     inspect = add("inspect", _engines_inspect, "show a model's tensors, and its layers before and after fusion", under)
     _add_precision(inspect)
+    _add_verify(add("verify", _engines_verify, "hold a model's INT8 or FP16 form against FP32, here", under))
     schema = add("schema", _schema, "print the JSON Schema of a message")
     schema.add_argument("name", metavar="NAME", help="result, telemetry, status, stream-status or alarm")
     return parser
@@ -99,6 +100,18 @@ def _add_precision(command: argparse.ArgumentParser) -> None:
     command.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp16", help="default: fp16")
     command.add_argument("--max-batch", type=int, default=4, help="the largest batch (default: 4)")
     command.add_argument("--device", choices=("gpu", "dla0", "dla1"), default="gpu", help="default: gpu")
+
+
+def _add_verify(verify: argparse.ArgumentParser) -> None:
+    verify.add_argument("model", help="a folder with model.toml, or a name under engines/")
+    verify.add_argument("--precision", choices=("int8", "fp16"), required=True, help="the form to be verified")
+    verify.add_argument(
+        "--against", choices=("fp32", "fp16"), default="fp32", help="taken as the truth (default: fp32)"
+    )
+    verify.add_argument("--frames", metavar="PATH|SOURCE", help="a video, a folder of pictures, or a camera's URL")
+    verify.add_argument("--count", type=int, help="how many of them (default: 64; with --truth, all that are labelled)")
+    verify.add_argument("--truth", type=Path, metavar="COCO.json|FOLDER", help="labels: also tells mAP, or top-1")
+    verify.add_argument("--report", type=Path, metavar="OUT.html", help="write figures and the worst frames, drawn")
 
 
 def _seconds(text: str) -> float:
@@ -168,6 +181,22 @@ def _engines_inspect(options: Any) -> int:
         precision=options.precision,
         max_batch=options.max_batch,
         device=options.device,
+        state_dir=options.state_dir,
+        as_json=options.json,
+    )
+
+
+def _engines_verify(options: Any) -> int:
+    from edge import verify
+
+    return verify.run(
+        options.model,
+        precision=options.precision,
+        against=options.against,
+        frames=options.frames,
+        count=options.count,
+        truth=options.truth,
+        report=options.report,
         state_dir=options.state_dir,
         as_json=options.json,
     )

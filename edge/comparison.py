@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from edge.admission import Entry, Form, Here, Precision
 from edge.agreement import Agreement, Tally
 from edge.clock import utc_text, wall_ns
+from edge.errors import EngineError
 from edge.infer import Inference
-from edge.manifest import Task
 from edge.model import Served
 from edge.records import Findings
 
@@ -107,11 +107,21 @@ class _Side:
 
 
 def entry_of(
-    task: Task, onnx: Path, measured: Measured, against: Precision, form: Form, file: Path, here: Here
+    onnx: Path,
+    form: Form,
+    file: Path,
+    here: Here,
+    against: Precision,
+    measured: Measured,
+    truth: dict[str, dict[str, float]] | None = None,
 ) -> Entry:
-    """Return what precision.json keeps of a comparison."""
-    figures = asdict(measured.agreement)
-    frames = figures.pop("frames")
+    """Return what precision.json keeps of a comparison; raise EngineError where nothing was found."""
+    found = measured.agreement
+    if found.figure is None:
+        raise EngineError(
+            f"neither {against} nor {form.precision} found anything in {found.frames} frames, which proves nothing; "
+            "wanted frames that show what the model finds"
+        )
     return Entry(
         precision=form.precision,
         against=against,
@@ -120,17 +130,14 @@ def entry_of(
         file=file.name,
         file_sha256=form.file_sha256,
         reading_sha256=form.reading_sha256,
-        backend=here.backend,
-        library=here.library,
-        gpu=here.gpu,
-        instructions=here.instructions,
-        machine=here.machine,
-        metric="top1" if task == "classify" else "f1",
-        agreement=measured.agreement.figure or 0.0,
-        measured=figures,
-        frames=frames,
+        **asdict(here),
+        metric="f1" if found.top1 is None else "top1",
+        agreement=found.figure,
+        measured={name: value for name, value in asdict(found).items() if name != "frames"},
+        frames=found.frames,
         data_sha256=measured.data_sha256,
-        ms=measured.got_ms,
-        against_ms=measured.wanted_ms,
+        ms=round(measured.got_ms, 4),
+        against_ms=round(measured.wanted_ms, 4),
+        truth=truth,
         at=utc_text(wall_ns()),
     )

@@ -6,10 +6,9 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Literal
 
-from edge.admission import MIN_FRAMES
+from edge.admission import MIN_FRAMES, record, why_not
 from edge.backends.build_records import UnsupportedModelError
 from edge.backends.engine import Engine
 from edge.clock import now_ns
@@ -170,16 +169,14 @@ class Rebuild:
                 self._check_cancelled()
                 comparison.look(picture)
             measured = comparison.finish()
-        figure, frames = measured.agreement.figure, measured.agreement.frames
-        if figure is None or frames < MIN_FRAMES:
-            raise EngineError(
-                f"INT8 is not proven yet: {frames} pictures came, and what is found in them says too little"
-            )
-        entry = model.supply.record(partial(entry_of, model.manifest.task, model.supply.onnx, measured, "fp32"))
-        told = f"{entry.metric} {figure:.3f} on {entry.frames} pictures"
-        if figure < model.manifest.min_agreement:
-            wanted = f"wanted {model.manifest.min_agreement:g} ([accuracy] min_agreement of model.toml)"
-            raise RefusedError(f"engine {engine.label} is refused: {told}, {wanted}; {model.engine.label} serves on")
+        supply, bound = model.supply, model.manifest.min_agreement
+        entry = entry_of(supply.onnx, *supply.form("int8"), supply.here, "fp32", measured)
+        if entry.frames < MIN_FRAMES:
+            raise EngineError(f"INT8 is not proven: {entry.frames} pictures came, wanted {MIN_FRAMES} and more")
+        record(entry, supply.onnx, supply.place.state_dir)
+        told = f"{entry.metric} {entry.agreement:.3f} on {entry.frames} pictures"
+        if reason := why_not(entry, bound):
+            raise RefusedError(f"engine {engine.label} is refused: {reason}; {model.engine.label} serves on")
         return told
 
     def _pictures(self) -> Iterator[Picture]:

@@ -173,3 +173,30 @@ def reads_or_says_one_line(content: bytes) -> None:
         except ModelError as error:
             told = str(error)
     assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        (SMALLEST, 0.95),
+        (SMALLEST.replace("detect", "classify"), 0.98),
+        (SMALLEST + "[accuracy]\nmin_agreement = 0.9\n", 0.9),
+        (SMALLEST + "[accuracy]\n", 0.95),
+    ],
+)
+def test_the_least_agreement_is_set_or_that_of_the_task(tmp_path: Path, text: str, bound: float) -> None:
+    assert read(tmp_path, text).min_agreement == bound
+
+
+@pytest.mark.parametrize("value", ["0", "1.01", "-1", "nan", '"0.9"', "true"])
+def test_a_least_agreement_that_is_no_share_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ModelError, match=r"\[accuracy\] min_agreement: found"):
+        read(tmp_path, SMALLEST + f"[accuracy]\nmin_agreement = {value}\n")
+
+
+def test_the_hash_of_the_reading_changes_with_what_changes_the_findings_and_with_nothing_else(tmp_path: Path) -> None:
+    same = read(tmp_path, DESIGNED).reading_sha256
+    assert read(tmp_path, DESIGNED + "# a comment\n[accuracy]\nmin_agreement = 0.5\n").reading_sha256 == same
+    assert read(tmp_path, DESIGNED.replace("coco.names", "other.names")).reading_sha256 == same
+    for old, new in (("0.35", "0.36"), ('"bgr"', '"rgb"'), ("pad = 114", "pad = 0"), ('"yolox"', '"yolov8"')):
+        assert read(tmp_path, DESIGNED.replace(old, new)).reading_sha256 != same

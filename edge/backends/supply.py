@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from edge.admission import Entry, Form, Here, Precision, record
+from edge.admission import Form, Here, Precision
 from edge.backends.build_process import build_plan, default_workspace_mb
 from edge.backends.build_records import BuildSettings
 from edge.backends.choice import Choice, Chooser
@@ -80,7 +80,6 @@ class Supply:
         self.settings = settings
         self.place = place
         self._threads = threads
-        self._reading_sha256 = reading_sha256
         self._chooser = Chooser(onnx, place.state_dir, reading_sha256, min_agreement, place.force)
         self.target: Precision = "fp32"  # of the wanted engine; `open` decides
 
@@ -92,7 +91,7 @@ class Supply:
         reason = self.why_not_tensorrt()
         if reason and (self.settings.backend == "tensorrt" or self.settings.device.startswith("dla")):
             raise ModelError(f"backend TensorRT was asked for and cannot be used: {reason}")
-        choice = self._chooser.choose(self.settings.precision, self._here)
+        choice = self._chooser.choose(self.settings.precision, self.here)
         self.target = "int8" if choice.may_verify else choice.serve
         if choice.forced:
             log.warning("model %s: INT8 serves by force: %s", self.onnx.name, choice.refused)
@@ -141,15 +140,27 @@ class Supply:
         if not self.why_not_tensorrt():
             self._store.note(self._key(self.target), Trial(state, reason))
 
-    def record(self, made: Callable[[Form, Path, Here], Entry]) -> Entry:
-        """Keep a measurement of the wanted engine's agreement in precision.json, beside the model's other ones."""
-        file = form_file(self.onnx, self.target, self._here.backend, self.place.state_dir)
-        entry = made(form_of(self.onnx, file, self.target, self._reading_sha256), file, self._here)
-        record(entry, self.onnx, self.place.state_dir)
-        return entry
+    def on(self, **changes: str) -> Supply:
+        """Return a supply of the same model with other settings."""
+        settings = self.settings.model_copy(update=changes)
+        reading_sha256, min_agreement = self._chooser.reading_sha256, self._chooser.min_agreement
+        return Supply(
+            self.onnx, settings, self.place, self._threads, reading_sha256=reading_sha256, min_agreement=min_agreement
+        )
+
+    def make(self, precision: Precision) -> Engine:
+        """Open the model in a precision on the backend of this machine, building its plan unless it is kept already."""
+        self.target = precision
+        return self.build(lambda _phase, _progress: None, lambda: False)  # Ctrl-C ends it
+
+    def form(self, precision: Precision) -> tuple[Form, Path]:
+        """Return what an entry of precision.json must have been measured with, and the file of this precision."""
+        file = form_file(self.onnx, precision, self.here.backend, self.place.state_dir)
+        return form_of(self.onnx, file, precision, self._chooser.reading_sha256), file
 
     @cached_property
-    def _here(self) -> Here:
+    def here(self) -> Here:
+        """What runs the model on this machine."""
         return on_onnxruntime() if self.why_not_tensorrt() else on_tensorrt(open_device().gpu)
 
     def why_not_tensorrt(self) -> str | None:

@@ -1,0 +1,40 @@
+"""What is kept of a verification's frames."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.average_precision import TrueBoxes
+from edge.comparison import Answer
+from edge.records import Detections
+from edge.verified import WORST_SHOWN, Seen
+from edge.verify_frames import Shown
+
+PICTURE = np.zeros((8, 8, 3), np.uint8)
+
+
+def apart(count: int) -> Detections:
+    """Make boxes that do not overlap."""
+    boxes = np.array([(10 * place, 0, 10 * place + 5, 5) for place in range(count)], np.float32).reshape(-1, 4)
+    return Detections(boxes, np.full(count, 0.5, np.float32), np.zeros(count, np.int64))
+
+
+@given(st.lists(st.integers(0, 9), max_size=20))
+def test_the_frames_that_agree_least_are_kept(missed: list[int]) -> None:
+    seen = Seen()
+    for place, count in enumerate(missed):
+        seen.add(Shown(str(place), PICTURE), Answer(apart(count), None), Answer(apart(0), None))
+    assert seen.disagreements == missed
+    assert [each.disagreement for each in seen.worst] == sorted(missed, reverse=True)[:WORST_SHOWN]
+    assert all(missed[int(each.name)] == each.disagreement for each in seen.worst)
+
+
+def test_labelled_frames_are_judged_by_all_that_was_found_down_to_the_floor() -> None:
+    seen = Seen()
+    true = TrueBoxes(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    seen.add(Shown("a", PICTURE, true), Answer(apart(1), apart(4)), Answer(apart(2), apart(5)))
+    seen.add(Shown("b", PICTURE), Answer(apart(1), None), Answer(apart(1), None))
+    assert len(seen.true) == 1
+    assert [[len(each.scores) for each in side] for side in seen.found] == [[4], [5]]
