@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge.admission import Entry, Form, Here, Precision
 from edge.agreement import Agreement, Tally
 from edge.clock import utc_text, wall_ns
-from edge.errors import EngineError
+from edge.errors import ConfigError
 from edge.infer import Inference
 from edge.model import Served
 from edge.records import Findings
@@ -115,12 +115,12 @@ def entry_of(
     measured: Measured,
     truth: dict[str, dict[str, float]] | None = None,
 ) -> Entry:
-    """Return what precision.json keeps of a comparison; raise EngineError where nothing was found."""
+    """Return what precision.json keeps of a comparison; raise ConfigError where nothing was found."""
     found = measured.agreement
     if found.figure is None:
-        raise EngineError(
-            f"neither {against} nor {form.precision} found anything in {found.frames} frames, which proves nothing; "
-            "wanted frames that show what the model finds"
+        raise ConfigError(
+            f"neither {against} nor {form.precision} found anything in {found.frames} frames, which "
+            "proves nothing; give --frames that show what the model finds"
         )
     return Entry(
         precision=form.precision,

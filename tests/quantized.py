@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -43,7 +42,3 @@ def sign(file: Path, source: Path) -> None:
     model = onnx.load(file)
     model.metadata_props.add(key="edge.int8_of", value=f"1:{source_sha256(source)}")
     onnx.save(model, file)
-
-
-def numbers(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).random(shape, np.float32)

@@ -89,7 +89,7 @@ def test_int8_that_does_not_agree_is_refused_now_and_at_the_next_start(
 ) -> None:
     config = configure(tables(model_folder(tmp_path, 0.5)))
     edge = start_edge(config)
-    alarm = wait_for_alarm(subscriber, "raised", "is refused: f1")
+    alarm = wait_for_alarm(subscriber, "raised", "is refused: int8 agrees with fp32 by f1 0.000")
     assert alarm["alarm"] == "int8_refused"
     assert "quantize again" in alarm["next"]
     end_well(edge, subscriber, tmp_path)
@@ -168,7 +168,10 @@ def test_on_a_gpu_int8_is_built_and_measured_and_fp16_serves_where_it_is_refused
     if factor == 1.0:
         wait_for_alarm(subscriber, "cleared", label)
     else:
-        assert wait_for_alarm(subscriber, "raised", "is refused: f1")["alarm"] == "int8_refused"
+        assert (
+            wait_for_alarm(subscriber, "raised", "is refused: int8 agrees with fp32 by f1 0.000")["alarm"]
+            == "int8_refused"
+        )
     end_well(edge, subscriber, tmp_path)
     (entry,) = json.loads((folder / "precision.json").read_text())["entries"]
     assert entry["backend"] == "trt"

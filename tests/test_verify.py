@@ -338,16 +338,17 @@ def test_frames_are_spread_over_all_there_are() -> None:
 
 def test_a_gpu_has_an_entry_of_its_own(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verify(capsys, model, "--frames", SCENE, "--count", "4", "--precision", "fp16")
+    (model / "conveyor.int8-cpu.onnx").rename(model / "conveyor.int8.onnx")
     with emulated_gpu():
         found = verify(capsys, model, "--frames", SCENE, "--count", "4", "--precision", "fp16")
         int8 = verify(capsys, model, "--frames", SCENE, "--count", "4")
     assert (found["backend"], found["instructions"]) == ("trt", None)
     assert found["library"].startswith("tensorrt ")
     assert "sm_" in found["gpu"]
-    assert int8["backend"] == "ort-cpu"  # no plans of INT8 are built yet
+    assert int8["backend"] == "trt"
     entries = read_entries(model / "conveyor.onnx", model)
     assert sorted((each.backend, each.precision) for each in entries) == [
         ("ort-cpu", "fp16"),
-        ("ort-cpu", "int8"),
         ("trt", "fp16"),
+        ("trt", "int8"),
     ]
