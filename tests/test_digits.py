@@ -63,7 +63,7 @@ def test_the_file_is_small_and_takes_any_batch() -> None:
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert [each.version for each in model.opset_import] == [17]
-    assert [each.dim_param for each in model.graph.input[0].type.tensor_type.shape.dim][0] == "batch"
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
 def test_it_is_as_good_on_the_held_out_part_as_its_readme_says() -> None:

@@ -167,13 +167,13 @@ class OrtContext:
 def best_provider(wanted: Sequence[str]) -> str | None:
     """Return the first of these providers that this build of ONNX Runtime has."""
     try:
-        has = _import_onnxruntime().get_available_providers()
+        has = import_onnxruntime().get_available_providers()
     except ModelError:
         return None
     return next((name for name in wanted if _PROVIDERS[name] in has), None)
 
 
-def _import_onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
     try:
         import onnxruntime  # noqa: PLC0415 -- slow to import, and not there on every device
     except ImportError:
@@ -185,7 +185,7 @@ def _import_onnxruntime() -> Any:
 
 
 def _open_session(onnx: Path, threads: int, provider: str, cache: Path | None) -> Any:
-    onnxruntime = _import_onnxruntime()
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
