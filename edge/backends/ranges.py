@@ -24,8 +24,8 @@ from edge.errors import ModelError
 Feed = Mapping[str, NDArray[Any]]  # a model's inputs by their names
 
 FP16_MAX = 65504.0
-# Other inputs go further than those looked at, and a sum on its way to a result may go further than the result:
-# a quarter of the range leaves two bits for both.
+# Unseen frames went up to 2.2 times further than eight frames of calibration (YOLOX-Nano; 1.5 the conveyor detector),
+# and a sum on its way to a result may go further than the result.
 MARGIN = 4.0
 # Numbers of a model that are looked at in one run; each run has a session of its own, and no two are open at once.
 _CHUNK_BYTES = 1 << 28
