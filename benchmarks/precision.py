@@ -216,7 +216,7 @@ def cells(row: Row) -> list[str]:
     if row.lacking:
         return [row.network, row.form, row.metric, "not there", "", "", ""]
     size = "" if row.bytes is None else f"{row.bytes:,}"
-    difference = "" if row.form == "FP32" else f"{row.difference:+.4f}"
+    difference = "" if row.form == "FP32" else f"{row.difference:+.5f}"
     return [
         row.network,
         row.form,

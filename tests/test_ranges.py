@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -34,7 +36,9 @@ def copy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def checked(model: onnx.ModelProto, *feeds: Feed) -> onnx.ModelProto:
     """Convert the model as a check on these inputs has it."""
-    return to_fp16(copy(model), beyond_fp16(model, measure_ranges(model, feeds)))[0]
+    converted, _ = to_fp16(copy(model), beyond_fp16(model, measure_ranges(model, feeds)))
+    onnx.checker.check_model(converted, full_check=True)
+    return converted
 
 
 def run(model: onnx.ModelProto, feed: Feed) -> list[NDArray[Any]]:
@@ -112,7 +116,6 @@ def test_branches_cannot_be_looked_into_and_stay_fp32_whole(condition: bool) -> 
     feed = BRIGHT | {"c": np.array(condition)}
     assert beyond_fp16(model, measure_ranges(model, [feed])) == ["y"]
     converted = checked(model, feed)
-    onnx.checker.check_model(converted, full_check=True)
     assert run(converted, feed)[0].tolist() == session(model).run(None, feed)[0].tolist()
 
 
@@ -239,6 +242,16 @@ def test_a_checked_file_is_right_where_a_plain_one_is_not(tmp_path: Path) -> Non
     np.testing.assert_allclose(run(onnx.load(made), BRIGHT)[0], session(variance()).run(None, BRIGHT)[0], rtol=2e-3)
 
 
+def test_the_benchmark_rounds_as_an_fp16_file_says(tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from rounded import rounded  # noqa: PLC0415 -- found by the path above
+
+    half = fp16_file(save(variance(), tmp_path), tmp_path)
+    found = session(onnx.load(rounded(half, tmp_path / "rounded.onnx"))).run(None, BRIGHT)[0]
+    assert found.tolist() == run(onnx.load(half), BRIGHT)[0].tolist()
+    assert np.isinf(found).any()
+
+
 FACTORS = st.sampled_from([-300.0, 0.25, 3.0, 40.0, 1000.0])
 
 
@@ -262,7 +275,6 @@ def growing_models(draw: st.DrawFn) -> onnx.ModelProto:
 def test_any_graph_is_finite_in_fp16_where_fp32_is_within_range(model: onnx.ModelProto, numbers: list[float]) -> None:
     feed: dict[str, NDArray[np.float32]] = {"x": float32(*numbers)[None]}
     converted = checked(model, feed)
-    onnx.checker.check_model(converted, full_check=True)
     for wanted, found in zip(session(model).run(None, feed), run(converted, feed), strict=True):
         assert np.isfinite(found[np.isfinite(wanted)]).all()
 
