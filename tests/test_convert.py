@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
 import os
 import shutil
@@ -24,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.address import parse_address
-from edge.backends.convert import fp16_file, source_sha256
+from edge.backends.convert import RangeCheck, fp16_file, source_sha256
 from edge.backends.fp16 import is_fp16, to_fp16
 from edge.backends.ort import OrtEngine
 from edge.backends.trt_library import bits, load_tensorrt, make_logger
@@ -362,6 +364,49 @@ def test_an_operator_of_ones_own_stays_float32_where_its_output_type_is_told() -
         to_fp16(untold)
 
 
+def test_operator_types_that_are_blocked_stay_float32_inside_of_branches_too() -> None:
+    nodes = [node("Relu", ["x"], ["a"]), branches(node("Sigmoid", ["a"], ["u"]), node("Relu", ["u"], ["t"]))]
+    model = make_model(nodes, [value("c", BOOL, []), row("x")], [row("y")])
+    converted, kept = to_fp16(model, blocked=["Sigmoid"])
+    onnx.checker.check_model(converted, full_check=True)
+    assert kept == []
+    branch = next(each.g for node in converted.graph.node for each in node.attribute if each.name == "then_branch")
+    assert [(each.op_type, list(each.input)) for each in branch.node] == [
+        ("Cast", ["a"]),
+        ("Sigmoid", ["a_fp32"]),
+        ("Cast", ["u"]),
+        ("Relu", ["u_fp16"]),
+    ]
+
+
+@pytest.mark.parametrize("choice", [{"keep": ["choose"]}, {"blocked": ["If"]}])
+def test_a_branch_that_is_to_stay_float32_stays_so_whole(choice: dict[str, list[str]]) -> None:
+    nodes = [node("Relu", ["x"], ["a"]), branches(node("Mul", ["a", "w"], ["u"]), node("Relu", ["u"], ["t"]))]
+    nodes[1].name = "choose"
+    model = make_model(nodes, [value("c", BOOL, []), row("x")], [row("y")], {"w": float32(0.5)})
+    feeds = [X | {"c": np.array(condition)} for condition in (True, False)]
+    wanted = [session(model).run(None, feed)[0].tolist() for feed in feeds]
+    converted, _ = to_fp16(model, **choice)
+    onnx.checker.check_model(converted, full_check=True)
+    assert [session(converted).run(None, feed)[0].tolist() for feed in feeds] == wanted
+    assert casts(converted) == [("x", HALF)]
+    assert weight_types(converted) == {"w": FLOAT}
+    inner = {each.name: [node.op_type for node in each.g.node] for each in converted.graph.node[-1].attribute}
+    assert inner == {"then_branch": ["Cast", "Mul", "Relu"], "else_branch": ["Cast", "Neg"]}
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [
+        ({"keep": ["gone"]}, r"node 'gone', which is to stay FP32, is not in the model"),
+        ({"blocked": ["SoftMax"]}, r"'SoftMax'.*no operator type of ONNX; wanted names such as 'Softmax'"),
+    ],
+)
+def test_what_is_to_stay_float32_and_is_not_there_is_refused(choice: dict[str, list[str]], told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        to_fp16(make_model([node("Relu", ["x"], ["y"])], [row("x")], [row("y")]), **choice)
+
+
 UNARY = ("Relu", "Neg", "Identity", "Abs")
 BINARY = ("Add", "Sub", "Min", "Max")
 EIGHTHS = st.integers(-32, 32).map(lambda number: number / 8)
@@ -436,6 +481,83 @@ def test_it_is_made_once_and_anew_when_the_source_changes(tmp_path: Path) -> Non
     assert weight_of(fp16_file(source, tmp_path)) == 0.25
 
 
+CHECKED = RangeCheck(("y",), "ab" * 32)
+CHOICES = ("edge.fp16_choice", "edge.fp16_of")
+
+
+def choice_of(path: Path) -> dict[str, Any]:
+    properties = {each.key: each.value for each in onnx.load(path).metadata_props}
+    return dict(json.loads(properties[CHOICES[0]]))
+
+
+def test_what_stays_fp32_is_told_in_the_file_and_the_file_made_anew_when_it_changes(tmp_path: Path) -> None:
+    source = write(tmp_path / "net.onnx")
+    plain = fp16_file(source, tmp_path).read_bytes()
+    inodes = []
+    for ranges, blocked in (
+        (CHECKED, None),
+        (CHECKED, None),
+        (RangeCheck(("y",), "cd" * 32), None),
+        (RangeCheck((), "cd" * 32), None),
+        (RangeCheck((), "cd" * 32), ["Mul", "Softmax"]),
+        (None, ["Softmax", "Mul", "Mul"]),
+        (None, []),
+    ):
+        made = fp16_file(source, tmp_path, ranges=ranges, blocked=blocked)
+        inodes.append(made.stat().st_ino)
+        weights = {tensor.data_type for tensor in onnx.load(made).graph.initializer}
+        assert weights == {FLOAT if blocked or (ranges and ranges.keep) else HALF}
+    assert [one == other for one, other in itertools.pairwise(inodes)] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert choice_of(made) == {"keep": [], "data_sha256": "cd" * 32, "blocked": []}
+    assert made.read_bytes() != plain
+
+
+def test_a_call_that_knows_of_no_check_leaves_a_checked_file_until_its_source_changes(tmp_path: Path) -> None:
+    source = write(tmp_path / "net.onnx")
+    made = fp16_file(source, tmp_path, ranges=CHECKED, blocked=["Softmax"])
+    inode = made.stat().st_ino
+    assert fp16_file(source, tmp_path).stat().st_ino == inode
+    assert fp16_file(source, tmp_path, ranges=CHECKED).stat().st_ino == inode
+    assert fp16_file(source, tmp_path, blocked=["Softmax"]).stat().st_ino == inode
+    fp16_file(source, tmp_path, blocked=[])
+    assert choice_of(made) == {"keep": ["y"], "data_sha256": "ab" * 32, "blocked": []}
+    write(source, 0.25)
+    assert weight_of(fp16_file(source, tmp_path)) == 0.25
+    assert {each.key for each in onnx.load(made).metadata_props} == {CHOICES[1]}
+
+
+def test_a_choice_of_any_length_is_read_again(tmp_path: Path) -> None:
+    for count in (1, 2000):
+        names = [f"y{index}" for index in range(count)]
+        nodes = [node("Neg", ["x"], [name]) for name in names]
+        onnx.save(make_model(nodes, [row("x")], [row(name) for name in names]), tmp_path / "net.onnx")
+        made = fp16_file(tmp_path / "net.onnx", tmp_path, ranges=RangeCheck(tuple(names), "ab" * 32))
+        inode = made.stat().st_ino
+        assert fp16_file(tmp_path / "net.onnx", tmp_path).stat().st_ino == inode
+        assert choice_of(made)["keep"] == sorted(names)
+        assert casts(onnx.load(made)) == []
+
+
+def test_a_file_whose_choice_is_damaged_is_made_anew(tmp_path: Path) -> None:
+    source = write(tmp_path / "net.onnx")
+    made = fp16_file(source, tmp_path, ranges=CHECKED)
+    made.write_bytes(made.read_bytes().replace(b'{"keep"', b'{"kept"'))
+    assert weight_of(fp16_file(source, tmp_path)) == 0.5
+
+
+def test_nodes_that_stay_float32_for_their_ranges_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        fp16_file(write(tmp_path / "net.onnx"), tmp_path, ranges=CHECKED)
+    assert "1 nodes stay FP32, because they go beyond what is safe in FP16 on the calibration inputs: y" in caplog.text
+
+
 def test_a_damaged_fp16_file_is_made_anew(tmp_path: Path) -> None:
     source = write(tmp_path / "net.onnx")
     made = fp16_file(source, tmp_path)
@@ -492,6 +614,17 @@ def test_where_the_folder_is_read_only_it_lies_in_the_state_and_names_do_not_col
     assert {path.parent for path in made.values()} == {state / "models"}
     assert {model: weight_of(path) for model, path in made.items()} == {"a": 0.5, "b": 0.25}
     assert fp16_file(read_only_folder / "a" / "net.onnx", state) == made["a"]
+
+
+def test_beside_a_plain_file_in_a_read_only_folder_the_checked_one_in_the_state_serves(tmp_path: Path) -> None:
+    source, state = write(tmp_path / "model" / "net.onnx"), tmp_path / "state"
+    plain = fp16_file(source, state).rename(tmp_path / "plain.onnx")
+    (tmp_path / "model" / "net.fp16.onnx").mkdir()  # cannot be written
+    checked = fp16_file(source, state, ranges=CHECKED)
+    assert checked.parent == state / "models"
+    (tmp_path / "model" / "net.fp16.onnx").rmdir()
+    plain.rename(tmp_path / "model" / "net.fp16.onnx")
+    assert fp16_file(source, state) == checked
 
 
 def test_where_nothing_can_be_written_one_sentence_tells_it(read_only_folder: Path) -> None:

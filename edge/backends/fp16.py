@@ -2,16 +2,14 @@
 
 Each node is looked at in order. It computes in float16 where its schema takes that; casts stand only where the two
 types meet, one for each tensor. Float32 stay: arithmetic on shapes and positions, which float16 rounds from 2048 on,
-and nodes with a constant that float16 cannot hold.
+nodes with a constant that float16 cannot hold, and nodes that are asked to; with a node, the graphs inside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import (
     GraphProto,
     ModelProto,
@@ -25,6 +23,7 @@ from onnx import (
     version_converter,
 )
 
+from edge.backends.fp16_scope import FLOAT, HALF, Scope
 from edge.backends.onnx_graph import (
     NO_TENSOR,
     drop_unused_weights,
@@ -32,15 +31,14 @@ from edge.backends.onnx_graph import (
     has_inner,
     inner_graphs,
     label,
+    node_id,
     tensor_names,
     value_type,
 )
 from edge.errors import ModelError
 
-FLOAT, HALF = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 _WIDE_INTEGERS = (int(TensorProto.INT32), int(TensorProto.INT64))
 _SUFFIX = {FLOAT: "_fp32", HALF: "_fp16"}
-_SMALLEST = np.finfo(np.float16).smallest_subnormal
 _QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _HALF_SCALES_OPSET = 19  # the first in which the scales of these two may be float16
 _LEAST_IR_VERSION = 4  # the first in which weights need not be inputs as well
@@ -57,128 +55,92 @@ def is_fp16(model: ModelProto) -> bool:
     return any(_holds_half(graph) for graph in graphs(model.graph))
 
 
-def to_fp16(model: ModelProto) -> tuple[ModelProto, list[str]]:
-    """Return the model in float16, and the nodes that stay float32 because float16 cannot hold a constant of theirs."""
-    if model.functions:
-        model = inliner.inline_local_functions(model)
+def to_fp16(
+    model: ModelProto, keep: Collection[str] = (), blocked: Collection[str] = ()
+) -> tuple[ModelProto, list[str]]:
+    """Return the model in float16, and the nodes that stay float32 because float16 cannot hold a constant of theirs.
+
+    Float32 stay also the nodes of `keep`, by their names or (without one) that of their first output, and all nodes of
+    the operator types `blocked`. Raises ModelError for a name that no node, or no operator, has.
+    """
+    model = with_functions_inlined(model)
+    _check_choice(model, keep, blocked)
     model = shape_inference.infer_shapes(_with_half_scales(model))
-    converter = _Converter(model)
+    converter = _Converter(model, frozenset(keep), frozenset(blocked))
     converter.convert()
     drop_unused_weights(model.graph)
     model.ir_version = max(model.ir_version, _LEAST_IR_VERSION)
     return model, converter.kept
 
 
-class _Scope:
-    """One graph on its way; its tensors are known by their names in the source."""
+def with_functions_inlined(model: ModelProto) -> ModelProto:
+    """Return the model without functions of its own: their nodes stand where they are called."""
+    return inliner.inline_local_functions(model) if model.functions else model
 
-    def __init__(self, graph: GraphProto, outer: _Scope | None) -> None:
-        self.graph = graph
-        self.outer = outer
-        self.weights = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FLOAT}
-        self.types = {value.name: value_type(value) for value in [*graph.value_info, *graph.output, *graph.input]}
-        self.types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-        # What depends on the model's input.
-        self.data = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
-        # (name in the source, type) → the name that it has here in this type.
-        known = [*self.data, *self.weights]
-        self.names: dict[tuple[str, int], str] = {
-            (name, self.types[name]): name for name in known if self.types[name] == FLOAT
-        }
-        self.nodes: list[NodeProto] = []  # of the result
-        self._halves: dict[str, NDArray[np.float16] | None] = {}
 
-    def chain(self) -> Iterator[_Scope]:
-        """Yield this graph and those around it."""
-        scope: _Scope | None = self
-        while scope is not None:
-            yield scope
-            scope = scope.outer
-
-    def owner(self, name: str) -> _Scope | None:
-        return next((scope for scope in self.chain() if name in scope.types), None)
-
-    def type_of(self, name: str) -> int | None:
-        owner = self.owner(name)
-        return owner.types[name] if owner else None
-
-    def is_data(self, name: str) -> bool:
-        owner = self.owner(name)
-        return owner is not None and name in owner.data
-
-    def fits(self, name: str) -> bool:
-        """Tell whether float16 can hold a tensor, as far as its values are known."""
-        owner = self.owner(name)
-        return owner is None or name not in owner.weights or owner.half(name) is not None
-
-    def half(self, name: str) -> NDArray[np.float16] | None:
-        """Return a weight in float16; None where one of its numbers is beyond that."""
-        if name not in self._halves:
-            self._halves[name] = _half(numpy_helper.to_array(self.weights[name]))
-        return self._halves[name]
-
-    def adopt_constant(self, node: NodeProto) -> bool:
-        """Make a Constant node's numbers a weight of the graph."""
-        if node.op_type != "Constant" or node.domain or self.types.get(node.output[0]) != FLOAT:
-            return False
-        value = helper.get_attribute_value(node.attribute[0])
-        if node.attribute[0].name == "sparse_value" or any(node.output[0] == each.name for each in self.graph.output):
-            return False
-        if not isinstance(value, TensorProto):  # value_float, value_floats
-            value = numpy_helper.from_array(np.asarray(value, np.float32))
-        weight = self.graph.initializer.add()
-        weight.CopyFrom(value)
-        weight.name = node.output[0]
-        self.weights[weight.name] = weight
-        self.names[weight.name, FLOAT] = weight.name
-        return True
+def _check_choice(model: ModelProto, keep: Collection[str], blocked: Collection[str]) -> None:
+    nodes = [node for graph in graphs(model.graph) for node in graph.node]
+    strange = sorted(set(keep) - {node_id(node) for node in nodes})
+    if strange:
+        raise ModelError(f"node {strange[0]!r}, which is to stay FP32, is not in the model; check the ranges again")
+    known = {node.op_type for node in nodes} | {schema.name for schema in defs.get_all_schemas()}
+    unknown = sorted(set(blocked) - known)
+    if unknown:
+        raise ModelError(
+            f"{unknown[0]!r}, which is to stay FP32, is no operator type of ONNX; wanted names such as 'Softmax': "
+            "mend the block list"
+        )
 
 
 class _Converter:
     """Converts one model, the graphs inside its If, Loop and Scan nodes included."""
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, keep: frozenset[str], blocked: frozenset[str]) -> None:
         self._graph = model.graph
+        self._keep = keep
+        self._blocked = blocked
         self._opsets = {each.domain: each.version for each in model.opset_import}
         self._taken = {name for graph in graphs(model.graph) for name in tensor_names(graph)}
         self._outputs = {value.name for value in model.graph.output}
         self.kept: list[str] = []
 
     def convert(self) -> None:
-        scope = _Scope(self._graph, None)
+        scope = Scope(self._graph, None)
         self._convert_nodes(scope)
         for value in self._graph.output:
             if scope.type_of(value.name) == FLOAT:
                 self._as(value.name, FLOAT, scope)
         _replace(scope)
 
-    def _convert_inner(self, graph: GraphProto, outer: _Scope) -> None:
-        """Convert a graph inside a node: what goes in and comes out becomes float16."""
-        scope = _Scope(graph, outer)
+    def _convert_inner(self, graph: GraphProto, outer: Scope, *, kept: bool) -> None:
+        """Convert a graph inside a node: what goes in and comes out becomes float16, unless all of it is kept."""
+        scope = Scope(graph, outer, kept=kept)
+        kind = FLOAT if kept else HALF
         for value in graph.input:
-            if value_type(value) == FLOAT:
+            if value_type(value) == FLOAT and not kept:
                 value.type.tensor_type.elem_type = HALF
                 del scope.names[value.name, FLOAT]
                 scope.names[value.name, HALF] = value.name
         self._convert_nodes(scope)
         for value in graph.output:
             if value_type(value) == FLOAT:
-                value.type.tensor_type.elem_type = HALF
-                value.name = self._as(value.name, HALF, scope)
+                value.type.tensor_type.elem_type = kind
+                value.name = self._as(value.name, kind, scope)
         _replace(scope)
 
-    def _convert_nodes(self, scope: _Scope) -> None:
+    def _convert_nodes(self, scope: Scope) -> None:
         for node in scope.graph.node:
             if not scope.adopt_constant(node):
                 self._convert_node(node, scope)
 
-    def _convert_node(self, source: NodeProto, scope: _Scope) -> None:
+    def _convert_node(self, source: NodeProto, scope: Scope) -> None:
         _check_types(source, scope)
         node = NodeProto()
         node.CopyFrom(source)
+        kept = self._stays(source, scope)
         for graph in inner_graphs(node):
-            self._convert_inner(graph, scope)
-        inputs, outputs = self._wanted(source, scope)
+            self._convert_inner(graph, scope, kept=kept)
+        inputs, outputs = self._wanted(source, scope, kept=kept)
         for slot, kind in inputs.items():
             node.input[slot] = self._as(source.input[slot], kind, scope)
         for slot, kind in outputs.items():
@@ -188,13 +150,18 @@ class _Converter:
         scope.nodes.append(node)
         scope.data |= _data_outputs(source, scope)
 
-    def _wanted(self, node: NodeProto, scope: _Scope) -> tuple[dict[int, int], dict[int, int]]:
+    def _stays(self, node: NodeProto, scope: Scope) -> bool:
+        """Tell whether a node stays float32, and the graphs inside it with it."""
+        asked = node_id(node) in self._keep or node.op_type in self._blocked
+        return scope.kept or asked or self._schema(node) is None or not _may_change(node, scope)
+
+    def _wanted(self, node: NodeProto, scope: Scope, *, kept: bool) -> tuple[dict[int, int], dict[int, int]]:
         """Return which type each float input and output of a node is to have, by its place."""
         inputs = [slot for slot, name in enumerate(node.input) if scope.type_of(name) == FLOAT]
         outputs = [slot for slot, name in enumerate(node.output) if scope.type_of(name) == FLOAT]
-        schema = self._schema(node)
-        if schema is None or not _may_change(node, scope):
+        if kept:
             return dict.fromkeys(inputs, FLOAT), dict.fromkeys(outputs, FLOAT)
+        schema = self._schema(node)
         taking = {slot: _variable(schema.inputs, slot) for slot in inputs if (node.op_type, slot) not in _KEPT_INPUTS}
         giving = {slot: _variable(schema.outputs, slot) for slot in outputs}
         half = self._half_variables(node, schema, taking, giving, scope)
@@ -204,7 +171,7 @@ class _Converter:
         )
 
     def _half_variables(
-        self, node: NodeProto, schema: Any, taking: dict[int, str], giving: dict[int, str], scope: _Scope
+        self, node: NodeProto, schema: Any, taking: dict[int, str], giving: dict[int, str], scope: Scope
     ) -> set[str]:
         """Return the schema's type variables that become float16 at this node; none: it stays float32."""
         variables = {each for each in taking.values() if not each.startswith("tensor(")}
@@ -226,7 +193,7 @@ class _Converter:
             return None
         return defs.get_schema(node.op_type, version, node.domain)
 
-    def _as(self, name: str, kind: int, scope: _Scope) -> str:
+    def _as(self, name: str, kind: int, scope: Scope) -> str:
         """Return the name of a tensor in this type; make it where it does not exist yet."""
         known = next((each.names[name, kind] for each in scope.chain() if (name, kind) in each.names), None)
         if known is not None:
@@ -239,7 +206,7 @@ class _Converter:
         scope.nodes.append(helper.make_node("Cast", [exists], [made], name=f"{made}_cast", to=kind))
         return made
 
-    def _add_half_weight(self, name: str, owner: _Scope) -> str:
+    def _add_half_weight(self, name: str, owner: Scope) -> str:
         half = owner.half(name)
         if half is None:
             raise ModelError(
@@ -249,7 +216,7 @@ class _Converter:
         owner.graph.initializer.append(numpy_helper.from_array(half, made))
         return made
 
-    def _name(self, name: str, kind: int, scope: _Scope) -> str:
+    def _name(self, name: str, kind: int, scope: Scope) -> str:
         """Name a tensor in one of its types; the model's own outputs keep their names as float32."""
         outermost = scope.outer is None
         keeps = (kind == FLOAT) if name in self._outputs and outermost else not _exists(name, scope)
@@ -264,12 +231,12 @@ class _Converter:
         return name
 
 
-def _exists(name: str, scope: _Scope) -> bool:
+def _exists(name: str, scope: Scope) -> bool:
     """Tell whether a tensor exists already, in whichever type."""
     return any((name, kind) in each.names for each in scope.chain() for kind in _SUFFIX)
 
 
-def _may_change(node: NodeProto, scope: _Scope) -> bool:
+def _may_change(node: NodeProto, scope: Scope) -> bool:
     """Tell whether a node computes on what goes through the model, with tensors only."""
     kinds = [scope.type_of(name) for name in [*node.input, *node.output] if name]
     if node.op_type in _KEPT_OPS or NO_TENSOR in kinds:
@@ -279,7 +246,7 @@ def _may_change(node: NodeProto, scope: _Scope) -> bool:
     return node.op_type in _QUANTIZING or has_inner(node) or any(scope.is_data(name) for name in node.input)
 
 
-def _data_outputs(node: NodeProto, scope: _Scope) -> set[str]:
+def _data_outputs(node: NodeProto, scope: Scope) -> set[str]:
     """Return the outputs that depend on the model's input; positions and sizes are exact, and so do not count."""
     if node.op_type in _POSITIONS or not (has_inner(node) or any(scope.is_data(name) for name in node.input)):
         return set()
@@ -288,7 +255,7 @@ def _data_outputs(node: NodeProto, scope: _Scope) -> set[str]:
     return {name for name in node.output if scope.type_of(name) not in exact}
 
 
-def _check_types(node: NodeProto, scope: _Scope) -> None:
+def _check_types(node: NodeProto, scope: Scope) -> None:
     unknown = next((name for name in node.output if name and not scope.types.get(name)), None)
     if unknown is not None:
         raise ModelError(
@@ -297,7 +264,7 @@ def _check_types(node: NodeProto, scope: _Scope) -> None:
         )
 
 
-def _replace(scope: _Scope) -> None:
+def _replace(scope: Scope) -> None:
     """Put the result into the graph; the types of inner tensors follow from its nodes."""
     weights = {tensor.name for tensor in scope.graph.initializer}
     inputs = [value for value in scope.graph.input if value.name not in weights]
@@ -319,17 +286,6 @@ def _with_half_scales(model: ModelProto) -> ModelProto:
     model.ClearField("opset_import")
     model.opset_import.extend(imports)
     return version_converter.convert_version(model, _HALF_SCALES_OPSET)
-
-
-def _half(values: NDArray[Any]) -> NDArray[np.float16] | None:
-    """Return the numbers in float16; None where a finite one becomes infinite. What is not 0 does not become 0."""
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    if np.any(np.isinf(half) & np.isfinite(values)):
-        return None
-    # A small number that keeps a division from failing must not vanish.
-    lost = (half == 0) & (values != 0)
-    return np.where(lost, np.copysign(_SMALLEST, half), half) if lost.any() else half
 
 
 def _half_types(schema: Any) -> set[str]:

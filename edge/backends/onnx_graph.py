@@ -17,6 +17,11 @@ def label(node: NodeProto) -> str:
     return f"{node.op_type} node {node.name or node.output[0]!r}"
 
 
+def node_id(node: NodeProto) -> str:
+    """Return the node's name; where it has none, that of its first output, which no other node has."""
+    return node.name or next((name for name in node.output if name), "")
+
+
 def has_inner(node: NodeProto) -> bool:
     return next(inner_graphs(node), None) is not None
 
