@@ -305,8 +305,16 @@ def quantised(opset: int, scale: ArrayLike) -> onnx.ModelProto:
     return make_model(nodes, [row("x")], [row("y")], weights, opset)
 
 
+def onnxruntime_opset() -> int:
+    """Return the newest opset of which this ONNX Runtime has all operators that are used here."""
+    major, minor = (int(each) for each in onnxruntime.__version__.split(".")[:2])
+    return 23 if (major, minor) >= (1, 24) else 21
+
+
 @pytest.mark.parametrize("opset", [13, 17, 19, 21, 23])
 def test_a_quantised_model_gets_float16_scales_and_no_cast_beside_its_product(opset: int) -> None:
+    if opset > onnxruntime_opset():
+        pytest.skip(f"this ONNX Runtime does not know opset {opset}")
     converted = assert_agrees(quantised(opset, np.float32(0.125)), X)
     assert {each.version for each in converted.opset_import} == {max(opset, 19)}
     assert ops(converted) == {"Cast": 2, "QuantizeLinear": 1, "DequantizeLinear": 2, "MatMul": 1}
