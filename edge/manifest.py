@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from edge.errors import ModelError
 from edge.settings import Table, read_settings
@@ -16,6 +16,10 @@ from edge.settings import Table, read_settings
 PerChannel = tuple[float, ...]
 Task = Literal["classify", "detect"]
 MIN_AGREEMENT: dict[Task, float] = {"detect": 0.95, "classify": 0.98}
+
+
+def _strings(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 class InputSettings(Table):
@@ -60,6 +64,9 @@ class AccuracySettings(Table):
     """What a form of the model in less precision must keep of FP32 to be served."""
 
     min_agreement: float | None = Field(None, gt=0, le=1)  # None: as MIN_AGREEMENT has it
+    fp16_blocked_ops: Annotated[
+        tuple[str, ...], BeforeValidator(_strings)
+    ] = ()  # operator types that stay FP32 in FP16
 
 
 class Manifest(Table):

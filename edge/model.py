@@ -53,6 +53,7 @@ class Model:
                 threads,
                 reading_sha256=self.manifest.reading_sha256,
                 min_agreement=self.manifest.min_agreement,
+                fp16_blocked_ops=self.manifest.accuracy.fp16_blocked_ops,
             )
             supplied = self.supply.open()
             self.served = Served(supplied.engine, self)

@@ -11,7 +11,10 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
@@ -33,8 +36,6 @@ NOT_ADMITTED = 4  # exit code
 MOST_FRAMES = 100_000
 # Boxes down to this score count for mean average precision, whose curve goes on below the model's own threshold.
 FLOOR = 0.01
-_PLANNED: set[Precision] = {"fp32", "fp16"}  # what a Supply builds TensorRT plans of
-_HASH_SHOWN = 12  # characters of the ONNX hash in an engine's label
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def verify(order: Order) -> Verified:
     cpu = {"backend": "onnxruntime", "device": "cpu", "max_batch": 1}
     settings = ModelSettings.model_validate({"path": str(folder), **cpu})
     model = Model(order.model, settings, Place(order.state_dir, board_name(), EnginesSettings()))
+    if "fp16" in (order.precision, order.against):
+        model.supply.check_ranges(_inputs(order, model))
     frames = _frames(order, model)
     floor = FLOOR if order.truth is not None and model.manifest.task == "detect" else None
     seen = Seen()
@@ -106,6 +109,16 @@ def verify(order: Order) -> Verified:
     kept = record(entry, model.supply.onnx, order.state_dir) if entry.frames >= MIN_FRAMES else None
     bound = model.manifest.min_agreement
     return Verified(folder.resolve().name, entry, why_not(entry, bound), bound, kept, model.labels, seen)
+
+
+def _inputs(order: Order, model: Model) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield what the model is given of the frames, one picture at a time in the same memory."""
+    spec = model.served.input
+    preprocessor = model.served.make_preprocessor()
+    row = np.empty([size or 1 for size in spec.shape[1:]], spec.dtype)
+    for shown in _frames(order, model).frames:
+        preprocessor.fill(shown.picture, row)
+        yield {spec.name: row[None]}
 
 
 def _frames(order: Order, model: Model) -> Frames:

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from conftest import CONVEYOR, Json
 from emulated_engines import emulated_gpu
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from quantized import quantize
 
 from edge.admission import FILE, admitted, read_entries
@@ -352,3 +352,25 @@ def test_a_gpu_has_an_entry_of_its_own(model: Path, capsys: pytest.CaptureFixtur
         ("trt", "fp16"),
         ("trt", "int8"),
     ]
+
+
+def test_what_goes_beyond_fp16_on_the_frames_stays_fp32(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model that scales up and down again inside would be infinite in FP16; the frames show where."""
+    path = model / "conveyor.onnx"
+    graph = onnx.load(path).graph
+    (output,) = graph.output
+    scaled = onnx.load(path)
+    for node in scaled.graph.node:
+        node.output[:] = ["before" if name == output.name else name for name in node.output]
+        node.input[:] = ["before" if name == output.name else name for name in node.input]
+    for name, factor in (("up", 1e4), ("down", 1e-4)):
+        scaled.graph.initializer.append(numpy_helper.from_array(np.float32(factor), name))
+    scaled.graph.node.append(helper.make_node("Mul", ["before", "up"], ["large"], "scale up"))
+    scaled.graph.node.append(helper.make_node("Mul", ["large", "down"], [output.name], "scale down"))
+    onnx.save(scaled, path)
+    found = verify(capsys, model, "--frames", SCENE, "--count", "4", "--precision", "fp16")
+    assert found["f1"] > 0.95
+    converted = onnx.load(model / "conveyor.fp16.onnx")
+    types = {each.name: each.data_type for each in converted.graph.initializer}
+    assert types["up"] == onnx.TensorProto.FLOAT
+    assert onnx.TensorProto.FLOAT16 in types.values()

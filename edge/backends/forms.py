@@ -24,8 +24,8 @@ def form_file(onnx: Path, precision: Precision, backend: str, state_dir: Path) -
 
 
 def plan_sha256(onnx: Path, precision: Precision, state_dir: Path) -> str:
-    """Return the hash that a plan goes by: that of the FP32 model, and for INT8, of which there are many, its own."""
-    return source_sha256(form_file(onnx, precision, "trt", state_dir) if precision == "int8" else onnx)
+    """Return the hash that a plan goes by: that of the very form, as of one model there can be several."""
+    return source_sha256(form_file(onnx, precision, "trt", state_dir))
 
 
 def form_of(onnx: Path, file: Path, precision: Precision, reading_sha256: str) -> Form:

@@ -54,7 +54,7 @@ class Trial:
 class PlanKey:
     """All that must be equal for a plan to be used."""
 
-    onnx_sha256: str  # of the FP32 model
+    onnx_sha256: str  # of the form that it was built from
     precision: str
     device: str
     max_batch: int

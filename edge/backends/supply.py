@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from edge.admission import Form, Here, Precision
 from edge.backends.build_process import build_plan, default_workspace_mb
 from edge.backends.build_records import BuildSettings
 from edge.backends.choice import Choice, Chooser
-from edge.backends.convert import source_sha256
+from edge.backends.convert import fp16_file, source_sha256
 from edge.backends.cuda import open_device
 from edge.backends.engine import Engine
 from edge.backends.forms import form_file, form_of, plan_sha256
@@ -74,12 +77,14 @@ class Supply:
         *,
         reading_sha256: str,
         min_agreement: float,
+        fp16_blocked_ops: Sequence[str] = (),
     ) -> None:
         """Take the FP32 file, the threads of each context on a CPU, and what admits a form of less precision."""
         self.onnx = onnx
         self.settings = settings
         self.place = place
         self._threads = threads
+        self._fp16_blocked_ops = tuple(fp16_blocked_ops)
         self._chooser = Chooser(onnx, place.state_dir, reading_sha256, min_agreement, place.force)
         self.target: Precision = "fp32"  # of the wanted engine; `open` decides
 
@@ -108,7 +113,7 @@ class Supply:
             return Supplied(self._open_plan(plan, choice.serve)) if proven else self._open_tried(plan, choice.serve)
         except GpuLostError:
             raise
-        except EngineError as error:
+        except (EngineError, ModelError) as error:  # ModelError: its form of this precision cannot be made here
             return Supplied(self.open_reference(), str(error))
 
     def lower_target(self) -> bool:
@@ -145,7 +150,13 @@ class Supply:
         settings = self.settings.model_copy(update=changes)
         reading_sha256, min_agreement = self._chooser.reading_sha256, self._chooser.min_agreement
         return Supply(
-            self.onnx, settings, self.place, self._threads, reading_sha256=reading_sha256, min_agreement=min_agreement
+            self.onnx,
+            settings,
+            self.place,
+            self._threads,
+            reading_sha256=reading_sha256,
+            min_agreement=min_agreement,
+            fp16_blocked_ops=self._fp16_blocked_ops,
         )
 
     def make(self, precision: Precision) -> Engine:
@@ -155,8 +166,24 @@ class Supply:
 
     def form(self, precision: Precision) -> tuple[Form, Path]:
         """Return what an entry of precision.json must have been measured with, and the file of this precision."""
-        file = form_file(self.onnx, precision, self.here.backend, self.place.state_dir)
+        file = self._file(precision, self.here.backend)
         return form_of(self.onnx, file, precision, self._chooser.reading_sha256), file
+
+    def _file(self, precision: Precision, backend: str) -> Path:
+        """Return the ONNX file of a precision, made where it can be made here."""
+        if precision == "fp16":
+            return fp16_file(self.onnx, self.place.state_dir, blocked=self._fp16_blocked_ops)
+        return form_file(self.onnx, precision, backend, self.place.state_dir)
+
+    def check_ranges(self, inputs: Iterable[Mapping[str, NDArray[Any]]]) -> None:
+        """Let what goes beyond FP16 on these inputs of the model stay FP32 in its FP16 form, from now on.
+
+        Raises ModelError where there are no inputs, or the package onnx is missing.
+        """
+        from edge.backends.ranges import check_ranges  # noqa: PLC0415 -- imports onnx
+
+        ranges = check_ranges(self.onnx, inputs)
+        fp16_file(self.onnx, self.place.state_dir, ranges=ranges, blocked=self._fp16_blocked_ops)
 
     @cached_property
     def here(self) -> Here:
@@ -193,7 +220,7 @@ class Supply:
         gpu = open_device().gpu
         progress("converting", 0.0)
         built = build_plan(
-            form_file(self.onnx, self.target, "trt", self.place.state_dir),
+            self._file(self.target, "trt"),
             self._build_settings(self.target),
             gpu,
             self.place.state_dir,
@@ -251,7 +278,7 @@ class Supply:
     def _open_form(self, precision: Precision, provider: str = "cpu") -> OrtEngine:
         """Open the model in a precision with ONNX Runtime."""
         return OrtEngine(
-            form_file(self.onnx, precision, "ort-cpu", self.place.state_dir),
+            self._file(precision, "ort-cpu"),
             threads=self._threads,
             provider=provider,
             precision=precision,
@@ -280,6 +307,7 @@ class Supply:
         return build_settings(precision, self.device, self.settings.max_batch, self.place.settings, memory_bytes)
 
     def _key(self, precision: Precision) -> PlanKey:
+        self._file(precision, "trt")  # made with what is blocked, if it is not there yet
         sha256 = plan_sha256(self.onnx, precision, self.place.state_dir)
         return plan_key(sha256, self._build_settings(precision), open_device().gpu, self.place.board)
 
