@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_precision(add("build", _engines_build, "build a model's TensorRT engine for this machine", under))
     inspect = add("inspect", _engines_inspect, "show a model's tensors, and its layers before and after fusion", under)
     _add_precision(inspect)
+    _add_quantize(add("quantize", _engines_quantize, "make a model's INT8 forms, judged against FP32", under))
     schema = add("schema", _schema, "print the JSON Schema of a message")
     schema.add_argument("name", metavar="NAME", help="result, telemetry, status, stream-status or alarm")
     return parser
@@ -96,6 +97,23 @@ def _add_precision(command: argparse.ArgumentParser) -> None:
     command.add_argument("--precision", choices=("fp32", "fp16"), default="fp16", help="default: fp16")
     command.add_argument("--max-batch", type=int, default=4, help="the largest batch (default: 4)")
     command.add_argument("--device", choices=("gpu", "dla0", "dla1"), default="gpu", help="default: gpu")
+
+
+def _add_quantize(command: argparse.ArgumentParser) -> None:
+    from edge.quantize import DEFAULT_FRAMES, DEFAULT_TOLERANCE, METHODS
+
+    command.add_argument("model", help="a folder with model.toml, or a name under engines/")
+    command.add_argument(
+        "--calibration", required=True, metavar="PATH|SOURCE", help="a video, a folder, a picture or a camera's URL"
+    )
+    command.add_argument("--frames", type=int, default=DEFAULT_FRAMES, help=f"default: {DEFAULT_FRAMES}")
+    command.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"default: {METHODS[0]}")
+    command.add_argument(
+        "--tolerance",
+        type=float,
+        default=DEFAULT_TOLERANCE,
+        help=f"least F1 against FP32 (default: {DEFAULT_TOLERANCE})",
+    )
 
 
 def _seconds(text: str) -> float:
@@ -165,6 +183,20 @@ def _engines_inspect(options: Any) -> int:
         precision=options.precision,
         max_batch=options.max_batch,
         device=options.device,
+        state_dir=options.state_dir,
+        as_json=options.json,
+    )
+
+
+def _engines_quantize(options: Any) -> int:
+    from edge import quantize
+
+    return quantize.run(
+        options.model,
+        calibration=options.calibration,
+        frames=options.frames,
+        method=options.method,
+        tolerance=options.tolerance,
         state_dir=options.state_dir,
         as_json=options.json,
     )

@@ -34,14 +34,22 @@ def fp16_file(onnx: Path, state_dir: Path) -> Path:
     It is NAME.fp16.onnx beside the source, or in the state's `models/` where it cannot be written there.
     """
     origin = f"{_RULES}:{source_sha256(onnx)}"
-    beside = onnx.with_name(f"{onnx.stem}.fp16.onnx")
-    place = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_NAME_DIGITS]
-    in_state = state_dir / "models" / f"{onnx.stem}-{place}.fp16.onnx"
-    for path in (beside, in_state):
+    for path in derived_places(onnx, state_dir, "fp16"):
         if _origin_is(path, origin):
             return path
     converted = _converted(onnx, origin)
-    return onnx if converted is None else _keep(converted, onnx, beside, in_state)
+    return onnx if converted is None else keep_derived(converted, onnx, state_dir, "fp16", _ORIGIN_KEY)
+
+
+def derived_places(onnx: Path, state_dir: Path, kind: str) -> tuple[Path, Path]:
+    """Return where a file made from a model may be: beside it, and where nothing can be written there."""
+    return onnx.with_name(f"{onnx.stem}.{kind}.onnx"), state_dir / "models" / f"{place_name(onnx)}.{kind}.onnx"
+
+
+def place_name(onnx: Path) -> str:
+    """Return a name for what belongs to the model at this place."""
+    digits = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_NAME_DIGITS]
+    return f"{onnx.stem}-{digits}"
 
 
 def source_sha256(onnx: Path) -> str:
@@ -123,30 +131,34 @@ def _tell(onnx: Path, kept: list[str]) -> None:
         )
 
 
-def _keep(converted: bytes, onnx: Path, beside: Path, in_state: Path) -> Path:
-    """Write the FP16 file where that is possible, and return its place."""
+def keep_derived(data: bytes, onnx: Path, state_dir: Path, kind: str, origin_key: str) -> Path:
+    """Write a file made from a model, where that is possible, and return its place.
+
+    `origin_key` is in the metadata of such files.
+    """
+    beside, in_state = derived_places(onnx, state_dir, kind)
     # A file of this name that we did not make is its owner's.
-    if not beside.exists() or _is_ours(beside):
+    if not beside.exists() or _holds(beside, origin_key):
         try:
-            _write(beside, converted, onnx)
+            _write(beside, data, onnx)
         except OSError as error:
             log.debug("%s cannot be written (%s)", beside, error)
         else:
             return beside
     try:
         in_state.parent.mkdir(parents=True, exist_ok=True)
-        _write(in_state, converted, onnx)
+        _write(in_state, data, onnx)
     except OSError as error:
         raise ModelError(
-            f"the FP16 form of model {onnx} can be written neither beside it nor to {in_state} ({error.strerror}); "
-            "see the folders' rights and the space left"
+            f"the {kind.upper()} form of model {onnx} can be written neither beside it nor to {in_state} "
+            f"({error.strerror}); see the folders' rights and the space left"
         ) from None
     return in_state
 
 
-def _is_ours(path: Path) -> bool:
+def _holds(path: Path, origin_key: str) -> bool:
     try:
-        return f"{_ORIGIN_KEY}\x12".encode() in path.read_bytes()
+        return f"{origin_key}\x12".encode() in path.read_bytes()
     except OSError:
         return False
 
