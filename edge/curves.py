@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
+from edge.backends.quantize import Placement
 from edge.sensitivity import Choice, Point
 
 _WIDTH_PX, _HEIGHT_PX, _LEFT_PX, _TOP_PX = 640, 360, 60, 40
@@ -12,13 +13,13 @@ _COLORS = ("#0b6fb8", "#c8500a")
 _TICKS = 5
 
 
-def plot(title: str, choices: Mapping[str, Choice], tolerance: float) -> str:
+def plot(title: str, choices: Mapping[Placement, Choice], tolerance: float) -> str:
     """Return the picture: a point for each choice of layers that was measured, a ring around the one that was taken."""
     lowest = min((point.agreement for choice in choices.values() for point in choice.curve), default=0.0)
     axes = _Axes(min(lowest, tolerance) - 0.02)
+    size = f'width="{_WIDTH_PX + 100}" height="{_HEIGHT_PX + 100}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH_PX + 100}" height="{_HEIGHT_PX + 100}" '
-        'font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="white"/>',
         f'<text x="{_LEFT_PX}" y="24" font-size="15">{escape(title)}: agreement with FP32 on held-back frames</text>',
         *axes.draw(tolerance),
@@ -42,10 +43,10 @@ class _Axes:
         return _LEFT_PX + share * _WIDTH_PX, _TOP_PX + height * _HEIGHT_PX
 
     def draw(self, tolerance: float) -> list[str]:
+        middle = f'x="{_LEFT_PX + _WIDTH_PX / 2}" y="{_TOP_PX + _HEIGHT_PX + 40}" text-anchor="middle"'
         parts = [
             f'<rect x="{_LEFT_PX}" y="{_TOP_PX}" width="{_WIDTH_PX}" height="{_HEIGHT_PX}" fill="none" stroke="#888"/>',
-            f'<text x="{_LEFT_PX + _WIDTH_PX / 2}" y="{_TOP_PX + _HEIGHT_PX + 40}" text-anchor="middle">'
-            "share of multiplications in INT8</text>",
+            f"<text {middle}>share of multiplications in INT8</text>",
         ]
         for tick in range(_TICKS + 1):
             part = tick / _TICKS

@@ -96,7 +96,7 @@ def digest(frames: Sequence[Picture]) -> str:
     found = hashlib.sha256()
     for frame in frames:
         found.update(repr(frame.shape).encode())
-        found.update(np.ascontiguousarray(frame))
+        found.update(frame.tobytes())
     return found.hexdigest()
 
 

@@ -16,17 +16,8 @@ from numpy.typing import NDArray
 from edge.backends.bias import bias_shifts
 from edge.backends.calibrate import Probe, Range, calibrate
 from edge.backends.convert import keep_derived, place_name, source_sha256
-from edge.backends.quantize import (
-    ORIGIN_KEY,
-    Placement,
-    activations,
-    checked,
-    layers_of,
-    library,
-    naive,
-    place,
-    prepare,
-)
+from edge.backends.prepare import activations, layers_of, prepare
+from edge.backends.quantize import ORIGIN_KEY, Placement, checked, library, naive, place
 from edge.curves import plot
 from edge.errors import ConfigError, ModelError
 from edge.frames import are_blank, digest, hold_back, read_frames, store_frames, stored_folder
@@ -94,7 +85,7 @@ class _Work:
         self._model, self._calibrating = model, calibrating
         self._judge = Judge(model, self._prepared.SerializeToString(), held_back)
         self._ranges, self._shifts, self._shares = self._calibrate()
-        self.choices: dict[str, Choice] = {}
+        self.choices: dict[Placement, Choice] = {}
         self._notes: list[Notes] = []
 
     def _calibrate(self) -> tuple[dict[str, Range], dict[str, NDArray[np.float32]], dict[str, float]]:
@@ -113,10 +104,10 @@ class _Work:
             self._told(phase, number, len(self._calibrating))
             yield rows
 
-    def forms(self) -> dict[str, bytes]:
+    def forms(self) -> dict[Placement, bytes]:
         """Search for each placement; the harm of layers alone is measured for one of them."""
         harms = None
-        forms = {}
+        forms: dict[Placement, bytes] = {}
         for placement in PLACEMENTS:
             choice = self._search(placement).run(harms)
             harms = {each.layer: each.harm for each in choice.harms}
@@ -146,7 +137,7 @@ class _Work:
         for notes in self._notes:
             notes.remove()
 
-    def report(self, forms: Mapping[str, bytes]) -> dict[str, Any]:
+    def report(self, forms: Mapping[Placement, bytes]) -> dict[str, Any]:
         """Return what was found, for people and programs."""
         self._told("timing", 0, 1)
         fp32 = self._prepared.SerializeToString()

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from edge.backends.calibrate import LEVELS, Probe, Range
-from edge.backends.quantize import Layer
+from edge.backends.prepare import Layer
 
 Means = NDArray[np.float64]  # of each channel
 _IMAGE_AXES = (0, 2, 3)
@@ -24,14 +24,16 @@ def bias_shifts(
     pictures: Iterable[NDArray[Any]],
 ) -> dict[str, NDArray[np.float32]]:
     """Return for each convolution with a bias what to add to it."""
-    biased = {node.name: node for node in model.graph.node if node.op_type == "Conv" and len(node.input) == 3}  # noqa: PLR2004 -- x, w, b
-    chosen = [layer for layer in layers if layer.name in biased]
-    means = _means({layer.input: ranges[layer.input] for layer in chosen}, probe, pictures)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    return {
-        layer.name: _shift(numpy_helper.to_array(weights[biased[layer.name].input[1]]), *means[layer.input])
-        for layer in chosen
-    }
+    chosen = [layer for layer in layers if _is_corrected(layer, weights)]
+    means = _means({layer.input: ranges[layer.input] for layer in chosen}, probe, pictures)
+    return {layer.name: _shift(numpy_helper.to_array(weights[layer.weight]), *means[layer.input]) for layer in chosen}
+
+
+def _is_corrected(layer: Layer, weights: Mapping[str, TensorProto]) -> bool:
+    """Tell whether it is a convolution over pictures with a bias of constants."""
+    is_conv = layer.op == "Conv" and len(weights[layer.weight].dims) == len(_IMAGE_AXES) + 1
+    return is_conv and layer.bias in weights
 
 
 def _means(
@@ -51,7 +53,7 @@ def _means(
 
 def _quantized(values: NDArray[Any], limits: Range) -> NDArray[np.float32]:
     step = np.float32(limits.magnitude / LEVELS or 1.0)
-    return np.asarray(np.clip(np.rint(values / step), -LEVELS - 1, LEVELS) * step)
+    return np.asarray(np.clip(np.rint(values / step), -LEVELS - 1, LEVELS) * step, np.float32)
 
 
 def _shift(weights: NDArray[np.float32], exact: Means, rounded: Means) -> NDArray[np.float32]:
@@ -61,11 +63,13 @@ def _shift(weights: NDArray[np.float32], exact: Means, rounded: Means) -> NDArra
     groups = len(exact) // true.shape[1]
     channel = np.arange(len(true)) * groups // len(true)  # the group of each output
     by_group = [np.asarray(each).reshape(groups, -1)[channel] for each in (exact, rounded)]
-    return ((true * by_group[0]).sum(axis=1) - (kept * by_group[1]).sum(axis=1)).astype(np.float32)
+    lost: Means = (true * by_group[0]).sum(axis=1) - (kept * by_group[1]).sum(axis=1)
+    return lost.astype(np.float32)
 
 
 def _rounded(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the weights as int8 with one scale for each output holds them."""
     steps = np.abs(weights).max(axis=(1, 2, 3), keepdims=True) / LEVELS
     steps[steps == 0] = 1.0
-    return np.asarray(np.rint(weights / steps) * steps)
+    rounded: NDArray[np.float32] = np.rint(weights / steps) * steps
+    return rounded

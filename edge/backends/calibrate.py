@@ -18,6 +18,7 @@ _KL_LEVELS = 128
 _KL_STEP = 16  # bins between two thresholds that are tried
 _KEPT_SHARE = 0.9999  # of the values, by `percentile`
 _LOG_FATAL = 4  # what goes wrong reaches us as an exception
+_LEAST = 1e-30  # what is smaller counts as 0: its scale would be beyond float32
 _LEAST_KEPT = 64  # bins: no threshold is tried below this part of the range
 
 
@@ -79,7 +80,7 @@ class Histogram:
     """The magnitudes of a tensor's values, however many come, in bins over 0…`limit`, which doubles where needed."""
 
     def __init__(self) -> None:
-        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)  # of values that are not 0
+        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)  # of values from _LEAST on
         self.limit = 0.0
         self.low = 0.0
         self.high = 0.0
@@ -92,11 +93,11 @@ class Histogram:
         largest = float(magnitudes.max(initial=0.0))
         if not np.isfinite(largest):
             raise ValueError
-        if not largest:
+        if largest < _LEAST:
             return
         self._grow(largest)
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-        bins = np.minimum((magnitudes[magnitudes > 0] * (BINS / self.limit)).astype(np.int32), BINS - 1)
+        bins = np.minimum((magnitudes[magnitudes >= _LEAST] * (BINS / self.limit)).astype(np.int32), BINS - 1)
         self.counts += np.bincount(bins, minlength=BINS)
 
     def _grow(self, largest: float) -> None:
