@@ -66,8 +66,8 @@ def test_a_folder_a_picture_and_a_scene_give_frames(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "pictures", 9)
     assert [int(frame[0, 0, 0]) for frame in read_frames(str(folder), 3)] == [0, 4, 8]
     assert len(read_frames(str(folder / "004.png"), 3)) == 1
-    ended = read_frames("synthetic://conveyor?frames=30&size=64x48", 5)
-    assert [frame.shape for frame in ended] == [(48, 64, 3)] * 5
+    ended = read_frames("synthetic://conveyor?frames=30&size=160x120", 5)
+    assert [frame.shape for frame in ended] == [(120, 160, 3)] * 5
 
 
 def test_an_endless_scene_is_followed_for_a_while() -> None:
