@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = add("inspect", _engines_inspect, "show a model's tensors, and its layers before and after fusion", under)
     _add_precision(inspect)
     _add_verify(add("verify", _engines_verify, "hold a model's INT8 or FP16 form against FP32, here", under))
+    _add_quantize(add("quantize", _engines_quantize, "make a model's INT8 forms, judged against FP32", under))
     schema = add("schema", _schema, "print the JSON Schema of a message")
     schema.add_argument("name", metavar="NAME", help="result, telemetry, status, stream-status or alarm")
     return parser
@@ -112,6 +113,19 @@ def _add_verify(verify: argparse.ArgumentParser) -> None:
     verify.add_argument("--count", type=int, help="how many of them (default: 64; with --truth, all that are labelled)")
     verify.add_argument("--truth", type=Path, metavar="COCO.json|FOLDER", help="labels: also tells mAP, or top-1")
     verify.add_argument("--report", type=Path, metavar="OUT.html", help="write figures and the worst frames, drawn")
+
+
+def _add_quantize(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="a folder with model.toml, or a name under engines/")
+    command.add_argument(
+        "--calibration", required=True, metavar="PATH|SOURCE", help="a video, a folder, a picture or a camera's URL"
+    )
+    command.add_argument("--frames", type=int, default=96, help="how many of them (default: 96)")
+    methods = ("entropy", "percentile", "minmax", "mse")
+    command.add_argument(
+        "--method", choices=methods, default=methods[0], help=f"how ranges are found (default: {methods[0]})"
+    )
+    command.add_argument("--tolerance", type=float, default=0.95, help="least F1 against FP32 (default: 0.95)")
 
 
 def _seconds(text: str) -> float:
@@ -197,6 +211,20 @@ def _engines_verify(options: Any) -> int:
         count=options.count,
         truth=options.truth,
         report=options.report,
+        state_dir=options.state_dir,
+        as_json=options.json,
+    )
+
+
+def _engines_quantize(options: Any) -> int:
+    from edge import quantize
+
+    return quantize.run(
+        options.model,
+        calibration=options.calibration,
+        frames=options.frames,
+        method=options.method,
+        tolerance=options.tolerance,
         state_dir=options.state_dir,
         as_json=options.json,
     )

@@ -67,10 +67,8 @@ def fp16_file(
     stays as it was chosen for the file that is there, until the source changes.
     """
     origin = f"{_RULES}:{source_sha256(onnx)}"
-    beside = onnx.with_name(f"{onnx.stem}.fp16.onnx")
-    place = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_NAME_DIGITS]
-    in_state = state_dir / "models" / f"{onnx.stem}-{place}.fp16.onnx"
-    found = [(path, choice) for path in (beside, in_state) if (choice := _choice_of(path, origin)) is not None]
+    places = derived_places(onnx, state_dir, "fp16")
+    found = [(path, choice) for path in places if (choice := _choice_of(path, origin)) is not None]
     # Where the folder was read-only when ranges were checked, the file beside the source knows nothing of them.
     found.sort(key=lambda each: each[1].data_sha256 is None)
     wanted = (found[0][1] if found else _Choice()).changed(ranges, blocked)
@@ -78,7 +76,18 @@ def fp16_file(
         if choice == wanted:
             return path
     converted = _converted(onnx, origin, wanted)
-    return onnx if converted is None else _keep(converted, onnx, beside, in_state)
+    return onnx if converted is None else keep_derived(converted, onnx, state_dir, "fp16", _ORIGIN_KEY)
+
+
+def derived_places(onnx: Path, state_dir: Path, kind: str) -> tuple[Path, Path]:
+    """Return where a file made from a model may be: beside it, and where nothing can be written there."""
+    return onnx.with_name(f"{onnx.stem}.{kind}.onnx"), state_dir / "models" / f"{place_name(onnx)}.{kind}.onnx"
+
+
+def place_name(onnx: Path) -> str:
+    """Return a name for what belongs to the model at this place."""
+    digits = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_NAME_DIGITS]
+    return f"{onnx.stem}-{digits}"
 
 
 def source_sha256(onnx: Path) -> str:
@@ -178,30 +187,34 @@ def _tell(onnx: Path, nodes: Collection[str], reason: str) -> None:
         log.info("model %s: %d nodes stay FP32, %s: %s", onnx, len(nodes), reason, ", ".join(nodes))
 
 
-def _keep(converted: bytes, onnx: Path, beside: Path, in_state: Path) -> Path:
-    """Write the FP16 file where that is possible, and return its place."""
+def keep_derived(data: bytes, onnx: Path, state_dir: Path, kind: str, origin_key: str) -> Path:
+    """Write a file made from a model, where that is possible, and return its place.
+
+    `origin_key` is in the metadata of such files.
+    """
+    beside, in_state = derived_places(onnx, state_dir, kind)
     # A file of this name that we did not make is its owner's.
-    if not beside.exists() or _is_ours(beside):
+    if not beside.exists() or _holds(beside, origin_key):
         try:
-            _write(beside, converted, onnx)
+            _write(beside, data, onnx)
         except OSError as error:
             log.debug("%s cannot be written (%s)", beside, error)
         else:
             return beside
     try:
         in_state.parent.mkdir(parents=True, exist_ok=True)
-        _write(in_state, converted, onnx)
+        _write(in_state, data, onnx)
     except OSError as error:
         raise ModelError(
-            f"the FP16 form of model {onnx} can be written neither beside it nor to {in_state} ({error.strerror}); "
-            "see the folders' rights and the space left"
+            f"the {kind.upper()} form of model {onnx} can be written neither beside it nor to {in_state} "
+            f"({error.strerror}); see the folders' rights and the space left"
         ) from None
     return in_state
 
 
-def _is_ours(path: Path) -> bool:
+def _holds(path: Path, origin_key: str) -> bool:
     try:
-        return f"{_ORIGIN_KEY}\x12".encode() in path.read_bytes()
+        return f"{origin_key}\x12".encode() in path.read_bytes()
     except OSError:
         return False
 

@@ -1,0 +1,201 @@
+"""A model on its way to INT8: calibrated, searched for what stands it, placed for TensorRT and for ONNX Runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.backends.bias import bias_shifts
+from edge.backends.calibrate import Probe, Range, calibrate
+from edge.backends.convert import keep_derived, place_name, source_sha256
+from edge.backends.prepare import activations, layers_of, prepare
+from edge.backends.quantize import ORIGIN_KEY, Placement, checked, library, naive, place
+from edge.curves import plot
+from edge.errors import ConfigError, ModelError
+from edge.frames import are_blank, digest, hold_back, read_frames, store_frames, stored_folder
+from edge.judge import Judge, Picture, run_ms
+from edge.model import Model, model_file, usable_cores
+from edge.sensitivity import Choice, Evaluate, Layers, Notes, Search
+
+log = logging.getLogger(__name__)
+
+_RULES = 1  # counts up when the same layers are quantized differently, so that older notes are not used
+# Frames that the search has not seen agree less: it aims so far above the tolerance, in parts of what is left to 1.
+_MARGIN = 0.5
+_NAIVE_FRAMES = 16  # its tool keeps all of them, with their tensors, in memory
+_FEW_FRAMES = 24
+# placement → how the files are called: NAME.int8.onnx, NAME.int8-cpu.onnx
+PLACEMENTS: dict[Placement, str] = {"tensorrt": "int8", "cpu": "int8-cpu"}
+
+Told = Callable[[str, int, int], None]  # phase, done, of how many
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be quantized, and how."""
+
+    calibration: str  # path or URL
+    frames: int
+    method: str
+    tolerance: float
+    state_dir: Path
+
+
+def quantize(model: Model, order: Order, told: Told) -> dict[str, Any]:
+    """Make both INT8 forms of a model beside its ONNX file; return what they are worth."""
+    onnx = model_file(model.settings.path, model.manifest)
+    work = _Work(model, onnx, order, told)
+    forms = work.forms()
+    files = {
+        form: keep_derived(data, onnx, order.state_dir, PLACEMENTS[form], ORIGIN_KEY) for form, data in forms.items()
+    }
+    store_frames(stored_folder(onnx, order.state_dir), work.frames)
+    folder = order.state_dir / "models" / place_name(onnx)
+    report = work.report(forms) | {"files": {form: str(path) for form, path in files.items()}}
+    chart = folder / "quantization.svg"
+    chart.write_text(plot(onnx.stem, work.choices, order.tolerance), encoding="utf-8")
+    (folder / "quantization.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    work.forget_notes()
+    return report | {"report": str(folder / "quantization.json"), "plot": str(chart)}
+
+
+class _Work:
+    """One model on its way to INT8."""
+
+    def __init__(self, model: Model, onnx: Path, order: Order, told: Told) -> None:
+        """Read the frames and calibrate."""
+        self._onnx, self._order, self._told = onnx, order, told
+        self._source_sha256 = source_sha256(onnx)
+        self._prepared = prepare(onnx)
+        self._layers = layers_of(self._prepared)
+        if not self._layers:
+            raise ModelError(
+                f"model {onnx} has no convolution or matrix product with constant weights: nothing to quantize"
+            )
+        self.frames = _frames(order, told)
+        calibrating, held_back = hold_back(self.frames)
+        self._model, self._calibrating = model, calibrating
+        self._judge = Judge(model, self._prepared.SerializeToString(), held_back)
+        self._ranges, self._shifts, self._shares = self._calibrate()
+        self.choices: dict[Placement, Choice] = {}
+        self._notes: list[Notes] = []
+
+    def _calibrate(self) -> tuple[dict[str, Range], dict[str, NDArray[np.float32]], dict[str, float]]:
+        """Return ranges of tensors, shifts of biases, and each layer's share of all multiplications."""
+        tensors = activations(self._prepared)
+        probe = Probe(self._prepared, tensors, usable_cores())
+        found = calibrate(probe, tensors, self._counted("calibrating"))
+        ranges = {name: histogram.range(self._order.method) for name, histogram in found.items()}
+        shifts = bias_shifts(self._prepared, self._layers, ranges, probe, self._counted("correcting biases"))
+        products = {layer.name: found[layer.counted].size * layer.products for layer in self._layers}
+        total = sum(products.values())
+        return ranges, shifts, {name: count / total for name, count in products.items()}
+
+    def _counted(self, phase: str) -> Iterator[NDArray[Any]]:
+        for number, rows in enumerate(_inputs(self._model, self._calibrating)):
+            self._told(phase, number, len(self._calibrating))
+            yield rows
+
+    def forms(self) -> dict[Placement, bytes]:
+        """Search for each placement; the harm of layers alone is measured for one of them."""
+        harms = None
+        forms: dict[Placement, bytes] = {}
+        for placement in PLACEMENTS:
+            choice = self._search(placement).run(harms)
+            harms = {each.layer: each.harm for each in choice.harms}
+            self.choices[placement] = choice
+            forms[placement] = self._form(placement, choice.layers)
+        return forms
+
+    def _search(self, placement: Placement) -> Search:
+        aim = self._order.tolerance + _MARGIN * (1 - self._order.tolerance)
+        return Search(self._shares, self._remembering(placement), aim, self._told)
+
+    def _remembering(self, placement: Placement) -> Evaluate:
+        facts = [_RULES, self._source_sha256, digest(self.frames), self._order.method, library()]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        place = self._order.state_dir / "models" / place_name(self._onnx) / f"search-{placement}.json"
+        notes = Notes(place, key)
+        self._notes.append(notes)
+        if notes.count:
+            log.warning("%d measurements of an earlier search are used: %s", notes.count, place)
+        return notes.remembering(lambda layers: self._judge.score(self._form(placement, layers)))
+
+    def _form(self, placement: Placement, layers: Layers) -> bytes:
+        placed = place(self._prepared, layers, self._ranges, self._shifts, placement)
+        return checked(placed, self._source_sha256)
+
+    def forget_notes(self) -> None:
+        for notes in self._notes:
+            notes.remove()
+
+    def report(self, forms: Mapping[Placement, bytes]) -> dict[str, Any]:
+        """Return what was found, for people and programs."""
+        self._told("timing", 0, 1)
+        fp32 = self._prepared.SerializeToString()
+        return {
+            "model": str(self._onnx),
+            "onnx_sha256": self._source_sha256,
+            "method": self._order.method,
+            "tolerance": self._order.tolerance,
+            "frames": {
+                "calibration": len(self._calibrating),
+                "held_back": len(self.frames) - len(self._calibrating) or 1,
+            },
+            "found_by_fp32": self._judge.found,
+            "fp32": {"ms": round(run_ms(fp32), 2), "bytes": len(fp32)},
+            "naive": self._naive(),
+            "forms": {name: self._told_of(self.choices[name], data) for name, data in forms.items()},
+        }
+
+    def _told_of(self, choice: Choice, data: bytes) -> dict[str, Any]:
+        return {
+            "f1": self._judge.f1(data),
+            "agreement": choice.score.agreement,
+            "likeness": choice.score.likeness,
+            "met": choice.met,
+            "int8_share": choice.share,
+            "layers": len(choice.harms),
+            "kept": sum(each.kept for each in choice.harms),
+            "ms": round(run_ms(data), 2),
+            "bytes": len(data),
+            "table": [asdict(each) for each in choice.harms],
+            "curve": [asdict(each) for each in choice.curve],
+        }
+
+    def _naive(self) -> dict[str, Any]:
+        """Return what ONNX Runtime's `quantize_static` with its defaults is worth on the same frames."""
+        self._told("the naive recipe", 0, 1)
+        data = naive(self._onnx, _inputs(self._model, self._calibrating[:_NAIVE_FRAMES]))
+        score = self._judge.score(data)
+        return {"f1": self._judge.f1(data), "agreement": score.agreement, "ms": round(run_ms(data), 2)}
+
+
+def _frames(order: Order, told: Told) -> list[Picture]:
+    frames = read_frames(order.calibration, order.frames, lambda count: told("reading frames", count, order.frames))
+    if are_blank(frames):
+        raise ConfigError(
+            f"the {len(frames)} calibration frames of {order.calibration} show nothing: each is of one colour; wanted "
+            "frames of what the model is to see"
+        )
+    if len(frames) < _FEW_FRAMES:
+        log.warning("only %d calibration frames: the ranges, and the agreement, may not hold on others", len(frames))
+    return frames
+
+
+def _inputs(model: Model, frames: Sequence[Picture]) -> Iterator[NDArray[Any]]:
+    """Yield the model's input for each picture, as its own preprocessing makes it."""
+    spec = model.served.input
+    preprocessor = model.served.make_preprocessor()
+    for frame in frames:
+        row = np.empty((1, *(size or 1 for size in spec.shape[1:])), spec.dtype)
+        preprocessor.fill(frame, row[0])
+        yield np.repeat(row, model.engine.fixed_batch or 1, axis=0)

@@ -1,0 +1,63 @@
+"""A small network with all that matters to quantization: batch normalisation, a residual sum, a concatenation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+SIDE = 16
+Images = NDArray[np.float32]
+
+
+def network(folder: Path, *, opset: int = 11, batch: int | str = 1, extra: list[Any] | None = None) -> Path:
+    """Write the network; `extra` nodes come first, from `images` to `seen`."""
+    random = np.random.default_rng(7)
+    weights: list[Any] = []
+
+    def weight(name: str, *shape: int, mean: float = 0.0) -> str:
+        values = (random.normal(mean, 0.4, shape)).astype(np.float32)
+        weights.append(numpy_helper.from_array(np.abs(values) + 0.1 if name == "var" else values, name))
+        return name
+
+    channels = {"scale": 1.0, "shift": 0.0, "mean": 0.0, "var": 1.0}
+    norm = [weight(name, 8, mean=mean) for name, mean in channels.items()]
+    nodes = [
+        *(extra or [helper.make_node("Identity", ["images"], ["seen"])]),
+        helper.make_node("Conv", ["seen", weight("w1", 8, 3, 3, 3)], ["a"], "stem", pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["a", *norm], ["b"]),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node(
+            "Conv", ["c", weight("w2", 8, 1, 3, 3), weight("b2", 8)], ["d"], "deep", pads=[1] * 4, group=8
+        ),
+        helper.make_node("Relu", ["d"], ["e"]),
+        helper.make_node("Conv", ["e", weight("w3", 8, 8, 1, 1), weight("b3", 8)], ["f"], "mix"),
+        helper.make_node("Add", ["f", "c"], ["g"], "sum"),
+        helper.make_node("Relu", ["g"], ["h"]),
+        helper.make_node("Concat", ["h", "e"], ["i"], "join", axis=1),
+        helper.make_node("Conv", ["i", weight("w4", 4, 16, 1, 1), weight("b4", 4)], ["j"], "head"),
+        helper.make_node("GlobalAveragePool", ["j"], ["k"]),
+        helper.make_node("Flatten", ["k"], ["l"]),
+        helper.make_node("Gemm", ["l", weight("w5", 5, 4), weight("b5", 5)], ["scores"], "classes", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "quantizable",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 5])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.save(model, folder / "network.onnx")
+    return folder / "network.onnx"
+
+
+def images(count: int, seed: int = 1) -> list[Images]:
+    """Return inputs like pictures: smooth, not noise."""
+    random = np.random.default_rng(seed)
+    coarse = random.random((count, 1, 3, 4, 4), np.float32)
+    return [each.repeat(4, axis=2).repeat(4, axis=3) for each in coarse]
