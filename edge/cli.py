@@ -100,20 +100,13 @@ def _add_precision(command: argparse.ArgumentParser) -> None:
 
 
 def _add_quantize(command: argparse.ArgumentParser) -> None:
-    from edge.quantize import DEFAULT_FRAMES, DEFAULT_TOLERANCE, METHODS
-
     command.add_argument("model", help="a folder with model.toml, or a name under engines/")
-    command.add_argument(
-        "--calibration", required=True, metavar="PATH|SOURCE", help="a video, a folder, a picture or a camera's URL"
-    )
-    command.add_argument("--frames", type=int, default=DEFAULT_FRAMES, help=f"default: {DEFAULT_FRAMES}")
-    command.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"default: {METHODS[0]}")
-    command.add_argument(
-        "--tolerance",
-        type=float,
-        default=DEFAULT_TOLERANCE,
-        help=f"least F1 against FP32 (default: {DEFAULT_TOLERANCE})",
-    )
+    source = "a video, a folder, a picture or a camera's URL: what the model is to see"
+    command.add_argument("--calibration", required=True, metavar="PATH|SOURCE", help=source)
+    command.add_argument("--frames", type=int, default=96, help="half of them are held back to judge by (default: 96)")
+    methods = ("percentile", "entropy", "minmax", "mse")
+    command.add_argument("--method", choices=methods, default=methods[0], help=f"default: {methods[0]}")
+    command.add_argument("--tolerance", type=float, default=0.95, help="least F1 against FP32 (default: 0.95)")
 
 
 def _seconds(text: str) -> float:

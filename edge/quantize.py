@@ -18,9 +18,6 @@ from edge.manifest import find_model
 from edge.model import Model
 from edge.places import default_state_dir
 
-METHODS = ("entropy", "percentile", "minmax", "mse")
-DEFAULT_FRAMES = 96
-DEFAULT_TOLERANCE = 0.95
 _MOST_FRAMES = 512  # all are kept in memory
 # It is FP32 that INT8 is held against, and this machine need not be the one that serves.
 _SETTINGS = {"max_batch": 1, "lanes": 1, "precision": "fp32", "backend": "onnxruntime", "device": "cpu"}

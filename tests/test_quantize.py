@@ -16,9 +16,9 @@ from conftest import CONVEYOR, run_edge, write_toml
 from onnx import TensorProto, helper
 from quantizable import SIDE, network
 
-from edge import cli, int8
+from edge import cli
 from edge.backends.convert import source_sha256
-from edge.judge import likeness
+from edge.judge import Judge, likeness
 from edge.records import Classes, Detections
 from edge.sensitivity import Score
 
@@ -110,16 +110,16 @@ def test_an_interrupted_search_goes_on(
     classifier: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     measured = 0
-    score = int8.Judge.score
+    score = Judge.score
 
-    def counted(self: int8.Judge, data: bytes) -> Score:
+    def counted(self: Judge, data: bytes) -> Score:
         nonlocal measured
         measured += 1
         if measured == 4:
             raise KeyboardInterrupt
         return score(self, data)
 
-    monkeypatch.setattr(int8.Judge, "score", counted)
+    monkeypatch.setattr(Judge, "score", counted)
     assert quantize(classifier, pictures) == cli.INTERRUPTED
     assert not list(classifier.glob("*.int8*"))
     assert quantize(classifier, pictures) == 0

@@ -54,7 +54,8 @@ def makers(model: ModelProto) -> dict[str, NodeProto]:
 
 
 def named(model: ModelProto, name: str) -> NodeProto:
-    return next(node for node in model.graph.node if node.name == name)
+    found: NodeProto = next(node for node in model.graph.node if node.name == name)
+    return found
 
 
 def constants(model: ModelProto) -> Mapping[str, NDArray[Any]]:
