@@ -19,17 +19,17 @@ from edge.backends.convert import keep_derived, place_name, source_sha256
 from edge.backends.prepare import activations, layers_of, prepare
 from edge.backends.quantize import ORIGIN_KEY, Placement, checked, library, naive, place
 from edge.curves import plot
-from edge.errors import ConfigError, ModelError
+from edge.errors import ConfigError, EdgeError, ModelError
 from edge.frames import are_blank, digest, hold_back, read_frames, store_frames, stored_folder
 from edge.judge import Judge, Picture, run_ms
 from edge.model import Model, model_file, usable_cores
-from edge.sensitivity import Choice, Evaluate, Layers, Notes, Search
+from edge.sensitivity import Choice, Evaluate, Layers, Notes, Score, Search
 
 log = logging.getLogger(__name__)
 
 _RULES = 1  # counts up when the same layers are quantized differently, so that older notes are not used
 # Frames that the search has not seen agree less: it aims so far above the tolerance, in parts of what is left to 1.
-_MARGIN = 0.5
+_MARGIN = 0.25
 _NAIVE_FRAMES = 16  # its tool keeps all of them, with their tensors, in memory
 _FEW_FRAMES = 24
 # placement → how the files are called: NAME.int8.onnx, NAME.int8-cpu.onnx
@@ -50,21 +50,35 @@ class Order:
 
 
 def quantize(model: Model, order: Order, told: Told) -> dict[str, Any]:
-    """Make both INT8 forms of a model beside its ONNX file; return what they are worth."""
+    """Make the INT8 forms of a model beside its ONNX file; return what they are worth.
+
+    There is no file of a form in which no layer can be quantized.
+    """
     onnx = model_file(model.settings.path, model.manifest)
     work = _Work(model, onnx, order, told)
     forms = work.forms()
     files = {
-        form: keep_derived(data, onnx, order.state_dir, PLACEMENTS[form], ORIGIN_KEY) for form, data in forms.items()
+        placement: str(keep_derived(data, onnx, order.state_dir, PLACEMENTS[placement], ORIGIN_KEY))
+        for placement, data in forms.items()
+        if work.choices[placement].layers
     }
     store_frames(stored_folder(onnx, order.state_dir), work.frames)
-    folder = order.state_dir / "models" / place_name(onnx)
-    report = work.report(forms) | {"files": {form: str(path) for form, path in files.items()}}
-    chart = folder / "quantization.svg"
-    chart.write_text(plot(onnx.stem, work.choices, order.tolerance), encoding="utf-8")
-    (folder / "quantization.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    report = work.report(forms) | {"files": dict.fromkeys(PLACEMENTS) | files}
+    drawn = plot(onnx.stem, work.choices, order.tolerance)
+    report |= _keep(order.state_dir / "models" / place_name(onnx), report, drawn)
     work.forget_notes()
-    return report | {"report": str(folder / "quantization.json"), "plot": str(chart)}
+    return report
+
+
+def _keep(folder: Path, report: Mapping[str, Any], drawn: str) -> dict[str, str]:
+    """Write the report and the plot, and return their places."""
+    places = {"report": folder / "quantization.json", "plot": folder / "quantization.svg"}
+    try:
+        places["report"].write_text(json.dumps(report, indent=1), encoding="utf-8")
+        places["plot"].write_text(drawn, encoding="utf-8")
+    except OSError as error:
+        raise EdgeError(f"{error.filename} cannot be written ({error.strerror}); see the space left") from None
+    return {name: str(place) for name, place in places.items()}
 
 
 class _Work:
@@ -116,7 +130,8 @@ class _Work:
         return forms
 
     def _search(self, placement: Placement) -> Search:
-        aim = self._order.tolerance + _MARGIN * (1 - self._order.tolerance)
+        tolerance = self._order.tolerance
+        aim = Score(tolerance + _MARGIN * (1 - tolerance), tolerance)
         return Search(self._shares, self._remembering(placement), aim, self._told)
 
     def _remembering(self, placement: Placement) -> Evaluate:
@@ -161,7 +176,6 @@ class _Work:
             "f1": self._judge.f1(data),
             "agreement": choice.score.agreement,
             "likeness": choice.score.likeness,
-            "met": choice.met,
             "int8_share": choice.share,
             "layers": len(choice.harms),
             "kept": sum(each.kept for each in choice.harms),

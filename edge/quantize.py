@@ -18,13 +18,11 @@ from edge.manifest import find_model
 from edge.model import Model
 from edge.places import default_state_dir
 
-METHODS = ("entropy", "percentile", "minmax", "mse")
-DEFAULT_FRAMES = 96
-DEFAULT_TOLERANCE = 0.95
 _MOST_FRAMES = 512  # all are kept in memory
 # It is FP32 that INT8 is held against, and this machine need not be the one that serves.
 _SETTINGS = {"max_batch": 1, "lanes": 1, "precision": "fp32", "backend": "onnxruntime", "device": "cpu"}
 _MB = 1e6
+_BELOW_BOUND = 4  # exit code
 _MOST_SHOWN = 20  # layers of the table; the report has all
 
 
@@ -38,7 +36,7 @@ def run(
     state_dir: Path | None,
     as_json: bool,
 ) -> int:
-    """Write the INT8 forms and tell what they are worth."""
+    """Write the INT8 forms and tell what they are worth; the exit code says whether there is one."""
     if not 1 <= frames <= _MOST_FRAMES:
         raise ConfigError(f"--frames: found {frames}, wanted 1 to {_MOST_FRAMES}")
     if not 0 < tolerance <= 1:
@@ -58,7 +56,7 @@ def run(
         print(json.dumps(report))  # noqa: T201 -- the command's output
     else:
         _show(report)
-    return 0
+    return 0 if any(report["files"].values()) else _BELOW_BOUND
 
 
 @contextmanager
@@ -81,10 +79,9 @@ def _show(report: Mapping[str, Any]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     _show_forms(console, report)
     _show_layers(console, report["forms"]["tensorrt"]["table"])
-    for name, form in report["forms"].items():
-        if not form["met"]:
-            console.print(f"{name}: no layer can be quantized within the tolerance of {report['tolerance']:g}")
-        console.print(f"{name}: {report['files'][name]}", markup=False)
+    for name in report["forms"]:
+        told = report["files"][name] or f"no layer can be quantized within the tolerance of {report['tolerance']:g}"
+        console.print(f"{name}: {told}", markup=False)
     console.print(f"report: {report['report']}\nplot: {report['plot']}", markup=False)
 
 

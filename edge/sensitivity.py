@@ -56,11 +56,10 @@ class Point:
 class Choice:
     """What the search found."""
 
-    layers: Layers  # to be quantized
+    layers: Layers  # to be quantized; none where none can be
     score: Score
     harms: tuple[Harm, ...]  # the most harmful first
     curve: tuple[Point, ...]  # by the number of layers
-    met: bool  # whether the tolerance is kept
 
     @property
     def share(self) -> float:
@@ -71,8 +70,8 @@ class Choice:
 class Search:
     """A search over the layers of one model, whose `shares` of all multiplications are given in the graph's order."""
 
-    def __init__(self, shares: Mapping[str, float], evaluate: Evaluate, aim: float, told: Told) -> None:
-        """Take `aim`, the least agreement that is wanted of the result; `likeness` is to reach it too."""
+    def __init__(self, shares: Mapping[str, float], evaluate: Evaluate, aim: Score, told: Told) -> None:
+        """Take `aim`, the least that is wanted of the result."""
         self._shares = shares
         self._evaluate = evaluate
         self._aim = aim
@@ -84,12 +83,11 @@ class Search:
         harms = harms or self._measure_alone()
         candidates = [self._bisect(order) for order in self._orders(harms)]
         best = self._take_back(max(candidates, key=self._worth), harms)
-        score = self._score(best)
         table = [
             Harm(name, harms[name], self._shares[name], name not in best)
             for name in sorted(harms, key=lambda name: -harms[name])
         ]
-        return Choice(best, score, tuple(table), self._curve(), self._is_good(score))
+        return Choice(best, self._score(best), tuple(table), self._curve())
 
     def _measure_alone(self) -> dict[str, float]:
         harms = {}
@@ -130,7 +128,7 @@ class Search:
         return chosen
 
     def _is_good(self, score: Score) -> bool:
-        return min(score.agreement, score.likeness) >= self._aim
+        return score.agreement >= self._aim.agreement and score.likeness >= self._aim.likeness
 
     def _worth(self, layers: Layers) -> tuple[float, int]:
         return round(self._share(layers), 6), len(layers)

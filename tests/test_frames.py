@@ -35,7 +35,7 @@ class Counting:
         self._number += 1
         return None if self._number >= self._count else self._number / 10
 
-    def retrieve(self, buffer: Picture | None) -> Picture:  # noqa: ARG002 -- a source's signature
+    def retrieve(self, _buffer: Picture | None) -> Picture:
         return np.full((1, 1, 3), self._number % 256, np.uint8)
 
     def ending(self) -> str | None:
@@ -91,11 +91,15 @@ def test_a_camera_gives_frames(rtsp_server: RtspServer) -> None:
 
 @pytest.mark.parametrize(
     ("source", "reason"),
-    [("nowhere.mp4", "does not exist"), ("ftp://host/x", "scheme 'ftp' is not known"), ("", "wanted|exist|picture")],
+    [("nowhere.mp4", "does not exist"), ("ftp://host/x", "scheme 'ftp' is not known"), ("empty", "holds no picture")],
 )
-def test_what_gives_no_frames_is_told_in_a_sentence(source: str, reason: str, tmp_path: Path) -> None:
+def test_what_gives_no_frames_is_told_in_a_sentence(
+    source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "empty", 0)
     with pytest.raises((ConfigError, SourceError), match=reason):
-        read_frames(source or str(pictures(tmp_path / "empty", 0)), 4)
+        read_frames(source, 4)
 
 
 def test_a_source_without_a_frame_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

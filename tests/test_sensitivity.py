@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edge.curves import plot
 from edge.sensitivity import Choice, Evaluate, Layers, Notes, Score, Search
 
-AIM = 0.97
+AIM = Score(0.97, 0.97)
 
 
 def silent(_phase: str, _done: int, _total: int) -> None:
@@ -31,7 +31,7 @@ def network(harms: Mapping[str, float]) -> Evaluate:
     return evaluate
 
 
-def search(harms: Mapping[str, float], shares: Mapping[str, float] | None = None, aim: float = AIM) -> Choice:
+def search(harms: Mapping[str, float], shares: Mapping[str, float] | None = None, aim: Score = AIM) -> Choice:
     even = dict.fromkeys(harms, 1 / len(harms))
     return Search(shares or even, network(harms), aim, silent).run()
 
@@ -40,7 +40,6 @@ def test_one_harmful_layer_is_kept_and_all_others_are_quantized() -> None:
     harms = {f"layer{number}": 0.001 for number in range(20)} | {"bad": 0.2}
     choice = search(harms)
     assert choice.layers == set(harms) - {"bad"}
-    assert choice.met
     assert choice.share == pytest.approx(20 / 21)
 
 
@@ -78,12 +77,17 @@ def test_the_aim_is_kept_and_no_layer_could_be_added(harms: dict[str, float], ai
     work = {name: data.draw(st.integers(1, 100)) for name in harms}
     shares = {name: each / sum(work.values()) for name, each in work.items()}
     evaluate = network(harms)
-    choice = Search(shares, evaluate, aim, silent).run()
+    choice = Search(shares, evaluate, Score(aim, aim), silent).run()
     assert choice.score == (evaluate(choice.layers) if choice.layers else Score(1, 1))
     assert min(choice.score.agreement, choice.score.likeness) >= aim
     for name in set(harms) - choice.layers:
         more = evaluate(choice.layers | {name})
         assert min(more.agreement, more.likeness) < aim
+
+
+@pytest.mark.parametrize("aim", [Score(0.99, 0.5), Score(0.5, 0.99)])
+def test_both_agreement_and_likeness_are_kept(aim: Score) -> None:
+    assert search({"a": 0.005, "b": 0.3}, aim=aim).layers == {"a"}
 
 
 def test_known_harms_are_not_measured_again() -> None:

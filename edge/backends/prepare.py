@@ -182,11 +182,10 @@ def _integer(node: NodeProto, name: str, default: int) -> int:
 def activations(model: ModelProto) -> list[str]:
     """Return the tensors that a placement may quantize."""
     names = {name for layer in layers_of(model) for name in (layer.input, layer.output)}
-    for node in model.graph.node:
-        if node.op_type in INTEGER_OPS:
-            names |= {*node.input, *node.output}
     values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
-    return sorted(names & {value.name for value in values if value_type(value) == TensorProto.FLOAT})
+    floats = {value.name for value in values if value_type(value) == TensorProto.FLOAT}
+    between = [node for node in model.graph.node if node.op_type in INTEGER_OPS]
+    return sorted(names | (floats & {name for node in between for name in (*node.input, *node.output)}))
 
 
 def _one_line(error: Exception) -> str:
