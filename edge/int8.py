@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.backends.bias import bias_shifts
 from edge.backends.calibrate import Probe, Range, calibrate
 from edge.backends.convert import keep_derived, place_name, source_sha256
 from edge.backends.prepare import activations, layers_of, prepare
 from edge.backends.quantize import ORIGIN_KEY, Placement, checked, library, naive, place
+from edge.backends.rounding import IntegerWeights, round_weights
 from edge.curves import plot
 from edge.errors import ConfigError, EdgeError, ModelError
 from edge.frames import are_blank, digest, hold_back, read_frames, store_frames, stored_folder
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _RULES = 1  # counts up when the same layers are quantized differently, so that older notes are not used
 # Frames that the search has not seen agree less: it aims so far above the tolerance, in parts of what is left to 1.
-_MARGIN = 0.25
+_MARGIN = 0.4
 _NAIVE_FRAMES = 16  # its tool keeps all of them, with their tensors, in memory
 _FEW_FRAMES = 24
 # placement → how the files are called: NAME.int8.onnx, NAME.int8-cpu.onnx
@@ -98,20 +98,20 @@ class _Work:
         calibrating, held_back = hold_back(self.frames)
         self._model, self._calibrating = model, calibrating
         self._judge = Judge(model, self._prepared.SerializeToString(), held_back)
-        self._ranges, self._shifts, self._shares = self._calibrate()
+        self._ranges, self._rounded, self._shares = self._calibrate()
         self.choices: dict[Placement, Choice] = {}
         self._notes: list[Notes] = []
 
-    def _calibrate(self) -> tuple[dict[str, Range], dict[str, NDArray[np.float32]], dict[str, float]]:
-        """Return ranges of tensors, shifts of biases, and each layer's share of all multiplications."""
+    def _calibrate(self) -> tuple[dict[str, Range], dict[str, IntegerWeights], dict[str, float]]:
+        """Return ranges of tensors, integer weights, and each layer's share of all multiplications."""
         tensors = activations(self._prepared)
         probe = Probe(self._prepared, tensors, usable_cores())
         found = calibrate(probe, tensors, self._counted("calibrating"))
         ranges = {name: histogram.range(self._order.method) for name, histogram in found.items()}
-        shifts = bias_shifts(self._prepared, self._layers, ranges, probe, self._counted("correcting biases"))
+        rounded = round_weights(self._prepared, self._layers, ranges, probe, self._counted("rounding weights"))
         products = {layer.name: found[layer.counted].size * layer.products for layer in self._layers}
         total = sum(products.values())
-        return ranges, shifts, {name: count / total for name, count in products.items()}
+        return ranges, rounded, {name: count / total for name, count in products.items()}
 
     def _counted(self, phase: str) -> Iterator[NDArray[Any]]:
         for number, rows in enumerate(_inputs(self._model, self._calibrating)):
@@ -145,7 +145,7 @@ class _Work:
         return notes.remembering(lambda layers: self._judge.score(self._form(placement, layers)))
 
     def _form(self, placement: Placement, layers: Layers) -> bytes:
-        placed = place(self._prepared, layers, self._ranges, self._shifts, placement)
+        placed = place(self._prepared, layers, self._ranges, self._rounded, placement)
         return checked(placed, self._source_sha256)
 
     def forget_notes(self) -> None:

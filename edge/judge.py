@@ -71,8 +71,12 @@ class Judge:
     def _score(self, got: Sequence[Findings]) -> Score:
         found = [self._agreement(got, share * self._threshold) for share in _THRESHOLDS]
         agreements = [each for each in found if each is not None]
-        likenesses = likeness(self._wanted, got)
-        return Score(sum(agreements) / len(agreements) if agreements else likenesses, likenesses)
+        alike = likeness(self._wanted, got)
+        if not agreements:
+            return Score(alike, alike)
+        own = self._agreement(got, self._threshold)
+        mean = sum(agreements) / len(agreements)
+        return Score(mean if own is None else min(own, mean), alike)
 
     def _agreement(self, got: Sequence[Findings], threshold: float) -> float | None:
         return agreement(*([_above(each, threshold) for each in side] for side in (self._wanted, got)))

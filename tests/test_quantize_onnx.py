@@ -17,10 +17,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from quantizable import SIDE, images, network
 
 from edge.backends import build as build_module
-from edge.backends.bias import bias_shifts
 from edge.backends.calibrate import Probe, Range, calibrate
 from edge.backends.prepare import activations, layers_of, prepare
 from edge.backends.quantize import Placement, checked, naive, place
+from edge.backends.rounding import Samples, Window, round_weights
 from edge.backends.trt_library import load_tensorrt, make_logger
 from edge.errors import EngineError, ModelError
 
@@ -140,17 +140,64 @@ def test_onnxruntime_runs_the_cpu_form_on_integers(prepared: ModelProto, tmp_pat
     assert "QLinearConcat" in found
 
 
-def test_a_shifted_bias_brings_the_mean_back(prepared: ModelProto) -> None:
-    rows = images(16)
+def test_rounding_for_what_a_layer_sees_beats_the_nearest_level(prepared: ModelProto) -> None:
+    rows, unseen = images(16), images(16, seed=5)
     ranges = ranges_of(prepared, rows)
-    clipped = {name: Range(each.low / 3, each.high / 3) for name, each in ranges.items()}  # a coarse quantization
-    layers = [layer for layer in layers_of(prepared) if layer.name == "head"]
+    layers = [layer for layer in layers_of(prepared) if layer.op == "Conv"]
     probe = Probe(prepared, activations(prepared), 1)
-    shifts = bias_shifts(prepared, layers, clipped, probe, iter(rows))
-    wanted = np.mean([run(prepared, row) for row in rows], axis=0)
-    plain = np.mean([run(place(prepared, ["head"], clipped, {}, "tensorrt"), row) for row in rows], axis=0)
-    shifted = np.mean([run(place(prepared, ["head"], clipped, shifts, "tensorrt"), row) for row in rows], axis=0)
-    assert np.abs(shifted - wanted).max() < 0.05 * np.abs(plain - wanted).max()
+    rounded = round_weights(prepared, layers, ranges, probe, iter(rows))
+    assert set(rounded) == {"stem", "deep", "mix", "head"}
+    wanted = np.concatenate([run(prepared, row) for row in unseen])
+    for name in rounded:
+        plain, better = (place(prepared, [name], ranges, each, "tensorrt") for each in ({}, rounded))
+        errors = [
+            np.abs(np.concatenate([run(model, row) for row in unseen]) - wanted).mean() for model in (plain, better)
+        ]
+        assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_rounded_weights_reach_the_file_as_they_are(prepared: ModelProto, placement: Placement) -> None:
+    rows = images(4)
+    ranges = ranges_of(prepared, rows)
+    probe = Probe(prepared, activations(prepared), 1)
+    rounded = round_weights(prepared, layers_of(prepared), ranges, probe, iter(rows))
+    model = place(prepared, ALL, ranges, rounded, placement)
+    values, made = constants(model), makers(model)
+    for name, found in rounded.items():
+        dequantize = made[named(model, name).input[1]]
+        assert np.array_equal(values[dequantize.input[0]], found.levels)
+        assert np.array_equal(values[dequantize.input[1]], found.scales)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("limit", [0, 1000])
+def test_a_layer_gives_nearly_what_it_gave(groups: int, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.backends.rounding._MOST_INPUTS", limit)
+    random = np.random.default_rng(groups)
+    weights = random.normal(size=(6, 6 // groups, 3, 2)).astype(np.float32)
+    attributes: dict[str, Any] = {"strides": [2, 1], "dilations": [1, 2], "pads": [1, 0, 2, 1], "group": groups}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "w", "y")]
+    graph = helper.make_graph([node], "conv", shapes[:2], shapes[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    samples = Samples(Window(groups, (3, 2), (2, 1), (1, 2), (1, 0, 2, 1)), weights)
+    x = random.normal(1, 1, (1, 6, 11, 9)).astype(np.float32)
+    (y,) = session.run(None, {"x": x, "w": weights})
+    samples.add(x, y + 3)
+    found = samples.round()
+    (again,) = session.run(None, {"x": x, "w": found.weights})
+    assert np.abs(found.levels).max() == 127
+    assert np.abs(again + found.bias.reshape(1, -1, 1, 1) - y - 3).max() < 0.03 * np.abs(y).max()
+
+
+def test_a_layer_that_sees_and_gives_nothing_stays_finite() -> None:
+    samples = Samples(Window(1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)), np.zeros((2, 3, 1, 1), np.float32))
+    samples.add(np.zeros((1, 3, 4, 4), np.float32), np.zeros((1, 2, 4, 4), np.float32))
+    found = samples.round()
+    assert not found.levels.any()
+    assert np.isfinite(found.scales).all()
 
 
 def test_a_free_batch_stays_free(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from onnx import GraphProto, ModelProto, checker, load, numpy_helper
 from edge.backends.calibrate import Range
 from edge.backends.onnx_graph import drop_unused_weights
 from edge.backends.prepare import INTEGER_OPS, QUANTIZING, drop_unused_domains, real_inputs
+from edge.backends.rounding import IntegerWeights
 
 Placement = Literal["tensorrt", "cpu"]
-Shifts = Mapping[str, NDArray[np.float32]]  # layer → what is added to its bias
 
 ORIGIN_KEY = "edge.int8_of"  # in the file's metadata: the hash of what it was made from
 _TOOLS_KEY = "onnx.infer"  # a note of ONNX Runtime's tools to themselves
@@ -35,18 +35,21 @@ def place(
     model: ModelProto,
     layers: Collection[str],
     ranges: Mapping[str, Range],
-    shifts: Shifts,
+    rounded: Mapping[str, IntegerWeights],
     placement: Placement,
 ) -> ModelProto:
-    """Return a prepared model with these layers quantized; `ranges` are those of all activations."""
+    """Return a prepared model with these layers quantized; `ranges` are those of all activations.
+
+    `rounded` are the weights of those layers that are not simply rounded to the nearest level.
+    """
     quantized = ModelProto()
     quantized.CopyFrom(model)
     if not layers:
         return quantized
-    _shift_biases(quantized, {name: shift for name, shift in shifts.items() if name in layers})
+    scales = _set_weights(quantized, {name: each for name, each in rounded.items() if name in layers})
     others = _between(quantized, layers, ranges) if placement == "cpu" else set()
     with _unlogged():
-        quantizer = _quantizer(quantized, {*layers, *others}, ranges, placement)
+        quantizer = _quantizer(quantized, {*layers, *others}, ranges, scales, placement)
         quantizer.quantize_model()
     quantizer.model.topological_sort()
     result: ModelProto = quantizer.model.model
@@ -108,14 +111,22 @@ def library() -> str:
     return f"onnxruntime {onnxruntime.__version__}"
 
 
-def _shift_biases(model: ModelProto, shifts: Shifts) -> None:
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+def _set_weights(model: ModelProto, rounded: Mapping[str, IntegerWeights]) -> dict[str, Any]:
+    """Give layers their rounded weights; return these weights' scales as the quantizer takes them."""
+    scales: dict[str, Any] = {}
+    zero = np.array(0, np.int8)
     for node in model.graph.node:
-        if node.name in shifts:
-            shifted = numpy_helper.to_array(weights[node.input[2]]) + shifts[node.name]
-            node.input[2] = f"{node.name}_shifted_bias"  # of its own: a bias may serve several layers
-            model.graph.initializer.append(numpy_helper.from_array(shifted, node.input[2]))
+        if node.name in rounded:
+            found = rounded[node.name]
+            names = [f"{node.name}_rounded_weight", f"{node.name}_rounded_bias"]  # a weight may serve several layers
+            del node.input[1:]
+            node.input.extend(names)
+            values = (found.weights, found.bias)
+            model.graph.initializer.extend(map(numpy_helper.from_array, values, names))
+            channels = [{"scale": scale, "zero_point": zero} for scale in found.scales]
+            scales[names[0]] = [{"axis": 0} | channels[0], *channels[1:]]
     drop_unused_weights(model.graph)
+    return scales
 
 
 def _between(model: ModelProto, layers: Collection[str], ranges: Mapping[str, Range]) -> set[str]:
@@ -140,7 +151,13 @@ def _readers(graph: GraphProto) -> dict[str, set[str]]:
     return readers
 
 
-def _quantizer(model: ModelProto, nodes: Collection[str], ranges: Mapping[str, Range], placement: Placement) -> Any:
+def _quantizer(
+    model: ModelProto,
+    nodes: Collection[str],
+    ranges: Mapping[str, Range],
+    scales: dict[str, Any],
+    placement: Placement,
+) -> Any:
     from onnxruntime.quantization import CalibrationMethod, QuantType  # noqa: PLC0415 -- slow to import
     from onnxruntime.quantization.calibrate import TensorsData  # noqa: PLC0415
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer  # noqa: PLC0415
@@ -155,6 +172,7 @@ def _quantizer(model: ModelProto, nodes: Collection[str], ranges: Mapping[str, R
         "OpTypesToExcludeOutputQuantization": ops if for_tensorrt else [],
         "QDQOpTypePerChannelSupportToAxis": _WEIGHT_AXIS,
         "QDQDisableWeightAdjustForInt32Bias": True,
+        "TensorQuantOverrides": scales,
     }
     return QDQQuantizer(
         model,
