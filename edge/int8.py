@@ -131,7 +131,7 @@ class _Work:
 
     def _search(self, placement: Placement) -> Search:
         tolerance = self._order.tolerance
-        aim = Score(tolerance + _MARGIN * (1 - tolerance), tolerance)
+        aim = Score(tolerance + _MARGIN * (1 - tolerance), tolerance, tolerance)
         return Search(self._shares, self._remembering(placement), aim, self._told)
 
     def _remembering(self, placement: Placement) -> Evaluate:
@@ -173,7 +173,7 @@ class _Work:
 
     def _told_of(self, choice: Choice, data: bytes) -> dict[str, Any]:
         return {
-            "f1": self._judge.f1(data),
+            "f1": choice.score.exact,
             "agreement": choice.score.agreement,
             "likeness": choice.score.likeness,
             "int8_share": choice.share,
@@ -190,7 +190,7 @@ class _Work:
         self._told("the naive recipe", 0, 1)
         data = naive(self._onnx, _inputs(self._model, self._calibrating[:_NAIVE_FRAMES]))
         score = self._judge.score(data)
-        return {"f1": self._judge.f1(data), "agreement": score.agreement, "ms": round(run_ms(data), 2)}
+        return {"f1": score.exact, "agreement": score.agreement, "ms": round(run_ms(data), 2)}
 
 
 def _frames(order: Order, told: Told) -> list[Picture]:
