@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _RULES = 1  # counts up when the same layers are quantized differently, so that older notes are not used
 # Frames that the search has not seen agree less: it aims so far above the tolerance, in parts of what is left to 1.
-_MARGIN = 0.4
+_MARGIN = 0.2
 _NAIVE_FRAMES = 16  # its tool keeps all of them, with their tensors, in memory
 _FEW_FRAMES = 24
 # placement → how the files are called: NAME.int8.onnx, NAME.int8-cpu.onnx

@@ -94,7 +94,7 @@ def test_a_classifier_becomes_int8_by_each_method(
     report = report_of(capsys)
     assert report["frames"] == {"calibration": 6, "held_back": 6}
     for form in report["forms"].values():
-        assert form["agreement"] >= 0.97
+        assert form["agreement"] >= 0.96
         assert len(form["table"]) == 5
     assert report["forms"]["tensorrt"]["int8_share"] > 0.5
     for name in report["files"].values():
