@@ -62,21 +62,17 @@ class Judge:
         try:
             return self._score(self.findings(onnx))
         except EngineError:
-            return Score(0.0, 0.0)
-
-    def f1(self, onnx: bytes) -> float | None:
-        """Return the agreement at the model's own threshold; None where neither finds anything."""
-        return self._agreement(self.findings(onnx), self._threshold)
+            return Score(0.0, 0.0, 0.0)
 
     def _score(self, got: Sequence[Findings]) -> Score:
         found = [self._agreement(got, share * self._threshold) for share in _THRESHOLDS]
         agreements = [each for each in found if each is not None]
         alike = likeness(self._wanted, got)
         if not agreements:
-            return Score(alike, alike)
-        own = self._agreement(got, self._threshold)
+            return Score(alike, alike, alike)
         mean = sum(agreements) / len(agreements)
-        return Score(mean if own is None else min(own, mean), alike)
+        exact = self._agreement(got, self._threshold)
+        return Score(mean, mean if exact is None else exact, alike)
 
     def _agreement(self, got: Sequence[Findings], threshold: float) -> float | None:
         return agreement(*([_above(each, threshold) for each in side] for side in (self._wanted, got)))

@@ -101,7 +101,7 @@ def _show_forms(console: Console, report: Mapping[str, Any]) -> None:
         table.add_row(
             f"int8 {name}",
             f"{form['agreement']:.3f}",
-            _number(form["f1"]),
+            f"{form['f1']:.3f}",
             f"{form['int8_share']:.0%}",
             layers,
             f"{form['ms']:.1f}",
@@ -109,13 +109,9 @@ def _show_forms(console: Console, report: Mapping[str, Any]) -> None:
         )
     naive = report["naive"]
     table.add_row(
-        "naive int8", f"{naive['agreement']:.3f}", _number(naive["f1"]), "100 %", "", f"{naive['ms']:.1f}", ""
+        "naive int8", f"{naive['agreement']:.3f}", f"{naive['f1']:.3f}", "100 %", "", f"{naive['ms']:.1f}", ""
     )
     console.print(table)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _show_layers(console: Console, layers: list[dict[str, Any]]) -> None:

@@ -25,8 +25,16 @@ _NAME_DIGITS = 16
 class Score:
     """How a model with some layers quantized compares with the FP32 one on held-back frames; 1 is the same."""
 
-    agreement: float  # what the tolerance is about: F1, or the share of same best classes
+    agreement: float  # F1, or the share of same best classes: the mean over thresholds near the model's own
+    exact: float  # the same at the model's own threshold: what users will see, but with more chance in it
     likeness: float  # finer, of scores and places
+
+    def reaches(self, aim: Score) -> bool:
+        """Tell whether no figure is below that of the aim."""
+        return self.agreement >= aim.agreement and self.exact >= aim.exact and self.likeness >= aim.likeness
+
+
+SAME = Score(1.0, 1.0, 1.0)
 
 
 Evaluate = Callable[[Layers], Score]
@@ -111,7 +119,7 @@ class Search:
         tried = len(order)
         while bad - good > 1:
             self._told("choosing layers", good, len(order))
-            if self._is_good(self._score(frozenset(order[:tried]))):
+            if self._score(frozenset(order[:tried])).reaches(self._aim):
                 good = tried
             else:
                 bad = tried
@@ -123,12 +131,9 @@ class Search:
         left = [name for name in self._orders(harms)[1] if name not in chosen][:_MOST_TAKEN_BACK]
         for number, name in enumerate(left):
             self._told("taking layers back", number, len(left))
-            if self._is_good(self._score(chosen | {name})):
+            if self._score(chosen | {name}).reaches(self._aim):
                 chosen |= {name}
         return chosen
-
-    def _is_good(self, score: Score) -> bool:
-        return score.agreement >= self._aim.agreement and score.likeness >= self._aim.likeness
 
     def _worth(self, layers: Layers) -> tuple[float, int]:
         return round(self._share(layers), 6), len(layers)
@@ -138,7 +143,7 @@ class Search:
 
     def _score(self, layers: Layers) -> Score:
         if layers not in self._points:
-            self._points[layers] = self._evaluate(layers) if layers else Score(1.0, 1.0)
+            self._points[layers] = self._evaluate(layers) if layers else SAME
         return self._points[layers]
 
     def _curve(self) -> tuple[Point, ...]:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.curves import plot
-from edge.sensitivity import Choice, Evaluate, Layers, Notes, Score, Search
+from edge.sensitivity import SAME, Choice, Evaluate, Layers, Notes, Score, Search
 
-AIM = Score(0.97, 0.97)
+AIM = Score(0.97, 0.97, 0.97)
 
 
 def silent(_phase: str, _done: int, _total: int) -> None:
@@ -26,7 +26,7 @@ def network(harms: Mapping[str, float]) -> Evaluate:
 
     def evaluate(layers: Layers) -> Score:
         likeness = max(0.0, 1 - math.sqrt(sum(harms[name] ** 2 for name in layers)))
-        return Score(round(likeness, 2), likeness)
+        return Score(round(likeness, 2), likeness, likeness)
 
     return evaluate
 
@@ -64,7 +64,7 @@ def test_nothing_is_excluded_where_all_agree() -> None:
 def test_where_nothing_can_be_quantized_nothing_is() -> None:
     choice = search({"a": 0.4, "b": 0.5})
     assert choice.layers == frozenset()
-    assert choice.score == Score(1.0, 1.0)
+    assert choice.score == SAME
     assert choice.share == 0
 
 
@@ -77,16 +77,15 @@ def test_the_aim_is_kept_and_no_layer_could_be_added(harms: dict[str, float], ai
     work = {name: data.draw(st.integers(1, 100)) for name in harms}
     shares = {name: each / sum(work.values()) for name, each in work.items()}
     evaluate = network(harms)
-    choice = Search(shares, evaluate, Score(aim, aim), silent).run()
-    assert choice.score == (evaluate(choice.layers) if choice.layers else Score(1, 1))
-    assert min(choice.score.agreement, choice.score.likeness) >= aim
+    choice = Search(shares, evaluate, Score(aim, aim, aim), silent).run()
+    assert choice.score == (evaluate(choice.layers) if choice.layers else SAME)
+    assert choice.score.reaches(Score(aim, aim, aim))
     for name in set(harms) - choice.layers:
-        more = evaluate(choice.layers | {name})
-        assert min(more.agreement, more.likeness) < aim
+        assert not evaluate(choice.layers | {name}).reaches(Score(aim, aim, aim))
 
 
-@pytest.mark.parametrize("aim", [Score(0.99, 0.5), Score(0.5, 0.99)])
-def test_both_agreement_and_likeness_are_kept(aim: Score) -> None:
+@pytest.mark.parametrize("aim", [Score(0.99, 0, 0), Score(0, 0.99, 0), Score(0, 0, 0.99)])
+def test_each_figure_is_kept(aim: Score) -> None:
     assert search({"a": 0.005, "b": 0.3}, aim=aim).layers == {"a"}
 
 
@@ -173,4 +172,4 @@ def test_notes_are_readable(tmp_path: Path) -> None:
     Notes(path, "one").remembering(network({"a": 0.25}))(frozenset("a"))
     found = json.loads(path.read_text(encoding="utf-8"))
     assert found["key"] == "one"
-    assert list(found["scores"].values()) == [{"agreement": 0.75, "likeness": 0.75}]
+    assert list(found["scores"].values()) == [{"agreement": 0.75, "exact": 0.75, "likeness": 0.75}]
