@@ -134,8 +134,8 @@ def test_a_camera_that_dies_for_a_while_is_reconnected_and_stops_no_other_stream
     config = configure({"models.detector": {"path": str(yolox)}, "streams.door": door, "streams.belt": belt(fps=10)})
     daemon = start_edge(config)
     subscriber.wait_for_results("door", 20)
+    at_death = len(subscriber.messages)  # before it, so that the first thing said of it is not missed
     rtsp_server.kill()
-    at_death = len(subscriber.messages)
     lost = subscriber.wait_for_state("reconnecting", "door", after=at_death)
     time.sleep(OUTAGE_S)
     subscriber.wait_for_results("belt", int(OUTAGE_S), after=at_death)
