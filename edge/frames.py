@@ -1,130 +1,161 @@
-"""Pictures to calibrate and to verify with: spread over a video, a folder, a picture, or taken from a camera."""
+"""The frames that a model is calibrated and verified on: spread over a source, or those that people have labelled."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import shutil
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.address import Address, parse_address
-from edge.backends.convert import place_name
-from edge.capture import open_source
-from edge.capture.source import Source
+from edge.capture import Source, open_source
+from edge.capture.pictures import is_picture
 from edge.clock import now_ns
-from edge.errors import ConfigError, EdgeError
+from edge.errors import ConfigError, SourceError
+from edge.manifest import Task
+from edge.truth import Label, read_boxes, read_classes
+
+log = logging.getLogger(__name__)
+
+DEFAULT_COUNT = 64
+STEP_S = 0.5  # between two frames of a source without end: neighbours show nearly the same
 
 Picture = NDArray[np.uint8]
-Told = Callable[[int], None]  # how many frames are read
-
-KEPT_FRAMES = 32  # for verification later, where the source may be gone
-_STEP_S = 0.2  # between two frames of a source without end: neighbours are much alike
+Item = TypeVar("Item")
 
 
-def read_frames(text: str, wanted: int, told: Told = lambda _count: None) -> list[Picture]:
-    """Return up to `wanted` pictures, spread over all of a source that has an end.
+@dataclass(frozen=True)
+class Shown:
+    """A frame, and what stands in it where that is known."""
 
-    Raises ConfigError where the source is none, SourceError where it cannot be read.
+    name: str
+    picture: Picture
+    true: Label | None = None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The chosen frames, read one after the other."""
+
+    count: int  # expected
+    frames: Iterator[Shown]
+
+
+def open_frames(source: str, count: int, option: str) -> Frames:
+    """Choose `count` frames of a source, spread over it where it has an end; `option` is who asked.
+
+    Raises ConfigError where the source is none or has no frame, SourceError (also later) where it cannot be read.
     """
     try:
-        address = parse_address(text, Path())
+        address = parse_address(source, Path())
     except ValueError as error:
-        raise ConfigError(f"source {error}") from None
+        raise ConfigError(f"{option} {error}") from None
+    path = Path(address.location)
+    if address.scheme == "file" and not path.exists():
+        raise ConfigError(f"{option} {path} does not exist; wanted a video, a picture, a folder of pictures or a URL")
+    if address.scheme == "file" and path.is_dir():
+        return _of_folder(path, count, option)
+    is_endless = address.is_live or (address.scheme == "synthetic" and address.options.get("frames", "0") == "0")
+    if is_endless:
+        return Frames(count, islice(_now_and_then(address), count))
+    length = _length(address)
+    if not length:
+        raise ConfigError(f"{option} {address.shown} has no frame; wanted a video with pictures in it")
+    places = spread(range(length), count)
+    return Frames(len(places), _at(address, places))
+
+
+def labelled_frames(truth: Path, source: str | None, count: int | None, task: Task, labels: Sequence[str]) -> Frames:
+    """Choose `count` of the labelled pictures, spread over them; all where it is None."""
+    if not truth.exists():
+        raise ConfigError(f"--truth {truth} does not exist; wanted a COCO JSON file, or a folder with a folder a class")
+    if truth.is_dir() != (task == "classify"):
+        found, wanted = ("folder", "a COCO JSON file of boxes") if truth.is_dir() else ("file", "a folder a class")
+        raise ConfigError(f"--truth {truth}: found a {found}, wanted {wanted} for a model whose task is {task}")
+    known: dict[Path, Label] = {}
+    if task == "classify":
+        known.update(read_classes(truth, labels))
+    else:
+        known.update(read_boxes(truth, truth.parent if source is None else Path(source), labels))
+    chosen = spread(list(known), count or len(known))
+    return Frames(len(chosen), (Shown(path.name, _read(path), known[path]) for path in chosen))
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Return `count` items at even distances, in order; all where there are fewer."""
+    if len(items) <= count:
+        return list(items)
+    return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]
+
+
+def _of_folder(folder: Path, count: int, option: str) -> Frames:
+    pictures = sorted(each for each in folder.iterdir() if is_picture(each))
+    if not pictures:
+        raise ConfigError(f"{option} {folder}: the folder holds no picture; wanted files such as .jpg or .png in it")
+    chosen = spread(pictures, count)
+    return Frames(len(chosen), _readable(chosen))
+
+
+def _readable(paths: Sequence[Path]) -> Iterator[Shown]:
+    """Yield pictures; of those that nobody has labelled, one that cannot be decoded is passed over."""
+    for path in paths:
+        try:
+            picture = _read(path)
+        except SourceError as error:
+            log.warning("%s; it is left out", error)
+        else:
+            yield Shown(path.name, picture)
+
+
+def _read(path: Path) -> Picture:
+    with _opened(Address("file", str(path))) as source:
+        source.grab()
+        return source.retrieve(None)
+
+
+@contextlib.contextmanager
+def _opened(address: Address) -> Iterator[Source]:
     with contextlib.closing(open_source(address)) as source:
-        frames = _follow(source, wanted, address, told) if _is_endless(address) else _spread(source, wanted, told)
-    if not frames:
-        raise ConfigError(f"{address.shown} gave no frame; wanted a picture, a folder of pictures, a video or a camera")
-    return frames
+        yield source
 
 
-def _is_endless(address: Address) -> bool:
-    return address.is_live or (address.scheme == "synthetic" and int(address.options.get("frames", "0")) == 0)
+def _length(address: Address) -> int:
+    """Count a source's frames; what a file says of itself need not be true."""
+    with _opened(address) as source:
+        length = 0
+        while source.grab() is not None:
+            length += 1
+    return length
 
 
-def _follow(source: Source, wanted: int, address: Address, told: Told) -> list[Picture]:
-    """Take a frame now and then."""
-    frames: list[Picture] = []
-    due_s = 0.0
-    while len(frames) < wanted and (media_s := _grab(source)) is not None:
-        at_s = now_ns() / 1e9 if address.is_live else media_s
-        if at_s >= due_s:
-            due_s = at_s + _STEP_S
-            frames.append(source.retrieve(None).copy())
-            told(len(frames))
-    return frames
+def _at(address: Address, places: Sequence[int]) -> Iterator[Shown]:
+    with _opened(address) as source:
+        wanted = set(places)
+        for place in range(max(places) + 1):
+            if source.grab() is None:
+                return
+            if place in wanted:
+                yield Shown(f"frame {place}", source.retrieve(None))
 
 
-def _spread(source: Source, wanted: int, told: Told) -> list[Picture]:
-    """Keep each n-th frame; n doubles when there are twice as many as wanted, so memory is bounded at any length."""
-    kept: list[Picture] = []
-    number, stride = 0, 1
-    while _grab(source) is not None:
-        if number % stride == 0:
-            kept.append(source.retrieve(None).copy())
-            told(min(len(kept), wanted))
-        if len(kept) == 2 * wanted:
-            kept, stride = kept[::2], stride * 2
-        number += 1
-    places = np.linspace(0, len(kept) - 1, min(wanted, len(kept))).round().astype(int)
-    return [kept[place] for place in places]
-
-
-def _grab(source: Source) -> float | None:
-    try:
-        return source.grab()
-    except TimeoutError:
-        raise EdgeError("the source gave no frame in time; see that the camera is up") from None
-
-
-def hold_back(frames: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
-    """Return the frames that ranges are taken from, and every second one, held back to judge by; one serves as both."""
-    return list(frames[::2]), list(frames[1::2]) or list(frames)
-
-
-def are_blank(frames: Sequence[Picture]) -> bool:
-    """Tell whether nothing is to be seen in any of the pictures: each is of one colour."""
-    return all((frame == frame[:1, :1]).all() for frame in frames)
-
-
-def digest(frames: Sequence[Picture]) -> str:
-    """Return the SHA-256 of pictures: of their sizes and pixels."""
-    found = hashlib.sha256()
-    for frame in frames:
-        found.update(repr(frame.shape).encode())
-        found.update(frame.tobytes())
-    return found.hexdigest()
-
-
-def stored_folder(onnx: Path, state_dir: Path) -> Path:
-    """Return where pictures of a model are kept, so that its engines can be verified on this device at any time."""
-    return state_dir / "models" / place_name(onnx) / "frames"
-
-
-def store_frames(folder: Path, frames: Sequence[Picture]) -> None:
-    """Keep some of the pictures, as PNG, in the place of those kept before."""
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(KEPT_FRAMES, len(frames))).round().astype(int))
-    fresh = folder.with_name(f".{folder.name}.new")
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        for number, place in enumerate(chosen):
-            _write_png(fresh / f"{number:03}.png", frames[place])
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.rename(folder)
-    except OSError as error:
-        raise EdgeError(
-            f"calibration frames cannot be kept in {folder} ({error.strerror}); see the folder's rights and the space "
-            "left"
-        ) from None
-
-
-def _write_png(path: Path, frame: Picture) -> None:
-    good, data = cv2.imencode(".png", frame)
-    if not good:
-        raise EdgeError(f"a picture of {frame.shape[1]}×{frame.shape[0]} cannot be written as {path.name}")
-    path.write_bytes(data.tobytes())
+def _now_and_then(address: Address) -> Iterator[Shown]:
+    with _opened(address) as source:
+        place, due_s = 0, 0.0
+        while True:
+            try:
+                media_s = source.grab()
+            except TimeoutError:
+                raise SourceError(f"{address.shown} gave no frame in time; see that the camera is up") from None
+            if media_s is None:
+                return
+            at_s = now_ns() / 1e9 if address.is_live else media_s
+            if at_s >= due_s:
+                due_s = at_s + STEP_S
+                yield Shown(f"frame {place}", source.retrieve(None))
+            place += 1

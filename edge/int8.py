@@ -20,10 +20,11 @@ from edge.backends.quantize import ORIGIN_KEY, Placement, checked, library, naiv
 from edge.backends.rounding import IntegerWeights, round_weights
 from edge.curves import plot
 from edge.errors import ConfigError, EdgeError, ModelError
-from edge.frames import are_blank, digest, hold_back, read_frames, store_frames, stored_folder
+from edge.frames import open_frames
 from edge.judge import Judge, Picture, run_ms
 from edge.model import Model, model_file, usable_cores
 from edge.sensitivity import Choice, Evaluate, Layers, Notes, Score, Search
+from edge.stored_frames import store_frames, stored_folder
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +195,13 @@ class _Work:
 
 
 def _frames(order: Order, told: Told) -> list[Picture]:
-    frames = read_frames(order.calibration, order.frames, lambda count: told("reading frames", count, order.frames))
+    chosen = open_frames(order.calibration, order.frames, "--calibration")
+    frames = []
+    for number, shown in enumerate(chosen.frames):
+        told("reading frames", number, chosen.count)
+        frames.append(shown.picture)
+    if not frames:
+        raise ConfigError(f"--calibration {order.calibration} gave no frame; wanted pictures that can be decoded")
     if are_blank(frames):
         raise ConfigError(
             f"the {len(frames)} calibration frames of {order.calibration} show nothing: each is of one colour; wanted "
@@ -203,6 +210,25 @@ def _frames(order: Order, told: Told) -> list[Picture]:
     if len(frames) < _FEW_FRAMES:
         log.warning("only %d calibration frames: the ranges, and the agreement, may not hold on others", len(frames))
     return frames
+
+
+def hold_back(frames: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
+    """Return the frames that ranges are taken from, and every second one, held back to judge by; one serves as both."""
+    return list(frames[::2]), list(frames[1::2]) or list(frames)
+
+
+def are_blank(frames: Sequence[Picture]) -> bool:
+    """Tell whether nothing is to be seen in any of the pictures: each is of one colour."""
+    return all((frame == frame[:1, :1]).all() for frame in frames)
+
+
+def digest(frames: Sequence[Picture]) -> str:
+    """Return the SHA-256 of pictures: of their sizes and pixels."""
+    found = hashlib.sha256()
+    for frame in frames:
+        found.update(repr(frame.shape).encode())
+        found.update(frame.tobytes())
+    return found.hexdigest()
 
 
 def _inputs(model: Model, frames: Sequence[Picture]) -> Iterator[NDArray[Any]]:

@@ -15,6 +15,7 @@ from edge.clock import now_ns
 from edge.comparison import Comparison, entry_of
 from edge.errors import EdgeError, EngineError, GpuLostError
 from edge.model import Model, Served
+from edge.stored_frames import read_stored, stored_folder
 from edge.verdict import Picture, answers, compare
 
 log = logging.getLogger(__name__)
@@ -180,9 +181,16 @@ class Rebuild:
         return told
 
     def _pictures(self) -> Iterator[Picture]:
-        """Yield pictures as the cameras give them; it ends when none has come for a while, but not before the first."""
+        """Yield the pictures that are kept of the model's calibration, then those that the cameras give.
+
+        It ends when none has come for a while, but not before the first.
+        """
+        supply = self._model.supply
         seen, last_ns = 0, 0
-        while not seen or (now_ns() - last_ns) / 1e9 < PATIENCE_S:
+        for kept in read_stored(stored_folder(supply.onnx, supply.place.state_dir)):
+            yield kept
+            last_ns = now_ns()
+        while not last_ns or (now_ns() - last_ns) / 1e9 < PATIENCE_S:
             self._check_cancelled()
             samples = self._model.samples
             for number, picture in samples.since(seen) if samples is not None else []:

@@ -14,10 +14,10 @@ from rich.text import Text
 from edge.admission import Entry
 from edge.agreement import disagreement
 from edge.comparison import Answer
+from edge.frames import Shown
 from edge.records import Findings
 from edge.report import Page, Worst
 from edge.truth import Label
-from edge.verify_frames import Shown
 
 WORST_SHOWN = 6
 _HASH_SHOWN = 12  # characters

@@ -23,6 +23,7 @@ from edge.backends.supply import Place, Supply
 from edge.comparison import Comparison, entry_of
 from edge.config import EnginesSettings, ModelSettings
 from edge.errors import ConfigError
+from edge.frames import DEFAULT_COUNT, Frames, Shown, labelled_frames, open_frames
 from edge.host.board import board_name
 from edge.manifest import find_model
 from edge.model import Model, Served
@@ -30,7 +31,6 @@ from edge.places import default_state_dir
 from edge.report import write_report
 from edge.truth import accuracy
 from edge.verified import Seen, Verified, page, show, to_json
-from edge.verify_frames import Frames, Shown, labelled_frames, open_frames
 
 NOT_ADMITTED = 4  # exit code
 MOST_FRAMES = 100_000
@@ -123,7 +123,11 @@ def _inputs(order: Order, model: Model) -> Iterator[dict[str, NDArray[Any]]]:
 
 def _frames(order: Order, model: Model) -> Frames:
     if order.truth is None:
-        return open_frames(order.frames, order.count)
+        if order.frames is None:
+            raise ConfigError(
+                "no frames to verify on; give --frames with a video, a folder of pictures or a camera's URL"
+            )
+        return open_frames(order.frames, order.count or DEFAULT_COUNT, "--frames")
     return labelled_frames(order.truth, order.frames, order.count, model.manifest.task, model.labels)
 
 

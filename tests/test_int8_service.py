@@ -15,6 +15,8 @@ from onnx import helper, numpy_helper
 from test_self_heal import emulated, end_well, wait_for_alarm
 
 from edge.backends.convert import source_sha256
+from edge.frames import open_frames
+from edge.stored_frames import store_frames, stored_folder
 
 FP32, INT8 = "ort-cpu/fp32/", "ort-cpu/int8/"
 
@@ -81,6 +83,21 @@ def test_int8_is_measured_on_frames_before_it_serves_and_that_is_kept(
     subscriber.wait_for_results("belt", 2, after=before)
     assert again.end() == 0
     assert len(subscriber.alarms()) == alarms
+
+
+@pytest.mark.broker
+def test_int8_is_measured_on_kept_calibration_frames_where_a_camera_shows_too_little(
+    tmp_path: Path, subscriber: Subscriber, configure: Configure, start_edge: StartEdge
+) -> None:
+    folder = model_folder(tmp_path, 1.0)
+    config = configure(tables(folder, fps=0.01))
+    kept = stored_folder(folder / "conveyor.onnx", tmp_path / "edge-state")
+    store_frames(kept, [shown.picture for shown in open_frames("synthetic://conveyor?frames=60", 12, "frames").frames])
+    edge = start_edge(config)
+    wait_for_label(subscriber, INT8)
+    end_well(edge, subscriber, tmp_path)
+    (entry,) = json.loads((folder / "precision.json").read_text())["entries"]
+    assert entry["frames"] >= 12
 
 
 @pytest.mark.broker

@@ -177,7 +177,7 @@ def fails(capsys: pytest.CaptureFixture[str], code: int) -> str:
 
 def test_no_frame_is_told_in_a_sentence(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    assert quantize(classifier, tmp_path / "empty") == 1
+    assert quantize(classifier, tmp_path / "empty") == 2
     assert "holds no picture; wanted files such as .jpg or .png in it" in capsys.readouterr().err
 
 

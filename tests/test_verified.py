@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from edge.average_precision import TrueBoxes
 from edge.comparison import Answer
+from edge.frames import Shown
 from edge.records import Detections
 from edge.verified import WORST_SHOWN, Seen
-from edge.verify_frames import Shown
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 

@@ -23,7 +23,6 @@ from edge.capture.conveyor import LABELS, Conveyor
 from edge.cli import main
 from edge.manifest import read_manifest
 from edge.verify import NOT_ADMITTED
-from edge.verify_frames import open_frames, spread
 
 SCENE = "synthetic://conveyor?seed=11&frames=400&size=320x240"
 COLORS = {"blue": (255, 30, 30), "green": (30, 255, 30), "red": (30, 30, 255)}
@@ -325,15 +324,6 @@ def test_wrong_input_is_told_in_a_sentence(
 def test_a_precision_is_not_held_against_itself(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = refused(capsys, model, "--frames", SCENE, "--precision", "fp16", "--against", "fp16")
     assert "--against: found fp16, as --precision" in told
-
-
-def test_frames_are_spread_over_all_there_are() -> None:
-    assert spread(range(10), 3) == [1, 5, 8]
-    assert spread(range(3), 10) == [0, 1, 2]
-    names = [shown.name for shown in open_frames("synthetic://conveyor?frames=10&size=160x120", 2).frames]
-    assert names == ["frame 2", "frame 7"]
-    endless = open_frames("synthetic://conveyor?size=160x120", 3)
-    assert (endless.count, [shown.name for shown in endless.frames]) == (3, ["frame 0", "frame 15", "frame 30"])
 
 
 def test_a_gpu_has_an_entry_of_its_own(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
