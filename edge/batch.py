@@ -88,6 +88,12 @@ class Batcher:
             self._frame_came.notify()
             return None
 
+    def set_max_wait(self, max_wait_ms: float) -> None:
+        """Let batches wait longer, or less long, for company from now on."""
+        with self._frame_came:
+            self._max_wait_ns = int(max_wait_ms * 1e6)
+            self._frame_came.notify_all()
+
     @property
     def is_idle(self) -> bool:
         """Tell whether no frame waits."""

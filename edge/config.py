@@ -58,7 +58,7 @@ ExistingPath = Annotated[Path, BeforeValidator(_existing_path)]
 
 class DeviceSettings(Table):
     name: Name = Field(default_factory=lambda: socket.gethostname() or "edge")
-    power_mode: Literal["keep"] = "keep"
+    power_mode: str = Field("keep", min_length=1, max_length=64)  # which modes a board has is known on it alone
     state_dir: str | None = None
 
 
@@ -186,6 +186,7 @@ class StreamSettings(Table):
     loop: bool = False
     fps: float = Field(0.0, ge=0, le=1000)
     stall_s: float = Field(10.0, ge=1, le=3600)
+    target_p99_ms: float | None = Field(None, gt=0, le=60_000)
     username: str | None = None
     password_file: ExistingPath | None = None
     labels: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()
