@@ -119,9 +119,13 @@ def _add_quantize(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="a folder with model.toml, or a name under engines/")
     source = "a video, a folder, a picture or a camera's URL: what the model is to see"
     command.add_argument("--calibration", required=True, metavar="PATH|SOURCE", help=source)
-    command.add_argument("--frames", type=int, default=96, help="half of them are held back to judge by (default: 96)")
-    methods = ("percentile", "entropy", "minmax", "mse")
-    command.add_argument("--method", choices=methods, default=methods[0], help=f"default: {methods[0]}")
+    command.add_argument(
+        "--frames", type=int, default=192, help="half of them are held back to judge by (default: 192)"
+    )
+    methods = ("auto", "percentile", "entropy", "minmax", "mse")
+    command.add_argument(
+        "--method", choices=methods, default="auto", help="default: auto, for each tensor percentile or mse"
+    )
     command.add_argument("--tolerance", type=float, default=0.95, help="least F1 against FP32 (default: 0.95)")
 
 

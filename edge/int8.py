@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.backends.calibrate import Probe, Range, calibrate
 from edge.backends.convert import keep_derived, place_name, source_sha256
-from edge.backends.prepare import activations, layers_of, prepare
+from edge.backends.prepare import layers_of, prepare
 from edge.backends.quantize import ORIGIN_KEY, Placement, checked, library, naive, place
-from edge.backends.rounding import IntegerWeights, round_weights
+from edge.calibration import AUTO, TRIED, Calibration, Numbers, best_of
 from edge.curves import plot
 from edge.errors import ConfigError, EdgeError, ModelError
 from edge.frames import open_frames
@@ -29,8 +28,9 @@ from edge.stored_frames import store_frames, stored_folder
 log = logging.getLogger(__name__)
 
 _RULES = 1  # counts up when the same layers are quantized differently, so that older notes are not used
-# Frames that the search has not seen agree less: it aims so far above the tolerance, in parts of what is left to 1.
-_MARGIN = 0.2
+# On frames that the search has not seen, a model agrees about as well as it is alike on those that it has, and less
+# than it agrees on them: so likeness is to be above the tolerance, by this part of what is left to 1.
+_MARGIN = 0.35
 _NAIVE_FRAMES = 16  # its tool keeps all of them, with their tensors, in memory
 _FEW_FRAMES = 24
 # placement → how the files are called: NAME.int8.onnx, NAME.int8-cpu.onnx
@@ -99,54 +99,53 @@ class _Work:
         calibrating, held_back = hold_back(self.frames)
         self._model, self._calibrating = model, calibrating
         self._judge = Judge(model, self._prepared.SerializeToString(), held_back)
-        self._ranges, self._rounded, self._shares = self._calibrate()
+        self._calibration = Calibration(self._prepared, self._layers, self._inputs, usable_cores())
         self.choices: dict[Placement, Choice] = {}
         self._notes: list[Notes] = []
 
-    def _calibrate(self) -> tuple[dict[str, Range], dict[str, IntegerWeights], dict[str, float]]:
-        """Return ranges of tensors, integer weights, and each layer's share of all multiplications."""
-        tensors = activations(self._prepared)
-        probe = Probe(self._prepared, tensors, usable_cores())
-        found = calibrate(probe, tensors, self._counted("calibrating"))
-        ranges = {name: histogram.range(self._order.method) for name, histogram in found.items()}
-        rounded = round_weights(self._prepared, self._layers, ranges, probe, self._counted("rounding weights"))
-        products = {layer.name: found[layer.counted].size * layer.products for layer in self._layers}
-        total = sum(products.values())
-        return ranges, rounded, {name: count / total for name, count in products.items()}
-
-    def _counted(self, phase: str) -> Iterator[NDArray[Any]]:
+    def _inputs(self, phase: str) -> Iterator[NDArray[Any]]:
         for number, rows in enumerate(_inputs(self._model, self._calibrating)):
             self._told(phase, number, len(self._calibrating))
             yield rows
 
     def forms(self) -> dict[Placement, bytes]:
         """Search for each placement; the harm of layers alone is measured for one of them."""
-        harms = None
+        numbers, harms, self._methods = self._numbers()
         forms: dict[Placement, bytes] = {}
         for placement in PLACEMENTS:
-            choice = self._search(placement).run(harms)
-            harms = {each.layer: each.harm for each in choice.harms}
+            choice = self._search(numbers, placement, "search").run(harms)
             self.choices[placement] = choice
-            forms[placement] = self._form(placement, choice.layers)
+            forms[placement] = self._form(numbers, placement, choice.layers)
         return forms
 
-    def _search(self, placement: Placement) -> Search:
-        tolerance = self._order.tolerance
-        aim = Score(tolerance + _MARGIN * (1 - tolerance), tolerance, tolerance)
-        return Search(self._shares, self._remembering(placement), aim, self._told)
+    def _numbers(self) -> tuple[Numbers, dict[str, float], dict[str, str]]:
+        """Return what to compute with, what harm each layer does so, and by which method its input's range is."""
+        method = self._order.method
+        tried = {name: self._calibration.numbers(name) for name in (TRIED if method == AUTO else (method,))}
+        harms = {
+            name: self._search(numbers, "tensorrt", f"harms-{name}").measure_alone(name)
+            for name, numbers in tried.items()
+        }
+        return best_of(self._layers, tried, harms)
 
-    def _remembering(self, placement: Placement) -> Evaluate:
+    def _search(self, numbers: Numbers, placement: Placement, name: str) -> Search:
+        tolerance = self._order.tolerance
+        aim = Score(tolerance, tolerance, tolerance + _MARGIN * (1 - tolerance))
+        evaluate = self._remembering(numbers, placement, name)
+        return Search(self._calibration.shares, evaluate, aim, self._told)
+
+    def _remembering(self, numbers: Numbers, placement: Placement, name: str) -> Evaluate:
         facts = [_RULES, self._source_sha256, digest(self.frames), self._order.method, library()]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        place = self._order.state_dir / "models" / place_name(self._onnx) / f"search-{placement}.json"
+        place = self._order.state_dir / "models" / place_name(self._onnx) / f"{name}-{placement}.json"
         notes = Notes(place, key)
         self._notes.append(notes)
         if notes.count:
             log.warning("%d measurements of an earlier search are used: %s", notes.count, place)
-        return notes.remembering(lambda layers: self._judge.score(self._form(placement, layers)))
+        return notes.remembering(lambda layers: self._judge.score(self._form(numbers, placement, layers)))
 
-    def _form(self, placement: Placement, layers: Layers) -> bytes:
-        placed = place(self._prepared, layers, self._ranges, self._rounded, placement)
+    def _form(self, numbers: Numbers, placement: Placement, layers: Layers) -> bytes:
+        placed = place(self._prepared, layers, numbers.ranges, numbers.weights, placement)
         return checked(placed, self._source_sha256)
 
     def forget_notes(self) -> None:
@@ -182,7 +181,7 @@ class _Work:
             "kept": sum(each.kept for each in choice.harms),
             "ms": round(run_ms(data), 2),
             "bytes": len(data),
-            "table": [asdict(each) for each in choice.harms],
+            "table": [asdict(each) | {"method": self._methods[each.layer]} for each in choice.harms],
             "curve": [asdict(each) for each in choice.curve],
         }
 

@@ -86,9 +86,8 @@ class Search:
         self._told = told
         self._points: dict[Layers, Score] = {}
 
-    def run(self, harms: Mapping[str, float] | None = None) -> Choice:
-        """Search; each layer's `harms` need not be measured again where they are known of another placement."""
-        harms = harms or self._measure_alone()
+    def run(self, harms: Mapping[str, float]) -> Choice:
+        """Search, by what harm each layer does alone."""
         candidates = [self._bisect(order) for order in self._orders(harms)]
         best = self._take_back(max(candidates, key=self._worth), harms)
         table = [
@@ -97,10 +96,11 @@ class Search:
         ]
         return Choice(best, self._score(best), tuple(table), self._curve())
 
-    def _measure_alone(self) -> dict[str, float]:
+    def measure_alone(self, method: str) -> dict[str, float]:
+        """Return the harm of each layer when it alone is quantized; `method` is told to who waits."""
         harms = {}
         for number, name in enumerate(self._shares):
-            self._told("measuring each layer", number, len(self._shares))
+            self._told(f"measuring each layer, {method}", number, len(self._shares))
             harms[name] = max(0.0, 1 - self._evaluate(frozenset([name])).likeness)
         return harms
 

@@ -31,9 +31,14 @@ def network(harms: Mapping[str, float]) -> Evaluate:
     return evaluate
 
 
+def whole(search: Search) -> Choice:
+    """Measure each layer alone, then choose."""
+    return search.run(search.measure_alone("mse"))
+
+
 def search(harms: Mapping[str, float], shares: Mapping[str, float] | None = None, aim: Score = AIM) -> Choice:
     even = dict.fromkeys(harms, 1 / len(harms))
-    return Search(shares or even, network(harms), aim, silent).run()
+    return whole(Search(shares or even, network(harms), aim, silent))
 
 
 def test_one_harmful_layer_is_kept_and_all_others_are_quantized() -> None:
@@ -77,7 +82,7 @@ def test_the_aim_is_kept_and_no_layer_could_be_added(harms: dict[str, float], ai
     work = {name: data.draw(st.integers(1, 100)) for name in harms}
     shares = {name: each / sum(work.values()) for name, each in work.items()}
     evaluate = network(harms)
-    choice = Search(shares, evaluate, Score(aim, aim, aim), silent).run()
+    choice = whole(Search(shares, evaluate, Score(aim, aim, aim), silent))
     assert choice.score == (evaluate(choice.layers) if choice.layers else SAME)
     assert choice.score.reaches(Score(aim, aim, aim))
     for name in set(harms) - choice.layers:
@@ -117,10 +122,10 @@ def test_a_search_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
 
     path = tmp_path / "state" / "search.json"
     with pytest.raises(KeyboardInterrupt):
-        Search(shares, Notes(path, "key").remembering(evaluate), AIM, silent).run()
+        whole(Search(shares, Notes(path, "key").remembering(evaluate), AIM, silent))
     assert Notes(path, "key").count == 4
     notes = Notes(path, "key")
-    choice = Search(shares, notes.remembering(evaluate), AIM, silent).run()
+    choice = whole(Search(shares, notes.remembering(evaluate), AIM, silent))
     assert choice == search(harms)
     total = notes.count
     assert asked == total + 1  # the one that was interrupted
@@ -154,9 +159,9 @@ def test_notes_that_cannot_be_written_do_not_end_the_search(tmp_path: Path, capl
 def test_progress_is_told() -> None:
     told: list[tuple[str, int, int]] = []
     harms = {"a": 0.001, "b": 0.3}
-    Search({"a": 0.5, "b": 0.5}, network(harms), AIM, lambda *each: told.append(each)).run()
-    assert told[:2] == [("measuring each layer", 0, 2), ("measuring each layer", 1, 2)]
-    assert {phase for phase, _, _ in told} == {"measuring each layer", "choosing layers", "taking layers back"}
+    whole(Search({"a": 0.5, "b": 0.5}, network(harms), AIM, lambda *each: told.append(each)))
+    assert told[:2] == [("measuring each layer, mse", 0, 2), ("measuring each layer, mse", 1, 2)]
+    assert {phase for phase, _, _ in told} == {"measuring each layer, mse", "choosing layers", "taking layers back"}
 
 
 def test_the_plot_shows_what_was_measured_and_what_was_taken() -> None:
