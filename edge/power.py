@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -90,17 +91,16 @@ def _goal(goal: str, modes: PowerModes, measured: Mapping[str, str] | None) -> d
 
 
 def _show(modes: PowerModes, report: Mapping[str, Any]) -> None:
-    table = Table(title=f"Power modes of {report['board']} ({modes.file})", title_justify="left")
-    for column in ("", "id", "name", "budget W", "cores", "CPU MHz", "GPU MHz", "EMC MHz", "DLA MHz", "without reboot"):
-        table.add_column(
-            column, justify="right" if "MHz" in column or column in ("id", "budget W", "cores") else "left"
-        )
+    title = f"Power modes of {report['board']} ({modes.file}); clocks in MHz"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for column in ("id", "name", "W", "cores", "CPU", "GPU", "EMC", "DLA", "reboot"):
+        table.add_column(column, justify="left" if column in ("name", "reboot") else "right", no_wrap=True)
     for mode, told in zip(modes.modes, report["modes"], strict=True):
         caps = [_cap(mode, unit) for unit in ("cpu", "gpu", "emc", "dla")]
         budget = "" if told["budget_w"] is None else f"{told['budget_w']:g}"
-        reach = {True: "yes", False: "no", None: "?"}[told["without_reboot"]]
+        reboot = {True: "", False: "needed", None: "?"}[told["without_reboot"]]
         mark = "►" if mode == modes.current else ""
-        table.add_row(mark, str(mode.id), Text(mode.name), budget, str(mode.cores or "?"), *caps, reach)
+        table.add_row(f"{mark} {mode.id}", Text(mode.name), budget, str(mode.cores or "?"), *caps, reboot)
     default = f"default: {modes.default.shown}; " if modes.default else ""
     table.caption = f"► now; {default}none: no cap; ?: not in the file"
     console = Console()

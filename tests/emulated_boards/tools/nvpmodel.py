@@ -11,7 +11,7 @@ FAKE_NVPMODEL holds what goes wrong, by words:
   slow     takes a second for a change
   fan      warns of the fan
   mute     tells no mode
-Each change goes to the file `changes` beside its status, each reboot to `reboots`.
+Beside its status it notes: each change that begins in `starts`, each that is done in `changes`, reboots in `reboots`.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def change(names: dict[int, str], masks: dict[int, str], mode: int, wanted: int)
     if wanted not in names:
         say(f"NVPM ERROR: power mode ID {wanted} not found")  # the exact words are not known
         return 1
+    note("starts", wanted)
     if refuses(wanted):
         return 0
     if "slow" in wrong:
@@ -86,7 +87,7 @@ def change(names: dict[int, str], masks: dict[int, str], mode: int, wanted: int)
 def refuses(wanted: int) -> bool:
     """Go wrong as told, with exit code 0."""
     if "hang" in wrong:
-        subprocess.Popen(["sleep", "1000"])
+        note("children", subprocess.Popen(["sleep", "1000"]).pid)
         time.sleep(1000)
     elif "error" in wrong:
         say("NVPM ERROR: Error writing 255 to /sys/devices/gpu.0/power/control: 22")
