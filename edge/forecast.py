@@ -57,7 +57,9 @@ def measured(points: Iterable[OperatingPoint]) -> Measured | None:
     powers_w = [each.power_w for each in kept if each.power_w is not None]
     idle_w = [each.idle_w for each in kept if each.idle_w is not None]
     beside_ms = [
-        each.latency_p50_ms - took for each, took in zip(kept, engine_ms, strict=True) if each.latency_p50_ms is not None
+        each.latency_p50_ms - took
+        for each, took in zip(kept, engine_ms, strict=True)
+        if each.latency_p50_ms is not None
     ]
     return Measured(
         engine_ms=_between(batches, engine_ms),

@@ -70,11 +70,7 @@ class Profile(_Record):
 
     def of(self, *, precision: str, lanes: int, device: str) -> Profile:
         """Return the profile with only the points of an engine that is served so."""
-        kept = [
-            each
-            for each in self.points
-            if (each.precision, each.lanes, each.device) == (precision, lanes, device)
-        ]
+        kept = [each for each in self.points if (each.precision, each.lanes, each.device) == (precision, lanes, device)]
         return self.model_copy(update={"points": tuple(kept)})
 
 

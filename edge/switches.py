@@ -1,0 +1,69 @@
+"""The governor's switches of the power mode: when they were, whether the last one came into force, when the next may be."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Literal
+
+from edge.decision import GovernorSettings
+
+_HOUR_S = 3600.0
+_LONGEST_CALM_S = 900.0
+_TRIES = 3  # snapshots that a mode may take to be in force
+
+InForce = Literal["yes", "not yet", "refused", "changed"]
+
+
+class Switches:
+    """Follows what was decided, and what came of it."""
+
+    def __init__(self, settings: GovernorSettings) -> None:
+        self._settings = settings
+        self._mode: str | None = None  # that is to be in force
+        self._awaited: int | None = None  # snapshots that it may still take; None: it was in force
+        self._times_s: deque[float] = deque()  # of the last hour
+        self._saved_s: float | None = None  # the last one, where it was to save
+        self.last_s = -math.inf
+        self.calm_s = settings.min_dwell_s  # for which a lower mode must have held, before it is switched to
+
+    def follow(self, mode: str, now_s: float) -> InForce:
+        """Compare the mode in force with what was decided."""
+        wanted, self._mode = self._mode, mode
+        if wanted is None or wanted == mode:
+            self._awaited = None
+            return "yes"
+        if self._awaited is None:
+            self.last_s = now_s
+            return "changed"
+        self._awaited -= 1
+        if self._awaited <= 0:
+            self._awaited = None
+            return "refused"
+        self._mode = wanted
+        return "not yet"
+
+    def decided(self, mode: str, now_s: float, *, saves: bool) -> None:
+        """Note a switch."""
+        if saves:
+            self._calm_down(now_s)
+        elif self._saved_s is not None and now_s - self._saved_s < self.calm_s:
+            # It did not last: the next lower mode must have held for longer.
+            self.calm_s = min(2 * self.calm_s, _LONGEST_CALM_S)
+        self._saved_s = now_s if saves else None
+        self._mode, self._awaited, self.last_s = mode, _TRIES, now_s
+        self._times_s.append(now_s)
+
+    def _calm_down(self, now_s: float) -> None:
+        if now_s - self.last_s > 2 * self.calm_s:
+            self.calm_s = max(self.calm_s / 2, self._settings.min_dwell_s)
+
+    def has_dwelled(self, now_s: float) -> bool:
+        """Return whether a switch that is not urgent may come."""
+        return now_s - self.last_s >= self._settings.min_dwell_s
+
+    def may_save(self, now_s: float) -> bool:
+        """Return whether there is place in the hour for a switch that only saves, and for the way back."""
+        while self._times_s and self._times_s[0] <= now_s - _HOUR_S:
+            self._times_s.popleft()
+        return self.has_dwelled(now_s) and len(self._times_s) + 2 <= self._settings.max_switches_per_h
