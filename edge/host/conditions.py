@@ -54,6 +54,22 @@ def throttled_by(before: Conditions, readings: Sequence[Conditions]) -> tuple[st
     return tuple(dict.fromkeys([*slowed, *(CAUSES.get(name, name) for name in grown)]))
 
 
+def averaged(newest: Conditions, readings: Sequence[Conditions]) -> Conditions:
+    """Return the newest reading with the means of a period for what changes from moment to moment."""
+    return replace(
+        newest,
+        gpu_load=_mean([each.gpu_load for each in readings]),
+        gpu_mhz=_mean([each.gpu_mhz for each in readings]),
+        emc_load=_mean([each.emc_load for each in readings]),
+        emc_mhz=_mean([each.emc_mhz for each in readings]),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
 class ConditionReader:
     """Reads the conditions; for one thread, about once a second."""
 

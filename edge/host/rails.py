@@ -174,8 +174,8 @@ class Meter:
         self.is_lost = True
 
 
-class Chip:
-    """The rails that one thread reads, as a bus that hangs stops all that is on it."""
+class Bus:
+    """The rails that one thread reads: monitors on one I2C bus wait for one another in any case."""
 
     period_s = 0.05
     # Readings further apart are not joined: what happened between them is not known.
@@ -216,9 +216,9 @@ class Chip:
             meter.close()
 
 
-def find_chips() -> list[Chip]:
+def find_buses() -> list[Bus]:
     """Look for the power monitors, with their rails."""
-    folders: dict[str, list[Channel]] = {}
+    found: dict[str, list[Channel]] = {}
     for channel in find_channels():
-        folders.setdefault(channel.chip, []).append(channel)
-    return [Chip(_address(folder), channels) for folder, channels in folders.items()]
+        found.setdefault(_address(channel.chip).partition("-")[0], []).append(channel)
+    return [Bus(f"I2C bus {bus}" if bus.isdigit() else bus, channels) for bus, channels in found.items()]

@@ -11,13 +11,13 @@ import psutil
 
 from edge.clock import now_ns
 from edge.host.board import read_board
-from edge.host.conditions import Conditions, throttled_by
+from edge.host.conditions import Conditions, averaged, throttled_by
 from edge.host.counters import find_nvml, find_rapl
 from edge.host.energy import Energy
 from edge.host.ledger import Ledger, Period
 from edge.host.observer import Observer
 from edge.host.rail import Rail, Total, rail_of, total_of
-from edge.host.rails import find_chips
+from edge.host.rails import find_buses
 from edge.host.sampler import STOP_S, Sampler, Source
 
 log = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class Sensors:
             total=self.total,
             idle_w=self._idle_w,
             images=images,
-            conditions=self._observer.newest(),
+            conditions=averaged(self._observer.newest(), conditions),
             slowed_by=slowed_by,
         )
 
@@ -197,7 +197,7 @@ class Sensors:
     def _search(self, more: Sequence[Source] = ()) -> None:
         """Look for rails, and read them from now on."""
         self._searched_ns = now_ns()
-        sources: list[Source] = [*find_chips(), *find_rapl(), *more]
+        sources: list[Source] = [*find_buses(), *find_rapl(), *more]
         samplers = [Sampler(source, self._rate_hz) for source in sources if source.rails]
         names = [rail for sampler in samplers for rail in sampler.rails]
         total = total_of(names)
