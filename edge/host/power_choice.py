@@ -93,6 +93,14 @@ def _by_budget(goal: str, modes: PowerModes) -> tuple[Mode, str]:
     return chosen, _told(goal, best, equals, further)
 
 
+def ascending(modes: Sequence[Mode]) -> list[Mode]:
+    """Return modes the lowest budget first; by their caps where not every name tells a budget, as on the TX2."""
+    budgets = [budget_w(mode) for mode in modes]
+    if None in budgets:
+        return sorted(modes, key=_strength)
+    return sorted(modes, key=lambda mode: (budget_w(mode) or 0.0, _strength(mode)))
+
+
 def _strength(mode: Mode) -> tuple[float, float]:
     """Order modes of one budget: highest GPU cap, then cores × clock. No cap is more than any."""
     cpu_mhz = math.inf if mode.cpu_max_mhz is None else mode.cpu_max_mhz
