@@ -454,6 +454,14 @@ def test_set_ends_with_0_when_done_1_when_refused_and_2_for_no_such_mode(
     assert (emulated.noted("changes"), emulated.noted("reboots")) == ([0, 1], [1])
 
 
+@pytest.mark.parametrize("arguments", [["power"], ["power", "fly"], ["power", "set"], ["power", "set", "a", "b"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 2
+    assert "usage: edge power" in capsys.readouterr().err
+
+
 def test_errors_of_power_modes_are_errors_of_edge() -> None:
     assert issubclass(PowerModeError, EdgeError)
     assert NoSuchModeError("").exit_code == 2
