@@ -192,6 +192,7 @@ def test_a_reboot_needs_both_the_switch_and_the_request(switch: bool, asked: boo
     answer = helper.change(1, "MODE_15W", allow_reboot=asked)
     assert answer["ok"] == (switch and asked)
     assert helper.noted("reboots") == ([1] if switch and asked else [])
+    assert ("asks for 'MODE_15W (mode 1)', with a reboot" in helper.log) == (switch and asked)
     if not answer["ok"]:
         assert answer["kind"] == "refused"
         assert "--allow-reboot" in answer["error"]

@@ -151,8 +151,8 @@ def test_the_mode_that_is_set_already_is_not_set_again(emulate: Callable[[str], 
         ("chroot", r"was not set: nvpmodel said 'Running in chroot, ignoring request"),
         ("guest", r"was not set: nvpmodel said 'NVPM ERROR: .*: 13'"),
         ("drift", r"needs a reboot from MAXP_CORE_ARM \(mode 3\); ask for it with --allow-reboot"),
-        ("mute", r"nvpmodel tells no power mode of nvpmodel_t186.conf"),
-        ("hang", r"nvpmodel -m 1 did not end in 0.5 s and was killed"),
+        ("mute", r"no power mode of nvpmodel_t186.conf is told: nvpmodel said ''"),
+        ("hang", r"was not set: nvpmodel -m 1 did not end in 0.5 s and was killed; the board is in MAXP"),
     ],
 )
 def test_whatever_nvpmodel_does_wrong_is_told(
@@ -459,7 +459,7 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.Capture
     with pytest.raises(SystemExit) as raised:
         main(arguments)
     assert raised.value.code == 2
-    assert "usage: edge power" in capsys.readouterr().err
+    assert "usage: edge" in capsys.readouterr().err
 
 
 def test_errors_of_power_modes_are_errors_of_edge() -> None:
