@@ -108,7 +108,12 @@ def start(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
         command = [sys.executable, "-IS", str(MODULE), "--socket", str(root / "run/edge-power.sock"), *arguments]
         ready = (root / "log").read_text().count("ready") if (root / "log").exists() else 0
         with (root / "log").open("ab") as log:
-            process = subprocess.Popen(command, stderr=log, env=os.environ | {"FAKE_NVPMODEL": wrong})
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stderr=log, env=os.environ | {"FAKE_NVPMODEL": wrong}
+            )
+        assert process.stdin is not None
+        process.stdin.write(b"YES\n")  # nobody but a request says yes to a reboot
+        process.stdin.flush()
         started.append(process)
         helper = Helper(root, process)
         eventually(lambda: helper.log.count("ready") > ready or process.poll() is not None, "the service")
@@ -117,7 +122,7 @@ def start(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     yield run
     for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_it_imports_the_standard_library_alone() -> None:
@@ -143,6 +148,7 @@ def test_it_tells_the_modes_and_the_one_that_is_set(start: Start) -> None:
 
 def test_a_change_is_done_told_and_logged_with_who_asked(start: Start) -> None:
     helper = start("tx2")
+    assert helper.ask(verb="get")["name"] == "MAXP_CORE_ARM"
     answer = helper.change(1, "MAXQ")
     assert answer == {
         "ok": True,
@@ -186,10 +192,19 @@ def test_a_reboot_needs_both_the_switch_and_the_request(switch: bool, asked: boo
     answer = helper.change(1, "MODE_15W", allow_reboot=asked)
     assert answer["ok"] == (switch and asked)
     assert helper.noted("reboots") == ([1] if switch and asked else [])
+    assert ("asks for 'MODE_15W (mode 1)', with a reboot" in helper.log) == (switch and asked)
     if not answer["ok"]:
         assert answer["kind"] == "refused"
         assert "--allow-reboot" in answer["error"]
         assert helper.noted("starts") == []
+
+
+def test_a_question_that_nobody_expected_is_not_answered(start: Start) -> None:
+    helper = start("tx2", "--allow-reboot", wrong="drift")
+    answer = helper.change(1, "MAXQ")
+    assert (answer["ok"], answer["kind"], helper.noted("reboots")) == (False, "refused", [])
+    assert "MAXQ (mode 1) needs a reboot from MAXP_CORE_ARM (mode 3)" in answer["error"]
+    assert helper.noted("starts") == [1]
 
 
 @pytest.mark.parametrize(
@@ -545,3 +560,14 @@ def test_the_socket_may_come_from_the_service_manager(start: Start, root: Path) 
             process.kill()
             process.wait()
     assert path.exists()  # it is the manager's
+
+
+def test_the_units_start_it_as_it_can_be_started() -> None:
+    units = Path(__file__).parents[1] / "systemd"
+    socket_unit = (units / "edge-power.socket").read_text().splitlines()
+    service = (units / "edge-power.service").read_text().splitlines()
+    assert f"ListenStream={edge_power.SOCKET}" in socket_unit
+    (command,) = [line for line in service if line.startswith("ExecStart=")]
+    options = edge_power._parser().parse_args(command.split()[1:])
+    assert f"SocketGroup={options.user}" in socket_unit
+    assert not options.allow_reboot
