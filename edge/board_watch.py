@@ -69,7 +69,7 @@ class BoardWatch:
                     mode=None,  # the steering knows
                     streams=tuple(_seen(stream, period_s) for stream in streams),
                     power_w=board.power_w,
-                    temperature_c=max(board.conditions.temperature_c.values(), default=None),
+                    temperature_c=_hottest_c(board),
                     is_throttled=board.throttled,
                     battery=_battery(),
                 )
@@ -125,6 +125,11 @@ def _seen(stream: Stream, period_s: float) -> StreamSeen:
         pace.results / period_s,
         pace.late / pace.frames if pace.frames else None,
     )
+
+
+def _hottest_c(board: Reading) -> float | None:
+    known = [each_c for each_c in board.conditions.temperature_c.values() if each_c is not None]
+    return max(known, default=None)
 
 
 def _battery() -> float | None:

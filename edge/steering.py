@@ -82,6 +82,11 @@ class Steering:
             self._seen = snapshot
             self._wake.notify()
 
+    @property
+    def has_looked(self) -> bool:
+        """Tell whether the newest snapshot was looked at."""
+        return self._seen is None
+
     def _run(self) -> None:
         try:
             modes = self._open()
@@ -98,7 +103,8 @@ class Steering:
         try:
             modes = read_modes()
         except EdgeError as error:
-            return self._complain(str(error))
+            self._complain(str(error))
+            return None
         if modes is None:
             if wanted.power_mode != "keep" or wanted.governor.enabled:
                 self._complain("this is not a Jetson: it has no power modes; set power_mode to keep, and no governor")

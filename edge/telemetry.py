@@ -147,9 +147,7 @@ class StreamMeter:
         late += counts["dropped"]["overrun"] + counts["dropped"]["stale"]
         now = Pace(counts["frames"], counts["results"], late, found["p99"] if found else None)
         before, self._before = self._before, now
-        self.pace = Pace(
-            now.frames - before.frames, now.results - before.results, now.late - before.late, now.p99_ms
-        )
+        self.pace = Pace(now.frames - before.frames, now.results - before.results, now.late - before.late, now.p99_ms)
         return counts | {"results_per_s": round(results / period_s, 2), "latency_ms": latency_ms}
 
 
