@@ -16,8 +16,8 @@ from typing import Any
 
 from edge import __version__
 from edge.alarms import Alarms
-from edge.board_watch import BoardWatch
 from edge.backends.supply import Place
+from edge.board_watch import BoardWatch
 from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
 from edge.config import Config, load_config
 from edge.decision import Decision
