@@ -10,7 +10,7 @@ from typing import Any
 
 from edge.clock import now_ns
 from edge.host.attribute import Attribute
-from edge.host.paths import glob, is_emulated, read_text
+from edge.host.paths import glob, inside, is_emulated, read_text
 from edge.host.rails import HIGHEST_W, Reading
 
 # Parts of a package, or of what others count: "core" and "uncore" lie within the package, "psys" holds it.
@@ -58,7 +58,7 @@ class Rapl:
         microjoules = None
         with contextlib.suppress(OSError):
             if name not in self._files:
-                self._files[name] = Attribute(f"{self._folders[name]}/energy_uj")
+                self._files[name] = Attribute(inside(f"{self._folders[name]}/energy_uj"))
             try:
                 microjoules = self._files[name].read()
             except OSError:
