@@ -214,7 +214,7 @@ def test_a_counter_gives_even_power_and_starts_again_at_its_range() -> None:
     assert counter.power(2_000_000_000, 98.0) == (0, 4.0)
     assert counter.power(3_000_000_000, 3.0) == (2_000_000_000, 5.0)
     assert counter.power(4_000_000_000, None) is None
-    assert counter.power(5_000_000_000, 50.0) is None
+    assert counter.power(5_000_000_000, 9.0) == (3_000_000_000, 3.0)
 
 
 def test_a_processors_packages_are_read_and_their_parts_are_not(folder: Path) -> None:

@@ -26,10 +26,15 @@ class Counter:
     _joules: float | None = None
 
     def power(self, at_ns: int, joules: float | None) -> tuple[int, float] | None:
-        """Return since when, and with how many watts, the counter has moved; None where that is not known."""
+        """Return since when, and with how many watts, the counter has moved; None where that is not known.
+
+        A reading that is missing costs nothing: the next one tells of the time before, too.
+        """
         before_ns, before_j = self._at_ns, self._joules
+        if joules is None:
+            return None
         self._at_ns, self._joules = at_ns, joules
-        if joules is None or before_j is None or at_ns <= before_ns:
+        if before_j is None or at_ns <= before_ns:
             return None
         moved_j = joules - before_j if joules >= before_j else joules - before_j + self.range_j
         watts = moved_j / ((at_ns - before_ns) / 1e9)
@@ -79,7 +84,7 @@ def readings_of(counter: Counter, name: str, joules: float | None) -> list[Readi
     if step is not None:
         since_ns, watts = step
         return [(name, since_ns, watts), (name, at_ns, watts)]
-    return [] if joules is not None else [(name, at_ns, None)]
+    return []
 
 
 def find_rapl() -> list[Rapl]:

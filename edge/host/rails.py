@@ -196,7 +196,8 @@ class Bus:
     """The rails that one thread reads: monitors on one I2C bus wait for one another in any case."""
 
     period_s = 0.05
-    # Readings further apart are not joined: what happened between them is not known.
+    # Readings further apart are not joined: what happened between them is not known. Now and then one is missing or
+    # late (a file that is being written, a busy machine), which must not cost the time around it.
     bound_s = 0.5
 
     def __init__(self, name: str, channels: Sequence[Channel]) -> None:
@@ -226,8 +227,10 @@ class Bus:
             self._searched_ns = now_ns()
             found = {channel.name: channel for channel in find_channels()}
             for lost in (each for each in self._meters if each.is_lost):
-                lost.move(found.get(lost.channel.name, lost.channel))
-                lost.open()
+                there = found.get(lost.channel.name)
+                if there is not None and there.watts is lost.channel.watts:
+                    lost.move(there)
+                    lost.open()
 
     def close(self) -> None:
         for meter in self._meters:
