@@ -104,7 +104,7 @@ class BoardWatch:
         if before is None or events is None:
             return
         if events > before:
-            reason = f"{events - before} over-current events in the newest period, {events} since the board started"
+            reason = f"{events - before} over-current events in the newest period, {events} since the daemon started"
             step = "choose a lower power mode, or a stronger supply"
             self._tell(self._alarms.raised("over_current", reason, step))
         else:

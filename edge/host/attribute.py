@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-
-from edge.host.paths import inside
+from pathlib import Path
 
 _MOST_BYTES = 64
 _NEWLINE = 0x0A
@@ -26,8 +25,8 @@ class Attribute:
 
     __slots__ = ("_ends_lines", "_handle", "_raw", "_value", "is_partial")
 
-    def __init__(self, path: str) -> None:
-        self._handle = os.open(inside(path), os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, place: Path) -> None:
+        self._handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
         self._raw = b""
         self._value: float | None = None
         self._ends_lines = False

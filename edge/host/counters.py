@@ -10,7 +10,7 @@ from typing import Any
 
 from edge.clock import now_ns
 from edge.host.attribute import Attribute
-from edge.host.paths import glob, is_emulated, read_text
+from edge.host.paths import glob, inside, is_emulated, read_text
 from edge.host.rails import HIGHEST_W, Reading
 
 # Parts of a package, or of what others count: "core" and "uncore" lie within the package, "psys" holds it.
@@ -26,10 +26,15 @@ class Counter:
     _joules: float | None = None
 
     def power(self, at_ns: int, joules: float | None) -> tuple[int, float] | None:
-        """Return since when, and with how many watts, the counter has moved; None where that is not known."""
+        """Return since when, and with how many watts, the counter has moved; None where that is not known.
+
+        A reading that is missing costs nothing: the next one tells of the time before, too.
+        """
         before_ns, before_j = self._at_ns, self._joules
+        if joules is None:
+            return None
         self._at_ns, self._joules = at_ns, joules
-        if joules is None or before_j is None or at_ns <= before_ns:
+        if before_j is None or at_ns <= before_ns:
             return None
         moved_j = joules - before_j if joules >= before_j else joules - before_j + self.range_j
         watts = moved_j / ((at_ns - before_ns) / 1e9)
@@ -58,7 +63,7 @@ class Rapl:
         microjoules = None
         with contextlib.suppress(OSError):
             if name not in self._files:
-                self._files[name] = Attribute(f"{self._folders[name]}/energy_uj")
+                self._files[name] = Attribute(inside(f"{self._folders[name]}/energy_uj"))
             try:
                 microjoules = self._files[name].read()
             except OSError:
@@ -79,7 +84,7 @@ def readings_of(counter: Counter, name: str, joules: float | None) -> list[Readi
     if step is not None:
         since_ns, watts = step
         return [(name, since_ns, watts), (name, at_ns, watts)]
-    return [] if joules is not None else [(name, at_ns, None)]
+    return []
 
 
 def find_rapl() -> list[Rapl]:

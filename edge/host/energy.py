@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import NamedTuple
 
-# Monotonic nanoseconds, and watts; None where the reading is missing. Two samples of one moment are a jump.
-Sample = tuple[int, float | None]
+# Monotonic nanoseconds, and watts. Two samples of one moment are a jump; a missing reading is no sample.
+Sample = tuple[int, float]
 Interval = tuple[int, int]  # monotonic nanoseconds
 
 
@@ -64,12 +64,12 @@ class Energy:
 def segments(samples: Sequence[Sample], start_ns: int, end_ns: int, bound_ns: int, hold_ns: int) -> list[Segment]:
     """Return what is known of the power from `start_ns` to `end_ns`, from samples in order of time.
 
-    Neither a missing reading nor two readings further apart than `bound_ns` are bridged. The newest reading holds for
-    at most `hold_ns`, to the end of the period, as the next one is not there yet.
+    Readings further apart than `bound_ns`, as others between them are late or missing, are not joined: there is a gap.
+    The newest reading holds for at most `hold_ns`, to the end of the period, as the next one is not there yet.
     """
     known = []
     for (first_ns, first_w), (last_ns, last_w) in pairwise(_held(samples, end_ns, hold_ns)):
-        if first_w is None or last_w is None or last_ns - first_ns > bound_ns:
+        if last_ns - first_ns > bound_ns:
             continue
         clipped = max(first_ns, start_ns), min(last_ns, end_ns)
         if clipped[0] < clipped[1]:

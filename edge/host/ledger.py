@@ -16,11 +16,16 @@ from edge.host.sampler import Sampler
 class Period:
     """What was measured in a period."""
 
-    period_ns: int
+    start_ns: int  # monotonic
+    end_ns: int
     rails: Mapping[str, Energy] = field(default_factory=dict)
     total: Energy | None = None  # None where no rails are known
     alternative: Energy | None = None
     unchanged_s: Mapping[str, float] = field(default_factory=dict)  # for how long a rail has read the same
+
+    @property
+    def seconds(self) -> float:
+        return (self.end_ns - self.start_ns) / 1e9
 
 
 class _Account:
@@ -30,7 +35,7 @@ class _Account:
         self._sampler = sampler
         self._rail = rail
         self._samples: list[Sample] = []
-        self.changed: Sample | None = None
+        self.changed: Sample | None = None  # the first of the newest samples that are all the same
 
     def segments(self, start_ns: int, end_ns: int) -> list[Segment]:
         """Return what is known of a period, and forget the samples before its end but the last."""
@@ -71,14 +76,15 @@ class Ledger:
         with self._lock:
             self._settle(end_ns)
             told = Period(
-                end_ns - self._start_ns,
+                self._start_ns,
+                end_ns,
                 self._rails,
                 None if self._total is None else self._sum,
                 None if self._total is None or self._total.alternative is None else self._sum_without,
                 {
                     rail: (end_ns - account.changed[0]) / 1e9
                     for rail, account in self._accounts.items()
-                    if account.changed is not None and account.changed[1] is not None
+                    if account.changed is not None
                 },
             )
             self._start_ns = end_ns

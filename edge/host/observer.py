@@ -56,8 +56,12 @@ class Observer:
         return new or ([self._newest] if self._is_fresh() else [])
 
     def newest(self) -> Conditions:
-        """Return the newest reading; one that tells nothing where it is too old."""
-        return self._newest if self._is_fresh() else Conditions()
+        """Return the newest reading; where it is too old, one of null."""
+        if self._is_fresh():
+            return self._newest
+        return Conditions(
+            temperature_c=dict.fromkeys(self._newest.temperature_c), dla_active=dict.fromkeys(self._newest.dla_active)
+        )
 
     def slowed_by(self) -> tuple[str, ...] | None:
         """Return what slows the board down now; None where nothing tells, or the newest reading is too old."""

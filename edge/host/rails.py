@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edge.clock import now_ns
 from edge.host.attribute import Attribute
-from edge.host.paths import glob, read_text
+from edge.host.paths import glob, inside, read_text
 from edge.host.rail import is_rail
 
 # Amplifiers read a little below zero where no current flows; what is lower is a wrong reading.
@@ -131,34 +131,40 @@ def _of_chip(driver: Driver, folder: str) -> Iterator[Channel]:
 
 
 class Meter:
-    """Reads one rail, whose files may vanish and come back elsewhere."""
+    """Reads one rail, whose files may be replaced, or vanish and come back elsewhere."""
 
     def __init__(self, channel: Channel) -> None:
-        self.channel = channel
         self._files: list[Attribute] = []
         self.is_lost = True  # its files are not open
         self.is_partial = False  # the newest read met a file that was being written
+        self.move(channel)
+
+    def move(self, channel: Channel) -> None:
+        """Take the place where the rail is now."""
+        self.channel = channel
+        self._places: tuple[Path, ...] = ()  # of its files, links resolved
+        self._label_place: Path | None = None
 
     def open(self) -> None:
         """Open the files, where the label still says that they are this rail's."""
-        channel = self.channel
-        if channel.label_path is not None and read_text(channel.label_path) != channel.label:
-            return
-        with contextlib.suppress(OSError):
-            for path in channel.paths:
-                self._files.append(Attribute(path))
-            self.is_lost = False
-            return
         self.close()
+        channel = self.channel
+        try:
+            if not self._places:
+                self._places = tuple(inside(path) for path in channel.paths)
+                self._label_place = None if channel.label_path is None else inside(channel.label_path)
+            if self._label_place is None or self._label_place.read_text(errors="replace").strip() == channel.label:
+                for place in self._places:
+                    self._files.append(Attribute(place))
+                self.is_lost = False
+        except OSError:
+            self.close()
+            self._places = ()  # a link may lead elsewhere next time
 
     def read(self) -> tuple[int, float | None]:
         """Return the middle of the reading's time, and watts; None where the reading is missing."""
         start_ns = now_ns()
-        try:
-            values = [file.read() for file in self._files]
-        except OSError:
-            self.close()
-            return now_ns(), None
+        values = self._values()
         end_ns = now_ns()
         self.is_partial = any(file.is_partial for file in self._files)
         known = [value for value in values if value is not None]
@@ -166,6 +172,18 @@ class Meter:
             return end_ns, None
         watts = self.channel.watts(known)
         return (start_ns + end_ns) // 2, max(watts, 0.0) if LOWEST_W <= watts <= HIGHEST_W else None
+
+    def _values(self) -> list[float | None]:
+        """Read the files; those that have been replaced are opened anew, once."""
+        try:
+            return [file.read() for file in self._files]
+        except OSError:
+            self.open()
+        try:
+            return [file.read() for file in self._files]
+        except OSError:
+            self.close()
+            return []
 
     def close(self) -> None:
         for file in self._files:
@@ -178,7 +196,8 @@ class Bus:
     """The rails that one thread reads: monitors on one I2C bus wait for one another in any case."""
 
     period_s = 0.05
-    # Readings further apart are not joined: what happened between them is not known.
+    # Readings further apart are not joined: what happened between them is not known. Now and then one is missing or
+    # late (a file that is being written, a busy machine), which must not cost the time around it.
     bound_s = 0.5
 
     def __init__(self, name: str, channels: Sequence[Channel]) -> None:
@@ -208,8 +227,10 @@ class Bus:
             self._searched_ns = now_ns()
             found = {channel.name: channel for channel in find_channels()}
             for lost in (each for each in self._meters if each.is_lost):
-                lost.channel = found.get(lost.channel.name, lost.channel)
-                lost.open()
+                there = found.get(lost.channel.name)
+                if there is not None and there.watts is lost.channel.watts:
+                    lost.move(there)
+                    lost.open()
 
     def close(self) -> None:
         for meter in self._meters:

@@ -69,9 +69,9 @@ class Sampler:
         return not self._thread.is_alive()
 
     def newest(self, rail: str) -> float | None:
-        """Return a rail's newest reading in watts; None where it is missing, or too old to stand for now."""
-        at_ns, watts = self._newest.get(rail, (0, None))
-        return watts if now_ns() - at_ns <= self.bound_ns else None
+        """Return a rail's newest reading in watts; None where there is none, or it is too old to stand for now."""
+        newest = self._newest.get(rail)
+        return newest[1] if newest is not None and now_ns() - newest[0] <= self.bound_ns else None
 
     def take(self, rail: str) -> Sequence[Sample]:
         """Return the samples since the last call, in order of time; for one caller."""
@@ -96,8 +96,8 @@ class Sampler:
             if not self._has_failed:
                 self._has_failed = True
                 log.exception("sensor %s could not be read; its values are null until it can", self._source.name)
-            readings = [(rail, now_ns(), None) for rail in self.rails]
+            return
         for rail, at_ns, watts in readings:
-            sample = (at_ns, watts)
-            self._samples[rail].append(sample)
-            self._newest[rail] = sample
+            if watts is not None:
+                self._samples[rail].append((at_ns, watts))
+                self._newest[rail] = at_ns, watts

@@ -50,7 +50,7 @@ class Reading:
     cpu_load: float | None  # 0…1 of all cores
     memory_mb: float  # resident memory of this process, 10⁶ bytes
     power_mode: str | None = None
-    period: Period = field(default_factory=lambda: Period(0))
+    period: Period = field(default_factory=lambda: Period(0, 0))
     total: Total | None = None
     idle_w: float | None = None
     images: int | None = None
@@ -78,9 +78,9 @@ class Reading:
 
     @property
     def images_per_s_per_w(self) -> float | None:
-        if self.images is None or not self.power_w or not self.period.period_ns:
+        if self.images is None or not self.power_w or not self.period.seconds:
             return None
-        return self.images / (self.period.period_ns / 1e9) / self.power_w
+        return self.images / self.period.seconds / self.power_w
 
     def to_json(self) -> dict[str, Any]:
         """Return the `board` of a telemetry message; what nothing here measures is null."""
@@ -187,8 +187,9 @@ class Sensors:
         )
 
     def _note_idle(self, period: Period, images: int | None, power_mode: str | None) -> None:
-        has_changed = self._power_mode is not None and power_mode != self._power_mode
-        self._power_mode = power_mode
+        # A mode that cannot be read at this moment is no other mode.
+        has_changed = None not in (power_mode, self._power_mode) and power_mode != self._power_mode
+        self._power_mode = power_mode or self._power_mode
         if has_changed:
             self._idle_w = None
         elif images == 0 and period.total is not None and _is_whole(period.total):

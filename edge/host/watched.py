@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edge.host.attribute import Attribute
+from edge.host.paths import inside
 
 
 class Watched:
@@ -17,7 +18,7 @@ class Watched:
         """Return the number times the scale; what fails costs one attempt."""
         try:
             if self._file is None:
-                self._file = Attribute(self.path)
+                self._file = Attribute(inside(self.path))
             number = self._file.read()
         except OSError:
             self._file = None

@@ -11,7 +11,7 @@ from emulated_boards.described import EmulatedBoard, Monitor
 def write_board(board: EmulatedBoard, folder: Path) -> None:
     _identity(board, folder)
     for number, monitor in enumerate(board.monitors):
-        _monitor(folder, monitor, number + 2)
+        write_monitor(folder, monitor, number + 2)
     _thermal(board, folder)
     _gpu(board, folder)
     _memory(board, folder)
@@ -89,7 +89,7 @@ def _hwmon(folder: Path, device: str, number: int, name: str) -> Path:
     return chip
 
 
-def _monitor(folder: Path, monitor: Monitor, number: int) -> None:
+def write_monitor(folder: Path, monitor: Monitor, number: int) -> None:
     bus = monitor.address.partition("-")[0]
     device = f"platform/c240000.i2c/i2c-{bus}/{monitor.address}"
     link(folder / f"sys/bus/i2c/devices/{monitor.address}", folder / "sys/devices" / device)
