@@ -68,7 +68,6 @@ class Daemon:
         self._boot = uuid.uuid4().hex
         self._topics = Topics(config.mqtt.prefix, config.device.name)
         self._encoder = ResultEncoder(config.device.name, self._boot)
-        self._telemetry = Telemetry(config.device.name, self._boot)
         self._notifier = Notifier()
         self._alarms = Alarms(config.device.name, self._boot)
         self._builds: dict[str, dict[str, Any]] = {}  # how far the making of each lacking engine is
@@ -85,6 +84,7 @@ class Daemon:
             config.mqtt, client_id, will, Outbox(config.mqtt.queue_messages), self._acknowledged
         )
         self._pipeline: Pipeline
+        self._telemetry: Telemetry
 
     def run(self) -> int:
         """Serve until every source has ended or a signal comes; return the exit code.
@@ -93,9 +93,10 @@ class Daemon:
         """
         self._pipeline = Pipeline(self._config, self, self._place)
         freeze_startup_objects()
+        self._board.start()
+        self._telemetry = Telemetry(self._config.device.name, self._boot)  # whose first period begins now
         self._publisher.start()
         try:
-            self._board.start()
             self._publish_status("online")
             self._pipeline.start()
             self._notifier.ready()

@@ -241,7 +241,7 @@ def energy_of(work: Work, busy_ms: float, board: Reading) -> dict[str, float | N
     total = board.period.total
     whole = above_idle = None
     if total is not None and total.energy_j is not None and work.images and work.busy_ms:
-        period_s = board.period.period_ns / 1e9
+        period_s = board.period.seconds
         measured_s = period_s - total.gap_s
         images = work.images * measured_s / period_s / (work.busy_ms / busy_ms)
         if images > 0:

@@ -30,6 +30,12 @@ def wait_for_telemetry(subscriber: Subscriber, wanted: Callable[[Json], bool], w
     return subscriber.wait_for(lambda m: m.schema == "telemetry" and wanted(m.body), what, after=after).body
 
 
+def wait_for_cleared(subscriber: Subscriber, alarm: str) -> None:
+    subscriber.wait_for(
+        lambda m: m.schema == "alarm" and (m.body["alarm"], m.body["state"]) == (alarm, "cleared"), f"{alarm} cleared"
+    )
+
+
 def write(file: Path, value: Any) -> None:
     file.write_text(f"{value}\n", encoding="utf-8")
 
@@ -45,13 +51,15 @@ def test_power_energy_and_the_mode_are_told(
     edge = start_edge(
         configure({"device": {"power_mode": "max-q"}, "streams.belt": belt(fps=20)}), environment=environment
     )
-    body = wait_for_telemetry(subscriber, is_measured, "energy an image")
+    body = wait_for_telemetry(
+        subscriber, lambda body: is_measured(body) and body["board"]["power_mode"] == "15W", "energy an image"
+    )
     seen = subscriber.wait_for(
         lambda m: m.schema == "result" and m.body["power_mode"] == "15W" and "energy_mj" in m.body, "a stamped result"
     ).body
     assert edge.end() == 0
     told = body["board"]
-    assert told["name"].startswith("NVIDIA Jetson Orin Nano")
+    assert told["name"] == "Jetson Orin Nano 8GB"
     assert (told["power_rail"], told["power_mode"]) == ("VDD_IN", "15W")
     assert told["power_w"] == pytest.approx(VDD_IN_W, rel=0.01)
     assert set(told["rails_w"]) == {"VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"}
@@ -107,10 +115,7 @@ def test_over_current_and_throttling_are_alarms_and_stamped(
     subscriber.wait_for(lambda _: raised("over_current") and raised("throttled"), "both alarms")
     subscriber.wait_for(lambda m: m.schema == "result" and m.body["throttled"] is True, "a result while throttled")
     for alarm in ("over_current", "throttled"):
-        subscriber.wait_for(
-            lambda m, alarm=alarm: m.schema == "alarm" and (m.body["alarm"], m.body["state"]) == (alarm, "cleared"),
-            f"{alarm} cleared",
-        )
+        wait_for_cleared(subscriber, alarm)
     assert edge.end() == 0
     assert any("over-current" in each["reason"] for each in subscriber.alarms())
 
@@ -137,7 +142,7 @@ def test_a_sensor_that_blocks_slows_nothing(
     body = wait_for_telemetry(subscriber, lambda body: body["streams"]["belt"]["results"] >= 30, "results")
     assert edge.end() == 0
     assert body["board"]["power_w"] is None
-    assert body["board"]["temperature_c"]["cpu-thermal"] == pytest.approx(49.5)
+    assert body["board"]["temperature_c"]["cpu"] == pytest.approx(49.5)
 
 
 def test_the_governor_steers_and_tells_why(
@@ -152,9 +157,7 @@ def test_the_governor_steers_and_tells_why(
         }
     )
     edge = start_edge(config, environment=environment)
-    subscriber.wait_for(
-        lambda m: m.schema == "result" and m.body["power_mode"] == "MAXN_SUPER", "the strongest mode"
-    )
+    subscriber.wait_for(lambda m: m.schema == "result" and m.body["power_mode"] == "MAXN_SUPER", "the strongest mode")
     alarm = subscriber.wait_for(lambda m: m.schema == "alarm" and m.body["alarm"] == "target_missed", "an alarm").body
     assert edge.end() == 0
     assert "cannot be held" in alarm["reason"]

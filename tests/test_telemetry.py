@@ -178,7 +178,7 @@ def test_what_this_machine_cannot_measure_is_null() -> None:
 def reading(joules: float, covered_s: float, idle_w: float | None = None) -> Reading:
     """Return a period of 10 s of which so much was measured."""
     total = Energy(joules, int(covered_s * 1e9), 10_000_000_000)
-    return Reading("Orin", 0.5, 100.0, period=Period(total.period_ns, {"VDD_IN": total}, total), idle_w=idle_w)
+    return Reading("Orin", 0.5, 100.0, period=Period(0, total.period_ns, {"VDD_IN": total}, total), idle_w=idle_w)
 
 
 def test_energy_is_shared_by_the_time_that_engines_ran() -> None:
