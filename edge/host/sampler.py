@@ -14,7 +14,7 @@ from edge.host.rails import Reading
 
 log = logging.getLogger(__name__)
 
-# What nobody takes for longer than this is lost from the front, and counts as a gap.
+# How many samples of a rail wait to be taken; where nobody takes them, the oldest are lost, and count as a gap.
 KEPT_SAMPLES = 4000
 SHORTEST_WAIT_S = 0.002
 # A thread that hangs in a driver on stop is abandoned after this time.
