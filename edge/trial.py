@@ -1,0 +1,298 @@
+"""The pipeline run under a candidate's settings: waited for until it is steady, measured, and ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from edge.backends.supply import Place
+from edge.candidate import Candidate, Measured
+from edge.clock import now_ns
+from edge.config import Config
+from edge.errors import EdgeError
+from edge.model import Model
+from edge.pipeline import Pipeline
+from edge.profiles import OperatingPoint
+from edge.rebuild import Step
+from edge.records import Result
+from edge.stream import Stream
+
+log = logging.getLogger(__name__)
+
+SLICE_S = 1.0  # what is kept or discarded at once
+FIRST_RESULT_S = 30.0  # a camera may be slow to come
+BUILD_S = 3600.0
+IDLE_S = 3.0
+SETTLE_S = 90.0  # a board's heat sink takes minutes; what is not steady by then is told
+SETTLED_SLICES = 4
+# What counts as settled: rates within this share of their mean, the hottest sensor within so many degrees.
+SETTLED_SHARE = 0.1
+SETTLED_C = 1.0
+_POLL_S = 0.05
+
+
+class Reading(Protocol):
+    """What the sensors measured since the reading before."""
+
+    @property
+    def power_w(self) -> float | None: ...
+
+    @property
+    def energy_j(self) -> float | None: ...
+
+    @property
+    def throttled(self) -> bool | None: ...
+
+    @property
+    def temperature_c(self) -> Mapping[str, float]: ...
+
+
+class Sensors(Protocol):
+    """The board's sensors."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def read(self, images: int) -> Reading:
+        """Return what was measured since the last call, in which so many images were inferred."""
+
+
+class CannotServeError(EdgeError):
+    """These settings cannot be had here; `always` says that no other batch or number of lanes would help."""
+
+    def __init__(self, message: str, *, always: bool) -> None:
+        super().__init__(message)
+        self.always = always
+
+
+@dataclass
+class Slice:
+    """What came in one stretch of time."""
+
+    seconds: float = 0.0
+    latencies_ms: list[float] = field(default_factory=list)
+    services_ms: list[float] = field(default_factory=list)  # of each image's batch
+    busy_ms: float = 0.0  # of all lanes
+    batches: Counter[int] = field(default_factory=Counter)  # images by the size of their batch
+    dropped: int = 0
+    energy_j: float | None = None
+    throttled: bool | None = None
+    hottest_c: float | None = None
+
+    @property
+    def images(self) -> int:
+        return len(self.latencies_ms)
+
+    @property
+    def images_per_s(self) -> float:
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+class Tap:
+    """The pipeline's outlet: measures what comes, and publishes nothing."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = Slice()
+        self._start_ns = now_ns()
+        self.failure: EdgeError | None = None
+        self.engine: tuple[Step, str | None] | None = None
+
+    def result(self, stream: Stream, result: Result) -> None:  # noqa: ARG002 -- an outlet's signature
+        latency_ms = (now_ns() - result.captured_ns) / 1e6
+        with self._lock:
+            self._now.latencies_ms.append(latency_ms)
+            service_ms = result.preprocess_ms + result.infer_ms
+            self._now.services_ms.append(service_ms + result.decode_ms)
+            self._now.busy_ms += service_ms / result.batch + result.decode_ms
+            self._now.batches[result.batch] += 1
+
+    def stream_state(self, stream: Stream, reason: str | None) -> None:
+        if stream.state in ("failed", "ended"):
+            told = f"stream {stream.name} {stream.state}: {reason}" if reason else f"stream {stream.name} has ended"
+            self.failure = EdgeError(f"{told}; wanted a source that goes on for as long as it is measured")
+
+    def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
+        log.info("model %s: %s, %.0f %%", model.name, step, 100 * progress)
+        self.engine = step, reason
+
+    def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None: ...
+
+    def take(self) -> Slice:
+        """Return what came since the last call."""
+        with self._lock:
+            taken, self._now = self._now, Slice()
+            end_ns = now_ns()
+            taken.seconds, self._start_ns = (end_ns - self._start_ns) / 1e9, end_ns
+        return taken
+
+
+class Trial:
+    """One candidate at work; a context manager, which ends the pipeline."""
+
+    def __init__(self, config: Config, candidate: Candidate, place: Place, sensors: Sensors | None) -> None:
+        """Open the model; raise CannotServeError where these settings cannot be had here."""
+        self._candidate = candidate
+        self._sensors = sensors
+        self._tap = Tap()
+        self._dropped = 0
+        self._pipeline = Pipeline(config, self._tap, place)
+        self._model = next(iter(self._pipeline.models.values()))
+        self._max_wait_ms = self._model.settings.max_wait_ms
+
+    def __enter__(self) -> Trial:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipeline.stop()
+
+    def idle_w(self) -> float | None:
+        """Return the power while everything is ready and no frame flows; None where it cannot be measured."""
+        if self._sensors is None:
+            return None
+        self._sensors.read(0)
+        self._wait(IDLE_S)
+        return self._sensors.read(0).power_w
+
+    def measure(self, seconds: float) -> Measured:
+        """Wait until the load is steady, and measure it for some seconds in which the board did not throttle."""
+        self._check_precision()
+        self._pipeline.start()
+        self._await_engine()
+        self._await_first_result()
+        is_steady = self._settle()
+        kept: list[Slice] = []
+        discarded: list[Slice] = []
+        while len(kept) * SLICE_S < seconds and len(discarded) * SLICE_S < seconds:
+            taken = self._slice(min(SLICE_S, seconds))
+            (discarded if taken.throttled else kept).append(taken)
+        return self._told(kept, discarded, is_steady=is_steady)
+
+    def _check_precision(self) -> None:
+        """Raise where another engine than the wanted one serves, and no better one will come."""
+        model, wanted = self._model, self._candidate
+        if model.lacking is not None and not model.may_build:
+            raise CannotServeError(model.lacking, always=True)
+        if model.lacking is None and f"/{wanted.precision}/" not in model.engine.label:
+            raise CannotServeError(f"{model.engine.label} serves, wanted {wanted.precision}", always=True)
+        if model.max_batch < wanted.max_batch:
+            raise CannotServeError(f"the model takes batches of {model.max_batch} only", always=False)
+
+    def _await_engine(self) -> None:
+        """Wait while the engine that is lacking is built and verified."""
+        until_ns = now_ns() + int(BUILD_S * 1e9)
+        while self._model.lacking is not None:
+            step, reason = self._tap.engine or ("building", None)
+            if step in ("failed", "partly") or now_ns() > until_ns:
+                raise CannotServeError(reason or f"its engine was not ready within {BUILD_S:g} s", always=False)
+            self._wait(_POLL_S)
+
+    def _await_first_result(self) -> None:
+        until_ns = now_ns() + int(FIRST_RESULT_S * 1e9)
+        while not self._tap.take().images:
+            if now_ns() > until_ns:
+                raise EdgeError(
+                    f"no stream gave a result within {FIRST_RESULT_S:g} s; see that the sources of the configuration "
+                    "work: edge check CONFIG"
+                )
+            self._wait(_POLL_S)
+
+    def _settle(self) -> bool:
+        """Wait until rate and temperature stay as they are; tell whether they did in time."""
+        self._slice(SLICE_S)  # the first frames come in a burst
+        last: list[Slice] = []
+        while len(last) * SLICE_S < SETTLE_S:
+            last.append(self._slice(SLICE_S))
+            if is_settled(last[-SETTLED_SLICES:]):
+                return True
+        return False
+
+    def _slice(self, seconds: float) -> Slice:
+        self._wait(seconds)
+        taken = self._tap.take()
+        if self._sensors is not None:
+            reading = self._sensors.read(taken.images)
+            taken.energy_j, taken.throttled = reading.energy_j, reading.throttled
+            taken.hottest_c = max(reading.temperature_c.values(), default=None)
+        dropped = sum(
+            count for stream in self._pipeline.streams.values() for count in stream.meter.counts()["dropped"].values()
+        )
+        taken.dropped, self._dropped = dropped - self._dropped, dropped
+        return taken
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep; raise what makes further waiting useless."""
+        until_ns = now_ns() + int(seconds * 1e9)
+        while (left_ns := until_ns - now_ns()) > 0:
+            threading.Event().wait(min(left_ns / 1e9, _POLL_S))
+            if (failure := self._tap.failure or self._pipeline.lost) is not None:
+                raise failure
+
+    def _told(self, kept: Sequence[Slice], discarded: Sequence[Slice], *, is_steady: bool) -> Measured:
+        is_throttled = len(discarded) > len(kept)
+        slices = discarded if is_throttled else kept
+        seconds = sum(each.seconds for each in slices)
+        latencies_ms = [latency for each in slices for latency in each.latencies_ms]
+        services_ms = [service for each in slices for service in each.services_ms]
+        images, dropped = len(latencies_ms), sum(each.dropped for each in slices)
+        batches: Counter[int] = sum((each.batches for each in slices), Counter())
+        energy_j = _sum([each.energy_j for each in slices])
+        point = OperatingPoint(
+            power_mode=self._candidate.power_mode,
+            precision=self._candidate.precision,
+            max_batch=self._candidate.max_batch,
+            max_wait_ms=self._max_wait_ms,
+            lanes=self._candidate.lanes,
+            device=self._candidate.device,
+            images_per_s=images / seconds if images else None,
+            latency_p50_ms=_percentile(latencies_ms, 50),
+            latency_p99_ms=_percentile(latencies_ms, 99),
+            power_w=energy_j / seconds if energy_j else None,
+            energy_j_per_image=energy_j / images if energy_j and images else None,
+            temperature_c=slices[-1].hottest_c,
+            is_throttled=is_throttled if any(each.throttled is not None for each in slices) else None,
+        )
+        return Measured(
+            point=point,
+            engine=self._model.engine.label,
+            measured_s=round(seconds, 3),
+            discarded_s=round(sum(each.seconds for each in discarded), 3),
+            is_steady=is_steady,
+            images=images,
+            dropped_share=round(dropped / (images + dropped), 4) if images + dropped else 0.0,
+            # Each batch of n images is counted n times.
+            batch_mean=round(images / sum(count / size for size, count in batches.items()), 3) if images else None,
+            batch_most=max(batches, default=0),
+            service_ms=_percentile(services_ms, 50),
+            busy=round(sum(each.busy_ms for each in slices) / 1e3 / seconds / self._candidate.lanes, 4),
+        )
+
+
+def is_settled(slices: Sequence[Slice]) -> bool:
+    """Tell whether a load stays as it is: rate, and temperature where it is measured."""
+    if len(slices) < SETTLED_SLICES:
+        return False
+    rates = [each.images_per_s for each in slices]
+    mean = sum(rates) / len(rates)
+    # One image more or less in a slice is no change of the load.
+    room = max(SETTLED_SHARE * mean, 1 / min(each.seconds for each in slices))
+    hottest_c = [each.hottest_c for each in slices if each.hottest_c is not None]
+    is_warm = not hottest_c or max(hottest_c) - min(hottest_c) <= SETTLED_C
+    return is_warm and max(rates) - mean <= room and mean - min(rates) <= room
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    """Return the sum; None where one is not known."""
+    known = [each for each in values if each is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def _percentile(values: Sequence[float], share: float) -> float | None:
+    return round(float(np.percentile(values, share)), 4) if values else None
