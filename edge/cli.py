@@ -83,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_precision(inspect)
     _add_verify(add("verify", _engines_verify, "hold a model's INT8 or FP16 form against FP32, here", under))
     _add_quantize(add("quantize", _engines_quantize, "make a model's INT8 forms, judged against FP32", under))
+    power = commands.add_parser("power", help="the board's power modes", description="The board's power modes.")
+    under_power = power.add_subparsers(required=True, metavar="COMMAND")
+    add("show", _power_show, "show the modes, their caps, and what max-q and max-p mean here", under_power)
+    _add_power_set(add("set", _power_set, "set a power mode", under_power))
     schema = add("schema", _schema, "print the JSON Schema of a message")
     schema.add_argument("name", metavar="NAME", help="result, telemetry, status, stream-status or alarm")
     return parser
@@ -123,6 +127,11 @@ def _add_quantize(command: argparse.ArgumentParser) -> None:
     methods = ("percentile", "entropy", "minmax", "mse")
     command.add_argument("--method", choices=methods, default=methods[0], help=f"default: {methods[0]}")
     command.add_argument("--tolerance", type=float, default=0.95, help="least F1 against FP32 (default: 0.95)")
+
+
+def _add_power_set(command: argparse.ArgumentParser) -> None:
+    command.add_argument("mode", metavar="MODE", help="max-q, max-p, keep, or a mode's name or id")
+    command.add_argument("--allow-reboot", action="store_true", help="reboot at once where the mode needs that")
 
 
 def _seconds(text: str) -> float:
@@ -225,6 +234,18 @@ def _engines_quantize(options: Any) -> int:
         state_dir=options.state_dir,
         as_json=options.json,
     )
+
+
+def _power_show(options: Any) -> int:
+    from edge import power
+
+    return power.show(as_json=options.json)
+
+
+def _power_set(options: Any) -> int:
+    from edge import power
+
+    return power.change(options.mode, allow_reboot=options.allow_reboot, as_json=options.json)
 
 
 def _schema(options: Any) -> int:
