@@ -130,7 +130,7 @@ def _cells(each: Measured) -> dict[str, str]:
 
 
 def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+    return "" if value is None else format(value, form)
 
 
 def check_plot(path: Path) -> None:
