@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from edge.settings import Table
 _SAME = 1.03
 # A slower power mode is left out where a faster one missed the target by more than this ratio.
 _CLEARLY = 1.1
+_TOO_LARGE = "smaller batches miss the target already"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,13 @@ class Axes:
             yield Candidate(mode, device, precision, lanes, batch)
 
 
+class Reason(NamedTuple):
+    """Why a candidate was left out."""
+
+    kind: str  # for many of them
+    told: str  # for this one
+
+
 class IsSlower(Protocol):
     """Tells whether a power mode is capped at or below another one in everything."""
 
@@ -82,7 +90,7 @@ class Judge:
     target_p99_ms: float | None
     is_slower: IsSlower
 
-    def why_not(self, wanted: Candidate) -> str | None:
+    def why_not(self, wanted: Candidate) -> Reason | None:
         """Return why a candidate cannot be better than what is measured; None where it may be."""
         by_batch = self._smaller_batches(wanted)
         return (
@@ -108,7 +116,7 @@ class Judge:
         }
         return dict(sorted(found.items()))
 
-    def _over_target_in_a_faster_mode(self, wanted: Candidate) -> str | None:
+    def _over_target_in_a_faster_mode(self, wanted: Candidate) -> Reason | None:
         if self.target_p99_ms is None or wanted.power_mode is None:
             return None
         for each, measured in self.measured.items():
@@ -117,17 +125,19 @@ class Judge:
             if not same or each.power_mode is None or p99_ms is None:
                 continue
             if p99_ms > _CLEARLY * self.target_p99_ms and self.is_slower(wanted.power_mode, each.power_mode):
-                return f"p99 was {p99_ms:.3g} ms in {each.power_mode} already, which is faster in everything"
+                told = f"p99 was {p99_ms:.3g} ms in {each.power_mode} already, which is faster in everything"
+                return Reason("a faster power mode misses the target already", told)
         return None
 
     @staticmethod
-    def _never_full(smaller: Mapping[int, Measured]) -> str | None:
+    def _never_full(smaller: Mapping[int, Measured]) -> Reason | None:
         for batch, measured in smaller.items():
             if measured.batch_most < batch:
-                return f"no batch was fuller than {measured.batch_most} where {batch} were allowed"
+                told = f"no batch was fuller than {measured.batch_most} where {batch} were allowed"
+                return Reason("this load does not fill a smaller batch", told)
         return None
 
-    def _too_large(self, smaller: Mapping[int, Measured]) -> str | None:
+    def _too_large(self, smaller: Mapping[int, Measured]) -> Reason | None:
         """Tell where smaller batches missed the target, and not for want of larger ones."""
         if self.target_p99_ms is None:
             return None
@@ -135,15 +145,16 @@ class Judge:
         for batch, measured in smaller.items():
             p99_ms, service_ms = measured.point.latency_p99_ms, measured.service_ms
             if service_ms is not None and service_ms > self.target_p99_ms:
-                return f"batches of {batch} took {service_ms:.3g} ms by themselves"
+                return Reason(_TOO_LARGE, f"batches of {batch} took {service_ms:.3g} ms by themselves")
             if p99_ms is None:
                 continue
             if before_ms is not None and p99_ms > max(self.target_p99_ms, before_ms):
-                return f"p99 had risen from {before_ms:.3g} to {p99_ms:.3g} ms with batches of {batch}"
+                told = f"p99 had risen from {before_ms:.3g} to {p99_ms:.3g} ms with batches of {batch}"
+                return Reason(_TOO_LARGE, told)
             before_ms = p99_ms
         return None
 
-    def _more_lanes_for_nothing(self, wanted: Candidate) -> str | None:
+    def _more_lanes_for_nothing(self, wanted: Candidate) -> Reason | None:
         """Tell where the last lanes that were added gave neither more images a second nor less latency."""
         fewer = list(self._fewer_lanes(wanted).items())
         if len(fewer) < 2:  # noqa: PLR2004 -- a trend has two points
@@ -154,7 +165,8 @@ class Judge:
         if p99_ms is None or before_p99_ms is None:
             return None
         if rate < (before.point.images_per_s or 0.0) * _SAME and p99_ms * _SAME > before_p99_ms:
-            return f"{more} lanes gave no more than {few}"
+            told = f"{more} lanes gave no more images a second than {few}, and no less latency"
+            return Reason("fewer lanes give as much", told)
         return None
 
 

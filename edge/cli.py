@@ -139,7 +139,7 @@ def _add_power_set(command: argparse.ArgumentParser) -> None:
 def _add_tune(tune: argparse.ArgumentParser) -> None:
     tune.add_argument("config", type=Path, help="the TOML file whose streams are the load")
     tune.add_argument("--model", metavar="NAME", help="the model to tune, where streams use several")
-    tune.add_argument("--target-p99-ms", type=_positive, metavar="MS", help="from capture to result (default: no bound)")
+    tune.add_argument("--target-p99-ms", type=_positive, metavar="MS", help="capture to result (default: no bound)")
     tune.add_argument("--seconds", type=_seconds, default=20.0, help="measured of each setting (default: 20)")
     modes = "of the board (default: all that need no reboot)"
     tune.add_argument("--power-modes", type=_names(), default=(), metavar="NAME,…", help=modes)

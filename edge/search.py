@@ -12,17 +12,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge import __version__
-from edge.backends.convert import source_sha256
 from edge.backends.supply import Place
-from edge.candidate import Axes, Candidate, Judge, Measured, ordered
+from edge.candidate import Axes, Candidate, Judge, Measured, Reason, ordered
 from edge.clock import utc_text, wall_ns
 from edge.config import Config
 from edge.errors import ConfigError, EdgeError
 from edge.finished import Finished
 from edge.host.board import board_name
-from edge.mode_keeper import ModeKeeper, Power
+from edge.mode_keeper import ModeKeeper, Power, RebootingError
 from edge.model import Model, usable_cores
-from edge.profiles import Machine, OperatingPoint, Profile, max_p, max_q, write_profile
+from edge.profiles import OperatingPoint, Profile, max_p, max_q, write_profile
 from edge.trial import CannotServeError, Sensors, Trial
 from edge.tune_report import Found
 from edge.tuned_config import alone, model_to_tune, under
@@ -54,6 +53,10 @@ class Wish:
     state_dir: Path | None = None
 
 
+class _CannotSetError(EdgeError):
+    """A power mode cannot be set."""
+
+
 class Search:
     """One search: what it has measured, and what it has left out."""
 
@@ -68,10 +71,10 @@ class Search:
         self._power = power
         self._sensors = sensors
         self._notes: list[str] = []
-        self._left_out: dict[str, list[Candidate]] = {}
+        self._left_out: dict[Candidate, Reason] = {}
         model = Model(self._name, config.models[self._name], self._place)
         self._device = "cpu" if model.engine.label.startswith("ort-cpu") and model.lacking is None else "gpu"
-        self._machine = Machine(board=self._place.board, l4t=None, engine=source_sha256(model.supply.onnx))
+        self._machine = model.machine
         model.close()
         conditions = {
             "edge": __version__,
@@ -133,29 +136,44 @@ class Search:
         return (*ordered(live, self._power.is_slower), *ordered(others, self._power.is_slower))
 
     def _measure_all(self, wanted: Sequence[Candidate], keeper: ModeKeeper | None) -> None:
-        refused: dict[tuple[str, str], str] = {}  # device and precision that cannot be had at all
         is_slower = self._power.is_slower if self._power is not None else _never
         judge = Judge(self._finished.measured, self._wish.target_p99_ms, is_slower)
+        refused: dict[tuple[str | None, ...], Reason] = {}  # a power mode, or device and precision
         for candidate in _tracked(wanted):
             if candidate in self._finished.measured:
                 continue
-            reason = refused.get((candidate.device, candidate.precision)) or judge.why_not(candidate)
+            mode, form = (candidate.power_mode,), (candidate.device, candidate.precision)
+            reason = refused.get(mode) or refused.get(form) or judge.why_not(candidate)
             if reason is None:
                 try:
-                    self._measure(candidate, keeper)
+                    self._switch(candidate.power_mode, keeper)
+                    self._measure(candidate)
                     continue
+                except _CannotSetError as error:
+                    reason = refused[mode] = Reason(str(error), str(error))
                 except CannotServeError as error:
-                    reason = str(error)
+                    reason = Reason(str(error), str(error))
                     if error.always:
-                        refused[candidate.device, candidate.precision] = reason
-            self._left_out.setdefault(reason, []).append(candidate)
+                        refused[form] = reason
+            self._left_out[candidate] = reason
         if not self._finished.measured.keys() & set(wanted):
-            reasons = "; ".join(self._left_out) or "no setting was wanted"
+            reasons = "; ".join({reason.told for reason in self._left_out.values()})
             raise EdgeError(f"model {self._name} could not be measured under any setting: {reasons}")
 
-    def _measure(self, candidate: Candidate, keeper: ModeKeeper | None) -> None:
-        if keeper is not None and candidate.power_mode is not None:
-            keeper.switch(candidate.power_mode)
+    def _switch(self, mode: str | None, keeper: ModeKeeper | None) -> None:
+        """Go over to a mode; where nobody asked for just that one, a mode that cannot be set is left out."""
+        if keeper is None or mode is None:
+            return
+        try:
+            keeper.switch(mode)
+        except RebootingError:
+            raise
+        except EdgeError as error:
+            if self._wish.power_modes:
+                raise
+            raise _CannotSetError(str(error)) from None
+
+    def _measure(self, candidate: Candidate) -> None:
         mode = candidate.power_mode or ""
         with Trial(under(self._config, candidate), candidate, self._place, self._sensors) as trial:
             if mode not in self._finished.idle_w and (idle_w := trial.idle_w()) is not None:
@@ -182,7 +200,7 @@ class Search:
         )
         self._notes += _notes(measured, profile)
         path = write_profile(profile, self._place.state_dir, self._name)
-        return Found(profile, path, measured, self._left_out, self._notes)
+        return Found(self._name, profile, path, measured, self._left_out, self._notes)
 
 
 def _never(_mode: str, _than: str) -> bool:

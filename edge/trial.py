@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
-
-import numpy as np
 
 from edge.backends.supply import Place
 from edge.candidate import Candidate, Measured
 from edge.clock import now_ns
 from edge.config import Config
-from edge.errors import EdgeError
-from edge.model import Model
+from edge.errors import EdgeError, GpuMemoryError, ModelError
 from edge.pipeline import Pipeline
 from edge.profiles import OperatingPoint
-from edge.rebuild import Step
-from edge.records import Result
-from edge.stream import Stream
-
-log = logging.getLogger(__name__)
+from edge.tap import SETTLED_SLICES, Slice, Tap, is_settled, percentile, total
 
 SLICE_S = 1.0  # what is kept or discarded at once
 FIRST_RESULT_S = 30.0  # a camera may be slow to come
 BUILD_S = 3600.0
 IDLE_S = 3.0
 SETTLE_S = 90.0  # a board's heat sink takes minutes; what is not steady by then is told
-SETTLED_SLICES = 4
-# What counts as settled: rates within this share of their mean, the hottest sensor within so many degrees.
-SETTLED_SHARE = 0.1
-SETTLED_C = 1.0
 _POLL_S = 0.05
 
 
@@ -72,68 +59,6 @@ class CannotServeError(EdgeError):
         self.always = always
 
 
-@dataclass
-class Slice:
-    """What came in one stretch of time."""
-
-    seconds: float = 0.0
-    latencies_ms: list[float] = field(default_factory=list)
-    services_ms: list[float] = field(default_factory=list)  # of each image's batch
-    busy_ms: float = 0.0  # of all lanes
-    batches: Counter[int] = field(default_factory=Counter)  # images by the size of their batch
-    dropped: int = 0
-    energy_j: float | None = None
-    throttled: bool | None = None
-    hottest_c: float | None = None
-
-    @property
-    def images(self) -> int:
-        return len(self.latencies_ms)
-
-    @property
-    def images_per_s(self) -> float:
-        return self.images / self.seconds if self.seconds else 0.0
-
-
-class Tap:
-    """The pipeline's outlet: measures what comes, and publishes nothing."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._now = Slice()
-        self._start_ns = now_ns()
-        self.failure: EdgeError | None = None
-        self.engine: tuple[Step, str | None] | None = None
-
-    def result(self, stream: Stream, result: Result) -> None:  # noqa: ARG002 -- an outlet's signature
-        latency_ms = (now_ns() - result.captured_ns) / 1e6
-        with self._lock:
-            self._now.latencies_ms.append(latency_ms)
-            service_ms = result.preprocess_ms + result.infer_ms
-            self._now.services_ms.append(service_ms + result.decode_ms)
-            self._now.busy_ms += service_ms / result.batch + result.decode_ms
-            self._now.batches[result.batch] += 1
-
-    def stream_state(self, stream: Stream, reason: str | None) -> None:
-        if stream.state in ("failed", "ended"):
-            told = f"stream {stream.name} {stream.state}: {reason}" if reason else f"stream {stream.name} has ended"
-            self.failure = EdgeError(f"{told}; wanted a source that goes on for as long as it is measured")
-
-    def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
-        log.info("model %s: %s, %.0f %%", model.name, step, 100 * progress)
-        self.engine = step, reason
-
-    def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None: ...
-
-    def take(self) -> Slice:
-        """Return what came since the last call."""
-        with self._lock:
-            taken, self._now = self._now, Slice()
-            end_ns = now_ns()
-            taken.seconds, self._start_ns = (end_ns - self._start_ns) / 1e9, end_ns
-        return taken
-
-
 class Trial:
     """One candidate at work; a context manager, which ends the pipeline."""
 
@@ -143,7 +68,12 @@ class Trial:
         self._sensors = sensors
         self._tap = Tap()
         self._dropped = 0
-        self._pipeline = Pipeline(config, self._tap, place)
+        try:
+            self._pipeline = Pipeline(config, self._tap, place)
+        except ModelError as error:
+            raise CannotServeError(str(error), always=True) from None
+        except GpuMemoryError as error:
+            raise CannotServeError(str(error), always=False) from None
         self._model = next(iter(self._pipeline.models.values()))
         self._max_wait_ms = self._model.settings.max_wait_ms
 
@@ -243,7 +173,7 @@ class Trial:
         services_ms = [service for each in slices for service in each.services_ms]
         images, dropped = len(latencies_ms), sum(each.dropped for each in slices)
         batches: Counter[int] = sum((each.batches for each in slices), Counter())
-        energy_j = _sum([each.energy_j for each in slices])
+        energy_j = total([each.energy_j for each in slices])
         point = OperatingPoint(
             power_mode=self._candidate.power_mode,
             precision=self._candidate.precision,
@@ -252,8 +182,8 @@ class Trial:
             lanes=self._candidate.lanes,
             device=self._candidate.device,
             images_per_s=images / seconds if images else None,
-            latency_p50_ms=_percentile(latencies_ms, 50),
-            latency_p99_ms=_percentile(latencies_ms, 99),
+            latency_p50_ms=percentile(latencies_ms, 50),
+            latency_p99_ms=percentile(latencies_ms, 99),
             power_w=energy_j / seconds if energy_j else None,
             energy_j_per_image=energy_j / images if energy_j and images else None,
             temperature_c=slices[-1].hottest_c,
@@ -270,29 +200,6 @@ class Trial:
             # Each batch of n images is counted n times.
             batch_mean=round(images / sum(count / size for size, count in batches.items()), 3) if images else None,
             batch_most=max(batches, default=0),
-            service_ms=_percentile(services_ms, 50),
+            service_ms=percentile(services_ms, 50),
             busy=round(sum(each.busy_ms for each in slices) / 1e3 / seconds / self._candidate.lanes, 4),
         )
-
-
-def is_settled(slices: Sequence[Slice]) -> bool:
-    """Tell whether a load stays as it is: rate, and temperature where it is measured."""
-    if len(slices) < SETTLED_SLICES:
-        return False
-    rates = [each.images_per_s for each in slices]
-    mean = sum(rates) / len(rates)
-    # One image more or less in a slice is no change of the load.
-    room = max(SETTLED_SHARE * mean, 1 / min(each.seconds for each in slices))
-    hottest_c = [each.hottest_c for each in slices if each.hottest_c is not None]
-    is_warm = not hottest_c or max(hottest_c) - min(hottest_c) <= SETTLED_C
-    return is_warm and max(rates) - mean <= room and mean - min(rates) <= room
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    """Return the sum; None where one is not known."""
-    known = [each for each in values if each is not None]
-    return sum(known) if len(known) == len(values) else None
-
-
-def _percentile(values: Sequence[float], share: float) -> float | None:
-    return round(float(np.percentile(values, share)), 4) if values else None

@@ -37,6 +37,9 @@ def tune(wish: Wish, power: Power | None, sensors: Sensors | None, *, as_json: b
         except RebootingError as told:
             Console(stderr=True).print(str(told), markup=False)
             return told.exit_code
+        except KeyboardInterrupt:
+            Console(stderr=True).print("what is measured is kept: start the same command again to go on")
+            raise
     if wish.plot is not None:
         plot(found, wish.plot)
     if as_json:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from edge.candidate import Candidate, Measured
+from edge.candidate import Candidate, Measured, Reason
 from edge.errors import ConfigError, EdgeError
 from edge.profiles import OperatingPoint, Profile, front
 
@@ -23,10 +24,11 @@ PLOT_SUFFIXES = (".png", ".svg")
 class Found:
     """A search that is at its end."""
 
+    model: str
     profile: Profile
     path: Path  # of the profile
     measured: Mapping[Candidate, Measured]
-    left_out: Mapping[str, Sequence[Candidate]]  # by reason
+    left_out: Mapping[Candidate, Reason]
     notes: Sequence[str]
 
     @property
@@ -44,6 +46,7 @@ def to_json(found: Found) -> dict[str, Any]:
     profile, best = found.profile, found.front
     return {
         "v": 1,
+        "model": found.model,
         "profile": str(found.path),
         **profile.model_dump(mode="json", include={"machine", "engine_label", "made_at", "target_p99_ms"}),
         "max_q": profile.max_q.model_dump(mode="json") if profile.max_q else None,
@@ -52,9 +55,7 @@ def to_json(found: Found) -> dict[str, Any]:
             each.model_dump(mode="json") | {"on_front": each.point in best, "marks": found.marks(each.point)}
             for each in found.measured.values()
         ],
-        "left_out": [
-            {"reason": reason, "settings": [str(each) for each in those]} for reason, those in found.left_out.items()
-        ],
+        "left_out": [asdict(each) | {"reason": reason.told} for each, reason in found.left_out.items()],
         "notes": list(found.notes),
     }
 
@@ -77,8 +78,11 @@ def show(found: Found, console: Console) -> None:
     dominated = len(found.measured) - len(shown)
     if dominated:
         console.print(f"{_settings(dominated)} measured as well: another is as good in everything and better in one")
-    for reason, those in found.left_out.items():
-        console.print(f"{_settings(len(those))} not measured, such as {those[0]}: {reason}", markup=False)
+    kinds = Counter(reason.kind for reason in found.left_out.values())
+    for kind, count in kinds.most_common():
+        example, reason = next(pair for pair in found.left_out.items() if pair[1].kind == kind)
+        told = "" if reason.told == kind else f" ({example}: {reason.told})"
+        console.print(f"{_settings(count)} not measured: {kind}{told}", markup=False)
     for note in found.notes:
         console.print(note, markup=False)
     console.print(f"written down for max-q, max-p and the governor: {found.path}", markup=False, soft_wrap=True)
@@ -91,7 +95,7 @@ def _settings(count: int) -> str:
 def _title(found: Found) -> str:
     target = found.profile.target_p99_ms
     within = f", p99 target {target:g} ms" if target is not None else ""
-    return f"{found.profile.engine_label} on {found.profile.machine.board}{within}"
+    return f"{found.model} on {found.profile.machine.board}{within}"
 
 
 def _columns(shown: Sequence[Measured]) -> list[tuple[str, Any]]:
