@@ -31,8 +31,9 @@ class BoardPower:
     def is_slower(self, mode: str, than: str, /) -> bool:
         """Tell whether all that a mode's file says caps it at or below another one."""
         slower, faster = self._mode(mode), self._mode(than)
-        if slower.unstated or faster.unstated or slower.cores is None or faster.cores is None:
-            return False  # what is not told cannot be compared
+        # What is not told cannot be compared; but a board of which no mode tells of a DLA has none.
+        if slower.unstated != faster.unstated or slower.unstated - {"dla"} or not (slower.cores and faster.cores):
+            return False
         return slower != faster and all(a <= b for a, b in zip(_caps(slower), _caps(faster), strict=True))
 
     def set_mode(self, mode: str, *, allow_reboot: bool = False) -> bool:
@@ -64,5 +65,5 @@ def board_power() -> BoardPower | None:
 
 def _caps(mode: Mode) -> tuple[float, ...]:
     """Return cores and clocks; what is not capped is above any cap."""
-    clocks = (mode.cpu_max_mhz, mode.gpu_max_mhz, mode.emc_max_mhz)
+    clocks = (mode.cpu_max_mhz, mode.gpu_max_mhz, mode.emc_max_mhz, mode.dla_max_mhz)
     return (mode.cores or 0, *(math.inf if each is None else each for each in clocks))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,7 +224,11 @@ def _notes(measured: dict[Candidate, Measured], profile: Profile) -> list[str]:
         throttled = sum(1 for each in measured.values() if each.discarded_s)
         notes.append(f"the board throttled in {throttled} settings: {discarded_s:.0f} s of samples are left out")
     if profile.max_p is None:
-        notes.append("no setting is within the latency target: there is no Max-Q and no Max-P")
+        quickest = min((each.point.latency_p99_ms or math.inf, str(candidate)) for candidate, each in measured.items())
+        notes.append(
+            "no setting is within the latency target, so that there is no Max-Q and no Max-P; "
+            f"the nearest is {quickest[1]} with {quickest[0]:.3g} ms"
+        )
     return notes
 
 

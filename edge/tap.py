@@ -58,8 +58,10 @@ class Tap:
         self.failure: EdgeError | None = None
         self.engine: tuple[Step, str | None] | None = None
 
-    def result(self, stream: Stream, result: Result) -> None:  # noqa: ARG002 -- an outlet's signature
+    def result(self, stream: Stream, result: Result) -> None:
         latency_ms = (now_ns() - result.captured_ns) / 1e6
+        if stream.settings.delivery == "every":
+            latency_ms -= result.wait_ms  # such a source is ahead as far as it may, so that this wait is its own
         with self._lock:
             self._now.latencies_ms.append(latency_ms)
             service_ms = result.preprocess_ms + result.infer_ms

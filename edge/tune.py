@@ -19,6 +19,8 @@ from edge.search import Search, Wish
 from edge.trial import Sensors
 from edge.tune_report import check_plot, plot, show, to_json
 
+NOT_WITHIN = 4  # exit code: nothing meets the target
+
 
 def run(wish: Wish, *, as_json: bool) -> int:
     """Search with what this board has, and tell what was found; return the exit code."""
@@ -26,7 +28,10 @@ def run(wish: Wish, *, as_json: bool) -> int:
 
 
 def tune(wish: Wish, power: Power | None, sensors: Sensors | None, *, as_json: bool) -> int:
-    """Search with these power modes and sensors, None where there are none; tell what was found."""
+    """Search with these power modes and sensors, None where there are none; tell what was found.
+
+    Returns 4 where no setting is within the target.
+    """
     if wish.plot is not None:
         check_plot(wish.plot)
     config = load_config(wish.config)
@@ -46,7 +51,7 @@ def tune(wish: Wish, power: Power | None, sensors: Sensors | None, *, as_json: b
         print(json.dumps(to_json(found), allow_nan=False))  # noqa: T201 -- the command's output
     else:
         show(found, Console())
-    return 0
+    return 0 if found.profile.max_p is not None else NOT_WITHIN
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -40,6 +41,10 @@ class Found:
         named = (("Max-Q", self.profile.max_q), ("Max-P", self.profile.max_p))
         return [name for name, best in named if best == point]
 
+    def mark(self, point: OperatingPoint) -> str:
+        """Return the same in a word."""
+        return "/".join(self.marks(point)).replace("/Max-", "/")
+
 
 def to_json(found: Found) -> dict[str, Any]:
     """Return everything; what cannot be measured here is null."""
@@ -65,15 +70,15 @@ def show(found: Found, console: Console) -> None:
     best = found.front
     shown = [each for each in found.measured.values() if each.point in best or each.point.is_throttled]
     shown.sort(key=lambda each: -(each.point.images_per_s or 0))
-    table = Table(box=box.SIMPLE_HEAD, title=_title(found), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=_title(found), title_justify="left", pad_edge=False)
     columns = _columns(shown)
     for head, justify in columns:
-        table.add_column(head, justify=justify, no_wrap=True)
-    table.add_column("", style="bold green")
+        table.add_column(head, justify=justify, no_wrap=head != "mode", overflow="fold")
+    table.add_column("", style="bold green", no_wrap=True)
     for each in shown:
         cells = _cells(each)
-        marks = found.marks(each.point) + (["throttled"] if each.point.is_throttled else [])
-        table.add_row(*(cells[head] for head, _ in columns), " ".join(marks))
+        mark = "throttled" if each.point.is_throttled else found.mark(each.point)
+        table.add_row(*(cells[head] for head, _ in columns), mark)
     console.print(table)
     dominated = len(found.measured) - len(shown)
     if dominated:
@@ -128,7 +133,7 @@ def _cells(each: Measured) -> dict[str, str]:
         "images/s": _number(point.images_per_s, ".1f"),
         "p99 ms": _number(point.latency_p99_ms, ".1f"),
         "W": _number(point.power_w, ".2f"),
-        "J/image": _number(point.energy_j_per_image, ".3g"),
+        "J/image": _number(point.energy_j_per_image, ".4f"),
         "dropped": f"{each.dropped_share:.0%}" if each.dropped_share else "",
     }
 
@@ -148,7 +153,7 @@ def check_plot(path: Path) -> None:
 
 
 def plot(found: Found, path: Path) -> None:
-    """Draw all points, the front as a line, and the two that are marked."""
+    """Draw all points, those that another one beats in everything paler, and name the two that are marked."""
     from matplotlib.figure import Figure  # noqa: PLC0415 -- an optional package
 
     points = [each for each in found.profile.points if each.images_per_s is not None]
@@ -159,7 +164,8 @@ def plot(found: Found, path: Path) -> None:
     target = found.profile.target_p99_ms
     if target is not None:
         right.axhline(target, color="black", linestyle=":", linewidth=1, label=f"target {target:g} ms")
-    right.legend(fontsize=8)
+    for handle in right.legend(fontsize=8).legend_handles:
+        handle.set_alpha(1)
     figure.suptitle(_title(found), fontsize=11)
     try:
         figure.savefig(path, dpi=150)
@@ -171,19 +177,33 @@ def _draw(axes: Any, points: Sequence[OperatingPoint], found: Found, key: str, l
     axes.set_xlabel("images a second")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
+    axes.margins(0.12)
     drawn = [each for each in points if getattr(each, key) is not None]
     if not drawn:
         axes.text(0.5, 0.5, "not measured on this machine", ha="center", va="center", transform=axes.transAxes)
         return
-    for mode in dict.fromkeys((each.power_mode, each.precision) for each in drawn):
-        those = [each for each in drawn if (each.power_mode, each.precision) == mode]
-        name = " ".join(part for part in mode if part)
-        axes.scatter([each.images_per_s for each in those], [getattr(each, key) for each in those], s=24, label=name)
-    best = sorted((each for each in found.front if each in drawn), key=lambda each: each.images_per_s or 0)
-    axes.plot([each.images_per_s for each in best], [getattr(each, key) for each in best], color="grey", linewidth=1)
+    best = found.front
+    for form in dict.fromkeys((each.power_mode, each.device, each.precision) for each in drawn):
+        those = [each for each in drawn if (each.power_mode, each.device, each.precision) == form]
+        axes.scatter(
+            [each.images_per_s for each in those],
+            [getattr(each, key) for each in those],
+            s=28,
+            alpha=[1.0 if each in best else 0.25 for each in those],
+            label=" ".join(part for part in form if part),
+        )
+    edge = _edge([(each.images_per_s or 0.0, getattr(each, key)) for each in drawn if not each.is_throttled])
+    axes.plot(*zip(*edge, strict=True), color="grey", linewidth=1, zorder=0)
     for point in drawn:
-        if marks := found.marks(point):
+        if mark := found.mark(point):
             at = (point.images_per_s, getattr(point, key))
-            axes.annotate(
-                " ".join(marks), at, xytext=(0, 9), textcoords="offset points", ha="center", fontweight="bold"
-            )
+            axes.annotate(mark, at, xytext=(0, 8), textcoords="offset points", ha="center", fontweight="bold")
+
+
+def _edge(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points than which no other has more of the first and less of the second number."""
+    edge: list[tuple[float, float]] = []
+    for rate, cost in sorted(points, key=lambda each: (-each[0], each[1])):
+        if not edge or cost < edge[-1][1]:
+            edge.append((rate, cost))
+    return edge or [(math.nan, math.nan)]

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -302,7 +302,7 @@ def test_wrong_arguments_are_told_with_what_is_wanted(tmp_path: Path, arguments:
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> Iterator[dict[str, str]]:
+def board(tmp_path: Path) -> dict[str, str]:
     """An emulated Jetson for a process of its own: its environment."""
     if os.geteuid() != 0:
         pytest.skip("setting a mode needs root, or the service edge-power")
