@@ -18,7 +18,7 @@ from edge.batch import Batcher
 from edge.config import EnginesSettings, ModelSettings
 from edge.decode import Decoder
 from edge.errors import GpuLostError, ModelError
-from edge.host.board import board_name
+from edge.host.board import board_name, read_board
 from edge.infer import batch_limit, picture_input
 from edge.manifest import Manifest, read_labels, read_manifest
 from edge.places import default_state_dir
@@ -78,7 +78,7 @@ class Model:
     @cached_property
     def machine(self) -> Machine:
         """What a profile of this model must have been measured on to hold here."""
-        return Machine(board=self._place.board, l4t=None, engine=source_sha256(self._onnx))
+        return Machine(board=self._place.board, l4t=read_board().l4t, engine=source_sha256(self._onnx))
 
     def _tuned_lanes(self) -> int | None:
         """Return the lanes that `edge tune` found best for what is configured; None where it found none."""

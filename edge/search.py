@@ -90,8 +90,6 @@ class Search:
 
     def run(self) -> Found:
         """Measure what is not measured yet; the board is then in the power mode from before."""
-        if self._sensors is None:
-            self._notes.append("power cannot be measured here: W and J are empty, and no point can be marked Max-Q")
         if self._finished.measured:
             log.warning(
                 "%d settings were measured before and are not measured again; --fresh starts anew",
@@ -223,6 +221,8 @@ def _notes(measured: dict[Candidate, Measured], profile: Profile) -> list[str]:
     if discarded_s:
         throttled = sum(1 for each in measured.values() if each.discarded_s)
         notes.append(f"the board throttled in {throttled} settings: {discarded_s:.0f} s of samples are left out")
+    if all(each.point.power_w is None for each in measured.values()):
+        notes.append("power cannot be measured here: W and J are empty, and no setting can be marked Max-Q")
     if profile.max_p is None:
         quickest = min((each.point.latency_p99_ms or math.inf, str(candidate)) for candidate, each in measured.items())
         notes.append(

@@ -24,20 +24,24 @@ SETTLE_S = 90.0  # a board's heat sink takes minutes; what is not steady by then
 _POLL_S = 0.05
 
 
+class Conditions(Protocol):
+    """What a board tells beside its power."""
+
+    @property
+    def temperature_c(self) -> Mapping[str, float | None]: ...
+
+
 class Reading(Protocol):
-    """What the sensors measured since the reading before."""
+    """What the sensors measured since the reading before; None where nothing did."""
 
     @property
     def power_w(self) -> float | None: ...
 
     @property
-    def energy_j(self) -> float | None: ...
-
-    @property
     def throttled(self) -> bool | None: ...
 
     @property
-    def temperature_c(self) -> Mapping[str, float]: ...
+    def conditions(self) -> Conditions: ...
 
 
 class Sensors(Protocol):
@@ -47,7 +51,7 @@ class Sensors(Protocol):
 
     def stop(self) -> None: ...
 
-    def read(self, images: int) -> Reading:
+    def read(self, images: int | None = None, power_mode: str | None = None) -> Reading:
         """Return what was measured since the last call, in which so many images were inferred."""
 
 
@@ -87,9 +91,10 @@ class Trial:
         """Return the power while everything is ready and no frame flows; None where it cannot be measured."""
         if self._sensors is None:
             return None
-        self._sensors.read(0)
+        mode = self._candidate.power_mode
+        self._sensors.read(0, mode)
         self._wait(IDLE_S)
-        return self._sensors.read(0).power_w
+        return self._sensors.read(0, mode).power_w
 
     def measure(self, seconds: float) -> Measured:
         """Wait until the load is steady, and measure it for some seconds in which the board did not throttle."""
@@ -148,9 +153,12 @@ class Trial:
         self._wait(seconds)
         taken = self._tap.take()
         if self._sensors is not None:
-            reading = self._sensors.read(taken.images)
-            taken.energy_j, taken.throttled = reading.energy_j, reading.throttled
-            taken.hottest_c = max(reading.temperature_c.values(), default=None)
+            reading = self._sensors.read(taken.images, self._candidate.power_mode)
+            # What was missing within the slice is taken to be as the rest of it.
+            taken.energy_j = None if reading.power_w is None else reading.power_w * taken.seconds
+            taken.throttled = reading.throttled
+            degrees = [each for each in reading.conditions.temperature_c.values() if each is not None]
+            taken.hottest_c = max(degrees, default=None)
         dropped = sum(
             count for stream in self._pipeline.streams.values() for count in stream.meter.counts()["dropped"].values()
         )

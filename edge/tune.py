@@ -13,6 +13,7 @@ from rich.console import Console
 from edge.board_power import board_power
 from edge.config import load_config
 from edge.daemon import state_lock
+from edge.host.sensors import Sensors as BoardSensors
 from edge.mode_keeper import Power, RebootingError
 from edge.places import default_state_dir
 from edge.search import Search, Wish
@@ -24,7 +25,7 @@ NOT_WITHIN = 4  # exit code: nothing meets the target
 
 def run(wish: Wish, *, as_json: bool) -> int:
     """Search with what this board has, and tell what was found; return the exit code."""
-    return tune(wish, board_power(), None, as_json=as_json)
+    return tune(wish, board_power(), BoardSensors(), as_json=as_json)
 
 
 def tune(wish: Wish, power: Power | None, sensors: Sensors | None, *, as_json: bool) -> int:

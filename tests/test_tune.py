@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import CONVEYOR, PATIENCE_S, belt, clean_environment, edge_command, eventually, run_edge, write_toml
+from emulated_boards import boards, tree
 from emulated_boards.power_modes import install_tools, write_power_modes
 from tuned_board import IDLE_W, IMAGE_J, KnownPower, KnownSensors
 
@@ -301,24 +302,48 @@ def test_wrong_arguments_are_told_with_what_is_wanted(tmp_path: Path, arguments:
     assert told in done.stderr
 
 
-@pytest.fixture
-def board(tmp_path: Path) -> dict[str, str]:
-    """An emulated Jetson for a process of its own: its environment."""
+def emulated(name: str, tmp_path: Path) -> dict[str, str]:
+    """Build a board with its rails and power modes; return the environment of a process on it."""
     if os.geteuid() != 0:
         pytest.skip("setting a mode needs root, or the service edge-power")
-    root = tmp_path / "board"
-    write_power_modes(root, "tx2")
+    root = boards.build(name, tmp_path / "board")
+    write_power_modes(root, name)
     return clean_environment({"EDGE_ROOT": str(root), "PATH": install_tools(tmp_path / "bin")})
 
 
-def test_ctrl_c_in_the_command_puts_the_mode_of_the_board_back(
-    wish: Wish, tmp_path: Path, board: dict[str, str]
-) -> None:
+SHORT = ["--batches", "1", "--lanes", "1", "--precisions", "fp32"]
+
+
+def test_command_on_a_board_reads_its_rails_and_writes_a_profile_of_it(wish: Wish, tmp_path: Path) -> None:
+    orin = emulated("orin-nano", tmp_path)
+    before = modes_of(orin)["current"]
+    command = edge_command("tune", wish.config, "--json", "--state-dir", tmp_path / "state", *SHORT, "--seconds", "3")
+    done = subprocess.run(command, env=orin, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    voltage, current = (float(path.read_text()) for path in tree.value_files(tmp_path / "board", "VDD_IN"))
+    point = told["points"][0]["point"]
+    assert point["power_w"] == pytest.approx(voltage * current / 1e6, rel=0.01)
+    assert point["energy_j_per_image"] == pytest.approx(point["power_w"] / point["images_per_s"], rel=0.01)
+    assert point["temperature_c"] > 0
+    assert told["max_q"] is not None
+    assert told["machine"]["l4t"] is not None
+    assert any("7W needs a reboot" in note for note in told["notes"])
+    assert modes_of(orin)["current"] == before
+
+
+def modes_of(environment: dict[str, str]) -> Any:
+    command = edge_command("power", "show", "--json")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    return json.loads(done.stdout)
+
+
+def test_ctrl_c_in_the_command_puts_the_mode_of_the_board_back(wish: Wish, tmp_path: Path) -> None:
+    orin = emulated("orin-nano-super", tmp_path)
     status = tmp_path / "board/var/lib/nvpmodel/status"
     before = status.read_text(encoding="utf-8")
-    options = ["--batches", "1", "--lanes", "1", "--precisions", "fp32", "--seconds", "60"]
-    command = edge_command("tune", wish.config, "--state-dir", tmp_path / "state", "--power-modes", "MAXQ", *options)
-    with subprocess.Popen([str(part) for part in command], env=board, stderr=subprocess.PIPE, text=True) as process:
+    command = edge_command("tune", wish.config, "--state-dir", tmp_path / "state", "--power-modes", "15W", *SHORT)
+    with subprocess.Popen([str(part) for part in command], env=orin, stderr=subprocess.PIPE, text=True) as process:
         eventually(lambda: status.read_text(encoding="utf-8") != before, "another mode")
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=PATIENCE_S)

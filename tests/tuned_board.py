@@ -44,11 +44,15 @@ class KnownPower:
 
 
 @dataclass(frozen=True)
+class KnownConditions:
+    temperature_c: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
 class KnownReading:
     power_w: float | None
-    energy_j: float | None
     throttled: bool | None
-    temperature_c: Mapping[str, float]
+    conditions: KnownConditions
 
 
 class KnownSensors:
@@ -68,11 +72,12 @@ class KnownSensors:
     def stop(self) -> None:
         self.running = False
 
-    def read(self, images: int) -> KnownReading:
+    def read(self, images: int | None = None, power_mode: str | None = None) -> KnownReading:
+        assert power_mode == self._power.mode
         self.reads += 1
         self._at_read(self.reads)
         now_s = time.monotonic()
         period_s, self._last_s = now_s - self._last_s, now_s
-        energy_j = IDLE_W[self._power.mode] * period_s + IMAGE_J[self._power.mode] * images
+        energy_j = IDLE_W[self._power.mode] * period_s + IMAGE_J[self._power.mode] * (images or 0)
         throttled = self.throttled(self._power.mode)
-        return KnownReading(energy_j / period_s, energy_j, throttled, {"cpu": 50.0, "gpu": 51.0})
+        return KnownReading(energy_j / period_s, throttled, KnownConditions({"cpu": 50.0, "gpu": 51.0, "soc": None}))
