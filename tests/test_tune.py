@@ -15,12 +15,17 @@ import pytest
 from conftest import CONVEYOR, PATIENCE_S, belt, clean_environment, edge_command, eventually, run_edge, write_toml
 from emulated_boards import boards, tree
 from emulated_boards.power_modes import install_tools, write_power_modes
+from emulated_engines import EMULATION
 from tuned_board import IDLE_W, IMAGE_J, KnownPower, KnownSensors
 
 from edge import trial, tune
+from edge.backends.supply import Place
+from edge.config import EnginesSettings, ModelSettings
 from edge.daemon import state_lock
 from edge.errors import ConfigError, EdgeError
+from edge.host.board import board_name
 from edge.mode_keeper import Power
+from edge.model import Model, usable_cores
 from edge.profiles import Profile, profile_path
 from edge.search import Wish
 from edge.trial import Sensors
@@ -218,6 +223,8 @@ def test_saturated_source_gives_what_is_taken(wish: Wish, tuned: Tune) -> None:
     assert measured["point"]["images_per_s"] > 60, "the camera alone would give 40"
     assert measured["batch_most"] == 2
     assert measured["dropped_share"] == 0
+    # Two batches wait ahead of the lane, which is the source's doing and not the engine's.
+    assert measured["point"]["latency_p50_ms"] < 2 * measured["service_ms"] + 10
 
 
 @pytest.mark.parametrize(
@@ -254,6 +261,68 @@ def test_wrong_input_is_one_sentence_before_anything_is_measured(
 def test_machine_without_power_modes_takes_none(wish: Wish) -> None:
     with pytest.raises(ConfigError, match="no power modes that edge can set"):
         tune.tune(replace(wish, power_modes=("MAXN",)), None, None, as_json=True)
+
+
+def test_target_that_nothing_meets_is_exit_code_4_with_the_nearest_setting(
+    wish: Wish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    power = KnownPower()
+    wish = replace(wish, power_modes=("MID",), target_p99_ms=0.001)
+    assert tune.tune(wish, power, KnownSensors(power), as_json=False) == 4
+    out = " ".join(capsys.readouterr().out.split())
+    assert "no Max-Q and no Max-P; the nearest is MID cpu fp32 batch 1 1 lane with" in out
+
+
+@pytest.mark.parametrize("columns", [80, 150])
+def test_table_fits_its_terminal(
+    wish: Wish, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    power = KnownPower()
+    tune.tune(replace(wish, power_modes=("HIGH", "MID")), power, KnownSensors(power), as_json=False)
+    head, *rest = capsys.readouterr().out.splitlines()
+    assert "conveyor on" in head
+    table = [line for line in rest if "fp32" in line]
+    assert any("Max-Q" in line for line in table)
+    assert all(len(line) <= columns for line in rest if "written down" not in line)
+    assert "images/s" in "".join(rest)
+
+
+def test_lanes_that_are_left_open_are_those_of_the_profile(wish: Wish, tuned: Tune, tmp_path: Path) -> None:
+    lanes = usable_cores() + 1  # not what is chosen without a profile
+    told = tuned(replace(wish, lanes=(lanes,)))
+    assert told["max_p"]["lanes"] == lanes
+    place = Place(tmp_path / "state", board_name(), EnginesSettings())
+
+    def lanes_of(**settings: Any) -> int:
+        model = Model("conveyor", ModelSettings.model_validate({"path": str(CONVEYOR)} | settings), place)
+        model.close()
+        return model.served.lane_count
+
+    assert lanes_of() == lanes
+    assert lanes_of(lanes=1) == 1
+    assert lanes_of(precision="int8") == usable_cores(), "the profile is of FP32"
+    path = profile_path(tmp_path / "state", "conveyor")
+    path.write_text(path.read_text(encoding="utf-8").replace(told["machine"]["engine"], "another"), encoding="utf-8")
+    assert lanes_of() == usable_cores()
+
+
+def test_engine_that_is_lacking_is_built_before_it_is_measured(wish: Wish, tmp_path: Path) -> None:
+    emulation = {"PYTHONPATH": str(EMULATION), "EDGE_EMULATION": json.dumps({"build_seconds": 0.2})}
+    command = edge_command("tune", wish.config, "--json", "--state-dir", tmp_path / "state", "--precisions", "fp16")
+    options = ["--batches", "1", "--lanes", "1", "--seconds", "1"]
+    done = subprocess.run(
+        [*command, *options],
+        env=clean_environment(emulation),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)["points"][0]
+    assert measured["engine"].startswith("trt/fp16/")
+    assert measured["point"]["device"] == "gpu"
 
 
 def test_source_that_ends_is_named(wish: Wish) -> None:
