@@ -107,7 +107,7 @@ class ModeKeeper:
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let no second Ctrl-C keep the mode from being put back, which takes seconds."""
-    heard = (signal.SIGINT, signal.SIGTERM)
+    heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in heard}
     try:
         yield

@@ -40,7 +40,7 @@ class OperatingPoint(_Record):
     lanes: int = Field(ge=1)
     device: str  # gpu, dla0, dla1, cpu
     images_per_s: float | None = Field(default=None, gt=0)
-    latency_p50_ms: float | None = Field(default=None, gt=0)  # capture to acknowledgement, as the next
+    latency_p50_ms: float | None = Field(default=None, gt=0)  # capture to the result, ready to be sent, as the next
     latency_p99_ms: float | None = Field(default=None, gt=0)
     power_w: float | None = Field(default=None, gt=0)  # the board's total, at `images_per_s`
     idle_w: float | None = Field(default=None, gt=0)  # the same in this mode when no frames flow
@@ -71,11 +71,7 @@ class Profile(_Record):
 
     def of(self, *, precision: str, lanes: int, device: str) -> Profile:
         """Return the profile with only the points of an engine that is served so."""
-        kept = [
-            each
-            for each in self.points
-            if (each.precision, each.lanes, each.device) == (precision, lanes, device)
-        ]
+        kept = [each for each in self.points if (each.precision, each.lanes, each.device) == (precision, lanes, device)]
         return self.model_copy(update={"points": tuple(kept)})
 
 

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 SECONDS = 20.0
 BATCHES = (1, 2, 4, 8)
 GPU_LANES = (1, 2, 3)
+_LOGGED = {"images_per_s", "latency_p99_ms", "power_w", "energy_j_per_image"}
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,7 @@ class Search:
         idle_w = self._finished.idle_w.get(mode)
         point = measured.point.model_copy(update={"idle_w": idle_w})
         self._finished.add(candidate, measured.model_copy(update={"point": point}))
+        log.info("%s: %s", candidate, point.model_dump_json(include=_LOGGED))
 
     def _found(self, wanted: Sequence[Candidate]) -> Found:
         """Judge all that was asked for, and write the profile."""

@@ -57,13 +57,14 @@ def tune(wish: Wish, power: Power | None, sensors: Sensors | None, *, as_json: b
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the search as Ctrl-C does, with the power mode put back."""
+    """Let SIGTERM, and the end of the terminal, end the search as Ctrl-C does: with the power mode put back."""
 
     def on_signal(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, on_signal)
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

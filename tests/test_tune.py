@@ -394,6 +394,7 @@ def test_command_on_a_board_reads_its_rails_and_writes_a_profile_of_it(wish: Wis
     point = told["points"][0]["point"]
     assert point["power_w"] == pytest.approx(voltage * current / 1e6, rel=0.01)
     assert point["energy_j_per_image"] == pytest.approx(point["power_w"] / point["images_per_s"], rel=0.01)
+    assert point["idle_w"] == pytest.approx(point["power_w"], rel=0.01), "this board's rails never change"
     assert point["temperature_c"] > 0
     assert told["max_q"] is not None
     assert told["machine"]["l4t"] is not None
@@ -407,14 +408,17 @@ def modes_of(environment: dict[str, str]) -> Any:
     return json.loads(done.stdout)
 
 
-def test_ctrl_c_in_the_command_puts_the_mode_of_the_board_back(wish: Wish, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_end_of_the_command_by_a_signal_puts_the_mode_of_the_board_back(
+    wish: Wish, tmp_path: Path, number: signal.Signals
+) -> None:
     orin = emulated("orin-nano-super", tmp_path)
     status = tmp_path / "board/var/lib/nvpmodel/status"
     before = status.read_text(encoding="utf-8")
     command = edge_command("tune", wish.config, "--state-dir", tmp_path / "state", "--power-modes", "15W", *SHORT)
     with subprocess.Popen([str(part) for part in command], env=orin, stderr=subprocess.PIPE, text=True) as process:
         eventually(lambda: status.read_text(encoding="utf-8") != before, "another mode")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert "start the same command again to go on" in told
