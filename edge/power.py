@@ -91,8 +91,7 @@ def _goal(goal: str, modes: PowerModes, measured: Mapping[str, str] | None) -> d
 
 
 def _show(modes: PowerModes, report: Mapping[str, Any]) -> None:
-    title = f"Power modes of {report['board']} ({modes.file}); clocks in MHz"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE, pad_edge=False)
     for column in ("id", "name", "W", "cores", "CPU", "GPU", "EMC", "DLA", "reboot"):
         table.add_column(column, justify="left" if column in ("name", "reboot") else "right", no_wrap=True)
     for mode, told in zip(modes.modes, report["modes"], strict=True):
@@ -104,10 +103,11 @@ def _show(modes: PowerModes, report: Mapping[str, Any]) -> None:
     default = f"default: {modes.default.shown}; " if modes.default else ""
     table.caption = f"► now; {default}none: no cap; ?: not in the file"
     console = Console()
+    console.print(Text(f"Power modes of {report['board']} ({modes.file}); clocks in MHz"), soft_wrap=True)
     console.print(table)
     for line in (modes.unknown, *(_sentence(goal, report[goal.replace("-", "_")]) for goal in _GOALS)):
         if line:
-            console.print(Text(line))
+            console.print(Text(line), soft_wrap=True)
 
 
 def _sentence(goal: str, told: Mapping[str, Any]) -> str:

@@ -151,8 +151,8 @@ def test_the_mode_that_is_set_already_is_not_set_again(emulate: Callable[[str], 
         ("chroot", r"was not set: nvpmodel said 'Running in chroot, ignoring request"),
         ("guest", r"was not set: nvpmodel said 'NVPM ERROR: .*: 13'"),
         ("drift", r"needs a reboot from MAXP_CORE_ARM \(mode 3\); ask for it with --allow-reboot"),
-        ("mute", r"nvpmodel tells no power mode of nvpmodel_t186.conf"),
-        ("hang", r"nvpmodel -m 1 did not end in 0.5 s and was killed"),
+        ("mute", r"no power mode of nvpmodel_t186.conf is told: nvpmodel said ''"),
+        ("hang", r"was not set: nvpmodel -m 1 did not end in 0.5 s and was killed; the board is in MAXP"),
     ],
 )
 def test_whatever_nvpmodel_does_wrong_is_told(
@@ -452,6 +452,14 @@ def test_set_ends_with_0_when_done_1_when_refused_and_2_for_no_such_mode(
     assert main(["power", "set", "10W", "--allow-reboot"]) == 0
     assert "10W (mode 1); the board reboots" in capsys.readouterr().out
     assert (emulated.noted("changes"), emulated.noted("reboots")) == ([0, 1], [1])
+
+
+@pytest.mark.parametrize("arguments", [["power"], ["power", "fly"], ["power", "set"], ["power", "set", "a", "b"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 2
+    assert "usage: edge" in capsys.readouterr().err
 
 
 def test_errors_of_power_modes_are_errors_of_edge() -> None:

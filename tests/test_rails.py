@@ -117,10 +117,10 @@ def test_a_number_that_another_chip_took_over_is_not_read_as_the_rail(folder: Pa
     (bus,) = find_buses()
     assert None not in {watts for _, _, watts in bus.read()}
     chip, number = tree.chip_folder(folder, "VDD_IN")
-    for name, value in (("label", "OTHER"), ("input", 9999)):
-        path = chip / f"in{number}_{name}"
-        path.unlink()
-        tree.write(path, value)
+    shutil.copytree(chip, folder / "other")
+    shutil.rmtree(chip)
+    (folder / "other").rename(chip)
+    tree.write(chip / f"in{number}_label", "OTHER")
     bus.read()
     assert {name: watts for name, _, watts in bus.read()}["VDD_IN"] is None
 
@@ -184,6 +184,8 @@ def test_a_file_replaced_by_another_is_not_read_for_ever(tmp_path: Path) -> None
     assert (attribute.read(), attribute.read()) == (1, 1)
     tree.write(tmp_path / "new", 2)
     (tmp_path / "new").replace(path)
+    assert attribute.read() == 2
+    path.unlink()
     with pytest.raises(FileNotFoundError):
         attribute.read()
 

@@ -23,14 +23,21 @@ class Attribute:
     Raises OSError on making it, and on reading, where the file is gone or refuses; it is then closed.
     """
 
-    __slots__ = ("_ends_lines", "_handle", "_raw", "_value", "is_partial")
+    __slots__ = ("_ends_lines", "_folder", "_handle", "_name", "_raw", "_value", "is_partial")
 
     def __init__(self, place: Path) -> None:
-        self._handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        self._name = place.name
+        self._handle = -1
         self._raw = b""
         self._value: float | None = None
         self._ends_lines = False
         self.is_partial = False  # the newest read met a file that was being written
+        self._folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._open()
+        except OSError:
+            self.close()
+            raise
 
     def read(self) -> float | None:
         """Return the number; None where the file holds none, or is empty or half-written at this moment."""
@@ -38,13 +45,27 @@ class Attribute:
             raw = os.pread(self._handle, _MOST_BYTES, 0)
             # A file replaced by another is still open here, and would read the same for ever.
             if raw == self._raw and os.fstat(self._handle).st_nlink == 0:
-                raise FileNotFoundError
+                self._open()
+                raw = os.pread(self._handle, _MOST_BYTES, 0)
         except OSError:
             self.close()
             raise
         if raw != self._raw:
             self._take(raw)
         return self._value
+
+    def close(self) -> None:
+        for handle in (self._handle, self._folder):
+            if handle >= 0:
+                os.close(handle)
+        self._handle = self._folder = -1
+
+    def _open(self) -> None:
+        """Open what has the name now, in the folder that was opened first: another's of the same path is not taken."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+        self._handle = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._folder)
 
     def _take(self, raw: bytes) -> None:
         ends = raw.endswith(b"\n")
@@ -53,8 +74,3 @@ class Attribute:
         self._ends_lines |= ends
         self._raw = raw
         self._value = None if self.is_partial else number_in(raw)
-
-    def close(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1

@@ -308,8 +308,8 @@ def current_mode(conf: Conf) -> Mode:
     found = [each for each in conf.modes if each.id == mode or (mode is None and each.name == name)]
     if len(found) == 1:
         return found[0]
-    said = _fault(code, text) or _cut(text)
-    raise PowerError(f"nvpmodel tells no power mode of {conf.file}: `nvpmodel -q` said {said}; run it by hand as root")
+    said = _fault(code, text) or f"nvpmodel said {_cut(text)}"
+    raise PowerError(f"no power mode of {conf.file} is told: {said}; run `nvpmodel -q` by hand as root")
 
 
 def stored_mode_id() -> int | None:
@@ -366,11 +366,9 @@ def _read_back(conf: Conf, before: Mode, target: Mode, fault: str | None) -> Non
         after, fault = None, fault or str(error)
     now = f"the board is in {after.shown}" if after else "the mode that the board is in cannot be told"
     if fault and "reboot" in fault.lower():
-        raise PowerError(f"{_needs_reboot(before, target)} (nvpmodel said {fault}; {now})", "refused")
+        raise PowerError(f"{_needs_reboot(before, target)} ({fault}; {now})", "refused")
     if fault:
-        raise PowerError(
-            f"power mode {target.shown} was not set: nvpmodel said {fault}; {now}; see `nvpmodel -q --verbose`"
-        )
+        raise PowerError(f"power mode {target.shown} was not set: {fault}; {now}; see `nvpmodel -q --verbose`")
     if after is None or after.id != target.id:
         raise PowerError(
             f"power mode {target.shown} was not set, though nvpmodel found nothing wrong: {now}; try again"
@@ -389,11 +387,11 @@ def _fault(code: int, text: str, *, prompted: bool = False) -> str | None:
     """Return what an output of nvpmodel says that went wrong; errors are also seen with exit code 0."""
     lines = [line.strip() for line in text.splitlines()]
     if not prompted and _asks_for_reboot(text):
-        return "that a reboot is required"
+        return "nvpmodel said that a reboot is required"
     errors = [line for line in lines if line.startswith("NVPM ERROR") or "ignoring request" in line]
     if errors:
-        return _cut(errors[0])
-    return f"{_cut(lines[-1] if lines else '')} with exit code {code}" if code else None
+        return f"nvpmodel said {_cut(errors[0])}"
+    return f"nvpmodel said {_cut(lines[-1] if lines else '')} with exit code {code}" if code else None
 
 
 def clocks_locked() -> bool:
@@ -571,6 +569,8 @@ class Board:
             )
         self._count(peer)
         self._read = None
+        # Told before, too: after a reboot nobody would know who asked.
+        log.info("%s asks for %s%s", peer, _cut(target.shown), ", with a reboot" if request.allow_reboot else "")
         return set_mode(conf, target, allow_reboot=request.allow_reboot, limit_s=self._limit_s).to_json()
 
     def _count(self, peer: Peer) -> None:

@@ -195,7 +195,9 @@ class Meter:
 class Bus:
     """The rails that one thread reads: monitors on one I2C bus wait for one another in any case."""
 
-    period_s = 0.05
+    # 20.6 Hz is no multiple and no part of a camera's rate. In step with it, a load would be met in the same phase each
+    # time, and its energy told wrong by any amount.
+    period_s = 0.0485
     # Readings further apart are not joined: what happened between them is not known. Now and then one is missing or
     # late (a file that is being written, a busy machine), which must not cost the time around it.
     bound_s = 0.5

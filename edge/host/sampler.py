@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from edge.host.rails import Reading
 
 log = logging.getLogger(__name__)
 
-# What nobody takes for longer than this is lost from the front, and counts as a gap.
+# How many samples of a rail wait to be taken; where nobody takes them, the oldest are lost, and count as a gap.
 KEPT_SAMPLES = 4000
 SHORTEST_WAIT_S = 0.002
 # A thread that hangs in a driver on stop is abandoned after this time.
@@ -36,11 +35,7 @@ class Source(Protocol):
 
 
 class Sampler:
-    """One thread for each source: a bus that hangs holds up what is on it, and nothing else.
-
-    Readings are taken at a random moment of each period. At even moments, a load in step with them (a camera of 20
-    frames/s) would be met in the same phase each time, and its energy told wrong by any amount.
-    """
+    """One thread for each source: a bus that hangs holds up what is on it, and nothing else."""
 
     def __init__(self, source: Source, rate_hz: float | None = None) -> None:
         self._source = source
@@ -48,7 +43,7 @@ class Sampler:
         self.rails = source.rails
         self.period_s = 1 / rate_hz if rate_hz else source.period_s
         self.bound_ns = int(max(source.bound_s, 4 * self.period_s) * 1e9)
-        # Two periods of randomness, and one for a thread that wakes late.
+        # One period, and two for a thread that wakes late.
         self.hold_ns = int(3 * self.period_s * 1e9)
         self._samples: dict[str, deque[Sample]] = {rail: deque(maxlen=KEPT_SAMPLES) for rail in source.rails}
         self._newest: dict[str, Sample] = {}
@@ -79,12 +74,12 @@ class Sampler:
         return [waiting.popleft() for _ in range(len(waiting))]
 
     def _run(self) -> None:
-        start_ns, cell = now_ns(), 0
+        start_ns, tick = now_ns(), 0
         try:
             while not self._stopped.is_set():
                 self._read()
-                cell = max(cell + 1, int((now_ns() - start_ns) / 1e9 / self.period_s))
-                due_s = (cell + random.random()) * self.period_s - (now_ns() - start_ns) / 1e9  # noqa: S311 -- no secret
+                tick = max(tick + 1, int((now_ns() - start_ns) / 1e9 / self.period_s))
+                due_s = tick * self.period_s - (now_ns() - start_ns) / 1e9
                 self._stopped.wait(max(due_s, SHORTEST_WAIT_S))
         finally:
             self._source.close()

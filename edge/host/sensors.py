@@ -129,6 +129,7 @@ class Sensors:
         self._observer = Observer(self._tend)
         self._ledger = Ledger((), None, now_ns())
         self._searched_ns = 0
+        self._is_stopped = False
         self._before = Conditions()
         self._power_mode: str | None = None
         self._idle_w: float | None = None
@@ -143,6 +144,7 @@ class Sensors:
 
     def stop(self) -> None:
         """End the threads; one that hangs in a driver is abandoned, and named."""
+        self._is_stopped = True
         threads: list[Sampler | Observer] = [*set(self._samplers.values()), self._observer]
         for thread in threads:
             thread.stop()
@@ -213,7 +215,7 @@ class Sensors:
         """Do what is to be done once a second, in the observer's thread."""
         if self._samplers:
             self._ledger.settle(now_ns() - SETTLED_NS)
-        elif now_ns() - self._searched_ns >= SEARCH_PERIOD_NS:
+        elif not self._is_stopped and now_ns() - self._searched_ns >= SEARCH_PERIOD_NS:
             self._search()
 
 
