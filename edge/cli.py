@@ -144,7 +144,9 @@ def _add_tune(tune: argparse.ArgumentParser) -> None:
     modes = "of the board (default: all that need no reboot)"
     tune.add_argument("--power-modes", type=_names(), default=(), metavar="NAME,…", help=modes)
     devices = _names("gpu", "dla0", "dla1", "cpu")
-    tune.add_argument("--devices", type=devices, default=(), metavar="NAME,…", help="gpu, dla0, dla1, cpu")
+    tune.add_argument(
+        "--devices", type=devices, default=(), metavar="NAME,…", help="gpu, dla0, dla1, cpu (default: as configured)"
+    )
     precisions = _names("fp32", "fp16", "int8")
     tune.add_argument("--precisions", type=precisions, default=(), metavar="NAME,…", help="fp32, fp16, int8")
     tune.add_argument("--batches", type=_counts(1024), default=(), metavar="N,…", help="largest batches (1,2,4,8)")
@@ -304,9 +306,9 @@ def _power_set(options: Any) -> int:
 
 
 def _tune(options: Any) -> int:
-    from edge import search, tune
+    from edge import tune, wish
 
-    wish = search.Wish(
+    wanted = wish.Wish(
         config=options.config,
         model=options.model,
         target_p99_ms=options.target_p99_ms,
@@ -322,7 +324,7 @@ def _tune(options: Any) -> int:
         plot=options.plot,
         state_dir=options.state_dir,
     )
-    return tune.run(wish, as_json=options.json)
+    return tune.run(wanted, as_json=options.json)
 
 
 def _schema(options: Any) -> int:

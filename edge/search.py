@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edge import __version__
 from edge.backends.supply import Place
-from edge.candidate import Axes, Candidate, Judge, Measured, Reason, ordered
+from edge.candidate import Candidate, Judge, Measured, Reason, ordered
 from edge.clock import utc_text, wall_ns
 from edge.config import Config
 from edge.errors import ConfigError, EdgeError
@@ -26,33 +25,11 @@ from edge.profiles import OperatingPoint, Profile, max_p, max_q, write_profile
 from edge.trial import CannotServeError, Sensors, Trial
 from edge.tune_report import Found
 from edge.tuned_config import alone, model_to_tune, under
+from edge.wish import Wish, default_devices
 
 log = logging.getLogger(__name__)
 
-SECONDS = 20.0
-BATCHES = (1, 2, 4, 8)
-GPU_LANES = (1, 2, 3)
 _LOGGED = {"images_per_s", "latency_p99_ms", "power_w", "energy_j_per_image"}
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What is to be tuned, and over what; empty: all that makes sense here."""
-
-    config: Path
-    model: str | None = None
-    target_p99_ms: float | None = None
-    seconds: float = SECONDS  # a point, without those in which the board throttled
-    power_modes: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = ()
-    batches: tuple[int, ...] = ()
-    lanes: tuple[int, ...] = ()
-    saturate: bool = False
-    allow_reboot: bool = False
-    fresh: bool = False
-    plot: Path | None = None
-    state_dir: Path | None = None
 
 
 class _CannotSetError(EdgeError):
@@ -75,7 +52,8 @@ class Search:
         self._notes: list[str] = []
         self._left_out: dict[Candidate, Reason] = {}
         model = Model(self._name, config.models[self._name], self._place)
-        self._device = "cpu" if model.engine.label.startswith("ort-cpu") and model.lacking is None else "gpu"
+        on_cpu = model.engine.label.startswith("ort-cpu") and model.lacking is None
+        self._devices = default_devices(model.settings.device, on_cpu=on_cpu)
         self._machine = model.machine
         model.close()
         conditions = {
@@ -107,24 +85,10 @@ class Search:
                 )
             elif self._wish.power_modes:
                 raise ConfigError("--power-modes: this machine has no power modes that edge can set; leave it out")
-            axes = self._axes(keeper)
+            axes = self._wish.axes(self._modes(keeper), self._devices, usable_cores())
             wanted = list(axes.candidates())
             self._measure_all(wanted, keeper)
             return self._found(wanted)
-
-    def _axes(self, keeper: ModeKeeper | None) -> Axes:
-        wish = self._wish
-        devices = wish.devices or (self._device,)
-        plain = ("fp32",) if devices == ("cpu",) else ("fp16",)
-        cores = usable_cores()
-        cpu_lanes = {1, 2, cores} if cores > 1 else {1}
-        return Axes(
-            power_modes=self._modes(keeper),
-            devices=devices,
-            precisions=wish.precisions or (*plain, "int8"),
-            lanes=wish.lanes or (tuple(sorted(cpu_lanes)) if devices == ("cpu",) else GPU_LANES),
-            batches=wish.batches or BATCHES,
-        )
 
     def _modes(self, keeper: ModeKeeper | None) -> tuple[str | None, ...]:
         if keeper is None or self._power is None:

@@ -16,9 +16,11 @@ from edge.daemon import state_lock
 from edge.host.sensors import Sensors as BoardSensors
 from edge.mode_keeper import Power, RebootingError
 from edge.places import default_state_dir
-from edge.search import Search, Wish
+from edge.search import Search
 from edge.trial import Sensors
-from edge.tune_report import check_plot, plot, show, to_json
+from edge.tune_plot import check_plot, plot
+from edge.tune_report import show, to_json
+from edge.wish import Wish
 
 NOT_WITHIN = 4  # exit code: nothing meets the target
 

@@ -27,8 +27,8 @@ from edge.host.board import board_name
 from edge.mode_keeper import Power
 from edge.model import Model, usable_cores
 from edge.profiles import Profile, profile_path
-from edge.search import Wish
 from edge.trial import Sensors
+from edge.wish import Wish, default_devices
 
 MODEL = {"models.conveyor": {"path": str(CONVEYOR)}}
 STREAM = {"streams.a": belt(size="160x120", fps=40)}
@@ -305,6 +305,29 @@ def test_lanes_that_are_left_open_are_those_of_the_profile(wish: Wish, tuned: Tu
     path = profile_path(tmp_path / "state", "conveyor")
     path.write_text(path.read_text(encoding="utf-8").replace(told["machine"]["engine"], "another"), encoding="utf-8")
     assert lanes_of() == usable_cores()
+
+
+@pytest.mark.parametrize(
+    ("board", "configured", "on_cpu", "devices"),
+    [
+        ("agx-orin", "auto", False, ("gpu", "dla0")),
+        ("orin-nano", "auto", False, ("gpu",)),  # has none
+        ("agx-orin", "auto", True, ("cpu",)),
+        ("agx-orin", "gpu", False, ("gpu",)),
+        ("agx-orin", "dla1", False, ("dla1",)),
+    ],
+)
+def test_dla_is_tried_where_there_is_one_and_the_device_is_left_open(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    board: str,
+    configured: str,
+    *,
+    on_cpu: bool,
+    devices: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("EDGE_ROOT", str(boards.build(board, tmp_path / "board")))
+    assert default_devices(configured, on_cpu=on_cpu) == devices
 
 
 def test_engine_that_is_lacking_is_built_before_it_is_measured(wish: Wish, tmp_path: Path) -> None:
