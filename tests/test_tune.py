@@ -72,7 +72,7 @@ def test_power_and_energy_of_each_mode_are_those_that_are_known(wish: Wish, tune
         assert point["temperature_c"] == 51.0
         assert point["device"] == "cpu"
     assert told["max_q"] == min(points.values(), key=lambda each: each["energy_j_per_image"])
-    assert told["max_q"]["power_mode"] == "MID", "3 W and 0.02 J an image are the least of the three at 40 a second"
+    assert told["max_q"]["power_mode"] == "MID", "3 W and 0.02 J an image are the least of the three from 6 to 500 a second"
     assert told["max_p"] in points.values()
     assert power.mode == "MID"
     assert not sensors.running
@@ -121,26 +121,22 @@ def test_samples_of_a_throttling_board_are_left_out_and_told(wish: Wish, tuned: 
     assert any("throttled in 2 settings" in note for note in told["notes"])
 
 
-class Interrupt:
-    """Ctrl-C at a certain reading of the sensors."""
+def interrupt_in(power: KnownPower, mode: str) -> KnownSensors:
+    """Return sensors at whose second reading in a mode somebody presses Ctrl-C."""
+    readings = iter(range(1000))
 
-    def __init__(self, at: int) -> None:
-        self._at = at
-
-    def __call__(self, reads: int) -> None:
-        if reads == self._at:
+    def at_read() -> None:
+        if power.mode == mode and next(readings) == 1:
             raise KeyboardInterrupt
+
+    return KnownSensors(power, at_read)
 
 
 def test_interrupted_search_puts_the_mode_back_and_goes_on_where_it_was(wish: Wish, tuned: Tune) -> None:
     wish = replace(wish, power_modes=("HIGH", "LOW"))
     power = KnownPower()
-    counted = KnownSensors(power)
-    tuned(wish, power, counted)
-    at_second = counted.reads // 2 + 3
-    power.switched.clear()
     with pytest.raises(KeyboardInterrupt):
-        tune.tune(replace(wish, fresh=True), power, KnownSensors(power, Interrupt(at_second)), as_json=True)
+        tune.tune(wish, power, interrupt_in(power, "LOW"), as_json=True)
     assert power.switched == ["HIGH", "LOW", "MID"]
     power.switched.clear()
     told = tuned(wish, power, KnownSensors(power))
@@ -188,7 +184,7 @@ def test_mode_that_somebody_set_meanwhile_is_the_one_that_stays(wish: Wish, tune
     power = KnownPower()
     wish = replace(wish, power_modes=("HIGH",))
     with pytest.raises(KeyboardInterrupt):
-        tune.tune(wish, power, KnownSensors(power, Interrupt(3)), as_json=True)
+        tune.tune(wish, power, interrupt_in(power, "HIGH"), as_json=True)
     state = json.loads((wish.state_dir or Path()).joinpath("tune/conveyor.json").read_text())
     state |= {"mode_before": "MID", "mode_set": "HIGH"}  # as where the power was lost in between
     (wish.state_dir or Path()).joinpath("tune/conveyor.json").write_text(json.dumps(state))
@@ -220,7 +216,7 @@ def test_precision_that_the_model_does_not_have_is_left_out_at_once(wish: Wish, 
 def test_saturated_source_gives_what_is_taken(wish: Wish, tuned: Tune) -> None:
     told = tuned(replace(wish, saturate=True, batches=(2,)))
     measured = told["points"][0]
-    assert measured["point"]["images_per_s"] > 60, "the camera alone would give 40"
+    assert measured["point"]["images_per_s"] > 44, "the camera alone would give 40"
     assert measured["batch_most"] == 2
     assert measured["dropped_share"] == 0
     # Two batches wait ahead of the lane, which is the source's doing and not the engine's.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from edge.errors import EdgeError
 
 IDLE_W = {"HIGH": 8.0, "MID": 3.0, "LOW": 2.0, "OTHER": 1.0}  # from the fastest to the slowest
-IMAGE_J = {"HIGH": 0.010, "MID": 0.020, "LOW": 0.060, "OTHER": 0.010}
+IMAGE_J = {"HIGH": 0.010, "MID": 0.020, "LOW": 0.200, "OTHER": 0.010}
 NEEDS_REBOOT = "OTHER"
 
 
@@ -58,11 +58,10 @@ class KnownReading:
 class KnownSensors:
     """Reads the power that `power`'s mode and the images must have taken."""
 
-    def __init__(self, power: KnownPower, at_read: Callable[[int], None] | None = None) -> None:
+    def __init__(self, power: KnownPower, at_read: Callable[[], None] = lambda: None) -> None:
         self._power = power
-        self._at_read = at_read or (lambda _reads: None)
+        self._at_read = at_read
         self._last_s = 0.0
-        self.reads = 0
         self.running = False
         self.throttled: Callable[[str], bool] = lambda _mode: False
 
@@ -74,8 +73,7 @@ class KnownSensors:
 
     def read(self, images: int | None = None, power_mode: str | None = None) -> KnownReading:
         assert power_mode == self._power.mode
-        self.reads += 1
-        self._at_read(self.reads)
+        self._at_read()
         now_s = time.monotonic()
         period_s, self._last_s = now_s - self._last_s, now_s
         energy_j = IDLE_W[self._power.mode] * period_s + IMAGE_J[self._power.mode] * (images or 0)
