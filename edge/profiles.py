@@ -20,6 +20,7 @@ from edge.errors import EdgeError
 from edge.settings import Table, one_line
 
 VERSION = 1
+_SAME_RATE = 0.99  # of the highest rate
 _MAX_TOLD = 300  # characters of what is wrong with a file
 
 
@@ -39,7 +40,7 @@ class OperatingPoint(_Record):
     lanes: int = Field(ge=1)
     device: str  # gpu, dla0, dla1, cpu
     images_per_s: float | None = Field(default=None, gt=0)
-    latency_p50_ms: float | None = Field(default=None, gt=0)  # capture to acknowledgement, as the next
+    latency_p50_ms: float | None = Field(default=None, gt=0)  # capture to the result, ready to be sent, as the next
     latency_p99_ms: float | None = Field(default=None, gt=0)
     power_w: float | None = Field(default=None, gt=0)  # the board's total, at `images_per_s`
     idle_w: float | None = Field(default=None, gt=0)  # the same in this mode when no frames flow
@@ -149,9 +150,16 @@ def max_q(points: Iterable[OperatingPoint], target_p99_ms: float | None) -> Oper
 
 
 def max_p(points: Iterable[OperatingPoint], target_p99_ms: float | None) -> OperatingPoint | None:
-    """Return the point of most images/s among those within the target; None where none is."""
+    """Return the point of most images/s among those within the target, None where none is; of equals, the quickest.
+
+    Where cameras set the rate, all that keep up have the same one but for noise.
+    """
     within = [each for each in points if _within(each, target_p99_ms) and each.images_per_s is not None]
-    return max(within, key=lambda each: (each.images_per_s or 0, -_or_worst(each.energy_j_per_image)), default=None)
+    most = max((each.images_per_s or 0 for each in within), default=0)
+    equals = [each for each in within if (each.images_per_s or 0) >= _SAME_RATE * most]
+    return min(
+        equals, key=lambda each: (_or_worst(each.latency_p99_ms), _or_worst(each.energy_j_per_image)), default=None
+    )
 
 
 def _within(point: OperatingPoint, target_p99_ms: float | None) -> bool:
