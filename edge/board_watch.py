@@ -11,6 +11,7 @@ from edge.alarms import Alarms
 from edge.clock import now_ns
 from edge.decision import Decision, Snapshot, StreamSeen
 from edge.host.sensors import Reading, Sensors
+from edge.profiles import Profile
 from edge.records import BoardState
 from edge.steering import Steering, Wanted
 from edge.stream import Stream
@@ -37,9 +38,10 @@ class BoardWatch:
         self._steering = Steering(wanted, self)
         self._reading: Reading | None = None
 
-    def start(self) -> None:
+    def start(self, profile: Profile | None) -> None:
+        """Begin, with what was measured on this board."""
         self._sensors.start()
-        self._steering.start()
+        self._steering.start(profile)
 
     def stop(self) -> None:
         self._steering.stop()

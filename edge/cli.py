@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     under_power = power.add_subparsers(required=True, metavar="COMMAND")
     add("show", _power_show, "show the modes, their caps, and what max-q and max-p mean here", under_power)
     _add_power_set(add("set", _power_set, "set a power mode", under_power))
+    watch = add("watch", _power_watch, "show what each power rail takes, live", under_power)
+    watch.add_argument("--interval", type=float, default=1.0, help="seconds of which the mean is shown (default: 1)")
+    watch.add_argument("--seconds", type=float, default=0.0, help="how long (default: 0, until Ctrl-C)")
     _add_tune(add("tune", _tune, "find lanes, batch, precision and power mode for a latency target; writes them down"))
     schema = add("schema", _schema, "print the JSON Schema of a message")
     schema.add_argument("name", metavar="NAME", help="result, telemetry, status, stream-status or alarm")
@@ -300,17 +303,31 @@ def _engines_quantize(options: Any) -> int:
 def _power_show(options: Any) -> int:
     from edge import power
 
-    return power.show(as_json=options.json)
+    return power.show(as_json=options.json, measured=power.measured_here(options.state_dir))
 
 
 def _power_set(options: Any) -> int:
     from edge import power
+    from edge.host.jtop import JtopClient
 
-    return power.change(options.mode, allow_reboot=options.allow_reboot, as_json=options.json)
+    return power.change(
+        options.mode,
+        allow_reboot=options.allow_reboot,
+        as_json=options.json,
+        measured=power.measured_here(options.state_dir),
+        jtop=JtopClient(),
+    )
+
+
+def _power_watch(options: Any) -> int:
+    from edge import power_watch
+
+    return power_watch.run(interval_s=options.interval, seconds=options.seconds, as_json=options.json)
 
 
 def _tune(options: Any) -> int:
-    from edge import tune, wish
+    from edge import tune
+    from edge.tuning import wish
 
     wanted = wish.Wish(
         config=options.config,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import logging
 import signal
@@ -27,7 +26,8 @@ from edge.host.systemd import Notifier, watchdog_period_s
 from edge.model import Model
 from edge.outbox import Outbox
 from edge.pipeline import Pipeline
-from edge.places import default_state_dir
+from edge.places import default_state_dir, state_lock
+from edge.profiles import Profile, read_profile
 from edge.publish import Publisher, ResultEncoder, to_json
 from edge.rebuild import Step
 from edge.records import Message, Result, StreamState
@@ -73,7 +73,7 @@ class Daemon:
         self._builds: dict[str, dict[str, Any]] = {}  # how far the making of each lacking engine is
         self._low_since: dict[str, str] = {}  # models whose agreement is too low, with the engine's label
         self._energy_j: dict[str, float | None] = {}  # of an image of each model, in the newest telemetry
-        wanted = Wanted(config.device.power_mode, config.governor, None)
+        wanted = Wanted(config.device.power_mode, config.governor)
         self._board = BoardWatch(wanted, self._alarms, self._alarm_changed, self._decided)
         self._wake = threading.Event()
         self._stop_signal: int | None = None
@@ -93,7 +93,7 @@ class Daemon:
         """
         self._pipeline = Pipeline(self._config, self, self._place)
         freeze_startup_objects()
-        self._board.start()
+        self._board.start(self._profile())
         self._telemetry = Telemetry(self._config.device.name, self._boot)  # whose first period begins now
         self._publisher.start()
         try:
@@ -205,6 +205,15 @@ class Daemon:
             "reason": decision.reason,
         }
         self._publisher.put(Message(self._topics.governor, to_json(body)))
+
+    def _profile(self) -> Profile | None:
+        """Return what `edge tune` measured here, of the first model of which there is something."""
+        for model in self._pipeline.models.values():
+            found = read_profile(self._place.state_dir, model.name, model.machine)
+            if found.profile is not None:
+                return found.profile
+            log.info("model %s: nothing measured stands for it: %s", model.name, found.reason)
+        return None
 
     def _serve(self) -> None:
         """Tick until it is time to stop; no blocking I/O here but what a reload needs."""
@@ -334,28 +343,6 @@ def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False
         daemon = Daemon(config_path, config, state_dir, force=force)
         with _signals(daemon):
             return daemon.run(), daemon.summary()
-
-
-@contextlib.contextmanager
-def state_lock(state_dir: Path) -> Iterator[None]:
-    """Keep a second daemon, or a benchmark, from the same board."""
-    path = state_dir / "lock"
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"state directory {state_dir} cannot be used ({error.strerror}); wanted one that can be written: "
-            "name it with --state-dir or [device] state_dir"
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise EdgeError(
-                f"another edge process holds {path}; stop it first, or give this one a --state-dir of its own"
-            ) from None
-        yield
 
 
 @contextlib.contextmanager

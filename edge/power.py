@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -13,13 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.errors import EdgeError
-from edge.host.board import board_name
+from edge.host.board import board_name, read_board
 from edge.host.edge_power import CONF, Mode
 from edge.host.power import JtopClient, PowerModeError, PowerModes, read_modes, set_mode
 from edge.host.power_choice import budget_w, resolve
+from edge.places import default_state_dir
+from edge.profiles import measured_modes, newest_profile
 
 _ELSEWHERE = f"not a Jetson: no power modes (there is no {CONF})"
 _GOALS = ("max-q", "max-p")
+
+
+def measured_here(state_dir: Path | None) -> Mapping[str, str]:
+    """Return the modes that `edge tune` found for max-q and max-p on this board; empty where it found none."""
+    profile = newest_profile(state_dir or default_state_dir(), board_name(), read_board().l4t)
+    return measured_modes(profile)
 
 
 def show(*, as_json: bool, measured: Mapping[str, str] | None = None) -> int:

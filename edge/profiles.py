@@ -106,6 +106,20 @@ def read_profile(state_dir: Path, name: str, machine: Machine) -> Found:
     return Found(profile)
 
 
+def newest_profile(state_dir: Path, board: str, l4t: str | None) -> Profile | None:
+    """Return the newest of what was measured on this board with this release, of whatever engine; None: nothing was."""
+    found = [profile for path in sorted((state_dir / "profiles").glob("*.json")) if (profile := _read(path))]
+    here = [each for each in found if (each.machine.board, each.machine.l4t) == (board, l4t)]
+    return max(here, key=lambda profile: profile.made_at, default=None)
+
+
+def _read(path: Path) -> Profile | None:
+    try:
+        return Profile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
 def _difference(there: Machine, here: Machine) -> str:
     if there.board != here.board:
         return f"on {there.board}, and this is {here.board}"

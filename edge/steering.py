@@ -46,7 +46,6 @@ class Wanted:
 
     power_mode: str  # max-q, max-p, keep, a name or an id
     governor: GovernorSettings
-    profile: Profile | None  # of the model that the governor goes by
 
 
 class Steering:
@@ -57,6 +56,7 @@ class Steering:
         self._wanted = wanted
         self._outlet = outlet
         self._governor: Governor | None = None
+        self._profile: Profile | None = None
         self._names: Mapping[str, Mode] = {}
         self._seen: Snapshot | None = None  # not looked at yet
         self._ours: str | None = None  # the mode that was set from here, or was there at the start
@@ -67,7 +67,9 @@ class Steering:
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="power", daemon=True)
 
-    def start(self) -> None:
+    def start(self, profile: Profile | None = None) -> None:
+        """Begin, with what was measured here."""
+        self._profile = profile
         self._thread.start()
 
     def stop(self) -> None:
@@ -113,7 +115,7 @@ class Steering:
         self.power_mode = self._ours = modes.current.name if modes.current else None
         if wanted.power_mode != "keep":
             try:
-                choice = resolve(wanted.power_mode, modes, measured_modes(wanted.profile))
+                choice = resolve(wanted.power_mode, modes, measured_modes(self._profile))
                 log.info("power_mode %s is %s: %s", wanted.power_mode, choice.mode.shown, choice.reason)
                 self._set(modes, choice.mode)
             except EdgeError as error:
@@ -136,7 +138,7 @@ class Steering:
         if not near:
             self._complain("[governor] modes: none of them is within reach without a reboot; allow others")
             return
-        self._governor = Governor(_rules(settings, near), self._wanted.profile)
+        self._governor = Governor(_rules(settings, near), self._profile)
 
     def _wait(self) -> bool:
         """Wait until there is something to look at, at most for a while; False when it is time to stop."""

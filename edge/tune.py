@@ -12,15 +12,14 @@ from rich.console import Console
 
 from edge.board_power import board_power
 from edge.config import load_config
-from edge.daemon import state_lock
 from edge.host.sensors import Sensors as BoardSensors
-from edge.mode_keeper import Power, RebootingError
-from edge.places import default_state_dir
-from edge.search import Search
-from edge.trial import Sensors
-from edge.tune_plot import check_plot, plot
-from edge.tune_report import show, to_json
-from edge.wish import Wish
+from edge.places import default_state_dir, state_lock
+from edge.tuning.mode_keeper import Power, RebootingError
+from edge.tuning.plot import check_plot, plot
+from edge.tuning.report import show, to_json
+from edge.tuning.search import Search
+from edge.tuning.trial import Sensors
+from edge.tuning.wish import Wish
 
 NOT_WITHIN = 4  # exit code: nothing meets the target
 

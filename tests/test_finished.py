@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_candidate import ONE, measured
 
 from edge.errors import EdgeError
-from edge.finished import Finished
+from edge.tuning.finished import Finished
 
 CONDITIONS = {"seconds": 20.0, "streams": {"a": {"source": Path("clip.mp4")}}}
 

@@ -12,8 +12,8 @@ import pytest
 from tuned_board import KnownPower
 
 from edge.errors import EdgeError
-from edge.finished import Finished
-from edge.mode_keeper import ModeKeeper
+from edge.tuning.finished import Finished
+from edge.tuning.mode_keeper import ModeKeeper
 
 
 @pytest.fixture

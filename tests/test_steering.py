@@ -53,7 +53,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 @contextmanager
 def steered(heard: Heard, power_mode: str = "keep", **governor: object) -> Iterator[Steering]:
     settings = GovernorSettings.model_validate(governor)
-    steering = Steering(Wanted(power_mode, settings, None), heard)
+    steering = Steering(Wanted(power_mode, settings), heard)
     steering.start()
     try:
         yield steering

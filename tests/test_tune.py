@@ -18,17 +18,18 @@ from emulated_boards.power_modes import install_tools, write_power_modes
 from emulated_engines import EMULATION
 from tuned_board import IDLE_W, IMAGE_J, KnownPower, KnownSensors
 
-from edge import trial, tune
+from edge import tune
 from edge.backends.supply import Place
 from edge.config import EnginesSettings, ModelSettings
-from edge.daemon import state_lock
 from edge.errors import ConfigError, EdgeError
 from edge.host.board import board_name
-from edge.mode_keeper import Power
 from edge.model import Model, usable_cores
+from edge.places import state_lock
 from edge.profiles import Profile, profile_path
-from edge.trial import Sensors
-from edge.wish import Wish, default_devices
+from edge.tuning import trial
+from edge.tuning.mode_keeper import Power
+from edge.tuning.trial import Sensors
+from edge.tuning.wish import Wish, default_devices
 
 MODEL = {"models.conveyor": {"path": str(CONVEYOR)}}
 STREAM = {"streams.a": belt(size="160x120", fps=40)}
@@ -72,7 +73,9 @@ def test_power_and_energy_of_each_mode_are_those_that_are_known(wish: Wish, tune
         assert point["temperature_c"] == 51.0
         assert point["device"] == "cpu"
     assert told["max_q"] == min(points.values(), key=lambda each: each["energy_j_per_image"])
-    assert told["max_q"]["power_mode"] == "MID", "3 W and 0.02 J an image are the least of the three from 6 to 500 a second"
+    assert told["max_q"]["power_mode"] == "MID", (
+        "3 W and 0.02 J an image are the least of the three from 6 to 500 a second"
+    )
     assert told["max_p"] in points.values()
     assert power.mode == "MID"
     assert not sensors.running

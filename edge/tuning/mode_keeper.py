@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from edge.errors import ConfigError, EdgeError
-from edge.finished import Finished
+from edge.tuning.finished import Finished
 
 log = logging.getLogger(__name__)
 

@@ -13,19 +13,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edge import __version__
 from edge.backends.supply import Place
-from edge.candidate import Candidate, Judge, Measured, Reason, ordered
 from edge.clock import utc_text, wall_ns
 from edge.config import Config
 from edge.errors import ConfigError, EdgeError
-from edge.finished import Finished
 from edge.host.board import board_name
-from edge.mode_keeper import ModeKeeper, Power, RebootingError
 from edge.model import Model, usable_cores
 from edge.profiles import OperatingPoint, Profile, max_p, max_q, write_profile
-from edge.trial import CannotServeError, Sensors, Trial
-from edge.tune_report import Found
-from edge.tuned_config import alone, model_to_tune, under
-from edge.wish import Wish, default_devices
+from edge.tuning.candidate import Candidate, Judge, Measured, Reason, ordered
+from edge.tuning.finished import Finished
+from edge.tuning.mode_keeper import ModeKeeper, Power, RebootingError
+from edge.tuning.report import Found
+from edge.tuning.settings import alone, model_to_tune, under
+from edge.tuning.trial import CannotServeError, Sensors, Trial
+from edge.tuning.wish import Wish, default_devices
 
 log = logging.getLogger(__name__)
 

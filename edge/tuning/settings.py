@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edge.candidate import Candidate
 from edge.config import Config
 from edge.errors import ConfigError
+from edge.tuning.candidate import Candidate
 
 
 def model_to_tune(config: Config, path: Path, named: str | None) -> str:

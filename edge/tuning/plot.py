@@ -10,7 +10,7 @@ from typing import Any
 
 from edge.errors import ConfigError, EdgeError
 from edge.profiles import OperatingPoint
-from edge.tune_report import Found
+from edge.tuning.report import Found
 
 PLOT_SUFFIXES = (".png", ".svg")
 

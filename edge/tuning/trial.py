@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from edge.backends.supply import Place
-from edge.candidate import Candidate, Measured
 from edge.clock import now_ns
 from edge.config import Config
 from edge.errors import EdgeError, GpuMemoryError, ModelError
 from edge.pipeline import Pipeline
 from edge.profiles import OperatingPoint
-from edge.tap import SETTLED_SLICES, Slice, Tap, is_settled, percentile, total
+from edge.tuning.candidate import Candidate, Measured
+from edge.tuning.tap import SETTLED_SLICES, Slice, Tap, is_settled, percentile, total
 
 SLICE_S = 1.0  # what is kept or discarded at once
 FIRST_RESULT_S = 30.0  # a camera may be slow to come

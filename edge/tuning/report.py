@@ -12,8 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from edge.candidate import Candidate, Measured, Reason
 from edge.profiles import OperatingPoint, Profile, front
+from edge.tuning.candidate import Candidate, Measured, Reason
 
 
 @dataclass(frozen=True)

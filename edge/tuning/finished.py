@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from edge.candidate import Candidate, Measured
 from edge.errors import EdgeError
 from edge.settings import Table
+from edge.tuning.candidate import Candidate, Measured
 
 log = logging.getLogger(__name__)
 

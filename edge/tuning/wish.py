@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.candidate import Axes
 from edge.host.units import Dlas
+from edge.tuning.candidate import Axes
 
 SECONDS = 20.0
 BATCHES = (1, 2, 4, 8)
