@@ -65,6 +65,7 @@ class Profile(_Record):
     engine_label: str  # for people: trt/int8/3f9c…
     made_at: str  # UTC
     target_p99_ms: float | None = Field(default=None, gt=0)
+    is_saturated: bool = False  # more frames were offered than it could take: its rates are what a board can do at most
     points: tuple[OperatingPoint, ...] = ()
     max_q: OperatingPoint | None = None  # least energy an image within the target
     max_p: OperatingPoint | None = None  # most images/s within the target

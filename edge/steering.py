@@ -138,7 +138,10 @@ class Steering:
         if not near:
             self._complain("[governor] modes: none of them is within reach without a reboot; allow others")
             return
-        self._governor = Governor(_rules(settings, near), self._profile)
+        profile = self._profile if self._profile is not None and self._profile.is_saturated else None
+        if profile is None:
+            log.info("the governor goes step by step: edge tune --saturate has measured nothing here for it to go by")
+        self._governor = Governor(_rules(settings, near), profile)
 
     def _wait(self) -> bool:
         """Wait until there is something to look at, at most for a while; False when it is time to stop."""

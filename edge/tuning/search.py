@@ -159,6 +159,7 @@ class Search:
             engine_label=_label(measured, fastest),
             made_at=utc_text(wall_ns()),
             target_p99_ms=target,
+            is_saturated=self._wish.saturate,
             points=points,
             max_q=best,
             max_p=fastest,
