@@ -15,7 +15,7 @@ _LATE_MEMORY_S = 10.0
 _FRAMES_IN_MIND = 200.0  # so that one late frame of a quiet hour is no alarm
 _LATE_BY_P99 = 0.03  # taken to be late where only p99 tells
 _MOST_MISSED = 0.03  # share of the asked images without a result that is taken for the period's edges
-_LONGEST_S = 900.0  # that needs are kept for
+_LONGEST_S = 300.0  # that needs are kept for
 
 
 @dataclass
@@ -43,8 +43,12 @@ class Demand:
         self._needs: deque[tuple[float, float]] = deque()
         self._lately: dict[str, _Lately] = {}
 
-    def add(self, snapshot: Snapshot) -> Seen | None:
-        """Take in a snapshot; return what its period showed, None for the first and for one that is out of order."""
+    def add(self, snapshot: Snapshot, settled_s: float) -> Seen | None:
+        """Take in a snapshot; return what its period showed.
+
+        None for the first, for one that is out of order, and for one whose period began before `settled_s`: what was
+        late then tells of the switch.
+        """
         streams = snapshot.streams
         self.target_ms = min(_known(each.target_p99_ms for each in streams), default=None)
         self.p99_ms = max(_known(each.p99_ms for each in streams), default=None)
@@ -57,6 +61,8 @@ class Demand:
         period_s = snapshot.time_s - last_s
         self.rate += (asked - self.rate) * (1 - math.exp(-period_s / _SMOOTHING_S))
         self._keep_need(snapshot.time_s, asked)
+        if last_s < settled_s:
+            return None
         self._add_late(streams, period_s)
         late = sum(_late(each) * _asked(each) for each in streams)
         return Seen(asked, late / asked if asked else 0.0, asked * period_s, _finite(snapshot.power_w))

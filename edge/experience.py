@@ -14,7 +14,7 @@ from edge.forecast import Forecast, Measured, Setting
 # A setting's rate is settled where this share of frames is late: p99 allows 1 %.
 _WANTED_LATE = 0.006
 _MOST_LATE_COUNTED = 0.1  # in one period; one bad period tells no more than this
-_FRAMES_TO_LEARN = 500  # a period of fewer counts for less
+_FRAMES_TO_LEARN = 100  # a period of fewer counts for less
 _GAIN = 0.4
 _NEAR = 0.93  # of the held rate: further below, frames in time tell nothing about the limit
 _FORGET_S = 6 * 3600.0  # in which what was learned falls to 37 %
@@ -117,6 +117,13 @@ class Experience:
             ratio = seen.power_w / max(outlook.power_w(seen.rate), 1e-3)
             factor = self._power_factor[setting.mode]
             self._power_factor[setting.mode] = factor + _POWER_GAIN * (min(2.0, max(0.5, ratio)) - factor)
+
+    def failed(self, setting: Setting, rate: float, target_ms: float | None) -> None:
+        """Note that a setting was late at a rate for so long that it cannot be chance."""
+        outlook = self._outlooks.get(setting.mode, {}).get(setting)
+        if outlook is not None and rate > 0:
+            beyond = math.log(max(outlook.held_rate(target_ms), 1e-9) / (_BACK_OFF * rate))
+            outlook.log_factor = max(-_FARTHEST, outlook.log_factor - max(0.0, beyond))
 
     def forget(self, over_s: float) -> None:
         """Let what was learned fade, as what caused it may be gone."""

@@ -123,9 +123,20 @@ class Forecast:
         if busy >= _MOST_BUSY:
             return math.inf
         queue_ms = _tail(busy) * self._engine_ms(batch) / batch / self.engine.lanes
-        # Frames that were waited for come in any number; those that came while the engine was busy, in few above the mean.
-        largest = min(batch + math.sqrt(batch), self.max_batch) if self.max_wait_ms > 0 else batch
+        largest = max(batch, self._largest_waited(rate))
         return self.engine.beside_ms + max(self.max_wait_ms, queue_ms) + self._engine_ms(largest)
+
+    def _largest_waited(self, rate: float) -> float:
+        """Return the batch that 99 % of the frames are in at most, of those that waited for others alone."""
+        others = rate * self.max_wait_ms / 1e3
+        # A batch of k holds k frames, and k - 1 come while the first waits: the share of frames in it is k·P(k - 1) / mean.
+        chance, inside = math.exp(-others), 0.0
+        for batch in range(1, self.max_batch):
+            inside += batch * chance / (1 + others)
+            if inside >= 1 - _LATE_SHARE:
+                return float(batch)
+            chance *= others / batch
+        return float(self.max_batch)
 
     def held_rate(self, target_p99_ms: float | None) -> float:
         """Return the most images/s within the target, or at all where there is none; 0 where none is."""

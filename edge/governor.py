@@ -59,17 +59,17 @@ class Governor:
         if self._answered is not None and self._answered[0] == snapshot:
             return self._answered[1]
         last_s, self._time_s = self._time_s, snapshot.time_s
-        seen = self._demand.add(snapshot)
-        if seen is not None and snapshot.mode is not None:
-            self._learn(snapshot.mode, seen, last_s)
+        seen = self._demand.add(snapshot, self._switches.last_s + _SETTLE_S)
+        self._learn(snapshot.mode, seen, last_s)
         decision = self._judge(snapshot, max(0.0, snapshot.time_s - last_s) if math.isfinite(last_s) else 0.0)
         self._answered = (snapshot, decision)
         return decision
 
-    def _learn(self, mode: str, seen: Seen, from_s: float) -> None:
+    def _learn(self, mode: str | None, seen: Seen | None, from_s: float) -> None:
+        if seen is None:
+            return
         self._experience.forget(self._time_s - from_s)
-        has_settled = from_s >= self._switches.last_s + _SETTLE_S
-        if self._setting is not None and self._setting.mode == mode and has_settled:
+        if self._setting is not None and self._setting.mode == mode:
             self._experience.learn(self._setting, seen, self._demand.target_ms)
 
     def _judge(self, snapshot: Snapshot, period_s: float) -> Decision:
@@ -97,7 +97,7 @@ class Governor:
     def _override(self, mode: str, snapshot: Snapshot) -> Decision:
         is_switch = snapshot.mode != mode
         if is_switch and (self._setting is None or self._setting.mode != mode):
-            self._switches.decided(mode, snapshot.time_s, saves=False)
+            self._switches.decided(mode, snapshot.time_s)
             self._demand.forget_late()
         self._setting = self._best(mode, self._demand.need)
         return self._decision(f"{mode} was asked for by hand", is_switch=is_switch, is_urgent=is_switch)
@@ -121,30 +121,42 @@ class Governor:
         )
 
     def _catch_up(self, now: _Now) -> Decision | None:
-        """Leave a mode that does not hold what is asked."""
+        """Leave a setting, or a mode, that does not hold what is asked."""
         is_late = self._demand.late > _URGENT_LATE
-        here = self._best(now.mode, now.need)
-        is_beyond = now.need > _BEYOND * self._held(here) and self._switches.has_dwelled(now.time_s)
+        held = self._held(self._best(now.mode, now.need))
+        is_beyond = now.need > _BEYOND * held and self._switches.has_dwelled(now.time_s)
         if not (is_late or is_beyond):
-            self._is_unreachable &= self._held(here) < now.need
+            self._is_unreachable &= held < now.need
             return None
+        if is_late and (decision := self._batch_otherwise(now)) is not None:
+            return decision
         stronger = self._stronger(now)
         mode = self._cheapest(stronger, now.need) or (self._strongest(stronger) if stronger else None)
         if mode is None:
             return self._unreachable(now) if is_late else None
-        seen = (
-            f"{self._demand.late:.1%} of the frames were late"
-            if is_late
-            else f"{now.mode} holds {self._held(here):.0f}"
-        )
+        seen = f"{self._demand.late:.1%} of the frames were late" if is_late else f"{now.mode} holds {held:.0f}"
         told = f"{now.need:.0f} images/s are asked and {seen}; {mode} {self._held_told(mode, now.need)}"
         return self._switch(mode, now, told, urgent=is_late)
+
+    def _batch_otherwise(self, now: _Now) -> Decision | None:
+        """Before the mode is left, try another batch or waiting time that is thought to hold more."""
+        failed = self._setting
+        if failed is None or failed.mode != now.mode:
+            return None
+        self._experience.failed(failed, now.need, self._demand.target_ms)
+        other = self._best(now.mode, now.need)
+        if other == failed or self._held(other) < now.need:
+            return None
+        told = f"{self._demand.late:.1%} of the frames were late at {now.need:.0f} images/s; another batch is tried"
+        self._demand.forget_late()
+        self._setting = other
+        return self._decision(told)
 
     def _save(self, now: _Now) -> Decision | None:
         """Go to a mode that holds what was asked for a while, and takes less."""
         if self._demand.late > _URGENT_LATE:
             return None
-        calm_need = self._demand.highest_need(self._switches.calm_s) * (1 + self._settings.headroom)
+        calm_need = self._demand.highest_need(self._switches.calm_s(now.time_s)) * (1 + self._settings.headroom)
         mode = self._thriftier(now, calm_need)
         if mode is None:
             self._wasted_j = 0.0
@@ -158,7 +170,7 @@ class Governor:
             return None
         power = f", and it takes {there_w:.2f} W instead of {here_w:.2f} W" if is_known else ", and its budget is less"
         told = f"at most {calm_need:.0f} images/s are asked; {mode} {self._held_told(mode, calm_need)}{power}"
-        return self._switch(mode, now, told, saves=True)
+        return self._switch(mode, now, told)
 
     def _stay(self, now: _Now) -> Decision:
         self._setting = self._best(now.mode, now.need)
@@ -238,8 +250,8 @@ class Governor:
 
     # Answers
 
-    def _switch(self, mode: str, now: _Now, reason: str, *, urgent: bool = False, saves: bool = False) -> Decision:
-        self._switches.decided(mode, now.time_s, saves=saves)
+    def _switch(self, mode: str, now: _Now, reason: str, *, urgent: bool = False) -> Decision:
+        self._switches.decided(mode, now.time_s)
         self._demand.forget_late()
         self._wasted_j = 0.0
         self._setting = self._best(mode, now.need)

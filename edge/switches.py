@@ -1,4 +1,4 @@
-"""The governor's switches of the power mode: when they were, whether the last one came into force, when the next may be."""
+"""The governor's switches of the power mode: when they were, what came of the last one, when the next may be."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from edge.decision import GovernorSettings
 
 _HOUR_S = 3600.0
-_LONGEST_CALM_S = 900.0
+_SHORTEST_CALM_S = 20.0
 _TRIES = 3  # snapshots that a mode may take to be in force
 
 InForce = Literal["yes", "not yet", "refused", "changed"]
@@ -23,9 +23,7 @@ class Switches:
         self._mode: str | None = None  # that is to be in force
         self._awaited: int | None = None  # snapshots that it may still take; None: it was in force
         self._times_s: deque[float] = deque()  # of the last hour
-        self._saved_s: float | None = None  # the last one, where it was to save
         self.last_s = -math.inf
-        self.calm_s = settings.min_dwell_s  # for which a lower mode must have held, before it is switched to
 
     def follow(self, mode: str, now_s: float) -> InForce:
         """Compare the mode in force with what was decided."""
@@ -43,20 +41,20 @@ class Switches:
         self._mode = wanted
         return "not yet"
 
-    def decided(self, mode: str, now_s: float, *, saves: bool) -> None:
+    def decided(self, mode: str, now_s: float) -> None:
         """Note a switch."""
-        if saves:
-            self._calm_down(now_s)
-        elif self._saved_s is not None and now_s - self._saved_s < self.calm_s:
-            # It did not last: the next lower mode must have held for longer.
-            self.calm_s = min(2 * self.calm_s, _LONGEST_CALM_S)
-        self._saved_s = now_s if saves else None
         self._mode, self._awaited, self.last_s = mode, _TRIES, now_s
         self._times_s.append(now_s)
 
-    def _calm_down(self, now_s: float) -> None:
-        if now_s - self.last_s > 2 * self.calm_s:
-            self.calm_s = max(self.calm_s / 2, self._settings.min_dwell_s)
+    def calm_s(self, now_s: float) -> float:
+        """Return for how long a lower mode must have held, before it is switched to: the longer, the more switches were."""
+        share = self._of_last_hour(now_s) / self._settings.max_switches_per_h
+        return max(_SHORTEST_CALM_S, 2 * share * self._settings.min_dwell_s)
+
+    def _of_last_hour(self, now_s: float) -> int:
+        while self._times_s and self._times_s[0] <= now_s - _HOUR_S:
+            self._times_s.popleft()
+        return len(self._times_s)
 
     def has_dwelled(self, now_s: float) -> bool:
         """Return whether a switch that is not urgent may come."""
@@ -64,6 +62,4 @@ class Switches:
 
     def may_save(self, now_s: float) -> bool:
         """Return whether there is place in the hour for a switch that only saves, and for the way back."""
-        while self._times_s and self._times_s[0] <= now_s - _HOUR_S:
-            self._times_s.popleft()
-        return self.has_dwelled(now_s) and len(self._times_s) + 2 <= self._settings.max_switches_per_h
+        return self.has_dwelled(now_s) and self._of_last_hour(now_s) + 2 <= self._settings.max_switches_per_h
