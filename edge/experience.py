@@ -21,6 +21,7 @@ _FORGET_S = 6 * 3600.0  # in which what was learned falls to 37 %
 _FARTHEST = 0.7  # natural logarithm: what is seen moves a forecast by a factor of 2 at most
 _POWER_GAIN = 0.02
 _BACK_OFF = 0.9  # of the rate at which a setting without forecast failed
+_BELOW_FAILED = 0.99  # the same, with one: just enough that another is preferred
 _STEPS = 64  # of the table of powers
 
 
@@ -122,7 +123,7 @@ class Experience:
         """Note that a setting was late at a rate for so long that it cannot be chance."""
         outlook = self._outlooks.get(setting.mode, {}).get(setting)
         if outlook is not None and rate > 0:
-            beyond = math.log(max(outlook.held_rate(target_ms), 1e-9) / (_BACK_OFF * rate))
+            beyond = math.log(max(outlook.held_rate(target_ms), 1e-9) / (_BELOW_FAILED * rate))
             outlook.log_factor = max(-_FARTHEST, outlook.log_factor - max(0.0, beyond))
 
     def forget(self, over_s: float) -> None:

@@ -154,23 +154,31 @@ class Governor:
 
     def _save(self, now: _Now) -> Decision | None:
         """Go to a mode that holds what was asked for a while, and takes less."""
-        if self._demand.late > _URGENT_LATE:
-            return None
-        calm_need = self._demand.highest_need(self._switches.calm_s(now.time_s)) * (1 + self._settings.headroom)
-        mode = self._thriftier(now, calm_need)
-        if mode is None:
+        margin = 1 + self._settings.headroom
+        if self._demand.late > _URGENT_LATE or self._thriftier(now, now.need * margin) is None:
             self._wasted_j = 0.0
             return None
-        here_w, there_w = self._power_w(now.mode, now.need), self._power_w(mode, now.need)
-        if here_w is not None and there_w is not None:
-            self._wasted_j += (here_w - there_w) * now.period_s
-        is_known = here_w is not None and there_w is not None
-        # There and back: what was wasted has to pay for both, so that at most twice the least is spent.
-        if (is_known and self._wasted_j < 2 * self._settings.switch_cost_j) or not self._has_been_calm(now):
+        calm_need = self._demand.highest_need(self._switches.calm_s(now.time_s)) * margin
+        mode = self._thriftier(now, calm_need)
+        if mode is None or not self._has_been_calm(now):
             return None
-        power = f", and it takes {there_w:.2f} W instead of {here_w:.2f} W" if is_known else ", and its budget is less"
-        told = f"at most {calm_need:.0f} images/s are asked; {mode} {self._held_told(mode, calm_need)}{power}"
-        return self._switch(mode, now, told)
+        here_w, there_w = self._power_w(now.mode, now.need), self._power_w(mode, now.need)
+        told = f"at most {calm_need:.0f} images/s are asked; {mode} {self._held_told(mode, calm_need)}"
+        if here_w is None or there_w is None:
+            return self._switch(mode, now, f"{told}, and its budget is less", saves=True)
+        if not self._pays(here_w - there_w, now.period_s):
+            return None
+        return self._switch(mode, now, f"{told}, and it takes {there_w:.2f} W instead of {here_w:.2f} W", saves=True)
+
+    def _pays(self, saving_w: float, period_s: float) -> bool:
+        """Return whether a stay of the usual length saves more than the way there and back takes.
+
+        Where it would not, the switch still comes when as much was wasted as it takes, so that at most twice the least
+        is spent, however long the stay.
+        """
+        self._wasted_j += saving_w * period_s
+        there_and_back_j = 2 * self._settings.switch_cost_j
+        return saving_w * self._switches.usual_stay_s > there_and_back_j or self._wasted_j >= there_and_back_j
 
     def _stay(self, now: _Now) -> Decision:
         self._setting = self._best(now.mode, now.need)
@@ -250,8 +258,8 @@ class Governor:
 
     # Answers
 
-    def _switch(self, mode: str, now: _Now, reason: str, *, urgent: bool = False) -> Decision:
-        self._switches.decided(mode, now.time_s)
+    def _switch(self, mode: str, now: _Now, reason: str, *, urgent: bool = False, saves: bool = False) -> Decision:
+        self._switches.decided(mode, now.time_s, saves=saves)
         self._demand.forget_late()
         self._wasted_j = 0.0
         self._setting = self._best(mode, now.need)

@@ -10,6 +10,8 @@ from edge.decision import GovernorSettings
 
 _HOUR_S = 3600.0
 _SHORTEST_CALM_S = 20.0
+_USUAL_STAYS = 5.0  # dwells, until stays were seen
+_STAY_GAIN = 0.3
 _TRIES = 3  # snapshots that a mode may take to be in force
 
 InForce = Literal["yes", "not yet", "refused", "changed"]
@@ -23,7 +25,9 @@ class Switches:
         self._mode: str | None = None  # that is to be in force
         self._awaited: int | None = None  # snapshots that it may still take; None: it was in force
         self._times_s: deque[float] = deque()  # of the last hour
+        self._saved_s: float | None = None  # the last one, where it was to save
         self.last_s = -math.inf
+        self.usual_stay_s = _USUAL_STAYS * settings.min_dwell_s  # in a mode that was switched to so as to save
 
     def follow(self, mode: str, now_s: float) -> InForce:
         """Compare the mode in force with what was decided."""
@@ -41,15 +45,18 @@ class Switches:
         self._mode = wanted
         return "not yet"
 
-    def decided(self, mode: str, now_s: float) -> None:
+    def decided(self, mode: str, now_s: float, *, saves: bool = False) -> None:
         """Note a switch."""
+        if self._saved_s is not None:
+            self.usual_stay_s += _STAY_GAIN * (min(now_s - self._saved_s, _HOUR_S) - self.usual_stay_s)
+        self._saved_s = now_s if saves else None
         self._mode, self._awaited, self.last_s = mode, _TRIES, now_s
         self._times_s.append(now_s)
 
     def calm_s(self, now_s: float) -> float:
         """Return for how long a lower mode must have held, before it is switched to: the longer, the more switches were."""
         share = self._of_last_hour(now_s) / self._settings.max_switches_per_h
-        return max(_SHORTEST_CALM_S, 2 * share * self._settings.min_dwell_s)
+        return max(_SHORTEST_CALM_S, share * self._settings.min_dwell_s)
 
     def _of_last_hour(self, now_s: float) -> int:
         while self._times_s and self._times_s[0] <= now_s - _HOUR_S:
