@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from edge.decision import Snapshot, StreamSeen
 from edge.experience import Seen
 
-_SMOOTHING_S = 10.0  # of the asked rate
+_SMOOTHING_S = 20.0  # of the asked rate
+_CHANCE = 1.5  # standard deviations by which what is asked in a period may lie above the mean
+_ANOTHER = 3.0  # from which on it is another mean
 _LATE_MEMORY_S = 10.0
 _FRAMES_IN_MIND = 200.0  # so that one late frame of a quiet hour is no alarm
 _LATE_BY_P99 = 0.03  # taken to be late where only p99 tells
@@ -59,18 +61,22 @@ class Demand:
             self._keep_need(snapshot.time_s, asked)
             return None
         period_s = snapshot.time_s - last_s
-        self.rate += (asked - self.rate) * (1 - math.exp(-period_s / _SMOOTHING_S))
-        self._keep_need(snapshot.time_s, asked)
+        self._follow(asked, period_s)
+        self._keep_need(snapshot.time_s, max(self.rate, asked - _CHANCE * math.sqrt(asked / period_s)))
         if last_s < settled_s:
             return None
         self._add_late(streams, period_s)
         late = sum(_late(each) * _asked(each) for each in streams)
         return Seen(asked, late / asked if asked else 0.0, asked * period_s, _finite(snapshot.power_w))
 
-    def _keep_need(self, time_s: float, asked: float) -> None:
-        # Half of what lies above the mean is chance.
-        self.need = max(self.rate, (self.rate + asked) / 2)
-        self._needs.append((time_s, self.need))
+    def _follow(self, asked: float, period_s: float) -> None:
+        """Smooth what is asked, but for what is too far off to be chance (counts of a period have a spread of their root)."""
+        is_another = abs(asked - self.rate) > _ANOTHER * math.sqrt(max(self.rate, asked) / period_s)
+        self.rate += (asked - self.rate) * (1.0 if is_another else 1 - math.exp(-period_s / _SMOOTHING_S))
+
+    def _keep_need(self, time_s: float, need: float) -> None:
+        self.need = need
+        self._needs.append((time_s, need))
         while self._needs[0][0] < time_s - _LONGEST_S:
             self._needs.popleft()
 

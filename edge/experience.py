@@ -14,8 +14,9 @@ from edge.forecast import Forecast, Measured, Setting
 # A setting's rate is settled where this share of frames is late: p99 allows 1 %.
 _WANTED_LATE = 0.006
 _MOST_LATE_COUNTED = 0.1  # in one period; one bad period tells no more than this
-_FRAMES_TO_LEARN = 100  # a period of fewer counts for less
-_GAIN = 0.4
+_FRAMES_TO_LEARN = 100
+_MOST_WEIGHT = 2.0
+_GAIN = 0.5
 _NEAR = 0.93  # of the held rate: further below, frames in time tell nothing about the limit
 _FORGET_S = 6 * 3600.0  # in which what was learned falls to 37 %
 _FARTHEST = 0.7  # natural logarithm: what is seen moves a forecast by a factor of 2 at most
@@ -109,7 +110,7 @@ class Experience:
                 self._failed_rate[setting.mode] = min(seen.rate, self._failed_rate.get(setting.mode, math.inf))
             return
         held = outlook.held_rate(target_ms)
-        weight = _GAIN * min(1.0, seen.frames / _FRAMES_TO_LEARN)
+        weight = _GAIN * min(_MOST_WEIGHT, seen.frames / _FRAMES_TO_LEARN)
         error = _WANTED_LATE - min(seen.late, _MOST_LATE_COUNTED)
         if error < 0 or seen.rate > _NEAR * held:
             moved = outlook.log_factor + weight * error

@@ -21,7 +21,7 @@ from edge.switches import Switches
 
 _SETTLE_S = 4.0  # after a switch, before what is seen counts
 _URGENT_LATE = 0.015  # share of the frames of the last seconds
-_BEYOND = 1.03  # × what a mode is thought to hold: with so much asked, frames need not be late first
+_BEYOND = 1.1  # × what a mode is thought to hold: with so much asked, frames need not be late first
 _SLACK = 0.6  # of the target: p99 must be below it before a mode that was not measured is tried
 
 
