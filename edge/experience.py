@@ -18,6 +18,8 @@ _FRAMES_TO_LEARN = 100
 _MOST_WEIGHT = 2.0
 _GAIN = 0.5
 _NEAR = 0.93  # of the held rate: further below, frames in time tell nothing about the limit
+_NEWS_BELOW = 1.05  # × the held rate: above, late frames were to be expected
+_NEWS_GAIN = 20.0  # frames in time far above the held rate tell more
 _FORGET_S = 6 * 3600.0  # in which what was learned falls to 37 %
 _FARTHEST = 0.7  # natural logarithm: what is seen moves a forecast by a factor of 2 at most
 _POWER_GAIN = 0.02
@@ -109,12 +111,12 @@ class Experience:
             if seen.late > _WANTED_LATE and seen.frames * seen.late >= 1:
                 self._failed_rate[setting.mode] = min(seen.rate, self._failed_rate.get(setting.mode, math.inf))
             return
-        held = outlook.held_rate(target_ms)
-        weight = _GAIN * min(_MOST_WEIGHT, seen.frames / _FRAMES_TO_LEARN)
-        error = _WANTED_LATE - min(seen.late, _MOST_LATE_COUNTED)
-        if error < 0 or seen.rate > _NEAR * held:
-            moved = outlook.log_factor + weight * error
-            outlook.log_factor = max(-_FARTHEST, min(_FARTHEST, moved))
+        outlook.log_factor += (
+            _GAIN
+            * min(_MOST_WEIGHT, seen.frames / _FRAMES_TO_LEARN)
+            * _lesson(seen.rate / max(outlook.held_rate(target_ms), 1e-9), seen.late)
+        )
+        outlook.log_factor = max(-_FARTHEST, min(_FARTHEST, outlook.log_factor))
         if seen.power_w:
             ratio = seen.power_w / max(outlook.power_w(seen.rate), 1e-3)
             factor = self._power_factor[setting.mode]
@@ -135,3 +137,13 @@ class Experience:
                 outlook.log_factor *= left
         for mode in self._failed_rate:
             self._failed_rate[mode] /= left
+
+
+def _lesson(load: float, late: float) -> float:
+    """Return by how much a share of late frames says that more, or less, is held; `load` is in parts of what is held."""
+    if late > _WANTED_LATE:
+        # Beyond what is held, late frames are no news.
+        return _WANTED_LATE - min(late, _MOST_LATE_COUNTED) if load < _NEWS_BELOW else 0.0
+    if load < _NEAR:
+        return 0.0
+    return (_WANTED_LATE - late) * (1 + _NEWS_GAIN * max(0.0, load - 1))
