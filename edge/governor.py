@@ -20,10 +20,8 @@ from edge.profiles import Profile
 from edge.switches import Switches
 
 _SETTLE_S = 4.0  # after a switch, before what is seen counts
-_URGENT_LATE = 0.015  # share of the frames of the last seconds
+_URGENT_LATE = 0.02  # share of the frames of the last seconds
 _BEYOND = 1.2  # × what a mode is thought to hold: with so much asked, frames need not be late first
-_MOST_CURIOUS = 0.2  # share of what is asked that a lower mode may be thought to hold less, to be tried
-_CURIOUS_S = 600.0  # after which it is as much
 _SLACK = 0.6  # of the target: p99 must be below it before a mode that was not measured is tried
 
 
@@ -156,9 +154,7 @@ class Governor:
 
     def _save(self, now: _Now) -> Decision | None:
         """Go to a mode that holds what was asked for a while, and takes less."""
-        # What a mode holds is only learned in it, so that after a while it is tried at a little more.
-        curiosity = min(1.0, (now.time_s - self._switches.last_s) / _CURIOUS_S) * _MOST_CURIOUS
-        margin = 1 + self._settings.headroom - curiosity
+        margin = 1 + self._settings.headroom - self._switches.curiosity(now.time_s)
         if self._demand.late > _URGENT_LATE or self._thriftier(now, now.need * margin) is None:
             self._wasted_j = 0.0
             return None
