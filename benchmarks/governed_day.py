@@ -29,8 +29,9 @@ from edge.profiles import Machine, OperatingPoint, Profile
 PERIOD_S = 5  # between decisions: the telemetry's
 STALL_S = 0.5  # in which a switch serves nothing
 DWELL_S = 60
-PROFILE_ERROR = 0.03  # standard deviation of what `edge tune` measured, relative, as the next
-SENSOR_ERROR = 0.02
+# Standard deviations, relative, of what `edge tune` measured: of all points of a mode alike, and of each by itself.
+MODE_ERROR, POINT_ERROR = 0.03, 0.01
+SENSOR_ERROR = 0.02  # of a period's power
 
 Array = NDArray[np.float64]
 
@@ -110,13 +111,10 @@ class Days:
 def make_profile(network: str, board: Board, seed: int) -> Profile:
     """Return what `edge tune` would have measured, with its errors."""
     rng = np.random.default_rng((seed, 2))
-
-    def measured(value: float) -> float:
-        return float(value * rng.normal(1, PROFILE_ERROR))
-
     points = []
     for mode in (MAX_Q, MAX_P):
         published = read_published(network, mode)
+        rate_error, power_error = rng.normal(1, MODE_ERROR, 2)
         points += [
             OperatingPoint(
                 power_mode=mode,
@@ -125,9 +123,9 @@ def make_profile(network: str, board: Board, seed: int) -> Profile:
                 max_wait_ms=0.0,
                 lanes=1,
                 device="gpu",
-                images_per_s=measured(batch / published.latency_s[batch - 1]),
-                power_w=measured(published.power_w[batch - 1]),
-                idle_w=measured(board.idle_w[mode]),
+                images_per_s=rate_error * rng.normal(1, POINT_ERROR) * batch / published.latency_s[batch - 1],
+                power_w=power_error * rng.normal(1, POINT_ERROR) * published.power_w[batch - 1],
+                idle_w=power_error * rng.normal(1, POINT_ERROR) * board.idle_w[mode],
             )
             for batch in BATCHES
         ]

@@ -13,7 +13,7 @@ from edge.experience import Seen
 _SMOOTHING_S = 20.0  # of the asked rate
 _CHANCE = 1.5  # standard deviations by which what is asked in a period may lie above the mean
 _ANOTHER = 3.0  # from which on it is another mean
-_LATE_MEMORY_S = 15.0
+_LATE_MEMORY_S = 10.0
 _FRAMES_IN_MIND = 200.0  # so that one late frame of a quiet hour is no alarm
 _LATE_BY_P99 = 0.03  # taken to be late where only p99 tells
 _MOST_MISSED = 0.03  # share of the asked images without a result that is taken for the period's edges

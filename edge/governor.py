@@ -20,7 +20,7 @@ from edge.profiles import Profile
 from edge.switches import Switches
 
 _SETTLE_S = 4.0  # after a switch, before what is seen counts
-_URGENT_LATE = 0.02  # share of the frames of the last seconds
+_URGENT_LATE = 0.025  # share of the frames of the last seconds
 _BEYOND = 1.2  # × what a mode is thought to hold: with so much asked, frames need not be late first
 _SLACK = 0.6  # of the target: p99 must be below it before a mode that was not measured is tried
 

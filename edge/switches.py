@@ -13,7 +13,7 @@ _SHORTEST_CALM_S = 20.0
 _USUAL_STAYS = 5.0  # dwells, until stays were seen
 _STAY_GAIN = 0.3
 _MOST_CURIOUS = 0.2
-_CURIOUS_S = 600.0  # after which it is as much
+_CURIOUS_S = 300.0  # after which it is as much
 _TRIES = 3  # snapshots that a mode may take to be in force
 
 InForce = Literal["yes", "not yet", "refused", "changed"]
@@ -65,7 +65,7 @@ class Switches:
         What a mode holds is only learned in it. It grows with the time since the last switch, while few were made.
         """
         waited = min(1.0, (now_s - self.last_s) / _CURIOUS_S)
-        return _MOST_CURIOUS * waited * max(0.0, 1 - 2 * self._used(now_s))
+        return _MOST_CURIOUS * waited * max(0.0, 1 - 1.3 * self._used(now_s))
 
     def _used(self, now_s: float) -> float:
         """Return the share of the hour's switches that was made."""
