@@ -87,7 +87,7 @@ class Ran:
     reasons: tuple[str, ...]  # of the switches
 
 
-class Days:
+class Day:
     """A day's chance and its costs, shared by all boards and policies that are compared on it."""
 
     def __init__(self, network: str, behaviour: Behaviour, rates: Array, seed: int) -> None:
@@ -133,7 +133,7 @@ def make_profile(network: str, board: Board, seed: int) -> Profile:
     return Profile(machine=machine, engine_label=network, made_at="", target_p99_ms=TARGET_MS, points=tuple(points))
 
 
-def govern(day: Days, board: Board, *, has_profile: bool = True, tells_late: bool = True) -> Ran:
+def govern(day: Day, board: Board, *, has_profile: bool = True, tells_late: bool = True) -> Ran:
     """Let the governor run the day; it sees a period only when that is over."""
     profile = make_profile(day.network, board, day.seed) if has_profile else None
     settings = GovernorSettings(
@@ -148,7 +148,7 @@ def govern(day: Days, board: Board, *, has_profile: bool = True, tells_late: boo
 
 
 class _Run:
-    def __init__(self, day: Days, board: Board, governor: Governor, *, tells_late: bool) -> None:
+    def __init__(self, day: Day, board: Board, governor: Governor, *, tells_late: bool) -> None:
         self._day, self._board, self._governor, self._tells_late = day, board, governor, tells_late
         self._energy_j = np.zeros(len(day.frames))
         self._late = np.zeros(len(day.frames))
