@@ -29,9 +29,9 @@ from edge.profiles import Machine, OperatingPoint, Profile
 PERIOD_S = 5  # between decisions: the telemetry's
 STALL_S = 0.5  # in which a switch serves nothing
 DWELL_S = 60
-# Standard deviations, relative, of what `edge tune` measured: of all points of a mode alike, and of each by itself.
-MODE_ERROR, POINT_ERROR = 0.03, 0.01
-SENSOR_ERROR = 0.02  # of a period's power
+# Standard deviations, relative: of all rates of a mode alike, of each figure that `edge tune` measured by itself, of the
+# board's one power sensor, and of a period's power.
+MODE_ERROR, POINT_ERROR, GAIN_ERROR, SENSOR_ERROR = 0.03, 0.01, 0.03, 0.02
 
 Array = NDArray[np.float64]
 
@@ -98,7 +98,8 @@ class Day:
         # The rank of p99 among the frames of a period: an order statistic of as many draws.
         ranks = np.ceil((1 - LATE_SHARE) * np.maximum(self.frames, 1))
         self.rank = rng.beta(ranks, np.maximum(self.frames, 1) - ranks + 1)
-        self.sensor = rng.normal(1, SENSOR_ERROR, len(self.frames))
+        self.sensor_gain = float(rng.normal(1, GAIN_ERROR))
+        self.sensor = self.sensor_gain * rng.normal(1, SENSOR_ERROR, len(self.frames))
         self.chance = rng.random(len(self.frames))
 
     def energy_j(self, board: Board, place: NDArray[np.int64] | int, periods: slice | int = slice(None)) -> Array:
@@ -108,13 +109,13 @@ class Day:
         return np.asarray(idle_w * (PERIOD_S - busy_s) + busy_j)
 
 
-def make_profile(network: str, board: Board, seed: int) -> Profile:
+def make_profile(network: str, board: Board, gain: float, seed: int) -> Profile:
     """Return what `edge tune` would have measured, with its errors."""
     rng = np.random.default_rng((seed, 2))
     points = []
     for mode in (MAX_Q, MAX_P):
         published = read_published(network, mode)
-        rate_error, power_error = rng.normal(1, MODE_ERROR, 2)
+        rate_error = rng.normal(1, MODE_ERROR)
         points += [
             OperatingPoint(
                 power_mode=mode,
@@ -124,8 +125,8 @@ def make_profile(network: str, board: Board, seed: int) -> Profile:
                 lanes=1,
                 device="gpu",
                 images_per_s=rate_error * rng.normal(1, POINT_ERROR) * batch / published.latency_s[batch - 1],
-                power_w=power_error * rng.normal(1, POINT_ERROR) * published.power_w[batch - 1],
-                idle_w=power_error * rng.normal(1, POINT_ERROR) * board.idle_w[mode],
+                power_w=gain * rng.normal(1, POINT_ERROR) * published.power_w[batch - 1],
+                idle_w=gain * rng.normal(1, POINT_ERROR) * board.idle_w[mode],
             )
             for batch in BATCHES
         ]
@@ -135,7 +136,7 @@ def make_profile(network: str, board: Board, seed: int) -> Profile:
 
 def govern(day: Day, board: Board, *, has_profile: bool = True, tells_late: bool = True) -> Ran:
     """Let the governor run the day; it sees a period only when that is over."""
-    profile = make_profile(day.network, board, day.seed) if has_profile else None
+    profile = make_profile(day.network, board, day.sensor_gain, day.seed) if has_profile else None
     settings = GovernorSettings(
         modes=(MAX_Q, MAX_P),
         max_batches=BATCHES,

@@ -164,5 +164,5 @@ def _first(mode: str) -> int:
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    width = 60 // PERIOD_S
-    return np.convolve(values, np.full(width, 1 / width), mode="same")
+    window = np.ones(60 // PERIOD_S)
+    return np.convolve(values, window, mode="same") / np.convolve(np.ones(len(values)), window, mode="same")
