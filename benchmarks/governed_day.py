@@ -29,8 +29,8 @@ from edge.profiles import Machine, OperatingPoint, Profile
 PERIOD_S = 5  # between decisions: the telemetry's
 STALL_S = 0.5  # in which a switch serves nothing
 DWELL_S = 60
-# Standard deviations, relative: of all rates of a mode alike, of each figure that `edge tune` measured by itself, of the
-# board's one power sensor, and of a period's power.
+# Standard deviations, relative: of all rates of a mode alike, of each figure that `edge tune` measured by itself, of
+# the gain of the board's one power sensor, and of a period's power.
 MODE_ERROR, POINT_ERROR, GAIN_ERROR, SENSOR_ERROR = 0.03, 0.01, 0.03, 0.02
 
 Array = NDArray[np.float64]
@@ -53,7 +53,7 @@ def costs(behaviour: Behaviour, rates: Array) -> Costs:
 
     def of_periods(per_second: Array) -> Array:
         seconds = np.stack([np.interp(rates, behaviour.rates, row) for row in per_second])
-        return seconds.reshape(len(per_second), periods, PERIOD_S).sum(axis=2)
+        return np.asarray(seconds.reshape(len(per_second), periods, PERIOD_S).sum(axis=2))
 
     return Costs(
         asked=rates.reshape(periods, PERIOD_S).sum(axis=1),

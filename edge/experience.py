@@ -159,7 +159,7 @@ class Experience:
 
 
 def _lesson(load: float, late: float) -> float:
-    """Return by how much a share of late frames says that more, or less, is held; `load` is in parts of what is held."""
+    """Return how much more, or less, a share of late frames says that is held; `load` is in parts of what is held."""
     if late > _WANTED_LATE:
         # Beyond what is held, late frames are no news.
         return _WANTED_LATE - min(late, _MOST_LATE_COUNTED) if load < _NEWS_BELOW else 0.0

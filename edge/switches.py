@@ -56,7 +56,7 @@ class Switches:
         self._times_s.append(now_s)
 
     def calm_s(self, now_s: float) -> float:
-        """Return for how long a lower mode must have held, before it is switched to: the longer, the more switches were."""
+        """Return for how long a lower mode must have held, before it is switched to: more after many switches."""
         return max(_SHORTEST_CALM_S, self._used(now_s) * self._settings.min_dwell_s)
 
     def curiosity(self, now_s: float) -> float:
