@@ -109,13 +109,16 @@ class Day:
         return np.asarray(idle_w * (PERIOD_S - busy_s) + busy_j)
 
 
-def make_profile(network: str, board: Board, gain: float, seed: int) -> Profile:
-    """Return what `edge tune` would have measured, with its errors."""
+def make_profile(network: str, board: Board, gain: float, seed: int, *, are_gains_apart: bool = False) -> Profile:
+    """Return what `edge tune` would have measured, with its errors; the sensor's is one for all modes, or each its own."""
     rng = np.random.default_rng((seed, 2))
+    apart = np.random.default_rng((seed, 4))
     points = []
     for mode in (MAX_Q, MAX_P):
         published = read_published(network, mode)
         rate_error = rng.normal(1, MODE_ERROR)
+        if are_gains_apart:
+            gain = float(apart.normal(1, GAIN_ERROR))
         points += [
             OperatingPoint(
                 power_mode=mode,
@@ -134,9 +137,12 @@ def make_profile(network: str, board: Board, gain: float, seed: int) -> Profile:
     return Profile(machine=machine, engine_label=network, made_at="", target_p99_ms=TARGET_MS, points=tuple(points))
 
 
-def govern(day: Day, board: Board, *, has_profile: bool = True, tells_late: bool = True) -> Ran:
+def govern(
+    day: Day, board: Board, *, has_profile: bool = True, tells_late: bool = True, are_gains_apart: bool = False
+) -> Ran:
     """Let the governor run the day; it sees a period only when that is over."""
-    profile = make_profile(day.network, board, day.sensor_gain, day.seed) if has_profile else None
+    measured = make_profile(day.network, board, day.sensor_gain, day.seed, are_gains_apart=are_gains_apart)
+    profile = measured if has_profile else None
     settings = GovernorSettings(
         modes=(MAX_Q, MAX_P),
         max_batches=BATCHES,
