@@ -110,7 +110,7 @@ class Day:
 
 
 def make_profile(network: str, board: Board, gain: float, seed: int, *, are_gains_apart: bool = False) -> Profile:
-    """Return what `edge tune` would have measured, with its errors; the sensor's is one for all modes, or each its own."""
+    """Return what `edge tune` would have measured, with its errors; the sensor's is one for all modes, or not."""
     rng = np.random.default_rng((seed, 2))
     apart = np.random.default_rng((seed, 4))
     points = []
