@@ -39,7 +39,7 @@ def _usual() -> Array:
     usual = _NIGHT + (_DAY - _NIGHT) * is_day
     for peak_h in _PEAKS_H:
         usual += (_PEAK - _DAY) * np.exp(-(((hour - peak_h) / _PEAK_WIDTH_H) ** 2))
-    return usual
+    return np.asarray(usual)
 
 
 def _drift(rng: np.random.Generator) -> Array:

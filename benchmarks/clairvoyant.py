@@ -1,4 +1,4 @@
-"""The least energy for a day that is known in advance, by dynamic programming over modes and the time since a switch."""
+"""The least energy for a day known in advance: dynamic programming over modes and the time since a switch."""
 
 from __future__ import annotations
 

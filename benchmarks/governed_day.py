@@ -29,8 +29,9 @@ from edge.profiles import Machine, OperatingPoint, Profile
 PERIOD_S = 5  # between decisions: the telemetry's
 STALL_S = 0.5  # in which a switch serves nothing
 DWELL_S = 60
-PROFILE_ERROR = 0.03  # standard deviation of what `edge tune` measured, relative, as the next
-SENSOR_ERROR = 0.02
+# Standard deviations, relative: of all rates of a mode alike, of each figure that `edge tune` measured by itself, of
+# the gain of the board's one power sensor, and of a period's power.
+MODE_ERROR, POINT_ERROR, GAIN_ERROR, SENSOR_ERROR = 0.03, 0.01, 0.03, 0.02
 
 Array = NDArray[np.float64]
 
@@ -52,7 +53,7 @@ def costs(behaviour: Behaviour, rates: Array) -> Costs:
 
     def of_periods(per_second: Array) -> Array:
         seconds = np.stack([np.interp(rates, behaviour.rates, row) for row in per_second])
-        return seconds.reshape(len(per_second), periods, PERIOD_S).sum(axis=2)
+        return np.asarray(seconds.reshape(len(per_second), periods, PERIOD_S).sum(axis=2))
 
     return Costs(
         asked=rates.reshape(periods, PERIOD_S).sum(axis=1),
@@ -86,7 +87,7 @@ class Ran:
     reasons: tuple[str, ...]  # of the switches
 
 
-class Days:
+class Day:
     """A day's chance and its costs, shared by all boards and policies that are compared on it."""
 
     def __init__(self, network: str, behaviour: Behaviour, rates: Array, seed: int) -> None:
@@ -97,7 +98,8 @@ class Days:
         # The rank of p99 among the frames of a period: an order statistic of as many draws.
         ranks = np.ceil((1 - LATE_SHARE) * np.maximum(self.frames, 1))
         self.rank = rng.beta(ranks, np.maximum(self.frames, 1) - ranks + 1)
-        self.sensor = rng.normal(1, SENSOR_ERROR, len(self.frames))
+        self.sensor_gain = float(rng.normal(1, GAIN_ERROR))
+        self.sensor = self.sensor_gain * rng.normal(1, SENSOR_ERROR, len(self.frames))
         self.chance = rng.random(len(self.frames))
 
     def energy_j(self, board: Board, place: NDArray[np.int64] | int, periods: slice | int = slice(None)) -> Array:
@@ -107,16 +109,16 @@ class Days:
         return np.asarray(idle_w * (PERIOD_S - busy_s) + busy_j)
 
 
-def make_profile(network: str, board: Board, seed: int) -> Profile:
-    """Return what `edge tune` would have measured, with its errors."""
+def make_profile(network: str, board: Board, gain: float, seed: int, *, are_gains_apart: bool = False) -> Profile:
+    """Return what `edge tune` would have measured, with its errors; the sensor's is one for all modes, or not."""
     rng = np.random.default_rng((seed, 2))
-
-    def measured(value: float) -> float:
-        return float(value * rng.normal(1, PROFILE_ERROR))
-
+    apart = np.random.default_rng((seed, 4))
     points = []
     for mode in (MAX_Q, MAX_P):
         published = read_published(network, mode)
+        rate_error = rng.normal(1, MODE_ERROR)
+        if are_gains_apart:
+            gain = float(apart.normal(1, GAIN_ERROR))
         points += [
             OperatingPoint(
                 power_mode=mode,
@@ -125,9 +127,9 @@ def make_profile(network: str, board: Board, seed: int) -> Profile:
                 max_wait_ms=0.0,
                 lanes=1,
                 device="gpu",
-                images_per_s=measured(batch / published.latency_s[batch - 1]),
-                power_w=measured(published.power_w[batch - 1]),
-                idle_w=measured(board.idle_w[mode]),
+                images_per_s=rate_error * rng.normal(1, POINT_ERROR) * batch / published.latency_s[batch - 1],
+                power_w=gain * rng.normal(1, POINT_ERROR) * published.power_w[batch - 1],
+                idle_w=gain * rng.normal(1, POINT_ERROR) * board.idle_w[mode],
             )
             for batch in BATCHES
         ]
@@ -135,9 +137,12 @@ def make_profile(network: str, board: Board, seed: int) -> Profile:
     return Profile(machine=machine, engine_label=network, made_at="", target_p99_ms=TARGET_MS, points=tuple(points))
 
 
-def govern(day: Days, board: Board, *, has_profile: bool = True, tells_late: bool = True) -> Ran:
+def govern(
+    day: Day, board: Board, *, has_profile: bool = True, tells_late: bool = True, are_gains_apart: bool = False
+) -> Ran:
     """Let the governor run the day; it sees a period only when that is over."""
-    profile = make_profile(day.network, board, day.seed) if has_profile else None
+    measured = make_profile(day.network, board, day.sensor_gain, day.seed, are_gains_apart=are_gains_apart)
+    profile = measured if has_profile else None
     settings = GovernorSettings(
         modes=(MAX_Q, MAX_P),
         max_batches=BATCHES,
@@ -150,7 +155,7 @@ def govern(day: Days, board: Board, *, has_profile: bool = True, tells_late: boo
 
 
 class _Run:
-    def __init__(self, day: Days, board: Board, governor: Governor, *, tells_late: bool) -> None:
+    def __init__(self, day: Day, board: Board, governor: Governor, *, tells_late: bool) -> None:
         self._day, self._board, self._governor, self._tells_late = day, board, governor, tells_late
         self._energy_j = np.zeros(len(day.frames))
         self._late = np.zeros(len(day.frames))

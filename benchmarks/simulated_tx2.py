@@ -1,9 +1,9 @@
-"""A simulated Jetson TX2: published power and latency per mode and batch, and frames that queue before one engine.
+"""A simulated Jetson TX2: published power and latency by mode and batch, and frames that queue before one engine.
 
-Frames are simulated one by one, at a grid of rates: Poisson arrivals; a batch leaves when the engine is free and the batch
-is full or its oldest frame has waited `max_wait_ms`, as `edge/batch.py` has it; a frame that is older than the target when
-its batch forms is dropped (`max_age_ms`). As that bound lets the queue forget within a tenth of a second, a day is put
-together from the grid, second by second.
+Frames are simulated one by one, at a grid of rates: Poisson arrivals; a batch leaves when the engine is free and the
+batch is full or its oldest frame has waited `max_wait_ms`, as `edge/batch.py` has it; a frame that is older than the
+target when its batch forms is dropped (`max_age_ms`). As that bound lets the queue forget within a tenth of a second,
+a day is put together from the grid, second by second.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class _Queues:
         results = np.cumsum(self._results.reshape(*shape, _BINS), axis=2)
 
         def per_second(total: Array) -> Array:
-            return (total / self._end_s).reshape(shape)
+            return np.asarray((total / self._end_s).reshape(shape))
 
         return Behaviour(
             rates=rates,

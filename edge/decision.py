@@ -15,7 +15,7 @@ class GovernorSettings:
     min_dwell_s: float = 60.0  # between switches; only urgent ones come earlier
     switch_cost_j: float = 5.0  # what one switch takes
     max_switches_per_h: int = 12  # a switch that only saves never goes beyond it
-    headroom: float = 0.05  # by which a mode must hold more than is asked, before it is switched to so as to save
+    headroom: float = 0.0  # by which a mode must hold more than is asked, before it is switched to so as to save
     max_temperature_c: float | None = None
     cool_by_c: float = 5.0  # below the limit, before a higher mode is allowed again
     low_battery: float | None = 0.2  # share of the charge below which the lowest mode is kept

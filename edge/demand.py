@@ -70,7 +70,7 @@ class Demand:
         return Seen(asked, late / asked if asked else 0.0, asked * period_s, _finite(snapshot.power_w))
 
     def _follow(self, asked: float, period_s: float) -> None:
-        """Smooth what is asked, but for what is too far off to be chance (counts of a period have a spread of their root)."""
+        """Smooth what is asked, but for what is too far off to be chance: a count's spread is its root."""
         is_another = abs(asked - self.rate) > _ANOTHER * math.sqrt(max(self.rate, asked) / period_s)
         self.rate += (asked - self.rate) * (1.0 if is_another else 1 - math.exp(-period_s / _SMOOTHING_S))
 

@@ -6,7 +6,7 @@ Without a profile nothing is forecast, and only what was seen tells.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge.forecast import Forecast, Measured, Setting
@@ -18,8 +18,10 @@ _FRAMES_TO_LEARN = 100
 _MOST_WEIGHT = 2.0
 _GAIN = 0.5
 _NEAR = 0.93  # of the held rate: further below, frames in time tell nothing about the limit
+_NEWS_BELOW = 1.05  # × the held rate: above, late frames were to be expected
+_NEWS_GAIN = 20.0  # frames in time far above the held rate tell more
 _FORGET_S = 6 * 3600.0  # in which what was learned falls to 37 %
-_FARTHEST = 0.7  # natural logarithm: what is seen moves a forecast by a factor of 2 at most
+_FARTHEST = 2.0  # factor by which what is seen moves a forecast at most
 _POWER_GAIN = 0.02
 _BACK_OFF = 0.9  # of the rate at which a setting without forecast failed
 _BELOW_FAILED = 0.99  # the same, with one: just enough that another is preferred
@@ -41,97 +43,126 @@ class _Outlook:
 
     def __init__(self, forecast: Forecast) -> None:
         self.forecast = forecast
-        self.log_factor = 0.0  # of the held rate
+        self.factor = 1.0  # of the held rate
         self._held: dict[float | None, float] = {}
-        self._top_rate = max(forecast.held_rate(None), 1e-3)
-        self._powers_w = [forecast.power_w(self._top_rate * step / _STEPS) for step in range(_STEPS + 1)]
 
     def held_rate(self, target_ms: float | None) -> float:
-        if target_ms not in self._held:
-            self._held[target_ms] = self.forecast.held_rate(target_ms)
-        return self._held[target_ms] * math.exp(self.log_factor)
+        held = self._held.get(target_ms)
+        if held is None:
+            held = self._held[target_ms] = self.forecast.held_rate(target_ms)
+        return held * self.factor
 
-    def power_w(self, rate: float) -> float:
+    def move(self, log_by: float) -> None:
+        self.factor = max(1 / _FARTHEST, min(_FARTHEST, self.factor * math.exp(log_by)))
+
+
+class _Outlooks:
+    """The settings of one mode, with their forecast powers tabled and ranked over rates."""
+
+    def __init__(self, engine: Measured, max_batches: Iterable[int], max_waits_ms: Iterable[float], mode: str) -> None:
+        self.of = {
+            Setting(mode, batch, wait_ms): _Outlook(Forecast(engine, batch, wait_ms))
+            for batch in max_batches
+            for wait_ms in max_waits_ms
+            if batch <= len(engine.engine_ms) and (batch > 1 or wait_ms == 0)
+        }
+        self.power_factor = 1.0
+        self._top_rate = max([1e-3, *(each.forecast.held_rate(None) for each in self.of.values())])
+        rates = [self._top_rate * step / _STEPS for step in range(_STEPS + 1)]
+        self._powers_w = {each: [outlook.forecast.power_w(rate) for rate in rates] for each, outlook in self.of.items()}
+        self._thriftiest_first = [
+            sorted(self.of, key=lambda each: self._powers_w[each][step]) for step in range(_STEPS)
+        ]
+
+    def power_w(self, setting: Setting, rate: float) -> float:
+        below, part = self._place(rate)
+        low_w, high_w = self._powers_w[setting][below : below + 2]
+        return low_w + (high_w - low_w) * part
+
+    def best(self, need: float, target_ms: float | None) -> Setting:
+        for setting in self._thriftiest_first[self._place(need)[0]]:
+            if self.of[setting].held_rate(target_ms) >= need:
+                return setting
+        return max(self.of, key=lambda each: self.of[each].held_rate(target_ms))
+
+    def _place(self, rate: float) -> tuple[int, float]:
         place = min(rate / self._top_rate, 1.0) * _STEPS
         below = min(int(place), _STEPS - 1)
-        low_w, high_w = self._powers_w[below], self._powers_w[below + 1]
-        return low_w + (high_w - low_w) * (place - below)
+        return below, place - below
 
 
 class Experience:
     """Forecasts for every setting of the modes that were measured, corrected by what is seen."""
 
     def __init__(
-        self, engines: Mapping[str, Measured], max_batches: Iterable[int], max_waits_ms: Iterable[float]
+        self, engines: Mapping[str, Measured], max_batches: Sequence[int], max_waits_ms: Sequence[float]
     ) -> None:
-        self._outlooks = {
-            mode: {
-                Setting(mode, batch, wait_ms): _Outlook(Forecast(engine, batch, wait_ms))
-                for batch in max_batches
-                for wait_ms in max_waits_ms
-                if batch <= len(engine.engine_ms) and (batch > 1 or wait_ms == 0)
-            }
-            for mode, engine in engines.items()
-        }
-        self._power_factor = dict.fromkeys(engines, 1.0)
+        modes = {mode: _Outlooks(engine, max_batches, max_waits_ms, mode) for mode, engine in engines.items()}
+        self._modes = {mode: outlooks for mode, outlooks in modes.items() if outlooks.of}
         self._failed_rate: dict[str, float] = {}  # of modes without forecast
 
     def knows(self, mode: str) -> bool:
         """Return whether the mode was measured."""
-        return bool(self._outlooks.get(mode))
+        return mode in self._modes
 
     def power_w(self, setting: Setting, rate: float) -> float | None:
         """Return the board's power at a rate; None where nothing tells it."""
-        outlook = self._outlooks.get(setting.mode, {}).get(setting)
-        return None if outlook is None else outlook.power_w(rate) * self._power_factor[setting.mode]
+        outlooks = self._modes.get(setting.mode)
+        if outlooks is None or setting not in outlooks.of:
+            return None
+        return outlooks.power_w(setting, rate) * outlooks.power_factor
 
     def held_rate(self, setting: Setting, target_ms: float | None) -> float:
         """Return the most images/s within the target; infinite where nothing tells a limit."""
-        outlook = self._outlooks.get(setting.mode, {}).get(setting)
+        outlook = self._outlook(setting)
         if outlook is None:
             return self._failed_rate.get(setting.mode, math.inf) * _BACK_OFF
         return outlook.held_rate(target_ms)
 
     def best(self, mode: str, need: float, target_ms: float | None) -> Setting:
         """Return the mode's setting of least power that holds `need` images/s; else the one that holds most."""
-        outlooks = self._outlooks.get(mode)
-        if not outlooks:
-            return Setting(mode, None, None)
-        holding = [each for each, outlook in outlooks.items() if outlook.held_rate(target_ms) >= need]
-        if holding:
-            return min(holding, key=lambda each: outlooks[each].power_w(need))
-        return max(outlooks, key=lambda each: outlooks[each].held_rate(target_ms))
+        outlooks = self._modes.get(mode)
+        return Setting(mode, None, None) if outlooks is None else outlooks.best(need, target_ms)
+
+    def _outlook(self, setting: Setting) -> _Outlook | None:
+        outlooks = self._modes.get(setting.mode)
+        return None if outlooks is None else outlooks.of.get(setting)
 
     def learn(self, setting: Setting, seen: Seen, target_ms: float | None) -> None:
         """Take in a period in which the setting was in force from start to end."""
-        outlook = self._outlooks.get(setting.mode, {}).get(setting)
+        outlook = self._outlook(setting)
         if outlook is None:
             if seen.late > _WANTED_LATE and seen.frames * seen.late >= 1:
                 self._failed_rate[setting.mode] = min(seen.rate, self._failed_rate.get(setting.mode, math.inf))
             return
-        held = outlook.held_rate(target_ms)
-        weight = _GAIN * min(_MOST_WEIGHT, seen.frames / _FRAMES_TO_LEARN)
-        error = _WANTED_LATE - min(seen.late, _MOST_LATE_COUNTED)
-        if error < 0 or seen.rate > _NEAR * held:
-            moved = outlook.log_factor + weight * error
-            outlook.log_factor = max(-_FARTHEST, min(_FARTHEST, moved))
+        load = seen.rate / max(outlook.held_rate(target_ms), 1e-9)
+        outlook.move(_GAIN * min(_MOST_WEIGHT, seen.frames / _FRAMES_TO_LEARN) * _lesson(load, seen.late))
         if seen.power_w:
-            ratio = seen.power_w / max(outlook.power_w(seen.rate), 1e-3)
-            factor = self._power_factor[setting.mode]
-            self._power_factor[setting.mode] = factor + _POWER_GAIN * (min(2.0, max(0.5, ratio)) - factor)
+            outlooks = self._modes[setting.mode]
+            ratio = seen.power_w / max(outlooks.power_w(setting, seen.rate), 1e-3)
+            outlooks.power_factor += _POWER_GAIN * (max(0.5, min(2.0, ratio)) - outlooks.power_factor)
 
     def failed(self, setting: Setting, rate: float, target_ms: float | None) -> None:
         """Note that a setting was late at a rate for so long that it cannot be chance."""
-        outlook = self._outlooks.get(setting.mode, {}).get(setting)
-        if outlook is not None and rate > 0:
-            beyond = math.log(max(outlook.held_rate(target_ms), 1e-9) / (_BELOW_FAILED * rate))
-            outlook.log_factor = max(-_FARTHEST, outlook.log_factor - max(0.0, beyond))
+        outlook = self._outlook(setting)
+        if outlook is not None and (held := outlook.held_rate(target_ms)) > _BELOW_FAILED * rate > 0:
+            outlook.move(math.log(_BELOW_FAILED * rate / held))
 
     def forget(self, over_s: float) -> None:
         """Let what was learned fade, as what caused it may be gone."""
-        left = math.exp(-over_s / _FORGET_S)
-        for outlooks in self._outlooks.values():
-            for outlook in outlooks.values():
-                outlook.log_factor *= left
+        left = 1 - min(1.0, over_s / _FORGET_S)
+        for outlooks in self._modes.values():
+            for outlook in outlooks.of.values():
+                outlook.factor = 1 + (outlook.factor - 1) * left
         for mode in self._failed_rate:
-            self._failed_rate[mode] /= left
+            self._failed_rate[mode] /= max(left, 0.5)
+
+
+def _lesson(load: float, late: float) -> float:
+    """Return how much more, or less, a share of late frames says that is held; `load` is in parts of what is held."""
+    if late > _WANTED_LATE:
+        # Beyond what is held, late frames are no news.
+        return _WANTED_LATE - min(late, _MOST_LATE_COUNTED) if load < _NEWS_BELOW else 0.0
+    if load < _NEAR:
+        return 0.0
+    return (_WANTED_LATE - late) * (1 + _NEWS_GAIN * max(0.0, load - 1))

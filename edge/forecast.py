@@ -46,9 +46,10 @@ def measured(points: Iterable[OperatingPoint]) -> Measured | None:
     fastest: dict[int, OperatingPoint] = {}
     for point in points:
         rate = point.images_per_s
-        if rate is not None and point.power_w is not None and not point.is_throttled:
-            if rate > rates.get(point.max_batch, 0.0):
-                rates[point.max_batch], fastest[point.max_batch] = rate, point
+        if rate is None or point.power_w is None or point.is_throttled:
+            continue
+        if rate > rates.get(point.max_batch, 0.0):
+            rates[point.max_batch], fastest[point.max_batch] = rate, point
     if not fastest:
         return None
     batches = sorted(fastest)
@@ -129,7 +130,7 @@ class Forecast:
     def _largest_waited(self, rate: float) -> float:
         """Return the batch that 99 % of the frames are in at most, of those that waited for others alone."""
         others = rate * self.max_wait_ms / 1e3
-        # A batch of k holds k frames, and k - 1 come while the first waits: the share of frames in it is k·P(k - 1) / mean.
+        # k - 1 frames come while the first of k waits: the share of frames in such batches is k·P(k - 1) / mean.
         chance, inside = math.exp(-others), 0.0
         for batch in range(1, self.max_batch):
             inside += batch * chance / (1 + others)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edge.choice import Choice
 from edge.decision import Decision, GovernorSettings, Snapshot
 from edge.demand import Demand
 from edge.experience import Experience, Seen
@@ -20,9 +21,8 @@ from edge.profiles import Profile
 from edge.switches import Switches
 
 _SETTLE_S = 4.0  # after a switch, before what is seen counts
-_URGENT_LATE = 0.015  # share of the frames of the last seconds
-_BEYOND = 1.1  # × what a mode is thought to hold: with so much asked, frames need not be late first
-_SLACK = 0.6  # of the target: p99 must be below it before a mode that was not measured is tried
+_URGENT_LATE = 0.025  # share of the frames of the last seconds
+_BEYOND = 1.2  # × what a mode is thought to hold: with so much asked, frames need not be late first
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Governor:
         engines = {mode: each for mode, each in by_mode(profile).items() if mode in settings.modes}
         self._experience = Experience(engines, settings.max_batches, settings.max_waits_ms)
         self._demand = Demand()
+        self._choice = Choice(self._experience, self._demand)
         self._limits = Limits(settings)
         self._switches = Switches(settings)
         self._answered: tuple[Snapshot, Decision] | None = None
@@ -95,17 +96,17 @@ class Governor:
     # What was asked, and what came of it
 
     def _override(self, mode: str, snapshot: Snapshot) -> Decision:
-        is_switch = snapshot.mode != mode
-        if is_switch and (self._setting is None or self._setting.mode != mode):
+        is_new = snapshot.mode != mode and (self._setting is None or self._setting.mode != mode)
+        if is_new:
             self._switches.decided(mode, snapshot.time_s)
             self._demand.forget_late()
-        self._setting = self._best(mode, self._demand.need)
-        return self._decision(f"{mode} was asked for by hand", is_switch=is_switch, is_urgent=is_switch)
+        self._setting = self._choice.best(mode, self._demand.need)
+        return self._decision(f"{mode} was asked for by hand", is_switch=is_new, is_urgent=is_new)
 
     def _give_up(self, wanted: str, snapshot: Snapshot) -> Decision:
         mode = snapshot.mode or wanted
         self._limits.refuse(wanted, snapshot.time_s)
-        self._setting = self._best(mode, self._demand.need)
+        self._setting = self._choice.best(mode, self._demand.need)
         reason = f"{wanted} could not be set, so {mode} stays; {wanted} is left out for a while"
         return self._decision(reason, notice=reason)
 
@@ -114,28 +115,30 @@ class Governor:
     def _obey_limits(self, now: _Now) -> Decision | None:
         if now.mode in now.allowed:
             return None
-        why = self._limits.reason if now.mode in self._settings.modes else None
-        told = why or f"{now.mode} is not among the modes that may be used now ({', '.join(now.allowed)})"
-        return self._switch(
-            self._cheapest(now.allowed, now.need) or self._strongest(now.allowed), now, told, urgent=True
-        )
+        self._setting = self._choice.best(now.mode, now.need)
+        if not now.allowed:
+            return self._decision(f"no allowed mode could be set of late, so {now.mode} stays")
+        is_listed = now.mode in self._settings.modes
+        told = self._limits.reason if is_listed else f"only {', '.join(now.allowed)} may be used"
+        mode = self._choice.cheapest(now.allowed, now.need) or self._choice.strongest(now.allowed)
+        return self._switch(mode, now, told or "it may not be used now", urgent=True)
 
     def _catch_up(self, now: _Now) -> Decision | None:
         """Leave a setting, or a mode, that does not hold what is asked."""
         is_late = self._demand.late > _URGENT_LATE
-        held = self._held(self._best(now.mode, now.need))
+        held = self._choice.held(self._choice.best(now.mode, now.need))
         is_beyond = now.need > _BEYOND * held and self._switches.has_dwelled(now.time_s)
         if not (is_late or is_beyond):
             self._is_unreachable &= held < now.need
             return None
         if is_late and (decision := self._batch_otherwise(now)) is not None:
             return decision
-        stronger = self._stronger(now)
-        mode = self._cheapest(stronger, now.need) or (self._strongest(stronger) if stronger else None)
+        stronger = self._choice.stronger(now.mode, now.allowed)
+        mode = self._choice.cheapest(stronger, now.need) or (self._choice.strongest(stronger) if stronger else None)
         if mode is None:
             return self._unreachable(now) if is_late else None
         seen = f"{self._demand.late:.1%} of the frames were late" if is_late else f"{now.mode} holds {held:.0f}"
-        told = f"{now.need:.0f} images/s are asked and {seen}; {mode} {self._held_told(mode, now.need)}"
+        told = f"{now.need:.0f} images/s are asked and {seen}; {mode} {self._choice.told(mode, now.need)}"
         return self._switch(mode, now, told, urgent=is_late)
 
     def _batch_otherwise(self, now: _Now) -> Decision | None:
@@ -144,8 +147,8 @@ class Governor:
         if failed is None or failed.mode != now.mode:
             return None
         self._experience.failed(failed, now.need, self._demand.target_ms)
-        other = self._best(now.mode, now.need)
-        if other == failed or self._held(other) < now.need:
+        other = self._choice.best(now.mode, now.need)
+        if other == failed or self._choice.held(other) < now.need:
             return None
         told = f"{self._demand.late:.1%} of the frames were late at {now.need:.0f} images/s; another batch is tried"
         self._demand.forget_late()
@@ -154,16 +157,16 @@ class Governor:
 
     def _save(self, now: _Now) -> Decision | None:
         """Go to a mode that holds what was asked for a while, and takes less."""
-        margin = 1 + self._settings.headroom
-        if self._demand.late > _URGENT_LATE or self._thriftier(now, now.need * margin) is None:
+        margin = 1 + self._settings.headroom - self._switches.curiosity(now.time_s)
+        if self._demand.late > _URGENT_LATE or self._choice.thriftier(now.mode, now.allowed, now.need * margin) is None:
             self._wasted_j = 0.0
             return None
         calm_need = self._demand.highest_need(self._switches.calm_s(now.time_s)) * margin
-        mode = self._thriftier(now, calm_need)
+        mode = self._choice.thriftier(now.mode, now.allowed, calm_need)
         if mode is None or not self._has_been_calm(now):
             return None
-        here_w, there_w = self._power_w(now.mode, now.need), self._power_w(mode, now.need)
-        told = f"at most {calm_need:.0f} images/s are asked; {mode} {self._held_told(mode, calm_need)}"
+        here_w, there_w = self._choice.power_w(now.mode, now.need), self._choice.power_w(mode, now.need)
+        told = f"at most {calm_need:.0f} images/s are asked; {mode} {self._choice.told(mode, calm_need)}"
         if here_w is None or there_w is None:
             return self._switch(mode, now, f"{told}, and its budget is less", saves=True)
         if not self._pays(here_w - there_w, now.period_s):
@@ -181,75 +184,21 @@ class Governor:
         return saving_w * self._switches.usual_stay_s > there_and_back_j or self._wasted_j >= there_and_back_j
 
     def _stay(self, now: _Now) -> Decision:
-        self._setting = self._best(now.mode, now.need)
-        told = f"{now.need:.0f} images/s are asked; {now.mode} {self._held_told(now.mode, now.need)}"
-        if (power_w := self._power_w(now.mode, now.need)) is not None:
+        self._setting = self._choice.best(now.mode, now.need)
+        told = f"{now.need:.0f} images/s are asked; {now.mode} {self._choice.told(now.mode, now.need)}"
+        if (power_w := self._choice.power_w(now.mode, now.need)) is not None:
             told += f" at about {power_w:.2f} W"
         return self._decision(told)
 
     def _unreachable(self, now: _Now) -> Decision:
         """Run as fast as may be, and say so once."""
-        self._setting = self._best(now.mode, math.inf)
+        self._setting = self._choice.best(now.mode, math.inf)
         told = (
-            f"{now.need:.0f} images/s within {self._target_told()} cannot be held: {now.mode} is the strongest of "
-            f"{', '.join(now.allowed)}; ask less, or allow more"
+            f"{now.need:.0f} images/s cannot be held: {now.mode} {self._choice.told(now.mode, math.inf)}, "
+            f"as the strongest of {', '.join(now.allowed)}; ask less, or allow more"
         )
         notice, self._is_unreachable = None if self._is_unreachable else told, True
         return self._decision(told, notice=notice)
-
-    # Modes
-
-    def _best(self, mode: str, need: float) -> Setting:
-        return self._experience.best(mode, need, self._demand.target_ms)
-
-    def _held(self, setting: Setting) -> float:
-        return self._experience.held_rate(setting, self._demand.target_ms)
-
-    def _most_held(self, mode: str) -> float:
-        return self._held(self._best(mode, math.inf))
-
-    def _power_w(self, mode: str, need: float) -> float | None:
-        return self._experience.power_w(self._best(mode, need), self._demand.rate)
-
-    def _cheapest(self, modes: Sequence[str], need: float) -> str | None:
-        """Return the mode of least power that holds `need`; the lower budget first where power is not known."""
-        holding = [each for each in modes if self._held(self._best(each, need)) >= need]
-        powers_w = {each: self._power_w(each, need) for each in holding}
-        known = [each for each in holding if powers_w[each] is not None]
-        if known:
-            return min(known, key=lambda each: powers_w[each] or 0.0)
-        return holding[0] if holding else None
-
-    def _strongest(self, modes: Sequence[str]) -> str:
-        """Return the mode that holds most; the higher budget where that is not known."""
-        return max(enumerate(modes), key=lambda each: (self._most_held(each[1]), each[0]))[1]
-
-    def _stronger(self, now: _Now) -> list[str]:
-        """Return the allowed modes that hold more than the one in force; without a profile, the next budget."""
-        place = now.allowed.index(now.mode)
-        if not self._experience.knows(now.mode):
-            return list(now.allowed[place + 1 : place + 2])
-        here = self._most_held(now.mode)
-        return [
-            each
-            for index, each in enumerate(now.allowed)
-            if (self._most_held(each) > here if self._experience.knows(each) else index > place)
-        ]
-
-    def _thriftier(self, now: _Now, need: float) -> str | None:
-        """Return the mode that holds `need` with the least power, where that is less than the one in force takes."""
-        place = now.allowed.index(now.mode)
-        if not self._experience.knows(now.mode):
-            lower = now.allowed[max(0, place - 1) : place]
-            p99_ms, target_ms = self._demand.p99_ms, self._demand.target_ms
-            has_slack = target_ms is None or (p99_ms is not None and p99_ms < _SLACK * target_ms)
-            return self._cheapest(lower, need) if has_slack else None
-        known = [each for each in now.allowed if self._experience.knows(each)]
-        mode = self._cheapest(known, need)
-        if mode is None or mode == now.mode:
-            return None
-        here_w, there_w = self._power_w(now.mode, now.need), self._power_w(mode, now.need)
-        return mode if here_w is not None and there_w is not None and there_w < here_w else None
 
     def _has_been_calm(self, now: _Now) -> bool:
         since_s = self._demand.since_s
@@ -262,7 +211,7 @@ class Governor:
         self._switches.decided(mode, now.time_s, saves=saves)
         self._demand.forget_late()
         self._wasted_j = 0.0
-        self._setting = self._best(mode, now.need)
+        self._setting = self._choice.best(mode, now.need)
         return self._decision(f"{now.mode} → {mode}: {reason}", is_switch=True, is_urgent=urgent)
 
     def _decision(
@@ -272,12 +221,3 @@ class Governor:
         if setting is None:
             return Decision(None, None, None, reason)
         return Decision(setting.mode, setting.max_batch, setting.max_wait_ms, reason, is_switch, is_urgent, notice)
-
-    def _held_told(self, mode: str, need: float) -> str:
-        held = self._held(self._best(mode, need))
-        if math.isinf(held):
-            return "was not seen to fail"
-        return f"holds {held:.0f} within {self._target_told()}"
-
-    def _target_told(self) -> str:
-        return "no target" if self._demand.target_ms is None else f"{self._demand.target_ms:g} ms"

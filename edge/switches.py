@@ -12,6 +12,8 @@ _HOUR_S = 3600.0
 _SHORTEST_CALM_S = 20.0
 _USUAL_STAYS = 5.0  # dwells, until stays were seen
 _STAY_GAIN = 0.3
+_MOST_CURIOUS = 0.2
+_CURIOUS_S = 300.0  # after which it is as much
 _TRIES = 3  # snapshots that a mode may take to be in force
 
 InForce = Literal["yes", "not yet", "refused", "changed"]
@@ -54,9 +56,20 @@ class Switches:
         self._times_s.append(now_s)
 
     def calm_s(self, now_s: float) -> float:
-        """Return for how long a lower mode must have held, before it is switched to: the longer, the more switches were."""
-        share = self._of_last_hour(now_s) / self._settings.max_switches_per_h
-        return max(_SHORTEST_CALM_S, share * self._settings.min_dwell_s)
+        """Return for how long a lower mode must have held, before it is switched to: more after many switches."""
+        return max(_SHORTEST_CALM_S, self._used(now_s) * self._settings.min_dwell_s)
+
+    def curiosity(self, now_s: float) -> float:
+        """Return how much less a lower mode may be thought to hold, to be tried: a share of what is asked.
+
+        What a mode holds is only learned in it. It grows with the time since the last switch, while few were made.
+        """
+        waited = min(1.0, (now_s - self.last_s) / _CURIOUS_S)
+        return _MOST_CURIOUS * waited * max(0.0, 1 - 1.3 * self._used(now_s))
+
+    def _used(self, now_s: float) -> float:
+        """Return the share of the hour's switches that was made."""
+        return self._of_last_hour(now_s) / self._settings.max_switches_per_h
 
     def _of_last_hour(self, now_s: float) -> int:
         while self._times_s and self._times_s[0] <= now_s - _HOUR_S:
