@@ -22,8 +22,7 @@ from simulated_tx2 import (
     read_published,
 )
 
-from edge.decision import Decision, GovernorSettings, Snapshot, StreamSeen
-from edge.governor import Governor
+from edge.governor import Decision, Governor, Rules, Snapshot, StreamSeen
 from edge.profiles import Machine, OperatingPoint, Profile
 
 PERIOD_S = 5  # between decisions: the telemetry's
@@ -143,7 +142,7 @@ def govern(
     """Let the governor run the day; it sees a period only when that is over."""
     measured = make_profile(day.network, board, day.sensor_gain, day.seed, are_gains_apart=are_gains_apart)
     profile = measured if has_profile else None
-    settings = GovernorSettings(
+    settings = Rules(
         modes=(MAX_Q, MAX_P),
         max_batches=BATCHES,
         max_waits_ms=WAITS_MS,

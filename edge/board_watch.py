@@ -9,7 +9,7 @@ import psutil
 
 from edge.alarms import Alarms
 from edge.clock import now_ns
-from edge.decision import Decision, Snapshot, StreamSeen
+from edge.governor import Decision, Snapshot, StreamSeen
 from edge.host.sensors import Reading, Sensors
 from edge.profiles import Profile
 from edge.records import BoardState

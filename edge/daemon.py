@@ -19,8 +19,8 @@ from edge.backends.supply import Place
 from edge.board_watch import BoardWatch
 from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
 from edge.config import Config, load_config
-from edge.decision import Decision
 from edge.errors import ConfigError, EdgeError
+from edge.governor import Decision
 from edge.host.board import board_name
 from edge.host.systemd import Notifier, watchdog_period_s
 from edge.model import Model

@@ -13,10 +13,8 @@ from typing import Protocol
 
 from edge.clock import now_ns
 from edge.config import GovernorSettings
-from edge.decision import Decision, Snapshot
-from edge.decision import GovernorSettings as Rules
 from edge.errors import EdgeError
-from edge.governor import Governor
+from edge.governor import Decision, Governor, Rules, Snapshot
 from edge.host.edge_power import Mode
 from edge.host.jtop import JtopClient
 from edge.host.power import PowerModes, read_modes, set_mode

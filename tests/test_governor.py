@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.decision import Decision, GovernorSettings, Snapshot, StreamSeen
-from edge.forecast import Forecast, by_mode
-from edge.governor import Governor
+from edge.governor import Decision, Governor, Rules, Snapshot, StreamSeen
+from edge.governor.forecast import Forecast, by_mode
 from edge.profiles import Machine, OperatingPoint, Profile
 
 PERIOD_S = 5.0
@@ -22,7 +21,7 @@ MODES = ("LOW", "MID", "HIGH")
 BATCH_1_MS = {"LOW": 20.0, "MID": 10.0, "HIGH": 5.0}
 BUSY_W = {"LOW": 5.0, "MID": 9.0, "HIGH": 20.0}
 # What each holds within 50 ms, of frames at random: 12, 56 and 158 images/s.
-SETTINGS = GovernorSettings(modes=MODES, max_batches=(1,), max_waits_ms=(0.0,), switch_cost_j=5.0)
+SETTINGS = Rules(modes=MODES, max_batches=(1,), max_waits_ms=(0.0,), switch_cost_j=5.0)
 
 
 def make_profile(modes: Sequence[str] = MODES, *, idle_w: float | None = 2.0) -> Profile:
@@ -330,7 +329,7 @@ def test_batches_wait_where_that_saves_and_the_target_leaves_room() -> None:
         for batch, rate in ((1, 100.0), (4, 250.0))
     )  # fmt: skip
     profile = make_profile().model_copy(update={"points": batched})
-    settings_ = GovernorSettings(modes=("LOW",), max_batches=(1, 4), max_waits_ms=(0.0, 20.0))
+    settings_ = Rules(modes=("LOW",), max_batches=(1, 4), max_waits_ms=(0.0, 20.0))
     loose, tight = (
         Governor(settings_, profile).decide(
             Snapshot(5.0, "LOW", (StreamSeen("door", target_ms, 10.0, 50.0, 50.0, late=0.0),))

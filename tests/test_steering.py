@@ -13,7 +13,7 @@ from conftest import eventually
 from emulated_boards.power_modes import install_tools, write_power_modes
 
 from edge.config import GovernorSettings
-from edge.decision import Decision, Snapshot, StreamSeen
+from edge.governor import Decision, Snapshot, StreamSeen
 from edge.steering import Steering, Wanted
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes power modes")

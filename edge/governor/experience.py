@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edge.forecast import Forecast, Measured, Setting
+from edge.governor.forecast import Forecast, Measured, Setting
 
 # A setting's rate is settled where this share of frames is late: p99 allows 1 %.
 _WANTED_LATE = 0.006

@@ -11,14 +11,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge.choice import Choice
-from edge.decision import Decision, GovernorSettings, Snapshot
-from edge.demand import Demand
-from edge.experience import Experience, Seen
-from edge.forecast import Setting, by_mode
-from edge.limits import Limits
+from edge.governor.choice import Choice
+from edge.governor.decision import Decision, Rules, Snapshot
+from edge.governor.demand import Demand
+from edge.governor.experience import Experience, Seen
+from edge.governor.forecast import Setting, by_mode
+from edge.governor.limits import Limits
+from edge.governor.switches import Switches
 from edge.profiles import Profile
-from edge.switches import Switches
 
 _SETTLE_S = 4.0  # after a switch, before what is seen counts
 _URGENT_LATE = 0.025  # share of the frames of the last seconds
@@ -39,7 +39,7 @@ class _Now:
 class Governor:
     """Decides, and learns from what it sees; a snapshot that was just answered gets the same answer."""
 
-    def __init__(self, settings: GovernorSettings, profile: Profile | None = None) -> None:
+    def __init__(self, settings: Rules, profile: Profile | None = None) -> None:
         if not settings.modes:
             raise ValueError("found no allowed power mode; wanted one or more")
         self._settings = settings

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from typing import Literal
 
-from edge.decision import GovernorSettings
+from edge.governor.decision import Rules
 
 _HOUR_S = 3600.0
 _SHORTEST_CALM_S = 20.0
@@ -22,7 +22,7 @@ InForce = Literal["yes", "not yet", "refused", "changed"]
 class Switches:
     """Follows what was decided, and what came of it."""
 
-    def __init__(self, settings: GovernorSettings) -> None:
+    def __init__(self, settings: Rules) -> None:
         self._settings = settings
         self._mode: str | None = None  # that is to be in force
         self._awaited: int | None = None  # snapshots that it may still take; None: it was in force

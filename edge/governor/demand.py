@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from edge.decision import Snapshot, StreamSeen
-from edge.experience import Seen
+from edge.governor.decision import Snapshot, StreamSeen
+from edge.governor.experience import Seen
 
 _SMOOTHING_S = 20.0  # of the asked rate
 _CHANCE = 1.5  # standard deviations by which what is asked in a period may lie above the mean

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class GovernorSettings:
+class Rules:
     """What the governor may do."""
 
     modes: tuple[str, ...]  # allowed, the lowest budget first

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from edge.demand import Demand
-from edge.experience import Experience
-from edge.forecast import Setting
+from edge.governor.demand import Demand
+from edge.governor.experience import Experience
+from edge.governor.forecast import Setting
 
 _SLACK = 0.6  # of the target: p99 must be below it before a mode that was not measured is tried
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edge.decision import GovernorSettings, Snapshot
+from edge.governor.decision import Rules, Snapshot
 
 _HOT_STEP_S = 30.0  # between two steps down, as a heat sink is slow
 _REFUSED_S = 600.0  # before a mode that could not be set is tried again
@@ -13,7 +13,7 @@ _REFUSED_S = 600.0  # before a mode that could not be set is tried again
 class Limits:
     """Follows temperature, battery and refusals from snapshot to snapshot."""
 
-    def __init__(self, settings: GovernorSettings) -> None:
+    def __init__(self, settings: Rules) -> None:
         self._settings = settings
         self._hot_modes = 0  # that are forbidden, from the highest
         self._hot_s = self._stepped_s = -math.inf  # when the board was last not cool, and when that number last grew
