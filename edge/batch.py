@@ -52,7 +52,7 @@ class Batcher:
     """The meeting point of one model's cameras, which put, and its lanes, which take."""
 
     def __init__(self, max_batch: int, max_wait_ms: float) -> None:
-        self._max_batch = max_batch
+        self._largest_batch = self._max_batch = max_batch
         self._max_wait_ns = int(max_wait_ms * 1e6)
         self._open_rooms: set[Room] = set()
         self._turns: deque[Room] = deque()  # rooms that hold frames, in the order of their turns
@@ -65,7 +65,7 @@ class Batcher:
 
     def add_stream(self, *, every: bool, max_age_ms: float) -> Room:
         """Make a waiting room; frames that are dropped go to their owner's `drop`, without a lock held."""
-        places = EVERY_BATCHES_AHEAD * self._max_batch if every else 1
+        places = EVERY_BATCHES_AHEAD * self._largest_batch if every else 1
         room = Room(self, places, 0 if every else int(max_age_ms * 1e6), every=every)
         with self._frame_came:
             self._open_rooms.add(room)
@@ -87,6 +87,13 @@ class Batcher:
                 self._turns.append(room)
             self._frame_came.notify()
             return None
+
+    def limit(self, max_batch: int, max_wait_ms: float) -> None:
+        """Let batches be at most so large, and wait so long for company, from now on."""
+        with self._frame_came:
+            self._max_batch = min(max_batch, self._largest_batch)
+            self._max_wait_ns = int(max_wait_ms * 1e6)
+            self._frame_came.notify_all()
 
     @property
     def is_idle(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import psutil
 from rich.console import Console
@@ -24,7 +24,9 @@ from edge.capture import open_source
 from edge.clock import clock_synchronised
 from edge.config import Config, ModelSettings, MqttSettings, StreamSettings, load_config
 from edge.errors import EdgeError
-from edge.host.board import board_name
+from edge.host.board import board_name, read_board
+from edge.host.power import read_modes
+from edge.host.sensors import Sensors
 from edge.manifest import read_labels, read_manifest
 from edge.model import Model, model_file, usable_cores
 from edge.outbox import Outbox
@@ -33,6 +35,7 @@ from edge.publish import try_connection
 
 # A camera may take this long to give its first frame: an RTSP server waits for a key frame.
 FIRST_FRAME_S = 10.0
+SENSOR_S = 0.5  # over which power is measured
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,36 @@ def _files(config: Config) -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     memory_gb = psutil.virtual_memory().total / 1e9
     yield Finding("edge", None, f"{__version__} on Python {platform.python_version()}")
-    yield Finding("board", None, f"{board_name()}, {usable_cores()} usable cores, {memory_gb:.1f} GB memory")
+    yield Finding("board", None, f"{read_board().told}, {usable_cores()} usable cores, {memory_gb:.1f} GB memory")
     synchronised = {True: "synchronised", False: "not synchronised: times in messages may be off", None: "not known"}
     yield Finding("clock", None, synchronised[clock_synchronised()])
     yield Finding("GPU", None, _told_or_error(_gpu))
     yield Finding("TensorRT", None, _told_or_error(_tensorrt))
-    yield Finding("power", None, "nothing here is measured: power and energy are null in telemetry")
+    yield Finding("power sensors", None, _sensors())
+    yield Finding("power modes", None, _told_or_error(_power_modes))
+
+
+def _sensors() -> str:
+    """Name the rails, and what they take now."""
+    sensors = Sensors()
+    sensors.start()
+    try:
+        if not sensors.rails:
+            return "none that can be read: power and energy are null in telemetry"
+        sleep(SENSOR_S)
+        reading = sensors.read().to_json()
+    finally:
+        sensors.stop()
+    rails = ", ".join(f"{name} {'?' if w is None else format(w, '.2f')} W" for name, w in reading["rails_w"].items())
+    return f"{rails}; total {reading['power_rail']}"
+
+
+def _power_modes() -> str:
+    modes = read_modes()
+    if modes is None:
+        return "none: this is not a Jetson"
+    names = ", ".join(mode.name for mode in modes.modes)
+    return f"{modes.current.name if modes.current else modes.unknown}, of {names} ({modes.file})"
 
 
 def _gpu() -> str:

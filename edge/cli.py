@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -83,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_precision(inspect)
     _add_verify(add("verify", _engines_verify, "hold a model's INT8 or FP16 form against FP32, here", under))
     _add_quantize(add("quantize", _engines_quantize, "make a model's INT8 forms, judged against FP32", under))
+    power = commands.add_parser("power", help="the board's power modes", description="The board's power modes.")
+    under_power = power.add_subparsers(required=True, metavar="COMMAND")
+    add("show", _power_show, "show the modes, their caps, and what max-q and max-p mean here", under_power)
+    _add_power_set(add("set", _power_set, "set a power mode", under_power))
+    watch = add("watch", _power_watch, "show what each power rail takes, live", under_power)
+    watch.add_argument("--interval", type=float, default=1.0, help="seconds of which the mean is shown (default: 1)")
+    watch.add_argument("--seconds", type=float, default=0.0, help="how long (default: 0, until Ctrl-C)")
+    _add_tune(add("tune", _tune, "find lanes, batch, precision and power mode for a latency target; writes them down"))
     schema = add("schema", _schema, "print the JSON Schema of a message")
     schema.add_argument("name", metavar="NAME", help="result, telemetry, status, stream-status or alarm")
     return parser
@@ -127,6 +136,66 @@ def _add_quantize(command: argparse.ArgumentParser) -> None:
         "--method", choices=methods, default="auto", help="default: auto, for each tensor percentile or mse"
     )
     command.add_argument("--tolerance", type=float, default=0.95, help="least F1 against FP32 (default: 0.95)")
+
+
+def _add_power_set(command: argparse.ArgumentParser) -> None:
+    command.add_argument("mode", metavar="MODE", help="max-q, max-p, keep, or a mode's name or id")
+    command.add_argument("--allow-reboot", action="store_true", help="reboot at once where the mode needs that")
+
+
+def _add_tune(tune: argparse.ArgumentParser) -> None:
+    tune.add_argument("config", type=Path, help="the TOML file whose streams are the load")
+    tune.add_argument("--model", metavar="NAME", help="the model to tune, where streams use several")
+    tune.add_argument("--target-p99-ms", type=_positive, metavar="MS", help="capture to result (default: no bound)")
+    tune.add_argument("--seconds", type=_seconds, default=20.0, help="measured of each setting (default: 20)")
+    modes = "of the board (default: all that need no reboot)"
+    tune.add_argument("--power-modes", type=_names(), default=(), metavar="NAME,…", help=modes)
+    devices = _names("gpu", "dla0", "dla1", "cpu")
+    tune.add_argument(
+        "--devices", type=devices, default=(), metavar="NAME,…", help="gpu, dla0, dla1, cpu (default: as configured)"
+    )
+    precisions = _names("fp32", "fp16", "int8")
+    tune.add_argument("--precisions", type=precisions, default=(), metavar="NAME,…", help="fp32, fp16, int8")
+    tune.add_argument("--batches", type=_counts(1024), default=(), metavar="N,…", help="largest batches (1,2,4,8)")
+    tune.add_argument("--lanes", type=_counts(256), default=(), metavar="N,…", help="default: as fits the device")
+    tune.add_argument("--saturate", action="store_true", help="let files and synthetic sources give all that is taken")
+    tune.add_argument("--allow-reboot", action="store_true", help="reboot for modes that need it; start again to go on")
+    tune.add_argument("--fresh", action="store_true", help="forget what an earlier run has measured")
+    tune.add_argument("--plot", type=Path, metavar="FILE.png|.svg", help="draw what was measured (needs matplotlib)")
+
+
+def _names(*known: str) -> Callable[[str], tuple[str, ...]]:
+    """Take names between commas; some of `known`, where there are any."""
+
+    def names(text: str) -> tuple[str, ...]:
+        found = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        if "" in found or (known and not set(found) <= set(known)):
+            raise argparse.ArgumentTypeError(f"found {text!r}, wanted {', '.join(known) or 'names'} between commas")
+        return found
+
+    return names
+
+
+def _counts(most: int) -> Callable[[str], tuple[int, ...]]:
+    """Take whole numbers from 1 between commas."""
+
+    def counts(text: str) -> tuple[int, ...]:
+        parts = text.split(",")
+        if not all(part.strip().isdecimal() and 1 <= int(part) <= most for part in parts):
+            raise argparse.ArgumentTypeError(f"found {text!r}, wanted numbers from 1 to {most} between commas")
+        return tuple(sorted({int(part) for part in parts}))
+
+    return counts
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number above 0")
+    return number
 
 
 def _seconds(text: str) -> float:
@@ -229,6 +298,54 @@ def _engines_quantize(options: Any) -> int:
         state_dir=options.state_dir,
         as_json=options.json,
     )
+
+
+def _power_show(options: Any) -> int:
+    from edge import power
+
+    return power.show(as_json=options.json, measured=power.measured_here(options.state_dir))
+
+
+def _power_set(options: Any) -> int:
+    from edge import power
+    from edge.host.jtop import JtopClient
+
+    return power.change(
+        options.mode,
+        allow_reboot=options.allow_reboot,
+        as_json=options.json,
+        measured=power.measured_here(options.state_dir),
+        jtop=JtopClient(),
+    )
+
+
+def _power_watch(options: Any) -> int:
+    from edge import power_watch
+
+    return power_watch.run(interval_s=options.interval, seconds=options.seconds, as_json=options.json)
+
+
+def _tune(options: Any) -> int:
+    from edge import tune
+    from edge.tuning import wish
+
+    wanted = wish.Wish(
+        config=options.config,
+        model=options.model,
+        target_p99_ms=options.target_p99_ms,
+        seconds=options.seconds,
+        power_modes=options.power_modes,
+        devices=options.devices,
+        precisions=options.precisions,
+        batches=options.batches,
+        lanes=options.lanes,
+        saturate=options.saturate,
+        allow_reboot=options.allow_reboot,
+        fresh=options.fresh,
+        plot=options.plot,
+        state_dir=options.state_dir,
+    )
+    return tune.run(wanted, as_json=options.json)
 
 
 def _schema(options: Any) -> int:

@@ -58,7 +58,7 @@ ExistingPath = Annotated[Path, BeforeValidator(_existing_path)]
 
 class DeviceSettings(Table):
     name: Name = Field(default_factory=lambda: socket.gethostname() or "edge")
-    power_mode: Literal["keep"] = "keep"
+    power_mode: str = Field("keep", min_length=1, max_length=64)  # which modes a board has is known on it alone
     state_dir: str | None = None
 
 
@@ -147,6 +147,23 @@ class ModelSettings(Table):
     wait: Literal["block", "spin"] = "block"
 
 
+def _strings(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class GovernorSettings(Table):
+    """Which power modes the governor may choose among, and how soon."""
+
+    enabled: bool = False
+    modes: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()  # names or ids; empty: all without a reboot
+    min_dwell_s: float = Field(60.0, ge=1, le=86_400)
+    switch_cost_j: float = Field(5.0, ge=0, le=10_000)
+    max_switches_per_h: int = Field(12, ge=1, le=3600)
+    max_temperature_c: float | None = Field(None, ge=20, le=120)
+    low_battery: float = Field(0.2, ge=0, le=1)
+    hold_s: float = Field(3600.0, ge=0, le=604_800)
+
+
 def _address(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str):
         raise ValueError(f"found {value!r}, wanted a path or URL in quotes")  # noqa: TRY004 -- pydantic's protocol
@@ -154,10 +171,6 @@ def _address(value: Any, info: ValidationInfo) -> Any:
     if address.scheme == "file" and not os.path.exists(address.location):  # noqa: PTH110 -- as above
         raise ValueError(f"{address.location} does not exist; wanted an existing file or folder of images")
     return address
-
-
-def _strings(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _polygons(value: Any) -> Any:
@@ -186,6 +199,7 @@ class StreamSettings(Table):
     loop: bool = False
     fps: float = Field(0.0, ge=0, le=1000)
     stall_s: float = Field(10.0, ge=1, le=3600)
+    target_p99_ms: float | None = Field(None, gt=0, le=60_000)
     username: str | None = None
     password_file: ExistingPath | None = None
     labels: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()
@@ -220,6 +234,7 @@ class Config(Table):
     telemetry: TelemetrySettings = TelemetrySettings()
     engines: EnginesSettings = EnginesSettings()
     accuracy: AccuracySettings = AccuracySettings()
+    governor: GovernorSettings = GovernorSettings()
     models: dict[Name, ModelSettings] = Field(default_factory=dict)
     streams: dict[Name, StreamSettings] = Field(default_factory=dict)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import logging
 import signal
@@ -17,19 +16,22 @@ from typing import Any
 from edge import __version__
 from edge.alarms import Alarms
 from edge.backends.supply import Place
+from edge.board_watch import BoardWatch
 from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
 from edge.config import Config, load_config
 from edge.errors import ConfigError, EdgeError
+from edge.governor import Decision
 from edge.host.board import board_name
-from edge.host.sensors import Sensors
 from edge.host.systemd import Notifier, watchdog_period_s
 from edge.model import Model
 from edge.outbox import Outbox
 from edge.pipeline import Pipeline
-from edge.places import default_state_dir
+from edge.places import default_state_dir, state_lock
+from edge.profiles import Profile, read_profile
 from edge.publish import Publisher, ResultEncoder, to_json
 from edge.rebuild import Step
 from edge.records import Message, Result, StreamState
+from edge.steering import Wanted
 from edge.stream import Stream
 from edge.telemetry import Telemetry
 from edge.topics import Topics
@@ -66,12 +68,13 @@ class Daemon:
         self._boot = uuid.uuid4().hex
         self._topics = Topics(config.mqtt.prefix, config.device.name)
         self._encoder = ResultEncoder(config.device.name, self._boot)
-        self._telemetry = Telemetry(config.device.name, self._boot)
-        self._sensors = Sensors()
         self._notifier = Notifier()
         self._alarms = Alarms(config.device.name, self._boot)
         self._builds: dict[str, dict[str, Any]] = {}  # how far the making of each lacking engine is
         self._low_since: dict[str, str] = {}  # models whose agreement is too low, with the engine's label
+        self._energy_j: dict[str, float | None] = {}  # of an image of each model, in the newest telemetry
+        wanted = Wanted(config.device.power_mode, config.governor)
+        self._board = BoardWatch(wanted, self._alarms, self._alarm_changed, self._decided)
         self._wake = threading.Event()
         self._stop_signal: int | None = None
         self._reload_asked = False
@@ -81,6 +84,7 @@ class Daemon:
             config.mqtt, client_id, will, Outbox(config.mqtt.queue_messages), self._acknowledged
         )
         self._pipeline: Pipeline
+        self._telemetry: Telemetry
 
     def run(self) -> int:
         """Serve until every source has ended or a signal comes; return the exit code.
@@ -89,6 +93,8 @@ class Daemon:
         """
         self._pipeline = Pipeline(self._config, self, self._place)
         freeze_startup_objects()
+        self._board.start(self._profile())
+        self._telemetry = Telemetry(self._config.device.name, self._boot)  # whose first period begins now
         self._publisher.start()
         try:
             self._publish_status("online")
@@ -123,7 +129,9 @@ class Daemon:
 
     def result(self, stream: Stream, result: Result) -> None:
         topic = self._topics.results(stream.name)
-        self._publisher.put(self._encoder.encode(result, topic, stream.settings.qos, stream.meter.drops()))
+        drops, energy_j = stream.meter.drops(), self._energy_j.get(result.model)
+        message = self._encoder.encode(result, topic, stream.settings.qos, drops, self._board.state, energy_j)
+        self._publisher.put(message)
 
     def stream_state(self, stream: Stream, reason: str | None) -> None:
         log.log(
@@ -175,6 +183,38 @@ class Daemon:
             self._publish_alarms(self._alarms.raised("accuracy_low", reason, step, model=model.name))
             self._publish_status("online")
 
+    def _alarm_changed(self, change: dict[str, Any]) -> None:
+        self._publish_alarms(change)
+        self._publish_status("online")
+
+    def _decided(self, decision: Decision) -> None:
+        """Let batches be as the governor wants them, and tell what it decided and why."""
+        log.info("governor: %s", decision.reason)
+        for model in self._pipeline.models.values():
+            wait_ms = model.settings.max_wait_ms if decision.max_wait_ms is None else decision.max_wait_ms
+            model.batcher.limit(decision.max_batch or model.max_batch, wait_ms)
+        body = {
+            "v": 1,
+            "device": self._config.device.name,
+            "boot": self._boot,
+            "at": utc_text(wall_ns()),
+            "power_mode": decision.mode,
+            "max_batch": decision.max_batch,
+            "max_wait_ms": decision.max_wait_ms,
+            "urgent": decision.is_urgent,
+            "reason": decision.reason,
+        }
+        self._publisher.put(Message(self._topics.governor, to_json(body)))
+
+    def _profile(self) -> Profile | None:
+        """Return what `edge tune` measured here, of the first model of which there is something."""
+        for model in self._pipeline.models.values():
+            found = read_profile(self._place.state_dir, model.name, model.machine)
+            if found.profile is not None:
+                return found.profile
+            log.info("model %s: nothing measured stands for it: %s", model.name, found.reason)
+        return None
+
     def _serve(self) -> None:
         """Tick until it is time to stop; no blocking I/O here but what a reload needs."""
         watchdog_s = watchdog_period_s()
@@ -184,6 +224,7 @@ class Daemon:
         while self._stop_signal is None and not self._pipeline.has_ended and self._pipeline.lost is None:
             self._wake.wait(END_POLL_S)
             self._wake.clear()
+            self._board.look()
             if self._reload_asked:
                 self._reload_asked = False
                 self._reload()
@@ -207,7 +248,7 @@ class Daemon:
         self._notifier.reloading()
         try:
             config = load_config(self._config_path)
-            for table in ("device", "mqtt", "engines", "accuracy"):
+            for table in ("device", "mqtt", "engines", "accuracy", "governor"):
                 if getattr(config, table) != getattr(self._config, table):
                     raise ConfigError(f"[{table}] has changed, which takes a restart of the daemon")
             self._pipeline.change(config)
@@ -236,6 +277,7 @@ class Daemon:
         self._publish_telemetry()
         self._publish_status("stopped")
         self._publisher.finish(FLUSH_S)
+        self._board.stop()
         while not self._publisher.join(END_POLL_S):
             spent_s = (now_ns() - start_ns) / 1e9
             if spent_s >= (FLUSH_S if self._stop_signal is None else EXIT_S):
@@ -256,8 +298,10 @@ class Daemon:
     def _publish_telemetry(self) -> None:
         streams = {name: stream.meter for name, stream in self._pipeline.streams.items()}
         models = {name: (model.engine.label, model.meter) for name, model in self._pipeline.models.items()}
-        body = self._telemetry.take(streams, models, self._sensors.read(), self._publisher.outbox())
+        body = self._telemetry.take(streams, models, self._board.read, self._publisher.outbox())
+        self._energy_j = {name: each["energy_j_per_image"] for name, each in body["models"].items()}
         self._publisher.put(Message(self._topics.telemetry, to_json(body)))
+        self._board.steer(self._pipeline.streams.values(), body["period_s"])
 
     def _publish_status(self, state: str) -> None:
         engines = {name: model.engine.label for name, model in self._pipeline.models.items()}
@@ -273,7 +317,7 @@ class Daemon:
             "at": None if state == "offline" else utc_text(wall_ns()),
             "version": __version__,
             "board": board_name(),
-            "power_mode": None,
+            "power_mode": self._board.state.power_mode,
             "clock_synchronised": clock_synchronised(),
             "engines": engines,
             "builds": dict(self._builds),
@@ -299,28 +343,6 @@ def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False
         daemon = Daemon(config_path, config, state_dir, force=force)
         with _signals(daemon):
             return daemon.run(), daemon.summary()
-
-
-@contextlib.contextmanager
-def state_lock(state_dir: Path) -> Iterator[None]:
-    """Keep a second daemon, or a benchmark, from the same board."""
-    path = state_dir / "lock"
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    except OSError as error:
-        raise ConfigError(
-            f"state directory {state_dir} cannot be used ({error.strerror}); wanted one that can be written: "
-            "name it with --state-dir or [device] state_dir"
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise EdgeError(
-                f"another edge process holds {path}; stop it first, or give this one a --state-dir of its own"
-            ) from None
-        yield
 
 
 @contextlib.contextmanager

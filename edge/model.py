@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.backends.convert import source_sha256
 from edge.backends.engine import Context, Engine
 from edge.backends.supply import Place, Supply
 from edge.batch import Batcher
 from edge.config import EnginesSettings, ModelSettings
 from edge.decode import Decoder
 from edge.errors import GpuLostError, ModelError
-from edge.host.board import board_name
+from edge.host.board import board_name, read_board
 from edge.infer import batch_limit, picture_input
 from edge.manifest import Manifest, read_labels, read_manifest
 from edge.places import default_state_dir
 from edge.preprocess import DevicePreprocessor, Preprocessor, target_settings
+from edge.profiles import Machine, profile_path, read_profile
 from edge.records import Geometry
 from edge.samples import Samples, Sampling
 from edge.telemetry import ModelMeter
@@ -41,13 +44,15 @@ class Model:
         """Open the engine; raise ModelError in one sentence where the files do not fit together."""
         self.name = name
         self.settings = settings
-        self.cpu_lanes, threads = lane_plan(settings, usable_cores())
         try:
             self.manifest = read_manifest(settings.path)
             self.labels = read_labels(settings.path, self.manifest)
             place = place or Place(default_state_dir(), board_name(), EnginesSettings())
+            self._onnx, self._place = model_file(settings.path, self.manifest), place
+            self.tuned_lanes = self._tuned_lanes() if settings.lanes == "auto" else None
+            self.cpu_lanes, threads = lane_plan(settings, usable_cores(), self.tuned_lanes)
             self.supply = Supply(
-                model_file(settings.path, self.manifest),
+                self._onnx,
                 settings,
                 place,
                 threads,
@@ -69,6 +74,25 @@ class Model:
         self.sampling: Sampling | None = None  # where its agreement with the reference is watched
         self.lost: GpuLostError | None = None  # why nothing can be computed any more in this process
         log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.served.lane_count)
+
+    @cached_property
+    def machine(self) -> Machine:
+        """What a profile of this model must have been measured on to hold here."""
+        return Machine(board=self._place.board, l4t=read_board().l4t, engine=source_sha256(self._onnx))
+
+    def _tuned_lanes(self) -> int | None:
+        """Return the lanes that `edge tune` found best for what is configured; None where it found none."""
+        if not profile_path(self._place.state_dir, self.name).exists():
+            return None
+        found = read_profile(self._place.state_dir, self.name, self.machine)
+        if found.profile is None:
+            log.info("model %s: lanes as without a profile: %s", self.name, found.reason)
+            return None
+        settings = self.settings
+        for best in (found.profile.max_q, found.profile.max_p):
+            if best and settings.precision in ("auto", best.precision) and settings.device in ("auto", best.device):
+                return best.lanes
+        return None
 
     @property
     def engine(self) -> Engine:
@@ -116,7 +140,8 @@ class Served:
         input_px = self.make_preprocessor().input_px
         self.decoder = Decoder(model.manifest, model.labels, engine.outputs, input_px, model.settings.path)
         on_gpu = not engine.label.startswith("ort-cpu")
-        self.lane_count = GPU_LANES if on_gpu and model.settings.lanes == "auto" else model.cpu_lanes
+        left_open = model.settings.lanes == "auto" and model.tuned_lanes is None
+        self.lane_count = GPU_LANES if on_gpu and left_open else model.cpu_lanes
 
     @property
     def is_reference(self) -> bool:
@@ -152,14 +177,15 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def lane_plan(settings: ModelSettings, cores: int) -> tuple[int, int]:
-    """Return lanes and engine threads a lane; left open, one lane a core with one thread each.
+def lane_plan(settings: ModelSettings, cores: int, tuned_lanes: int | None = None) -> tuple[int, int]:
+    """Return lanes and engine threads a lane; left open, those of `edge tune`, else one lane a core with one thread.
 
     On a CPU several lanes of one thread give more images a second than one lane of several threads.
     """
-    if settings.lanes == "auto":
+    lanes = tuned_lanes if settings.lanes == "auto" else settings.lanes
+    if lanes is None:
         threads = 1 if settings.threads == "auto" else settings.threads
         return max(1, cores // threads), threads
     if settings.threads == "auto":
-        return settings.lanes, max(1, cores // settings.lanes)
-    return settings.lanes, settings.threads
+        return lanes, max(1, cores // lanes)
+    return lanes, settings.threads

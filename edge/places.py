@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from edge.errors import ConfigError, EdgeError
 
 
 def default_state_dir(configured: str | None = None) -> Path:
@@ -13,3 +18,25 @@ def default_state_dir(configured: str | None = None) -> Path:
     if under_systemd := os.environ.get("STATE_DIRECTORY"):
         return Path(under_systemd.split(":")[0])
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "edge"
+
+
+@contextlib.contextmanager
+def state_lock(state_dir: Path) -> Iterator[None]:
+    """Keep a second daemon, or a benchmark, from the same board."""
+    path = state_dir / "lock"
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"state directory {state_dir} cannot be used ({error.strerror}); wanted one that can be written: "
+            "name it with --state-dir or [device] state_dir"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise EdgeError(
+                f"another edge process holds {path}; stop it first, or give this one a --state-dir of its own"
+            ) from None
+        yield

@@ -24,7 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge.clock import elapsed_ms, now_ns, utc_text
 from edge.config import MqttSettings
 from edge.errors import ConfigError, EdgeError
-from edge.records import Classes, DropCause, Findings, Message, OutboxState, Result
+from edge.records import BoardState, Classes, DropCause, Findings, Message, OutboxState, Result
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,16 @@ class ResultEncoder:
     def __init__(self, device: str, boot: str) -> None:
         self._head = {"v": 1, "device": device, "boot": boot}
 
-    def encode(self, result: Result, topic: str, qos: int, dropped: dict[DropCause, int]) -> Message:
+    def encode(
+        self,
+        result: Result,
+        topic: str,
+        qos: int,
+        dropped: dict[DropCause, int],
+        board: BoardState,
+        energy_j: float | None,
+    ) -> Message:
+        """Make the message of a result; `energy_j` is what an image of its model took of late."""
         body = self._head | {
             "stream": result.stream,
             "model": result.model,
@@ -69,9 +78,11 @@ class ResultEncoder:
             "batch": result.batch,
             "dropped": dropped,
             "engine": result.engine,
-            "power_mode": None,
-            "throttled": None,
+            "power_mode": board.power_mode,
+            "throttled": board.throttled,
         }
+        if energy_j is not None:
+            body["energy_mj"] = round(1000 * energy_j, 3)
         return Message(
             topic,
             to_json(body),

@@ -131,6 +131,14 @@ class Result:
     seq: int = -1  # counts the stream's results without gaps; given when its turn to be published comes
 
 
+@dataclass(frozen=True, slots=True)
+class BoardState:
+    """What the board is doing while a frame is served; None where it is not known."""
+
+    power_mode: str | None = None
+    throttled: bool | None = None
+
+
 @dataclass(slots=True)
 class Message:
     """One MQTT message; a result's age is joined to its body when it is first sent."""

@@ -38,7 +38,7 @@ class Stream:
         self.settings = settings
         self._model = model
         self.score_threshold = settings.score_threshold
-        self.meter = StreamMeter()
+        self.meter = StreamMeter(settings.target_p99_ms)
         self.state: StreamState = "off"
         self._reason: str | None = None
         self._outlet = outlet

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,24 @@ _BINS = math.ceil(math.log(_HIGHEST_MS / _LOWEST_MS) / math.log(_BIN_RATIO)) + 1
 _LOG_RATIO = math.log(_BIN_RATIO)
 _QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 _MIDDLES_MS = _LOWEST_MS * _BIN_RATIO ** (np.arange(_BINS) + 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How one stream fared in a period."""
+
+    frames: int  # captured
+    results: int
+    late: int  # results over the target, and frames dropped because a lane was not free in time
+    p99_ms: float | None  # from capture to what was found; None without results
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one model did in a period."""
+
+    images: int = 0
+    busy_ms: float = 0.0  # of all its lanes
 
 
 class LatencyHistogram:
@@ -53,11 +72,17 @@ class LatencyHistogram:
 class StreamMeter:
     """What became of one stream's frames; every captured frame is a result, a drop or in flight, at any moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, target_ms: float | None = None) -> None:
+        """Take the latency, from capture to what was found, over which a result counts as late."""
+        self._target_ms = math.inf if target_ms is None else target_ms
         self._lock = threading.Lock()
         self._frames = 0
         self._results = 0
         self._in_flight = 0
+        self._late = 0
+        self._until_found = LatencyHistogram()
+        self._before = Pace(0, 0, 0, None)  # counts at the end of the period before
+        self.pace = Pace(0, 0, 0, None)  # of the period that was taken last
         self._dropped: dict[DropCause, int] = dict.fromkeys(DROP_CAUSES, 0)
         self._period_results = 0
         self._latency = {stage: LatencyHistogram() for stage in STAGES}
@@ -102,6 +127,9 @@ class StreamMeter:
             self._latency["preprocess"].add(result.preprocess_ms)
             self._latency["infer"].add(result.infer_ms)
             self._latency["decode"].add(result.decode_ms)
+            until_found_ms = (result.decoded_ns - result.captured_ns) / 1e6
+            self._until_found.add(until_found_ms)
+            self._late += until_found_ms > self._target_ms
 
     def acknowledged(self, publish_ms: float, total_ms: float) -> None:
         with self._lock:
@@ -114,6 +142,12 @@ class StreamMeter:
         with self._lock:
             results, self._period_results = self._period_results, 0
             latency_ms = {stage: histogram.take() for stage, histogram in self._latency.items()}
+            found = self._until_found.take()
+            late = self._late
+        late += counts["dropped"]["overrun"] + counts["dropped"]["stale"]
+        now = Pace(counts["frames"], counts["results"], late, found["p99"] if found else None)
+        before, self._before = self._before, now
+        self.pace = Pace(now.frames - before.frames, now.results - before.results, now.late - before.late, now.p99_ms)
         return counts | {"results_per_s": round(results / period_s, 2), "latency_ms": latency_ms}
 
 
@@ -129,6 +163,7 @@ class ModelMeter:
         self._busy_ms = 0.0
         self._compared = 0  # frames
         self._agreement: float | None = None
+        self.work = Work()  # of the period that was taken last
 
     def inferred(self, images: int, times: EngineTimes) -> None:
         with self._lock:
@@ -150,6 +185,7 @@ class ModelMeter:
             self._images, self._batches, self._busy_ms = 0, 0, 0.0
             compared, agreement = self._compared, self._agreement
             parts_ms = {part: histogram.take() for part, histogram in self._parts.items()}
+        self.work = Work(images, busy_ms)
         return {
             "engine": engine,
             "images_per_s": round(images / period_s, 2),
@@ -157,8 +193,6 @@ class ModelMeter:
             "batch_mean": round(images / batches, 3) if batches else None,
             "engine_ms": parts_ms,
             "shadow": {"frames": compared, "agreement": agreement},
-            "energy_j_per_image": None,
-            "energy_j_per_image_above_idle": None,
         }
 
 
@@ -173,19 +207,45 @@ class Telemetry:
         self,
         streams: Mapping[str, StreamMeter],
         models: Mapping[str, tuple[str, ModelMeter]],
-        board: Reading,
+        read_board: Callable[[int], Reading],
         outbox: OutboxState,
     ) -> dict[str, Any]:
-        """Return the message of the period that ends now; `models` holds each model's engine label and meter."""
+        """Return the message of the period that ends now.
+
+        `models` holds each model's engine label and meter; `read_board` gives the board's period with so many images.
+        """
         end_ns = now_ns()
         period_s = max((end_ns - self._period_start_ns) / 1e9, 1e-3)
         self._period_start_ns = end_ns
+        told = {name: meter.take(period_s, engine) for name, (engine, meter) in models.items()}
+        works = {name: meter.work for name, (_, meter) in models.items()}
+        board = read_board(sum(work.images for work in works.values()))
+        busy_ms = sum(work.busy_ms for work in works.values())
         return {
             **self._head,
             "at": utc_text(wall_ns()),
             "period_s": round(period_s, 3),
             "streams": {name: meter.take(period_s) for name, meter in streams.items()},
-            "models": {name: meter.take(period_s, engine) for name, (engine, meter) in models.items()},
+            "models": {name: each | energy_of(works[name], busy_ms, board) for name, each in told.items()},
             "board": board.to_json(),
             "outbox": outbox.to_json(),
         }
+
+
+def energy_of(work: Work, busy_ms: float, board: Reading) -> dict[str, float | None]:
+    """Return a model's energy an image, in joules, whole and above the board's idle power; None where not measured.
+
+    What the board took is shared by how long the engines ran, `busy_ms` all together. Images of a time in which the
+    sensor was silent are left out, as its energy is.
+    """
+    total = board.period.total
+    whole = above_idle = None
+    if total is not None and total.energy_j is not None and work.images and work.busy_ms:
+        period_s = board.period.seconds
+        measured_s = period_s - total.gap_s
+        images = work.images * measured_s / period_s / (work.busy_ms / busy_ms)
+        if images > 0:
+            whole = round(total.energy_j / images, 6)
+            if board.idle_w is not None:
+                above_idle = round((total.energy_j - board.idle_w * measured_s) / images, 6)
+    return {"energy_j_per_image": whole, "energy_j_per_image_above_idle": above_idle}

@@ -28,6 +28,10 @@ class Topics:
     def alarms(self) -> str:
         return f"{self._root}/alarms"
 
+    @property
+    def governor(self) -> str:
+        return f"{self._root}/governor"
+
     def results(self, stream: str) -> str:
         return f"{self._root}/streams/{stream}/results"
 

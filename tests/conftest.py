@@ -203,7 +203,7 @@ class Received:
         last = self.topic.rsplit("/", 1)[-1]
         if "/streams/" in self.topic:
             return {"results": "result", "status": "stream-status"}[last]
-        return {"status": "status", "telemetry": "telemetry", "alarms": "alarm"}[last]
+        return {"status": "status", "telemetry": "telemetry", "alarms": "alarm", "governor": "governor"}[last]
 
 
 def lasting_session(protocol: MQTTProtocolVersion) -> Json:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from emulated_boards.boards import build
+from emulated_boards.power_modes import install_tools, write_power_modes
 
 from edge.cli import main
 from edge.config import Config, load_config
@@ -41,7 +43,22 @@ def test_without_a_configuration_the_machine_and_the_built_in_model_are_told(
     assert main(["check", "--json"]) == 0
     findings = findings_of(capsys)
     assert findings["engine of the built-in model"]["works"] is True
-    assert findings["power"]["works"] is None
+    assert findings["power sensors"]["works"] is None
+    assert "not a Jetson" in findings["power modes"]["told"]
+
+
+def test_a_board_tells_its_rails_and_its_power_modes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = build("orin-nx", tmp_path / "board")
+    write_power_modes(root, "orin-nx")
+    monkeypatch.setenv("EDGE_ROOT", str(root))
+    monkeypatch.setenv("PATH", install_tools(tmp_path / "bin"))
+    assert main(["check", "--json"]) == 0
+    findings = findings_of(capsys)
+    assert "Jetson Orin NX 16GB" in findings["board"]["told"]
+    assert "total VDD_IN" in findings["power sensors"]["told"]
+    assert "15W, of MAXN, 10W, 15W, 25W (nvpmodel_p3767_0000.conf)" in findings["power modes"]["told"]
 
 
 def test_each_part_is_looked_at_and_what_fails_is_told_apart(
@@ -91,7 +108,14 @@ def test_the_sample_configuration_loads() -> None:
 def test_the_sample_configuration_holds_every_key_of_every_table() -> None:
     text = SAMPLE.read_text(encoding="utf-8")
     config = load_config(SAMPLE)
-    tables = [config.device, config.mqtt, config.telemetry, config.models["conveyor"], config.streams["belt"]]
+    tables = [
+        config.device,
+        config.mqtt,
+        config.telemetry,
+        config.governor,
+        config.models["conveyor"],
+        config.streams["belt"],
+    ]
     for table in tables:
         for key in type(table).model_fields:
             assert f"\n{key} = " in text or f"\n# {key} = " in text, f"{key} is not explained"
@@ -100,6 +124,7 @@ def test_the_sample_configuration_holds_every_key_of_every_table() -> None:
 def test_the_defaults_that_the_sample_shows_are_those_of_the_code(tmp_path: Path) -> None:
     """A commented key that says its default must say the true one."""
     shown = {"password_file", "ca", "cert", "key", "username", "state_dir", "labels", "score_threshold", "masks"}
+    shown |= {"max_temperature_c", "target_p99_ms"}
     lines = []
     for line in SAMPLE.read_text(encoding="utf-8").splitlines():
         key = line.removeprefix("# ").partition(" = ")[0]

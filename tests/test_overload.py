@@ -63,11 +63,11 @@ def test_under_overload_every_frame_is_accounted_for_and_memory_stays_flat(
     assert_all_frames_are_accounted_for(subscriber)
     last = subscriber.telemetry()[-1]["streams"]
     results = {name: last[name]["results"] for name in names}
-    overrun = {name: last[name]["dropped"]["overrun"] for name in names}
-    assert sum(overrun.values()) > sum(results.values()), "this was no overload"
-    # A stream whose thread the machine starves offers fewer frames; it still gets most of them through.
-    poor = [name for name in names if results[name] <= 0.6 * max(results.values()) and results[name] <= overrun[name]]
-    assert not poor, {name: last[name] for name in poor}
+    assert sum(last[name]["dropped"]["overrun"] for name in names) > sum(results.values()), "this was no overload"
+    # Streams start one after the other, and the first have the lanes to themselves: what tells is the second half.
+    middle = subscriber.telemetry()[len(subscriber.telemetry()) // 2]["streams"]
+    late = {name: results[name] - middle[name]["results"] for name in names}
+    assert min(late.values()) > 0.6 * max(late.values()), late
     assert growth_mb([message["board"]["memory_mb"] for message in subscriber.telemetry()]) < 6
 
 

@@ -30,7 +30,7 @@ from edge.config import MqttSettings
 from edge.errors import ConfigError, EdgeError
 from edge.outbox import Outbox
 from edge.publish import Publisher, ResultEncoder, found, to_json, try_connection
-from edge.records import DROP_CAUSES, Classes, Detections, DropCause, Findings, Message, OutboxState, Result
+from edge.records import DROP_CAUSES, BoardState, Classes, Detections, DropCause, Findings, Message, OutboxState, Result
 
 LONG_S = 15.0  # a wait that only a failing test reaches
 NO_DROPS: dict[DropCause, int] = dict.fromkeys(DROP_CAUSES, 0)
@@ -54,8 +54,9 @@ def detections(*found: tuple[float, float, float, float], score: float = 0.5, cl
     return Detections(boxes, np.full(count, score, np.float32), np.full(count, class_id, np.int64))
 
 
-def encode(made: Result) -> Message:
-    return ResultEncoder("bench-01", "0123456789").encode(made, "edge/bench-01/streams/door/results", 1, NO_DROPS)
+def encode(made: Result, board: BoardState = BoardState(), energy_j: float | None = None) -> Message:  # noqa: B008 -- frozen
+    topic = "edge/bench-01/streams/door/results"
+    return ResultEncoder("bench-01", "0123456789").encode(made, topic, 1, NO_DROPS, board, energy_j)
 
 
 # What is encoded
@@ -70,6 +71,12 @@ def test_a_result_is_encoded_as_designed() -> None:
     assert body["latency_ms"] == {"wait": 1.235, "preprocess": 0.5, "infer": 20.0, "decode": 0.25}
     assert (body["dropped"], body["engine"]) == (NO_DROPS, "ort-cpu/fp32/abc")
     assert (body["power_mode"], body["throttled"]) == (None, None)
+    assert "energy_mj" not in body
+
+
+def test_a_result_tells_the_state_of_the_board_and_its_energy_where_they_are_known() -> None:
+    body = json.loads(encode(result(detections()), BoardState("MAXQ", throttled=True), 0.0412345).body)
+    assert (body["power_mode"], body["throttled"], body["energy_mj"]) == ("MAXQ", True, 41.234)
 
 
 def test_classes_are_encoded_without_boxes() -> None:

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge import schemas
-from edge.host.sensors import Sensors
+from edge.host.energy import Energy
+from edge.host.ledger import Period
+from edge.host.sensors import Reading, Sensors
 from edge.records import DROP_CAUSES, STAGES, Classes, DropCause, EngineTimes, OutboxState, Result
-from edge.telemetry import LatencyHistogram, ModelMeter, StreamMeter, Telemetry
+from edge.telemetry import LatencyHistogram, ModelMeter, Pace, StreamMeter, Telemetry, Work, energy_of
 
 QUANTILES = {"p50": 50, "p90": 90, "p99": 99}
 UNMEASURED = (
@@ -24,8 +26,9 @@ UNMEASURED = (
 NOTHING_FOUND = Classes(np.empty(0, np.float32), np.empty(0, np.int64))
 
 
-def result(wait_ms: float = 1.0, infer_ms: float = 3.0) -> Result:
-    return Result("door", "m", "e", 0, 0, 0, 0, (1, 1), NOTHING_FOUND, (), wait_ms, 2.0, infer_ms, 4.0, 1)
+def result(wait_ms: float = 1.0, infer_ms: float = 3.0, until_found_ms: float = 0.0) -> Result:
+    found_ns = int(until_found_ms * 1e6)
+    return Result("door", "m", "e", 0, 0, 0, found_ns, (1, 1), NOTHING_FOUND, (), wait_ms, 2.0, infer_ms, 4.0, 1)
 
 
 def nearest_rank(durations_ms: list[float], percent: int) -> float:
@@ -172,6 +175,56 @@ def test_what_this_machine_cannot_measure_is_null() -> None:
     assert 0 <= board["cpu_load"] <= 1
 
 
+def reading(joules: float, covered_s: float, idle_w: float | None = None) -> Reading:
+    """Return a period of 10 s of which so much was measured."""
+    total = Energy(joules, int(covered_s * 1e9), 10_000_000_000)
+    return Reading("Orin", 0.5, 100.0, period=Period(0, total.period_ns, {"VDD_IN": total}, total), idle_w=idle_w)
+
+
+def test_energy_is_shared_by_the_time_that_engines_ran() -> None:
+    assert energy_of(Work(100, 3000.0), 4000.0, reading(80.0, 10.0, 5.0)) == {
+        "energy_j_per_image": pytest.approx(80 * 0.75 / 100),
+        "energy_j_per_image_above_idle": pytest.approx((80 - 50) * 0.75 / 100),
+    }
+
+
+def test_where_the_sensor_was_silent_neither_energy_nor_images_count() -> None:
+    told = energy_of(Work(100, 4000.0), 4000.0, reading(40.0, 5.0, 5.0))
+    assert told["energy_j_per_image"] == pytest.approx(40 / 50)
+    assert told["energy_j_per_image_above_idle"] == pytest.approx((40 - 25) / 50)
+
+
+@pytest.mark.parametrize(
+    ("work", "busy_ms", "board"),
+    [
+        (Work(), 0.0, reading(80.0, 10.0)),
+        (Work(0, 5.0), 5.0, reading(80.0, 10.0)),
+        (Work(9, 5.0), 5.0, reading(0.0, 0.0)),
+        (Work(9, 0.0), 0.0, reading(80.0, 10.0)),
+        (Work(9, 5.0), 5.0, Reading("x86_64", 0.5, 100.0)),
+    ],
+)
+def test_energy_that_was_not_measured_is_null(work: Work, busy_ms: float, board: Reading) -> None:
+    assert set(energy_of(work, busy_ms, board).values()) == {None}
+
+
+def test_without_an_idle_power_nothing_is_told_above_it() -> None:
+    assert energy_of(Work(10, 5.0), 5.0, reading(80.0, 10.0))["energy_j_per_image_above_idle"] is None
+
+
+def test_the_pace_of_a_period_counts_what_came_late() -> None:
+    meter = StreamMeter(target_ms=20.0)
+    for _ in range(3):
+        meter.captured()
+    meter.resulted(result(until_found_ms=10.0))
+    meter.resulted(result(until_found_ms=30.0))
+    meter.dropped("overrun")
+    meter.take(1.0)
+    assert meter.pace == Pace(3, 2, 2, 30.0)
+    meter.take(1.0)
+    assert meter.pace == Pace(0, 0, 0, None)
+
+
 @pytest.mark.parametrize("used", [False, True])
 def test_the_message_is_as_its_schema_says(used: bool) -> None:  # noqa: FBT001 -- a column of the table
     stream, model = StreamMeter(), ModelMeter(lanes=1)
@@ -182,7 +235,7 @@ def test_the_message_is_as_its_schema_says(used: bool) -> None:  # noqa: FBT001 
         model.inferred(1, EngineTimes(compute_ms=0.0))
     telemetry = Telemetry("bench-01", "0123456789")
     outbox = OutboxState(3, 120, 0.5, 7)
-    message = telemetry.take({"door": stream}, {"m": ("e", model)}, Sensors().read(), outbox)
+    message = telemetry.take({"door": stream}, {"m": ("e", model)}, Sensors().read, outbox)
     jsonschema.validate(json.loads(json.dumps(message, allow_nan=False)), json.loads(schemas.read("telemetry")))
     assert message["outbox"] == {"messages": 3, "bytes": 120, "oldest_s": 0.5, "dropped": 7}
     assert message["period_s"] >= 0

@@ -4,7 +4,7 @@ from importlib.resources import files
 
 from edge.errors import ConfigError
 
-NAMES = ("result", "telemetry", "status", "stream-status", "alarm")
+NAMES = ("result", "telemetry", "status", "stream-status", "alarm", "governor")
 
 
 def read(name: str) -> str:

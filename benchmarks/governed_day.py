@@ -1,0 +1,222 @@
+"""A day on the simulated TX2: what each setting would cost in each period, and the governor let loose on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from simulated_tx2 import (
+    BATCHES,
+    BIN_MS,
+    LATE_SHARE,
+    MAX_P,
+    MAX_Q,
+    PLACES,
+    SETTINGS,
+    TARGET_MS,
+    WAITS_MS,
+    Behaviour,
+    Setting,
+    read_published,
+)
+
+from edge.governor import Decision, Governor, Rules, Snapshot, StreamSeen
+from edge.profiles import Machine, OperatingPoint, Profile
+
+PERIOD_S = 5  # between decisions: the telemetry's
+STALL_S = 0.5  # in which a switch serves nothing
+DWELL_S = 60
+# Standard deviations, relative: of all rates of a mode alike, of each figure that `edge tune` measured by itself, of
+# the gain of the board's one power sensor, and of a period's power.
+MODE_ERROR, POINT_ERROR, GAIN_ERROR, SENSOR_ERROR = 0.03, 0.01, 0.03, 0.02
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What each setting does in each period of a day: arrays are settings×periods."""
+
+    asked: Array  # images, expected; one dimension
+    busy_s: Array
+    busy_j: Array  # of the busy time, idle watts included
+    late: Array  # frames
+    dropped: Array  # frames
+
+
+def costs(behaviour: Behaviour, rates: Array) -> Costs:
+    """Put a day together from what every second's rate (images/s) does."""
+    periods = len(rates) // PERIOD_S
+
+    def of_periods(per_second: Array) -> Array:
+        seconds = np.stack([np.interp(rates, behaviour.rates, row) for row in per_second])
+        return np.asarray(seconds.reshape(len(per_second), periods, PERIOD_S).sum(axis=2))
+
+    return Costs(
+        asked=rates.reshape(periods, PERIOD_S).sum(axis=1),
+        busy_s=of_periods(behaviour.busy),
+        busy_j=of_periods(behaviour.busy_j),
+        late=of_periods(behaviour.late),
+        dropped=of_periods(behaviour.dropped),
+    )
+
+
+@dataclass(frozen=True)
+class Board:
+    """What the table of published results lacks."""
+
+    idle_w: Mapping[str, float]  # by mode
+    switch_j: float
+
+    def switch_cost_j(self) -> float:
+        """Return the energy of the stall and of the switch itself, at the higher idle watts."""
+        return self.switch_j + STALL_S * max(self.idle_w.values())
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A day as it went."""
+
+    energy_j: Array  # of each period
+    late: Array  # frames
+    settings: NDArray[np.int64]  # places in SETTINGS
+    switches: int
+    reasons: tuple[str, ...]  # of the switches
+
+
+class Day:
+    """A day's chance and its costs, shared by all boards and policies that are compared on it."""
+
+    def __init__(self, network: str, behaviour: Behaviour, rates: Array, seed: int) -> None:
+        self.network, self.behaviour, self.rates, self.seed = network, behaviour, rates, seed
+        self.costs = costs(behaviour, rates)
+        rng = np.random.default_rng((seed, 1))
+        self.frames = rng.poisson(self.costs.asked).astype(np.float64)
+        # The rank of p99 among the frames of a period: an order statistic of as many draws.
+        ranks = np.ceil((1 - LATE_SHARE) * np.maximum(self.frames, 1))
+        self.rank = rng.beta(ranks, np.maximum(self.frames, 1) - ranks + 1)
+        self.sensor_gain = float(rng.normal(1, GAIN_ERROR))
+        self.sensor = self.sensor_gain * rng.normal(1, SENSOR_ERROR, len(self.frames))
+        self.chance = rng.random(len(self.frames))
+
+    def energy_j(self, board: Board, place: NDArray[np.int64] | int, periods: slice | int = slice(None)) -> Array:
+        """Return the energy of periods in a setting."""
+        idle_w = np.array([board.idle_w[each.mode] for each in SETTINGS])[place]
+        busy_s, busy_j = self.costs.busy_s[place, periods], self.costs.busy_j[place, periods]
+        return np.asarray(idle_w * (PERIOD_S - busy_s) + busy_j)
+
+
+def make_profile(network: str, board: Board, gain: float, seed: int, *, are_gains_apart: bool = False) -> Profile:
+    """Return what `edge tune` would have measured, with its errors; the sensor's is one for all modes, or not."""
+    rng = np.random.default_rng((seed, 2))
+    apart = np.random.default_rng((seed, 4))
+    points = []
+    for mode in (MAX_Q, MAX_P):
+        published = read_published(network, mode)
+        rate_error = rng.normal(1, MODE_ERROR)
+        if are_gains_apart:
+            gain = float(apart.normal(1, GAIN_ERROR))
+        points += [
+            OperatingPoint(
+                power_mode=mode,
+                precision="fp16",
+                max_batch=batch,
+                max_wait_ms=0.0,
+                lanes=1,
+                device="gpu",
+                images_per_s=rate_error * rng.normal(1, POINT_ERROR) * batch / published.latency_s[batch - 1],
+                power_w=gain * rng.normal(1, POINT_ERROR) * published.power_w[batch - 1],
+                idle_w=gain * rng.normal(1, POINT_ERROR) * board.idle_w[mode],
+            )
+            for batch in BATCHES
+        ]
+    machine = Machine(board="simulated Jetson TX2", l4t=None, engine=network)
+    return Profile(machine=machine, engine_label=network, made_at="", target_p99_ms=TARGET_MS, points=tuple(points))
+
+
+def govern(
+    day: Day, board: Board, *, has_profile: bool = True, tells_late: bool = True, are_gains_apart: bool = False
+) -> Ran:
+    """Let the governor run the day; it sees a period only when that is over."""
+    measured = make_profile(day.network, board, day.sensor_gain, day.seed, are_gains_apart=are_gains_apart)
+    profile = measured if has_profile else None
+    settings = Rules(
+        modes=(MAX_Q, MAX_P),
+        max_batches=BATCHES,
+        max_waits_ms=WAITS_MS,
+        min_dwell_s=DWELL_S,
+        switch_cost_j=board.switch_cost_j(),
+    )
+    governor = Governor(settings, profile)
+    return _Run(day, board, governor, tells_late=tells_late).run()
+
+
+class _Run:
+    def __init__(self, day: Day, board: Board, governor: Governor, *, tells_late: bool) -> None:
+        self._day, self._board, self._governor, self._tells_late = day, board, governor, tells_late
+        self._energy_j = np.zeros(len(day.frames))
+        self._late = np.zeros(len(day.frames))
+        self._settings = np.zeros(len(day.frames), np.int64)
+        self._reasons: list[str] = []
+
+    def run(self) -> Ran:
+        setting, switched = Setting(MAX_P, 1, 0.0), False
+        for period in range(len(self._day.frames)):
+            decision = self._governor.decide(self._run_period(period, setting, switched=switched))
+            switched = decision.mode not in (None, setting.mode)
+            if switched:
+                self._reasons.append(decision.reason)
+            setting = _next(setting, decision)
+        return Ran(self._energy_j, self._late, self._settings, len(self._reasons), tuple(self._reasons))
+
+    def _run_period(self, period: int, setting: Setting, *, switched: bool) -> Snapshot:
+        day, place = self._day, PLACES[setting]
+        served = 1 - STALL_S / PERIOD_S if switched else 1.0
+        asked = day.costs.asked[period]
+        energy_j = served * float(day.energy_j(self._board, place, period))
+        late = served * day.costs.late[place, period] + (1 - served) * asked
+        dropped = served * day.costs.dropped[place, period] + (1 - served) * asked
+        if switched:
+            energy_j += self._board.switch_cost_j()
+        self._energy_j[period], self._late[period], self._settings[period] = energy_j, late, place
+        return self._snapshot(period, setting, energy_j, late, dropped)
+
+    def _snapshot(self, period: int, setting: Setting, energy_j: float, late: float, dropped: float) -> Snapshot:
+        day = self._day
+        frames, asked = day.frames[period], max(day.costs.asked[period], 1e-9)
+        stream = StreamSeen(
+            name="cameras",
+            target_p99_ms=TARGET_MS,
+            p99_ms=self._p99_ms(period, setting) if frames else None,
+            asked_per_s=frames / PERIOD_S,
+            results_per_s=frames * (1 - dropped / asked) / PERIOD_S,
+            late=_drawn(frames, late / asked, day.chance[period]) if self._tells_late and frames else None,
+        )
+        power_w = energy_j / PERIOD_S * day.sensor[period]
+        return Snapshot((period + 1.0) * PERIOD_S, setting.mode, (stream,), power_w=float(power_w))
+
+    def _p99_ms(self, period: int, setting: Setting) -> float:
+        """Return the p99 of as many frames as came, at the period's mean rate."""
+        day = self._day
+        rates = day.behaviour.rates
+        place = min(int(np.searchsorted(rates, day.costs.asked[period] / PERIOD_S)), len(rates) - 1)
+        return float((np.searchsorted(day.behaviour.latency[PLACES[setting], place], day.rank[period]) + 1) * BIN_MS)
+
+
+def _drawn(frames: float, share: float, chance: float) -> float:
+    """Return the share that was late among as many frames, rounded at random to whole frames with a normal spread."""
+    mean = frames * share
+    spread = np.sqrt(mean * max(0.0, 1 - share))
+    # The inverse of the logistic function: near enough to the normal one's, and quick.
+    drawn = mean + spread * np.log(chance / (1 - chance)) / 1.702
+    return float(min(frames, max(0.0, round(drawn))) / frames)
+
+
+def _next(setting: Setting, decision: Decision) -> Setting:
+    return Setting(
+        decision.mode or setting.mode,
+        setting.max_batch if decision.max_batch is None else decision.max_batch,
+        setting.max_wait_ms if decision.max_wait_ms is None else decision.max_wait_ms,
+    )

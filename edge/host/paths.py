@@ -1,0 +1,92 @@
+"""Where the machine's files are: below one root, with absolute symbolic links resolved inside it."""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_MOST_LINKS = 40  # as the kernel follows
+_WILD = frozenset("*?[")
+
+
+def root() -> Path:
+    """Return the folder that stands for `/` in all that is read of the machine (an emulated board, a container)."""
+    return Path(os.environ.get("EDGE_ROOT") or "/")
+
+
+def is_emulated() -> bool:
+    """Tell whether another folder stands for `/`, so that libraries that ask the kernel would ask the wrong machine."""
+    return root() != Path("/")
+
+
+def inside(path: str) -> Path:
+    """Return where an absolute path lies below the root.
+
+    Raises OSError where symbolic links go in a circle. What does not exist is no error here.
+    """
+    base = root()
+    if base == Path("/"):
+        return Path(path)
+    resolved: list[str] = []
+    waiting = [part for part in reversed(path.split("/")) if part]
+    links = 0
+    while waiting:
+        part = waiting.pop()
+        if part == "..":
+            resolved[-1:] = []
+        elif part != ".":
+            place = base.joinpath(*resolved, part)
+            if not place.is_symlink():
+                resolved.append(part)
+                continue
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            target = str(place.readlink())
+            if target.startswith("/"):
+                resolved.clear()
+            waiting += [each for each in reversed(target.split("/")) if each]
+    return base.joinpath(*resolved)
+
+
+def glob(pattern: str) -> list[str]:
+    """Return the absolute paths that a pattern finds below the root, in order; what cannot be listed has none."""
+    return list(_matches("", [part for part in pattern.split("/") if part]))
+
+
+def _matches(folder: str, parts: list[str]) -> Iterator[str]:
+    if not parts:
+        yield folder
+        return
+    wanted, *rest = parts
+    for name in _names(folder, wanted):
+        yield from _matches(f"{folder}/{name}", rest)
+
+
+def _names(folder: str, wanted: str) -> list[str]:
+    try:
+        if _WILD.isdisjoint(wanted):
+            return [wanted] if os.path.lexists(inside(folder) / wanted) else []
+        names = [each.name for each in inside(folder or "/").iterdir()]
+    except OSError:
+        return []
+    return sorted(fnmatch.filter(names, wanted), key=lambda name: (len(name), name))  # hwmon10 comes after hwmon9
+
+
+def read_text(path: str) -> str | None:
+    """Return a small file's text without zero bytes and blanks at its end; None where it cannot be read or is empty.
+
+    Not for sensors: a file that never answers (a FIFO in its place) is not waited for, but a driver that hangs is.
+    """
+    try:
+        handle = os.open(inside(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        with os.fdopen(handle, "rb") as file:
+            return (file.read() or b"").decode(errors="replace").rstrip("\0 \n") or None
+    except OSError:
+        return None

@@ -1,0 +1,71 @@
+"""`edge tune`: power modes, precisions, batches and lanes tried on the very pipeline that serves; the best is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+
+from edge.board_power import board_power
+from edge.config import load_config
+from edge.host.sensors import Sensors as BoardSensors
+from edge.places import default_state_dir, state_lock
+from edge.tuning.mode_keeper import Power, RebootingError
+from edge.tuning.plot import check_plot, plot
+from edge.tuning.report import show, to_json
+from edge.tuning.search import Search
+from edge.tuning.trial import Sensors
+from edge.tuning.wish import Wish
+
+NOT_WITHIN = 4  # exit code: nothing meets the target
+
+
+def run(wish: Wish, *, as_json: bool) -> int:
+    """Search with what this board has, and tell what was found; return the exit code."""
+    return tune(wish, board_power(), BoardSensors(), as_json=as_json)
+
+
+def tune(wish: Wish, power: Power | None, sensors: Sensors | None, *, as_json: bool) -> int:
+    """Search with these power modes and sensors, None where there are none; tell what was found.
+
+    Returns 4 where no setting is within the target.
+    """
+    if wish.plot is not None:
+        check_plot(wish.plot)
+    config = load_config(wish.config)
+    state_dir = wish.state_dir or default_state_dir(config.device.state_dir)
+    with state_lock(state_dir), _terminable():
+        try:
+            found = Search(wish, config, state_dir, power, sensors).run()
+        except RebootingError as told:
+            Console(stderr=True).print(str(told), markup=False)
+            return told.exit_code
+        except KeyboardInterrupt:
+            Console(stderr=True).print("what is measured is kept: start the same command again to go on")
+            raise
+    if wish.plot is not None:
+        plot(found, wish.plot)
+    if as_json:
+        print(json.dumps(to_json(found), allow_nan=False))  # noqa: T201 -- the command's output
+    else:
+        show(found, Console())
+    return 0 if found.profile.max_p is not None else NOT_WITHIN
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM, and the end of the terminal, end the search as Ctrl-C does: with the power mode put back."""
+
+    def on_signal(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

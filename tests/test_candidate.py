@@ -1,0 +1,142 @@
+"""What `edge tune` need not measure, by numbers worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.profiles import OperatingPoint
+from edge.tuning.candidate import Axes, Candidate, Judge, Measured, ordered
+
+ONE = Candidate("FAST", "gpu", "fp16", 1, 1)
+ORDER = ("FAST", "MIDDLE", "SLOW")
+
+
+def is_slower(mode: str, than: str) -> bool:
+    return ORDER.index(mode) > ORDER.index(than)
+
+
+def measured(
+    candidate: Candidate, p99_ms: float, *, rate: float = 100.0, service_ms: float = 5.0, full: bool = True
+) -> Measured:
+    point = OperatingPoint(
+        power_mode=candidate.power_mode,
+        precision=candidate.precision,
+        max_batch=candidate.max_batch,
+        max_wait_ms=0.0,
+        lanes=candidate.lanes,
+        device=candidate.device,
+        images_per_s=rate,
+        latency_p99_ms=p99_ms,
+    )
+    return Measured(
+        point=point,
+        engine="trt/fp16/0",
+        measured_s=1.0,
+        discarded_s=0.0,
+        is_steady=True,
+        images=100,
+        dropped_share=0.0,
+        batch_mean=1.0,
+        batch_most=candidate.max_batch if full else 1,
+        service_ms=service_ms,
+        busy=0.5,
+    )
+
+
+def judged(wanted: Candidate, known: dict[Candidate, Measured], target_p99_ms: float | None = 20.0) -> str | None:
+    reason = Judge(known, target_p99_ms, is_slower).why_not(wanted)
+    return reason.told if reason else None
+
+
+def batch(size: int) -> Candidate:
+    return replace(ONE, max_batch=size)
+
+
+def test_larger_batch_is_left_out_where_a_smaller_one_takes_too_long_by_itself() -> None:
+    known = {batch(2): measured(batch(2), 60.0, service_ms=25.0)}
+    assert judged(batch(4), known) == "batches of 2 took 25 ms by themselves"
+    assert judged(batch(4), known, target_p99_ms=25.0) is None
+    assert judged(batch(4), known, target_p99_ms=None) is None
+    assert judged(batch(1), known) is None, "a smaller one may be quick enough"
+    assert judged(replace(batch(4), precision="int8"), known) is None, "another engine is another matter"
+
+
+def test_larger_batch_is_left_out_where_latency_has_risen_above_the_target() -> None:
+    known = {batch(1): measured(batch(1), 15.0), batch(2): measured(batch(2), 24.0)}
+    assert judged(batch(4), known) == "p99 had risen from 15 to 24 ms with batches of 2"
+    falling = {batch(1): measured(batch(1), 40.0), batch(2): measured(batch(2), 24.0)}
+    assert judged(batch(4), falling) is None, "under overload a larger batch may be the way to the target"
+
+
+def test_batch_that_no_frames_fill_is_left_out() -> None:
+    known = {batch(1): measured(batch(1), 9.0), batch(2): measured(batch(2), 9.0, full=False)}
+    assert judged(batch(4), known) == "no batch was fuller than 1 where 2 were allowed"
+
+
+def test_lanes_are_added_until_they_give_nothing() -> None:
+    lanes = {number: replace(ONE, lanes=number) for number in (1, 2, 3)}
+    equal = {lanes[1]: measured(lanes[1], 12.0, rate=100), lanes[2]: measured(lanes[2], 12.0, rate=102)}
+    assert judged(lanes[3], equal) == "2 lanes gave no more images a second than 1, and no less latency"
+    faster = equal | {lanes[2]: measured(lanes[2], 12.0, rate=150)}
+    assert judged(lanes[3], faster) is None
+    quicker = equal | {lanes[2]: measured(lanes[2], 8.0, rate=100)}
+    assert judged(lanes[3], quicker) is None
+    assert judged(lanes[3], {lanes[1]: equal[lanes[1]]}) is None, "one point is no trend"
+
+
+def test_slower_mode_is_left_out_where_a_faster_one_clearly_missed_the_target() -> None:
+    slow, fast = replace(ONE, power_mode="SLOW"), replace(ONE, power_mode="FAST")
+    assert judged(slow, {fast: measured(fast, 23.0)}) == (
+        "p99 was 23 ms in FAST already, which is faster in everything"
+    )
+    assert judged(slow, {fast: measured(fast, 21.0)}) is None, "that may be chance"
+    assert judged(fast, {slow: measured(slow, 23.0)}) is None
+    assert judged(replace(slow, lanes=2), {fast: measured(fast, 23.0)}) is None
+    hot = measured(fast, 23.0)
+    hot = hot.model_copy(update={"point": hot.point.model_copy(update={"is_throttled": True})})
+    assert judged(slow, {fast: hot}) is None, "what throttles says nothing of slower modes"
+
+
+def test_faster_modes_come_first_and_small_settings_before_large_ones() -> None:
+    assert ordered(("SLOW", "FAST", "MIDDLE"), is_slower) == ORDER
+    assert ordered((None,), is_slower) == (None,)
+    axes = Axes(("FAST", "SLOW"), ("gpu",), ("fp16",), (2, 1), (4, 1, 1))
+    assert [str(each) for each in axes.candidates()][:4] == [
+        "FAST gpu fp16 batch 1 1 lane",
+        "FAST gpu fp16 batch 4 1 lane",
+        "FAST gpu fp16 batch 1 2 lanes",
+        "FAST gpu fp16 batch 4 2 lanes",
+    ]
+
+
+numbers = st.floats(0.1, 1e4)
+candidates = st.builds(
+    Candidate,
+    st.sampled_from(ORDER),
+    st.just("gpu"),
+    st.sampled_from(["fp16", "int8"]),
+    st.integers(1, 4),
+    st.sampled_from([1, 2, 4, 8]),
+)
+
+
+@given(st.dictionaries(candidates, st.tuples(numbers, numbers, numbers, st.booleans())), candidates, numbers)
+def test_smallest_setting_of_the_fastest_mode_is_always_tried(
+    known: dict[Candidate, tuple[float, float, float, bool]], wanted: Candidate, target_p99_ms: float
+) -> None:
+    told = {
+        each: measured(each, p99_ms, rate=rate, service_ms=service_ms, full=full)
+        for each, (p99_ms, rate, service_ms, full) in known.items()
+    }
+    first = replace(wanted, power_mode="FAST", lanes=1, max_batch=1)
+    assert judged(first, told, target_p99_ms) is None
+
+
+@pytest.mark.parametrize("target_p99_ms", [None, 20.0])
+def test_nothing_is_left_out_before_anything_is_known(target_p99_ms: float | None) -> None:
+    axes = Axes(ORDER, ("gpu", "dla0"), ("fp16", "int8"), (1, 2), (1, 2, 4))
+    assert all(judged(each, {}, target_p99_ms) is None for each in axes.candidates())
