@@ -47,12 +47,12 @@ def tune(wish: Wish, power: Power | None, sensors: Sensors | None, *, as_json: b
         except KeyboardInterrupt:
             Console(stderr=True).print("what is measured is kept: start the same command again to go on")
             raise
-    if wish.plot is not None:
-        plot(found, wish.plot)
     if as_json:
         print(json.dumps(to_json(found), allow_nan=False))  # noqa: T201 -- the command's output
     else:
         show(found, Console())
+    if wish.plot is not None:
+        plot(found, wish.plot)
     return 0 if found.profile.max_p is not None else NOT_WITHIN
 
 

@@ -374,7 +374,8 @@ def test_plot_is_drawn(wish: Wish, tuned: Tune, tmp_path: Path, suffix: str) -> 
     pytest.importorskip("matplotlib")
     path = tmp_path / f"plot{suffix}"
     power = KnownPower()
-    tuned(replace(wish, plot=path, power_modes=("LOW", "MID"), target_p99_ms=100.0), power, KnownSensors(power))
+    several = replace(wish, plot=path, power_modes=("LOW", "MID"), batches=(1, 2), target_p99_ms=100.0)
+    tuned(several, power, KnownSensors(power))
     assert path.read_bytes().startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")
 
 

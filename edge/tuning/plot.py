@@ -37,8 +37,7 @@ def plot(found: Found, path: Path) -> None:
     target = found.profile.target_p99_ms
     if target is not None:
         right.axhline(target, color="black", linestyle=":", linewidth=1, label=f"target {target:g} ms")
-    for handle in right.legend(fontsize=8).legend_handles:
-        handle.set_alpha(1)
+    right.legend(fontsize=8)
     figure.suptitle(found.title, fontsize=11)
     try:
         figure.savefig(path, dpi=150)
@@ -56,15 +55,14 @@ def _draw(axes: Any, points: Sequence[OperatingPoint], found: Found, key: str, l
         axes.text(0.5, 0.5, "not measured on this machine", ha="center", va="center", transform=axes.transAxes)
         return
     best = found.front
-    for form in dict.fromkeys((each.power_mode, each.device, each.precision) for each in drawn):
+    forms = dict.fromkeys((each.power_mode, each.device, each.precision) for each in drawn)
+    for number, form in enumerate(forms):
         those = [each for each in drawn if (each.power_mode, each.device, each.precision) == form]
-        axes.scatter(
-            [each.images_per_s for each in those],
-            [getattr(each, key) for each in those],
-            s=28,
-            alpha=[1.0 if each in best else 0.25 for each in those],
-            label=" ".join(part for part in form if part),
-        )
+        name = " ".join(part for part in form if part)
+        for is_best, alpha, label_of in ((True, 1.0, name), (False, 0.25, None)):
+            shown = [each for each in those if (each in best) == is_best]
+            rates, costs = [each.images_per_s for each in shown], [getattr(each, key) for each in shown]
+            axes.scatter(rates, costs, s=28, color=f"C{number}", alpha=alpha, label=label_of)
     edge = _edge([(each.images_per_s or 0.0, getattr(each, key)) for each in drawn if not each.is_throttled])
     axes.plot(*zip(*edge, strict=True), color="grey", linewidth=1, zorder=0)
     for point in drawn:
