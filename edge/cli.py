@@ -171,7 +171,10 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--model", metavar="NAME", help="of a configuration whose streams use several")
     scenarios = ("single-stream", "multi-stream", "server", "offline")
     bench.add_argument(
-        "--scenario", type=_names(*scenarios), default=scenarios[:1], help=f"{', '.join(scenarios)} (default: the first)"
+        "--scenario",
+        type=_names(*scenarios),
+        default=scenarios[:1],
+        help=f"{', '.join(scenarios)} (default: the first)",
     )
     bench.add_argument("--batch", type=_counts(1024), default=(1,), metavar="N,…", help="default: 1")
     precisions = _names("fp32", "fp16", "int8")
@@ -386,7 +389,7 @@ def _tune(options: Any) -> int:
 
 def _bench(options: Any) -> int:
     from edge import bench
-    from edge.benching import wish
+    from edge.benching import report, wish
 
     wanted = wish.Wish(
         what=tuple(part for text in options.what for part in text.split(",") if part),
@@ -403,8 +406,7 @@ def _bench(options: Any) -> int:
         engine_only=options.engine_only,
         state_dir=options.state_dir,
     )
-    form = "json" if options.json else "csv" if options.csv else "markdown" if options.markdown else "table"
-    return bench.run(wanted, form)
+    return bench.run(wanted, next((form for form in report.FORMS if getattr(options, form, False)), "table"))
 
 
 def _schema(options: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+
 from rich.console import Console
 
 from edge.board_power import board_power

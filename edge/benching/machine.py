@@ -18,7 +18,14 @@ from edge.host.paths import glob, read_text
 from edge.host.power import read_modes
 
 # What takes part in the work, as packages are named.
-PACKAGES = ("onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu13-bindings", "numpy", "opencv-python-headless")
+PACKAGES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx-cu13-bindings",
+    "numpy",
+    "opencv-python-headless",
+)
 _MHZ = 1e-3  # cpufreq tells kHz
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from edge.benching.arrivals import poisson
 from edge.benching.judge import judge
 from edge.benching.row import LEAST_SAMPLES, Block, Row, ratio, significant, speed_of
-from edge.benching.scenario import LEAST_QUERIES, ClosedLoop, Length, Query, Scenario, System, serve
+from edge.benching.scenario import ClosedLoop, Length, Query, Scenario, System, serve
 from edge.clock import now_ns
 from edge.host.sensors import Reading
 
@@ -250,7 +250,7 @@ def row_of(setting: Setting, run: Run) -> Row:
 
 
 def blocks_of(queries: Sequence[Query], start_ns: int) -> tuple[Block, ...]:
-    """Cut a run into blocks of nearly as many queries each; together they last from its start to the last query's end."""
+    """Cut a run into blocks of nearly as many queries each, which together last from its start to its last query."""
     ordered = sorted(queries, key=lambda query: query.end_ns)
     count = min(BLOCKS, len(ordered))
     blocks = []

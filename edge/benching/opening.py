@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from edge.admission import Precision
 from edge.backends.supply import Place, Supply
 from edge.benching.engine_alone import EngineAlone
 from edge.benching.scenario import System
@@ -25,14 +24,14 @@ def settings_of(subject: Subject, cell: Cell) -> ModelSettings:
     lanes = cell.lanes or subject.settings.lanes
     if lanes == "auto" and cell.scenario == "single-stream":
         lanes = 1
-    changes = {"precision": cell.precision, "max_batch": cell.batch, "lanes": lanes}
+    changes = {"max_batch": cell.batch, "lanes": lanes}
     return subject.settings.model_copy(update=changes)
 
 
 @contextlib.contextmanager
 def open_serving(subject: Subject, cell: Cell, place: Place, batches: Sequence[int], seed: int) -> Iterator[System]:
     """Open the serving path; raise ModelError where this precision is not served here, ConfigError for a batch."""
-    model = open_model(subject.name, settings_of(subject, cell), place)
+    model = open_model(subject.name, settings_of(subject, cell), place, cell.precision)
     try:
         check_batches(batches, model.engine.fixed_batch, subject.name)
         shown = pictures(subject.sources) or random_pictures(model, seed)
@@ -60,8 +59,7 @@ def open_alone(subject: Subject, cell: Cell, place: Place, batches: Sequence[int
     )
     if settings.lanes == "auto" and supply.why_not_tensorrt() is None:
         lanes = GPU_LANES
-    precision: Precision = settings.precision if settings.precision != "auto" else "fp32"
-    engine = supply.make(precision)
+    engine = supply.make(cell.precision)
     try:
         check_batches(batches, engine.fixed_batch, subject.name)
     except BaseException:

@@ -15,6 +15,7 @@ from edge.benching.row import Row
 from edge.benching.table import Sheet, cell_text, rows_sheet, to_csv, to_markdown
 
 Form = Literal["table", "json", "csv", "markdown"]
+FORMS: tuple[Form, ...] = ("json", "csv", "markdown")  # as options name them; a table else
 
 _UNTRUSTED = "not to be trusted"
 _TEXTS = frozenset({"network", "precision", "scenario", "mode"})

@@ -131,7 +131,7 @@ def serve(
 ) -> None:
     """Issue queries of one image at these times from `start_ns` on, and wait for all of them.
 
-    `is_hopeless` is shown each query that ends before the last is issued, and may cut the run short. Raises the system's
+    `is_hopeless`, shown each query that ends before the last is issued, may cut the run short. Raises the system's
     failure.
     """
     ended: SimpleQueue[Query] = SimpleQueue()

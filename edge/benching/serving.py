@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.admission import Precision
 from edge.backends.supply import Place
 from edge.clock import now_ns, wall_ns
 from edge.config import ModelSettings
@@ -105,19 +106,19 @@ class Serving:
         self._lost = EngineError(f"a picture gave no result ({cause}); see --log-level error for what failed")
 
 
-def open_model(name: str, settings: ModelSettings, place: Place) -> Model:
-    """Open a model whose engine is of the precision that the settings name, building it where that is to be done.
+def open_model(name: str, settings: ModelSettings, place: Place, precision: Precision) -> Model:
+    """Open a model whose engine is of a precision, building it where that is to be done.
 
     Raises ModelError where this precision is not served here.
     """
-    model = Model(name, settings, place)
+    model = Model(name, settings.model_copy(update={"precision": precision}), place)
     try:
-        if f"/{settings.precision}/" not in model.engine.label:
-            if not model.may_build or settings.precision == "int8":
+        if f"/{precision}/" not in model.engine.label:
+            if not model.may_build or precision == "int8":
                 found = model.lacking or f"{model.engine.label} serves"
-                raise ModelError(f"{name} is not served in {settings.precision} here: {found}")
+                raise ModelError(f"{name} is not served in {precision} here: {found}")
             former = model.engine
-            model.adopt(Served(model.supply.make(settings.precision), model))
+            model.adopt(Served(model.supply.make(precision), model))
             former.close()
     except EdgeError:
         model.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ class Subject:
 
     name: str  # as rows tell it
     settings: ModelSettings
-    engines: EnginesSettings = EnginesSettings()
+    engines: EnginesSettings = field(default_factory=EnginesSettings)
     sources: tuple[Address, ...] = ()  # of its pictures; without any they are drawn at random
     is_random: bool = False  # its weights are: INT8 has nothing to prove, as what it finds means nothing
 
@@ -38,12 +38,16 @@ def of_name(what: str, state_dir: Path) -> Subject:
     """
     if (network := _network(what)) is not None:
         folder = write(network, state_dir / NETWORKS)
-        return Subject(network.name, ModelSettings(path=folder), is_random=True)
+        return Subject(network.name, _settings(folder), is_random=True)
     try:
         folder = find_model(what)
     except ModelError:
         folder = _by_other_case(what)
-    return Subject(folder.resolve().name, ModelSettings(path=folder))
+    return Subject(folder.resolve().name, _settings(folder))
+
+
+def _settings(folder: Path) -> ModelSettings:
+    return ModelSettings.model_validate({"path": str(folder.resolve())})
 
 
 def of_config(config: Config, name: str) -> Subject:

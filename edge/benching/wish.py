@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.benching.scenario import Length, Scenario
+from edge.admission import Precision
 from edge.benching.measure import Effort
+from edge.benching.scenario import Length, Scenario
 
 SECONDS, QUICK_S = 10.0, 1.0
 WARM_UP_S, QUICK_WARM_UP_S = 2.0, 0.2
@@ -20,7 +21,7 @@ class Cell:
 
     scenario: Scenario
     power_mode: str | None
-    precision: str
+    precision: Precision
     lanes: int | None
     batch: int
 
@@ -38,7 +39,7 @@ class Wish:
     model: str | None = None  # of a configuration with several
     scenarios: tuple[Scenario, ...] = ("single-stream",)
     batches: tuple[int, ...] = (1,)
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[Precision, ...] = ("fp32",)
     power_modes: tuple[str, ...] = ()  # names, max-q, max-p, or all; empty: the board stays in its own
     lanes: tuple[int | None, ...] = (None,)
     seconds: float | None = None
