@@ -13,7 +13,8 @@ from edge.benching.scenario import ClosedLoop, Length, Query, Scenario, System, 
 from edge.clock import now_ns
 from edge.host.sensors import Reading
 
-BLOCKS = 10  # of a run's samples; one a query where there are fewer
+# Blocks of a run's samples: one a second, and so many of a shorter run; one a query where there are fewer.
+LEAST_BLOCKS = 10
 # A board is warm when its hottest sensor has risen by no more than this from one stretch of warming up to the next.
 STEADY_C = 0.5
 STRETCH_S = 3.0
@@ -252,7 +253,8 @@ def row_of(setting: Setting, run: Run) -> Row:
 def blocks_of(queries: Sequence[Query], start_ns: int) -> tuple[Block, ...]:
     """Cut a run into blocks of nearly as many queries each, which together last from its start to its last query."""
     ordered = sorted(queries, key=lambda query: query.end_ns)
-    count = min(BLOCKS, len(ordered))
+    seconds = (ordered[-1].end_ns - start_ns) / 1e9 if ordered else 0.0
+    count = min(max(LEAST_BLOCKS, int(seconds)), len(ordered))
     blocks = []
     for number in range(count):
         part = ordered[number * len(ordered) // count : (number + 1) * len(ordered) // count]
