@@ -8,10 +8,11 @@ from rich.console import Console
 
 from edge.board_power import board_power
 from edge.config import load_config
+from edge.drawing import check_plot
 from edge.host.sensors import Sensors as BoardSensors
 from edge.places import default_state_dir, state_lock
 from edge.tuning.mode_keeper import Power, RebootingError, terminable
-from edge.tuning.plot import check_plot, plot
+from edge.tuning.plot import plot
 from edge.tuning.report import show, to_json
 from edge.tuning.search import Search
 from edge.tuning.trial import Sensors

@@ -1,1 +1,1 @@
-"""The benchmark: load generator, the systems that it drives, what is measured meanwhile, and how that is told."""
+"""What `edge bench` runs, measures, judges and tells."""

@@ -1,0 +1,89 @@
+"""An earlier run's file, and whether it was measured on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from edge.benching.baseline import key_of
+from edge.errors import ConfigError
+from edge.settings import one_line
+
+Run = Mapping[str, Any]  # {"machine": {...}, "rows": [...]}
+
+# What makes it another machine; a name that one of two machines lacks is no difference.
+IDENTITY = ("board", "cpu", "cores", "gpu")
+_MAKE_ONE = "measure one on this machine: edge bench … --json > FILE"
+
+
+class _Block(BaseModel):
+    latency_ms: list[float]
+    images: float = Field(ge=0)
+    seconds: float = Field(ge=0)
+
+
+class _Row(BaseModel):
+    network: str
+    precision: str
+    batch: int
+    scenario: str
+    lanes: int | str | None
+    power_mode: str | None = None
+    samples: list[_Block] | None = None
+
+
+class _Run(BaseModel):
+    machine: dict[str, Any]
+    rows: list[_Row]
+
+
+def read_run(path: Path) -> Run:
+    """Read what `edge bench --json` wrote; raise ConfigError where it is no such file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--baseline {path} cannot be read ({error.strerror}); {_MAKE_ONE}") from None
+    except ValueError:
+        raise ConfigError(f"--baseline {path}: found no JSON, wanted one document of edge bench; {_MAKE_ONE}") from None
+    try:
+        _Run.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise ConfigError(f"--baseline {path}: {where}: {one_line(first['msg'])}; {_MAKE_ONE}") from None
+    run: Run = found
+    twice = [key for key, count in Counter(key_of(row) for row in run["rows"]).items() if count > 1]
+    if twice:
+        raise ConfigError(f"--baseline {path}: found {twice[0]} more than once, wanted each row once; {_MAKE_ONE}")
+    return run
+
+
+def check_same_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each thing, as a version or hash, that differs between two records of one machine.
+
+    Raise ConfigError where they are two machines: their figures say nothing about the software.
+    """
+    old, new = dict(_flat(before)), dict(_flat(now))
+    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    others = [name for name in differing if name in IDENTITY and None not in (old.get(name), new.get(name))]
+    if others:
+        told = ", ".join(f"{name} {old[name]!r} then, {new[name]!r} now" for name in others)
+        raise ConfigError(f"--baseline was measured on another machine ({told}); {_MAKE_ONE}")
+    return [f"{name} was {_told(old.get(name))}, is {_told(new.get(name))}" for name in differing]
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _told(value: Any) -> str:
+    return "not known" if value is None else str(value)
