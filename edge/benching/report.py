@@ -19,7 +19,7 @@ FORMS: tuple[Form, ...] = ("json", "csv", "markdown")  # as options name them; a
 
 _UNTRUSTED = "not to be trusted"
 _FIRST_TO_GO = ("spread", "max ms", "images/s/W (GPU)", "p90 ms", "lanes", "J/image")
-_GAP = 3  # between two columns
+_GAP = 2  # between two columns
 _TEXTS = frozenset({"network", "precision", "scenario", "mode"})
 
 
@@ -58,7 +58,7 @@ class Report:
 
 
 def _rank(row: Row) -> tuple[bool, float]:
-    """What is to be trusted comes before what is faster."""
+    """Order rows: what is to be trusted comes before what is faster."""
     return row.valid, row.images_per_s or 0.0
 
 
@@ -82,11 +82,13 @@ def markdown(report: Report) -> str:
 def show_table(report: Report, console: Console) -> None:
     """Print the rows as the published tables have them; why a row is not to be trusted stands below."""
     sheet, marks = rows_sheet([row.to_json() for row in report.rows]), _marks(report)
-    table = Table(box=box.SIMPLE_HEAD, title=_title(report), title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, title=_title(report), title_justify="left", padding=(0, 1, 0, 0))
     places = _fitting(sheet, console.width - max(map(len, marks), default=0) - _GAP)
     for place in places:
         head = sheet.heads[place]
-        table.add_column(head, justify="left" if head in _TEXTS else "right", no_wrap=True)
+        table.add_column(
+            head, justify="left" if head in _TEXTS else "right", no_wrap=head not in _TEXTS, overflow="fold"
+        )
     table.add_column("", style="bold", no_wrap=True)
     for line, mark in zip(sheet.lines, marks, strict=True):
         table.add_row(*(cell_text(line[place]) for place in places), mark)
