@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from edge.backends.convert import source_sha256
 from edge.backends.supply import Place
+from edge.benching.beside import Asked, Beside
 from edge.benching.machine import machine
 from edge.benching.measure import InterruptedRunError, Measurement, Setting
 from edge.benching.opening import open_alone, open_serving
@@ -33,16 +34,24 @@ from edge.tuning.settings import model_to_tune
 
 log = logging.getLogger(__name__)
 
+WORSE = 4  # exit code: a row is worse than in the earlier run
 INTERRUPTED = 130  # exit code, as of a shell's command that Ctrl-C ended
 _ALL = "all"
 
 
-def run(wish: Wish, form: Form) -> int:
+def run(wish: Wish, form: Form, asked: Asked) -> int:
     """Measure with what this board has, and print the report; return the exit code."""
+    beside = Beside(asked)
     report = bench(wish, board_power(), Sensors())
+    if report.rows:
+        beside.look(report)
     if report.rows or not report.partial:
         show(report, form)
-    return INTERRUPTED if report.partial else 0
+    if report.rows:
+        beside.draw(report)
+    if report.partial:
+        return INTERRUPTED
+    return WORSE if beside.is_worse else 0
 
 
 def bench(wish: Wish, power: Power | None, sensors: Sensors) -> Report:

@@ -191,6 +191,18 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     target = "with server: found is the highest rate that meets it; else the best row within it is marked"
     bench.add_argument("--target-p99-ms", type=_positive, metavar="MS", help=target)
     bench.add_argument("--engine-only", action="store_true", help="the engine alone, on random input in its buffers")
+    bench.add_argument("--speedup", action="store_true", help="tell precisions relative to FP32 at the same batch")
+    published = "set published rows beside ours"
+    bench.add_argument("--compare", choices=("published",), help=published)
+    board = "whose published rows: tx1, tx2, … (default: this board); --power-mode then names that board's mode"
+    bench.add_argument("--board", metavar="NAME", help=board)
+    earlier = "what --json wrote before: tells better, same or worse, and exits 4 where it is worse"
+    bench.add_argument("--baseline", type=Path, metavar="FILE", help=earlier)
+    bench.add_argument("--tolerance", type=float, default=0.05, metavar="SHARE", help="of a change (default: 0.05)")
+    bench.add_argument("--plot", type=Path, metavar="OUT.png|.svg", help="draw latency and efficiency")
+    bench.add_argument(
+        "--html", type=Path, metavar="OUT.html", help="write a page with drawings, tables and raw figures"
+    )
     forms = bench.add_mutually_exclusive_group()
     forms.add_argument("--csv", action="store_true", help="print CSV on standard output")
     forms.add_argument("--markdown", action="store_true", help="print Markdown on standard output")
@@ -389,15 +401,25 @@ def _tune(options: Any) -> int:
 
 def _bench(options: Any) -> int:
     from edge import bench
-    from edge.benching import report, wish
+    from edge.benching import beside, report, wish
 
+    asked = beside.Asked(
+        published=options.compare is not None,
+        board=options.board,
+        board_mode=next(iter(options.power_mode), None) if options.board else None,
+        speedup=options.speedup,
+        baseline=options.baseline,
+        tolerance=options.tolerance,
+        plot=options.plot,
+        page=options.html,
+    )
     wanted = wish.Wish(
         what=tuple(part for text in options.what for part in text.split(",") if part),
         model=options.model,
         scenarios=options.scenario,
         batches=options.batch,
         precisions=options.precision,
-        power_modes=options.power_mode,
+        power_modes=() if options.board else options.power_mode,
         lanes=options.lanes,
         seconds=options.duration,
         frames=options.frames,
@@ -406,7 +428,8 @@ def _bench(options: Any) -> int:
         engine_only=options.engine_only,
         state_dir=options.state_dir,
     )
-    return bench.run(wanted, next((form for form in report.FORMS if getattr(options, form, False)), "table"))
+    form: report.Form = next((form for form in report.FORMS if getattr(options, form, False)), "table")
+    return bench.run(wanted, form, asked)
 
 
 def _schema(options: Any) -> int:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edge.benching.baseline import TOLERANCE, Comparison, check_tolerance, compare, comparison_sheet
 from edge.benching.earlier_run import check_same_machine, read_run
 from edge.benching.page import check_page, write_page
 from edge.benching.plot import plot
 from edge.benching.published import Pair, beside, published_device, published_sheet
-from edge.benching.report import Report
+from edge.benching.report import Report, title_of
 from edge.benching.speedup import speedup_sheet
-from edge.benching.table import Sheet
 from edge.drawing import check_plot
 from edge.errors import ConfigError
 from edge.host.board import board_name
@@ -52,8 +49,6 @@ class Beside:
         elif asked.board is not None:
             raise ConfigError("--board: found no --compare published, wanted it: only there a board is named")
         self._before = read_run(asked.baseline) if asked.baseline is not None else None
-        self._sheets: list[Sheet] = []
-        self._told: dict[str, Any] = {}
         self._comparison: Comparison | None = None
 
     @property
@@ -62,34 +57,26 @@ class Beside:
         return self._comparison is not None and self._comparison.is_worse
 
     def look(self, report: Report) -> None:
-        """Compare what was measured; the notes go to the report."""
+        """Compare what was measured; what comes of it joins the report."""
         rows = [row.to_json() for row in report.rows]
         if self._asked.speedup:
-            self._sheets.append(speedup_sheet(rows))
+            report.sheets.append(speedup_sheet(rows))
         if self._asked.published:
             pairs: list[Pair] = beside(rows, self._asked.board or board_name(), self._asked.board_mode)
-            self._told[PUBLISHED] = [pair.to_json() for pair in pairs]
-            self._sheets.append(published_sheet(pairs))
+            report.told[PUBLISHED] = [pair.to_json() for pair in pairs]
+            report.sheets.append(published_sheet(pairs))
         if self._before is not None:
             report.notes += check_same_machine(self._before["machine"], report.machine)
             self._comparison = compare(self._before["rows"], rows, self._asked.tolerance)
             report.notes += self._comparison.notes
-            self._told["baseline"] = self._comparison.to_json()
-            self._sheets.append(comparison_sheet(self._comparison))
+            report.told["baseline"] = self._comparison.to_json()
+            report.sheets.append(comparison_sheet(self._comparison))
 
-    @property
-    def sheets(self) -> tuple[Sheet, ...]:
-        return tuple(self._sheets)
-
-    def to_json(self) -> Mapping[str, Any]:
-        """Return what joins the document of the run."""
-        return self._told
-
-    def draw(self, report: Report, title: str) -> None:
+    def draw(self, report: Report) -> None:
         """Write the plot and the page that are asked for; raise EdgeError where one cannot be written."""
-        rows = [row.to_json() for row in report.rows]
+        rows, title = [row.to_json() for row in report.rows], title_of(report)
         if self._asked.plot is not None:
             plot(rows, self._asked.plot, title, report.target_p99_ms)
         if self._asked.page is not None:
-            run = {**report.to_json(), **self._told}
-            write_page(run, self._asked.page, title, sheets=self.sheets, target_p99_ms=report.target_p99_ms)
+            page, target_p99_ms = self._asked.page, report.target_p99_ms
+            write_page(report.to_json(), page, title, sheets=report.sheets, target_p99_ms=target_p99_ms)

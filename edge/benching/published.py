@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from edge.benching.table import PUBLISHED_COLUMNS, Row, Sheet
+from edge.benching.table import PUBLISHED_COLUMNS, Row, Sheet, cell_text
 from edge.errors import ConfigError
 
 SOURCE = 'NVIDIA, "Deep Learning Platform" technical overview'
@@ -93,19 +93,20 @@ def published_mode(power_mode: str, modes: Sequence[str]) -> str | None:
 def published_sheet(pairs: Sequence[Pair]) -> Sheet:
     """Return the pairs as a table: ours, published and ours ÷ published of the figures that are compared."""
     figures = {"images_per_s": "images/s", "latency_ms": "p50 ms", "images_per_s_per_w": "images/s/W"}
-    heads = ["network", "batch", "ours in", "published"]
-    for name in figures.values():
-        heads += [name, "published", "÷"]
+    heads = ("network", "batch", "ours", "theirs", *(f"{name}, ours / theirs" for name in figures.values()))
     lines = []
     for pair in pairs:
         theirs = f"{pair.published['power_mode']} {pair.published['precision']}"
-        line = [pair.ours["network"], pair.ours["batch"], _form(pair.ours), theirs]
-        for figure in figures:
-            line += [pair.ours.get(figure), pair.published[figure], _times(pair.ratios[figure])]
-        lines.append(tuple(line))
+        compared = (_compared(pair, figure) for figure in figures)
+        lines.append((pair.ours["network"], pair.ours["batch"], _form(pair.ours), theirs, *compared))
     device = pairs[0].published["device"] if pairs else "no published row"
     point = f"; {POWER_POINTS[device.split()[0]]}" if pairs else ""
-    return Sheet(f"Beside {device} ({SOURCE}{point})", tuple(heads), tuple(lines))
+    return Sheet(f"Beside {device} ({SOURCE}{point})", heads, tuple(lines))
+
+
+def _compared(pair: Pair, figure: str) -> str:
+    told = f"{cell_text(pair.ours.get(figure))} / {cell_text(pair.published[figure])}"
+    return told if (ratio := _times(pair.ratios[figure])) is None else f"{told} = {ratio}"
 
 
 def _form(row: Row) -> str:

@@ -32,6 +32,8 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     partial: bool = False  # ended by Ctrl-C
+    sheets: list[Sheet] = field(default_factory=list)  # what was asked for beside the rows
+    told: dict[str, Any] = field(default_factory=dict)  # the same, for programs
 
     def best(self) -> list[int]:
         """Return the places of the rows with the most images/s within the target, over the batches of each setting."""
@@ -54,6 +56,7 @@ class Report:
             "best": self.best(),
             "partial": self.partial,
             "notes": list(self.notes),
+            **self.told,
         }
 
 
@@ -74,7 +77,8 @@ def show(report: Report, form: Form) -> None:
 
 
 def markdown(report: Report) -> str:
-    lines = [to_markdown(rows_sheet([row.to_json() for row in report.rows], _title(report)))]
+    lines = [to_markdown(rows_sheet([row.to_json() for row in report.rows], title_of(report)))]
+    lines += [to_markdown(sheet) for sheet in report.sheets]
     lines += [f"- {note}\n" for note in _notes(report, with_reasons=False)]
     return "\n".join(lines)
 
@@ -82,7 +86,7 @@ def markdown(report: Report) -> str:
 def show_table(report: Report, console: Console) -> None:
     """Print the rows as the published tables have them; why a row is not to be trusted stands below."""
     sheet, marks = rows_sheet([row.to_json() for row in report.rows]), _marks(report)
-    table = Table(box=box.SIMPLE_HEAD, title=_title(report), title_justify="left", padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, title=title_of(report), title_justify="left", padding=(0, 1, 0, 0))
     places = _fitting(sheet, console.width - max(map(len, marks), default=0) - _GAP)
     for place in places:
         head = sheet.heads[place]
@@ -93,8 +97,19 @@ def show_table(report: Report, console: Console) -> None:
     for line, mark in zip(sheet.lines, marks, strict=True):
         table.add_row(*(cell_text(line[place]) for place in places), mark)
     console.print(table)
+    for each in report.sheets:
+        console.print(_beside(each))
     for note in _notes(report, with_reasons=True):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _beside(sheet: Sheet) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=sheet.title, title_justify="left", padding=(0, 1, 0, 0))
+    for head in sheet.heads:
+        table.add_column(head, justify="left" if head in _TEXTS else "right")
+    for line in sheet.lines:
+        table.add_row(*(cell_text(cell) for cell in line))
+    return table
 
 
 def _fitting(sheet: Sheet, width: int) -> list[int]:
@@ -111,7 +126,7 @@ def _fitting(sheet: Sheet, width: int) -> list[int]:
     return places
 
 
-def _title(report: Report) -> str:
+def title_of(report: Report) -> str:
     return f"{report.rows[0].device if report.rows else 'nothing'}{', partial' if report.partial else ''}"
 
 
