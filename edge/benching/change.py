@@ -20,7 +20,7 @@ from edge.benching.blocks import (
 from edge.benching.judge import drift
 
 BETTER, SAME, WORSE, UNCLEAR = "better", "same", "worse", "unclear"
-_RESAMPLED: Mapping[str, Callable[[Sequence[Block], int], Array]] = {
+_RESAMPLED: Mapping[str, Callable[[Sequence[Block]], Array]] = {
     "images_per_s": resampled_rates_per_s,
     "latency_ms": resampled_medians_ms,
 }
@@ -48,7 +48,7 @@ def change(
     figure has changed where it differs by more than the root of the summed squares of both.
     """
     runs = (before, now)
-    resampled = [_RESAMPLED[figure](blocks, seed) for seed, blocks in enumerate(runs)]
+    resampled = [_RESAMPLED[figure](blocks) for blocks in runs]
     errors = [relative_error(each, len(blocks)) for each, blocks in zip(resampled, runs, strict=True)]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(resampled[1][0] / resampled[0][0])

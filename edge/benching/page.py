@@ -70,7 +70,7 @@ def page(
 ) -> str:
     """Return a run as an HTML document; `sheets` are further tables, such as the comparison with an earlier run."""
     machine = Sheet("Machine", ("what", "found"), tuple(_flat(run["machine"])))
-    drawing = svg(run["rows"], title, target_p99_ms) if can_draw() else f"<p>{html.escape(_NO_DRAWING)}</p>"
+    drawing = svg(run["rows"], "", target_p99_ms) if can_draw() else f"<p>{html.escape(_NO_DRAWING)}</p>"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
         drawing,
