@@ -118,7 +118,8 @@ class Bench:
         try:
             with contextlib.ExitStack() as opened:
                 subjects = self._subjects()
-                report.machine = machine(_hashes(subjects))
+                report.files, report.state_dir = _files(subjects), self._state_dir
+                report.machine = machine({name: source_sha256(file) for name, file in report.files.items()})
                 keeper = None
                 if self._power is not None:
                     finished = Finished(self._state_dir / "bench" / "power.json", {}, fresh=True)
@@ -198,11 +199,9 @@ class Bench:
         return f"{self._sensors.total.name} was not read for most of the measured time"
 
 
-def _hashes(subjects: Sequence[Subject]) -> dict[str, str]:
-    return {
-        subject.name: source_sha256(model_file(subject.settings.path, read_manifest(subject.settings.path)))
-        for subject in subjects
-    }
+def _files(subjects: Sequence[Subject]) -> dict[str, Path]:
+    folders = {subject.name: subject.settings.path for subject in subjects}
+    return {name: model_file(folder, read_manifest(folder)) for name, folder in folders.items()}
 
 
 def _tracked(points: Sequence[_Point]) -> Iterator[_Point]:

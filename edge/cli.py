@@ -192,6 +192,8 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--target-p99-ms", type=_positive, metavar="MS", help=target)
     bench.add_argument("--engine-only", action="store_true", help="the engine alone, on random input in its buffers")
     bench.add_argument("--speedup", action="store_true", help="tell precisions relative to FP32 at the same batch")
+    accuracy = "add the accuracy that edge engines verify recorded: the four aspects in one table"
+    bench.add_argument("--accuracy", action="store_true", help=accuracy)
     published = "set published rows beside ours"
     bench.add_argument("--compare", choices=("published",), help=published)
     board = "whose published rows: tx1, tx2, … (default: this board); --power-mode then names that board's mode"
@@ -408,6 +410,7 @@ def _bench(options: Any) -> int:
         board=options.board,
         board_mode=next(iter(options.power_mode), None) if options.board else None,
         speedup=options.speedup,
+        accuracy=options.accuracy,
         baseline=options.baseline,
         tolerance=options.tolerance,
         plot=options.plot,

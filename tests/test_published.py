@@ -7,6 +7,7 @@ import pytest
 from bench_samples import row
 
 from edge.benching.published import beside, published_device, published_rows, published_sheet
+from edge.benching.table import cell_text
 from edge.errors import ConfigError
 
 
@@ -109,6 +110,6 @@ def test_the_table_says_in_which_precision_and_where_watts_were_measured() -> No
         "max-q fp16",
         "238 / 119 = 2.00×",
         "4.2 / 8.4 = 0.50×",
-        "– / 18",
+        f"{cell_text(None)} / 18",
     )
     assert published_sheet([]).lines == ()

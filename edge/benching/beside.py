@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.benching.accuracy import NOT_MEASURED, accuracies, accuracy_sheet
 from edge.benching.baseline import TOLERANCE, Comparison, check_tolerance, compare, comparison_sheet
 from edge.benching.earlier_run import check_same_machine, read_run
 from edge.benching.page import check_page, write_page
@@ -27,6 +28,7 @@ class Asked:
     board: str | None = None  # whose published rows; None: this one's
     board_mode: str | None = None  # of that board: max-q or max-p
     speedup: bool = False
+    accuracy: bool = False
     baseline: Path | None = None
     tolerance: float = TOLERANCE
     plot: Path | None = None
@@ -61,6 +63,11 @@ class Beside:
         rows = [row.to_json() for row in report.rows]
         if self._asked.speedup:
             report.sheets.append(speedup_sheet(rows))
+        if self._asked.accuracy:
+            found = accuracies(rows, report.files, report.state_dir)
+            report.told["accuracy"] = found
+            report.sheets.append(accuracy_sheet(rows, found))
+            report.notes += [NOT_MEASURED] if any(each["accuracy"] is None for each in found) else []
         if self._asked.published:
             pairs: list[Pair] = beside(rows, self._asked.board or board_name(), self._asked.board_mode)
             report.told[PUBLISHED] = [pair.to_json() for pair in pairs]

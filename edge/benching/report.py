@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
@@ -34,6 +35,8 @@ class Report:
     partial: bool = False  # ended by Ctrl-C
     sheets: list[Sheet] = field(default_factory=list)  # what was asked for beside the rows
     told: dict[str, Any] = field(default_factory=dict)  # the same, for programs
+    files: dict[str, Path] = field(default_factory=dict)  # the ONNX file of each network
+    state_dir: Path = Path()
 
     def best(self) -> list[int]:
         """Return the places of the rows with the most images/s within the target, over the batches of each setting."""
