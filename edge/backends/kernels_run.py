@@ -66,11 +66,11 @@ def _layer(event: Any) -> Layer | None:
     name, args = (event.get("name"), event.get("args")) if isinstance(event, dict) else (None, None)
     if not (isinstance(name, str) and name.endswith(_END) and isinstance(args, dict)):
         return None
-    kind = args.get("op_name")
+    kind = args.get("op_name") if isinstance(args.get("op_name"), str) else None
     outputs = tuple(_tensor(each) for each in _list(args.get("output_type_shape")) if isinstance(each, dict) and each)
     return Layer(
         name.removesuffix(_END),
-        kind if isinstance(kind, str) else None,
+        kind,
         precision=outputs[0].precision if outputs else None,
         is_reformat=kind in _REFORMATS,
         inputs=tuple(_tensor(each) for each in _list(args.get("input_type_shape")) if isinstance(each, dict) and each),
