@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from edge.backends.convert import source_sha256
 from edge.backends.supply import Place
 from edge.benching.beside import Asked, Beside
+from edge.benching.fusion import fusion
+from edge.benching.fusion_table import show as show_fusion
 from edge.benching.machine import machine
 from edge.benching.measure import InterruptedRunError, Measurement, Setting
 from edge.benching.opening import open_alone, open_serving
@@ -52,6 +55,24 @@ def run(wish: Wish, form: Form, asked: Asked) -> int:
     if report.partial:
         return INTERRUPTED
     return WORSE if beside.is_worse else 0
+
+
+def tell_fusion(wish: Wish, *, as_json: bool) -> int:
+    """Print the layers of each network before and after fusion; on a GPU also each layer's time."""
+    state_dir = wish.state_dir or default_state_dir()
+    found = []
+    for what in wish.what:
+        if is_config(what):
+            raise ConfigError(f"--fusion: found the configuration {what}, wanted networks or models")
+        check_name(what)
+        folder = of_name(what, state_dir).settings.path
+        found += [fusion(folder, precision, state_dir) for precision in wish.precisions]
+    if as_json:
+        print(json.dumps([each.to_json() for each in found], allow_nan=False))  # noqa: T201 -- the command's output
+    else:
+        for each in found:
+            show_fusion(each, Console())
+    return 0
 
 
 def bench(wish: Wish, power: Power | None, sensors: Sensors) -> Report:

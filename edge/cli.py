@@ -192,6 +192,8 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--target-p99-ms", type=_positive, metavar="MS", help=target)
     bench.add_argument("--engine-only", action="store_true", help="the engine alone, on random input in its buffers")
     bench.add_argument("--speedup", action="store_true", help="tell precisions relative to FP32 at the same batch")
+    fusion = "tell the layers before and after fusion, and nothing else"
+    bench.add_argument("--fusion", action="store_true", help=fusion)
     accuracy = "add the accuracy that edge engines verify recorded: the four aspects in one table"
     bench.add_argument("--accuracy", action="store_true", help=accuracy)
     published = "set published rows beside ours"
@@ -431,6 +433,8 @@ def _bench(options: Any) -> int:
         engine_only=options.engine_only,
         state_dir=options.state_dir,
     )
+    if options.fusion:
+        return bench.tell_fusion(wanted, as_json=options.json)
     form: report.Form = next((form for form in report.FORMS if getattr(options, form, False)), "table")
     return bench.run(wanted, form, asked)
 

@@ -75,6 +75,14 @@ def test_a_plot_and_a_page_are_written(bench: Any, tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "page.html").read_text()
 
 
+def test_fusion_is_told_of_each_precision_that_is_asked_for(bench: Any) -> None:
+    code, out, _ = bench("--fusion", "--precision", "fp32,int8", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert [(each["network"], each["precision"]) for each in told] == [("conveyor", "fp32"), ("conveyor", "int8")]
+    assert all(each["onnx"]["count"] > 0 for each in told)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
