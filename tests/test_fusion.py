@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -168,11 +169,9 @@ def test_mobilenet_loses_its_normalisations_and_activations(tmp_path: Path) -> N
     assert built["count"] <= 52 + found.operators["Add"] + 4
 
 
-def put_engine(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: str) -> None:
-    """Let a kept plan for a GPU tell what a recorded inspector told."""
-    put_plan_on_gpu(folder, monkeypatch, answer_of(sample), TIMES_MS)
+def put_fusion_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fusion_module, "find_gpu", lambda: GPU)
-    # The plan was stored for batches up to 4.
+    # The plan that test_inspect.py stores is for batches up to 4.
     monkeypatch.setattr(
         fusion_module,
         "InspectedModel",
@@ -186,13 +185,39 @@ def test_on_a_gpu_the_inspector_tells_layers_precision_and_time(
     sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor", ignore=shutil.ignore_patterns("*.fp16.onnx")))
-    put_engine(monkeypatch, folder, sample)
+    put_plan_on_gpu(folder, monkeypatch, answer_of(sample), TIMES_MS)
+    put_fusion_on_gpu(monkeypatch)
     found = fusion(folder, "fp16", folder / "state")
     assert dict(found.why) == {}
     built = found.to_json()["built"]
     assert "engine inspector" in built["source"]
     assert {each["name"]: each["time_ms"] for each in built["layers"]}.items() >= TIMES_MS.items()
     assert "0.750" in told(found)
+
+
+@pytest.mark.usefixtures("_tensorrt")
+def test_on_a_gpu_a_plan_that_is_not_kept_is_built_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor"))
+    monkeypatch.setattr(inspected, "find_gpu", lambda: GPU)
+    put_fusion_on_gpu(monkeypatch)
+    built: list[str] = []
+
+    class Builder:
+        """Stands for the building, which needs a GPU."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def make(self, precision: str) -> ExitStack:
+            built.append(precision)
+            put_plan_on_gpu(folder, monkeypatch, answer_of("trt-10.3-detailed"), TIMES_MS)
+            return ExitStack()
+
+    monkeypatch.setattr(fusion_module, "Supply", Builder)
+    for _ in range(2):
+        found = fusion(folder, "fp16", folder / "state")
+        assert dict(found.why) == {}
+    assert built == ["fp16"], "the second time it is kept"
 
 
 @pytest.mark.parametrize("columns", [80, 150])
