@@ -280,8 +280,12 @@ def main() -> int:
     tell(points, console)
     said, is_flat = verdict(points)
     console.print(said)
-    document = {"machine": _machine(), "options": {key: str(value) for key, value in vars(options).items()}}
-    document |= {"points": [asdict(point) | {"saturated": point.is_saturated} for point in points], "verdict": said}
+    document = {
+        "machine": _machine(),
+        "command": " ".join(["benchmarks/scaling.py", *sys.argv[1:]]),
+        "points": [asdict(point) | {"saturated": point.is_saturated} for point in points],
+        "verdict": said,
+    }
     if options.json is not None:
         options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if options.plot is not None:

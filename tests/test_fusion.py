@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
+from contextlib import ExitStack
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,11 @@ from edge.backends import inspected, trt_library
 from edge.backends.gpu import Gpu
 from edge.backends.kernels_run import layers_run, read_profile
 from edge.benching import fusion as fusion_module
-from edge.benching.fusion import Fusion, fusion
+from edge.benching.fusion import PUBLISHED, Fusion, fusion
 from edge.benching.fusion_table import show
 from edge.errors import EngineError, ModelError
 from edge.networks import find, write
+from edge.networks.catalog import graph_of
 
 MANIFEST = """
 task = "classify"
@@ -140,10 +143,19 @@ def test_an_int8_form_that_is_not_there_is_the_reason_of_all_that_needs_it(small
 def test_a_published_network_stands_beside_its_published_layers(tmp_path: Path) -> None:
     found = fusion(save_small(tmp_path / "any", "vgg19.onnx"), "fp32", tmp_path / "state")
     assert found.network == "VGG-19"
-    assert found.to_json()["published"] == {"before": 43, "after": 27}
+    published = found.to_json()["published"]
+    assert (published["before"], published["after"]) == (43, 27)
     text = told(found)
-    assert "43" in text
-    assert "27" in text
+    for shown in ("43", "27", "The Flatten"):
+        assert shown in text
+
+
+def test_published_counts_follow_from_the_layers_of_the_papers() -> None:
+    """Ours have one Flatten more; ResNet-152 is counted with two layers for each normalisation."""
+    nodes = {name: Counter(node.op for node in graph_of(name).nodes) for name in PUBLISHED}
+    for name, counts in nodes.items():
+        twice = counts["BatchNormalization"] if name == "ResNet-152" else 0
+        assert counts.total() - counts["Flatten"] + twice == PUBLISHED[name].before
 
 
 def test_mobilenet_loses_its_normalisations_and_activations(tmp_path: Path) -> None:
@@ -157,11 +169,9 @@ def test_mobilenet_loses_its_normalisations_and_activations(tmp_path: Path) -> N
     assert built["count"] <= 52 + found.operators["Add"] + 4
 
 
-def put_engine(monkeypatch: pytest.MonkeyPatch, folder: Path, sample: str) -> None:
-    """Let a kept plan for a GPU tell what a recorded inspector told."""
-    put_plan_on_gpu(folder, monkeypatch, answer_of(sample), TIMES_MS)
+def put_fusion_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fusion_module, "find_gpu", lambda: GPU)
-    # The plan was stored for batches up to 4.
+    # The plan that test_inspect.py stores is for batches up to 4.
     monkeypatch.setattr(
         fusion_module,
         "InspectedModel",
@@ -175,13 +185,39 @@ def test_on_a_gpu_the_inspector_tells_layers_precision_and_time(
     sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor", ignore=shutil.ignore_patterns("*.fp16.onnx")))
-    put_engine(monkeypatch, folder, sample)
+    put_plan_on_gpu(folder, monkeypatch, answer_of(sample), TIMES_MS)
+    put_fusion_on_gpu(monkeypatch)
     found = fusion(folder, "fp16", folder / "state")
     assert dict(found.why) == {}
     built = found.to_json()["built"]
     assert "engine inspector" in built["source"]
     assert {each["name"]: each["time_ms"] for each in built["layers"]}.items() >= TIMES_MS.items()
     assert "0.750" in told(found)
+
+
+@pytest.mark.usefixtures("_tensorrt")
+def test_on_a_gpu_a_plan_that_is_not_kept_is_built_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor"))
+    monkeypatch.setattr(inspected, "find_gpu", lambda: GPU)
+    put_fusion_on_gpu(monkeypatch)
+    built: list[str] = []
+
+    class Builder:
+        """Stands for the building, which needs a GPU."""
+
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def make(self, precision: str) -> ExitStack:
+            built.append(precision)
+            put_plan_on_gpu(folder, monkeypatch, answer_of("trt-10.3-detailed"), TIMES_MS)
+            return ExitStack()
+
+    monkeypatch.setattr(fusion_module, "Supply", Builder)
+    for _ in range(2):
+        found = fusion(folder, "fp16", folder / "state")
+        assert dict(found.why) == {}
+    assert built == ["fp16"], "the second time it is kept"
 
 
 @pytest.mark.parametrize("columns", [80, 150])

@@ -26,9 +26,10 @@ from edge.manifest import Manifest, read_manifest
 from edge.model import model_file
 from edge.networks import find
 
-# Layers before and after fusion, of NVIDIA's slides on mixed precision. 43 and 670 are those of Caffe's descriptions
-# without dropout: in them a batch normalisation is two layers, and in ONNX one node.
-PUBLISHED = {"VGG-19": (43, 27), "Inception-v3": (309, 113), "ResNet-152": (670, 159)}
+COUNTED = (
+    "The published layers before fusion are those of Caffe, without dropout: there a batch normalisation is two layers "
+    "where ONNX has one node."
+)
 COUNTED = (
     "A layer is, in the ONNX file, a node that is no constant; in the parsed network, a layer of TensorRT's that is no "
     "constant; in the engine, a kernel that computes: what only moves a tensor into another format or type is counted "
@@ -56,6 +57,19 @@ class Published:
 
     before: int
     after: int
+    remark: str  # why ours may differ
+
+
+_FLATTEN = "The Flatten of the ONNX file is not among the published layers before fusion."
+# Of NVIDIA's slides on mixed precision. 670 = 155 × (convolution + normalisation + scale) + 151 ReLU + 50 sums +
+# 2 pools + dense layer + softmax, which is how Caffe has it.
+PUBLISHED = {
+    "VGG-19": Published(43, 27, _FLATTEN),
+    "Inception-v3": Published(309, 113, _FLATTEN),
+    "ResNet-152": Published(
+        670, 159, f"A batch normalisation is two of the published layers before fusion, and one ONNX node. {_FLATTEN}"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,7 @@ def fusion(folder: Path, precision: Precision, state_dir: Path) -> Fusion:
     if built is None:
         built = ask("built", lambda: _run_by_onnxruntime(inspected))
     network = _network_name(onnx)
-    published = Published(*PUBLISHED[network]) if network in PUBLISHED else None
+    published = PUBLISHED.get(network or "")
     return Fusion(network or folder.resolve().name, precision, operators, parsed, built, published, why)
 
 

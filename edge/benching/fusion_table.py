@@ -17,6 +17,8 @@ def show(fusion: Fusion, console: Console) -> None:
     """Print the counts beside the published ones, the layers of the engine, and what could not be told."""
     console.print(_count_table(fusion))
     console.print(Text(COUNTED))
+    if fusion.published is not None:
+        console.print(Text(fusion.published.remark))
     if fusion.built is not None:
         console.print(_layer_table(fusion.built))
     for part, reason in fusion.why.items():
@@ -28,8 +30,8 @@ def _count_table(fusion: Fusion) -> Table:
     table.add_column("")
     for column in ("layers", "published", "beside them"):
         table.add_column(column, justify="right" if column != "beside them" else "left")
-    table.add_column("told by", overflow="fold")
-    table.add_column("by precision", overflow="fold")
+    table.add_column("told by")
+    table.add_column("by precision")
     before, after = (str(fusion.published.before), str(fusion.published.after)) if fusion.published else ("", "")
     nodes = cell_text(fusion.onnx_layers)
     table.add_row(_TITLES["onnx"], nodes, before, "", "nodes of the FP32 file", "")
