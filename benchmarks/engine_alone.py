@@ -1,4 +1,4 @@
-"""`edge bench --engine-only` beside ONNX Runtime's own bare loop: `.venv/bin/python benchmarks/engine_alone.py [MODEL]`.
+"""`edge bench --engine-only` beside ONNX Runtime's own bare loop: `python benchmarks/engine_alone.py [MODEL]`.
 
 Short blocks of both take turns, so that what else runs here falls on both alike. The ratio is the median of the rounds'
 ratios of mean latencies; 1 says that the load generator and our engine context cost nothing.
