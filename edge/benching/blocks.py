@@ -27,9 +27,9 @@ def medians_ms(blocks: Sequence[Block]) -> Array:
     return np.array([np.median(each["latency_ms"]) for each in blocks if each["latency_ms"]], dtype=np.float64)
 
 
-def resampled_rates_per_s(blocks: Sequence[Block], seed: int) -> Array:
+def resampled_rates_per_s(blocks: Sequence[Block]) -> Array:
     """Return images/s of the blocks as they are, and then of blocks drawn from them with replacement."""
-    counts = _draws(len(blocks), seed)
+    counts = _draws(len(blocks))
     images = np.array([each["images"] for each in blocks], dtype=np.float64)
     seconds = np.array([each["seconds"] for each in blocks], dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -37,7 +37,7 @@ def resampled_rates_per_s(blocks: Sequence[Block], seed: int) -> Array:
     return rates
 
 
-def resampled_medians_ms(blocks: Sequence[Block], seed: int) -> Array:
+def resampled_medians_ms(blocks: Sequence[Block]) -> Array:
     """Return the median latency over all blocks, and then over blocks drawn from them with replacement."""
     latency_ms = np.concatenate([np.asarray(each["latency_ms"], dtype=np.float64) for each in blocks])
     owner = np.repeat(np.arange(len(blocks)), [len(each["latency_ms"]) for each in blocks])
@@ -46,7 +46,7 @@ def resampled_medians_ms(blocks: Sequence[Block], seed: int) -> Array:
     order = np.argsort(latency_ms)
     latency_ms, owner = latency_ms[order], owner[order]
     medians = []
-    for counts in _draws(len(blocks), seed):
+    for counts in _draws(len(blocks)):
         weights = np.cumsum(counts[owner])
         medians.append(latency_ms[np.searchsorted(weights, weights[-1] / 2)] if weights[-1] else math.nan)
     return np.array(medians)
@@ -75,7 +75,7 @@ def student_t(confidence: float, degrees: float) -> float:
     return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
 
 
-def _draws(blocks: int, seed: int) -> NDArray[np.int64]:
-    """Return how often each block is drawn: first each once, then at random."""
-    drawn = np.random.default_rng(seed).multinomial(blocks, [1 / blocks] * blocks, size=_RESAMPLES)
+def _draws(blocks: int) -> NDArray[np.int64]:
+    """Return how often each block is drawn: first each once, then at random, always in the same way."""
+    drawn = np.random.default_rng(0).multinomial(blocks, [1 / blocks] * blocks, size=_RESAMPLES)
     return np.vstack([np.ones(blocks, dtype=np.int64), drawn])

@@ -20,7 +20,7 @@ from edge.benching.blocks import (
 from edge.benching.judge import drift
 
 BETTER, SAME, WORSE, UNCLEAR = "better", "same", "worse", "unclear"
-_RESAMPLED: Mapping[str, Callable[[Sequence[Block], int], Array]] = {
+_RESAMPLED: Mapping[str, Callable[[Sequence[Block]], Array]] = {
     "images_per_s": resampled_rates_per_s,
     "latency_ms": resampled_medians_ms,
 }
@@ -43,12 +43,12 @@ def change(
 ) -> Change | None:
     """Return what became of a figure, from at least two blocks a run; None where a run has no such figure.
 
-    The interval is that of Student's t, with the standard errors from resampled blocks, so it holds what varied within the
-    two runs; half of what the blocks drifted is added. What varies between runs is the tolerance's business: a figure has
-    changed where it differs by more than the root of the summed squares of both.
+    The interval is that of Student's t, with the standard errors from resampled blocks, so it holds what varied within
+    the two runs; half of what the blocks drifted is added. What varies between runs is the tolerance's business: a
+    figure has changed where it differs by more than the root of the summed squares of both.
     """
     runs = (before, now)
-    resampled = [_RESAMPLED[figure](blocks, seed) for seed, blocks in enumerate(runs)]
+    resampled = [_RESAMPLED[figure](blocks) for blocks in runs]
     errors = [relative_error(each, len(blocks)) for each, blocks in zip(resampled, runs, strict=True)]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(resampled[1][0] / resampled[0][0])
@@ -62,7 +62,7 @@ def change(
 
 
 def _noise(errors: Sequence[float], blocks: Sequence[int], confidence: float) -> float:
-    """Return half the interval, with the degrees of freedom of Welch and Satterthwaite: the runs need not vary alike."""
+    """Return half the interval, with Welch and Satterthwaite's degrees of freedom: the runs need not vary alike."""
     error = math.hypot(*errors)
     parts = sum(each**4 / (count - 1) for each, count in zip(errors, blocks, strict=True))
     return student_t(confidence, error**4 / parts) * error if parts else 0.0

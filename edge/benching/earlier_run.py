@@ -16,8 +16,9 @@ from edge.settings import one_line
 
 Run = Mapping[str, Any]  # {"machine": {...}, "rows": [...]}
 
-# What makes it another machine; a name that one of two machines lacks is no difference.
-IDENTITY = ("board", "cpu", "cores", "gpu")
+# What makes it another machine.
+IDENTITY = ("board.name", "board.sku", "board.soc", "board.cpu", "board.gpu", "cores")
+_MOMENTARY = ("at", "load_average", "clocks.gpu_mhz", "clocks.emc_mhz")
 _MAKE_ONE = "measure one on this machine: edge bench … --json > FILE"
 
 
@@ -66,13 +67,14 @@ def read_run(path: Path) -> Run:
 def check_same_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each thing, as a version or hash, that differs between two records of one machine.
 
-    Raise ConfigError where they are two machines: their figures say nothing about the software.
+    What is of the moment alone, as the time, is passed over. Raise ConfigError where they are two machines: their
+    figures say nothing about the software.
     """
     old, new = dict(_flat(before)), dict(_flat(now))
-    differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    others = [name for name in differing if name in IDENTITY and None not in (old.get(name), new.get(name))]
+    differing = [name for name in {**old, **new} if old.get(name) != new.get(name) and name not in _MOMENTARY]
+    others = [name for name in differing if name in IDENTITY and name in old and name in new]
     if others:
-        told = ", ".join(f"{name} {old[name]!r} then, {new[name]!r} now" for name in others)
+        told = ", ".join(f"{name} was {_told(old[name])}, is {_told(new[name])}" for name in others)
         raise ConfigError(f"--baseline was measured on another machine ({told}); {_MAKE_ONE}")
     return [f"{name} was {_told(old.get(name))}, is {_told(new.get(name))}" for name in differing]
 

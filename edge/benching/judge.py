@@ -117,7 +117,7 @@ def _spread(values: Array) -> str | None:
     if within <= KNOWN_WITHIN:
         return None
     needed = next((n for n in range(len(values), _MOST_BLOCKS) if _half_width(found, n) <= KNOWN_WITHIN), _MOST_BLOCKS)
-    return f"unstable: known only within ±{within:.0%}, wanted ±{KNOWN_WITHIN:.0%}; measure {needed} blocks"
+    return f"unstable: known only within ±{within:.1%}, wanted ±{KNOWN_WITHIN:.0%}; measure {needed} blocks"
 
 
 def _half_width(relative_deviation: float, blocks: int) -> float:

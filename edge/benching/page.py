@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edge.benching.baseline import key_of
 from edge.benching.plot import svg
-from edge.benching.table import Sheet, cell_text, rows_sheet
+from edge.benching.table import Row, Sheet, cell_text, is_numeric, rows_sheet
 from edge.drawing import can_draw
 from edge.errors import ConfigError, EdgeError
 
@@ -22,7 +23,9 @@ h1 { font-size: 1.5em; margin: .4em 0 } h2 { font-size: 1.15em; margin: 1.4em 0 
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9em }
 th, td { padding: .25em .6em; border-bottom: 1px solid #d8dee4; text-align: left; vertical-align: top }
 th, td { white-space: nowrap }
-th { background: #f3f5f7 } td.number { text-align: right } td.long { white-space: normal; min-width: 14em }
+th { background: #f3f5f7 } th.number, td.number { text-align: right }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff }
+td.long { white-space: normal; min-width: 14em }
 svg { max-width: 520px; width: 100%; height: auto; display: block }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8em }
 """
@@ -41,6 +44,7 @@ _DOCUMENT = """<!DOCTYPE html>
 </body>
 </html>
 """
+_NUMBER = ' class="number"'
 _LONG = 40  # characters from which on a cell is broken into lines
 
 
@@ -66,28 +70,59 @@ def page(
 ) -> str:
     """Return a run as an HTML document; `sheets` are further tables, such as the comparison with an earlier run."""
     machine = Sheet("Machine", ("what", "found"), tuple(_flat(run["machine"])))
-    drawing = svg(run["rows"], title, target_p99_ms) if can_draw() else f"<p>{html.escape(_NO_DRAWING)}</p>"
+    drawing = svg(run["rows"], "", target_p99_ms) if can_draw() else f"<p>{html.escape(_NO_DRAWING)}</p>"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        *(_table(sheet) for sheet in (rows_sheet(run["rows"]), *sheets)),
-        f"<h2>Drawn</h2>\n{drawing}",
-        _table(machine),
+        drawing,
+        _table(_folded(rows_sheet([{**row, "why": None} for row in run["rows"]]))),
+        _doubts(run["rows"]),
+        *(_table(sheet) for sheet in (*sheets, machine)),
         f"<h2>Raw figures</h2>\n<details><summary>The run as JSON</summary><pre>{_raw(run)}</pre></details>",
     ]
     return _DOCUMENT.format(title=html.escape(title), style=_STYLE, body="\n".join(parts))
 
 
 def _table(sheet: Sheet) -> str:
-    heads = "".join(f"<th>{html.escape(head)}</th>" for head in sheet.heads)
+    numeric = [is_numeric(sheet, place) for place in range(len(sheet.heads))]
+    heads = "".join(
+        f"<th{_NUMBER if right else ''}>{html.escape(head)}</th>"
+        for head, right in zip(sheet.heads, numeric, strict=True)
+    )
     lines = "\n".join(f"<tr>{''.join(_cell(cell) for cell in line)}</tr>" for line in sheet.lines)
     title = html.escape(sheet.title)
     return f'<h2>{title}</h2>\n<div class="wide"><table>\n<tr>{heads}</tr>\n{lines}\n</table></div>'
 
 
+def _folded(sheet: Sheet) -> Sheet:
+    """Return a table without those columns of settings that are the same in all lines: they go to its title."""
+    settings = ("precision", "scenario", "lanes", "mode")
+    same = [
+        place
+        for place, head in enumerate(sheet.heads)
+        if head in settings and len({line[place] for line in sheet.lines}) == 1
+    ]
+    told = [f"{sheet.heads[place]} {cell_text(sheet.lines[0][place])}" for place in same]
+    kept = [place for place in range(len(sheet.heads)) if place not in same]
+    return Sheet(
+        ", ".join([sheet.title, *told]),
+        tuple(sheet.heads[place] for place in kept),
+        tuple(tuple(line[place] for place in kept) for line in sheet.lines),
+    )
+
+
+def _doubts(rows: Sequence[Row]) -> str:
+    """Return why rows are not to be trusted, as a list."""
+    told = [(str(key_of(row)), row["why"]) for row in rows if row.get("why")]
+    if not told:
+        return ""
+    lines = "".join(f"<li>{html.escape(name)}: {html.escape(why)}</li>" for name, why in told)
+    return f"<h2>Not to be trusted</h2>\n<ul>{lines}</ul>"
+
+
 def _cell(cell: Any) -> str:
     text = cell_text(cell)
     is_number = isinstance(cell, int | float) and not isinstance(cell, bool)
-    kind = ' class="number"' if is_number else ' class="long"' if len(text) > _LONG else ""
+    kind = _NUMBER if is_number else ' class="long"' if len(text) > _LONG else ""
     return f"<td{kind}>{html.escape(text)}</td>"
 
 

@@ -12,7 +12,7 @@ from edge.benching.table import Row, number
 from edge.drawing import save
 
 _WIDTH_IN = 3.9  # shown 390 pixels wide, 8 points are 11 pixels
-_PANEL_IN = 3.3
+_LATENCY_IN, _EFFICIENCY_IN, _EMPTY_IN = 3.8, 2.6, 1.0
 _DPI = 200
 _STYLES: dict[Any, Any] = {
     "font.size": 8,
@@ -26,7 +26,6 @@ _LINES = ("-", "--", ":", "-.")
 _MOST_LINES = 8  # in one panel; beyond, each network has panels of its own
 _MOST_LABELLED = 4  # lines with a batch at each of their points
 
-Panel = Callable[[Any, "Lines"], None]
 Lines = Sequence[tuple[str, dict[str, Any], Sequence[Row]]]  # name, matplotlib's style, rows by batch
 
 
@@ -59,8 +58,10 @@ def _figure(rows: Sequence[Row], title: str, target_p99_ms: float | None) -> Any
 
     drawn = [row for row in rows if row.get("images_per_s") and row.get("latency_ms")]
     parts = _parts(drawn)
-    figure = Figure(figsize=(_WIDTH_IN, _PANEL_IN * 2 * len(parts)), layout="constrained")
-    all_axes = figure.subplots(2 * len(parts), 1, squeeze=False)[:, 0]
+    has_watts = any(row.get("images_per_s_per_w") is not None for row in drawn)
+    heights = [_LATENCY_IN, _EFFICIENCY_IN if has_watts else _EMPTY_IN] * len(parts)
+    figure = Figure(figsize=(_WIDTH_IN, sum(heights)), layout="constrained")
+    all_axes = figure.subplots(len(heights), 1, gridspec_kw={"height_ratios": heights})
     for place, (name, lines) in enumerate(parts):
         _latency(all_axes[2 * place], lines, target_p99_ms)
         _efficiency(all_axes[2 * place + 1], lines)
@@ -101,7 +102,7 @@ def _form(row: Row) -> tuple[Any, ...]:
 
 
 def _varying(form: tuple[Any, ...], forms: Sequence[tuple[Any, ...]]) -> str:
-    """Return those parts of a form that are not the same in all forms."""
+    """Return those parts of a form that are not the same in all forms, as text."""
     differ = [len({each[place] for each in forms}) > 1 for place in range(len(form))]
     return " ".join(str(part) for part, differs in zip(form, differ, strict=True) if differs and part)
 
@@ -119,7 +120,9 @@ def _latency(axes: Any, lines: Lines, target_p99_ms: float | None) -> None:
         _name_batches(axes, rows, key, many=len(lines) > _MOST_LABELLED)
     if target_p99_ms is not None:
         axes.axhline(target_p99_ms, color="black", linestyle=(0, (1, 1)), label=f"p99 target {target_p99_ms:g} ms")
-    _finish(axes, "both", "numbers beside points: batch" + _hollow(lines))
+    _set_logarithmic(axes, axes.xaxis, axes.set_xscale)
+    _set_logarithmic(axes, axes.yaxis, axes.set_yscale)
+    _legend(axes, "numbers beside points: batch" + _hollow(lines))
 
 
 def _efficiency(axes: Any, lines: Lines) -> None:
@@ -131,12 +134,12 @@ def _efficiency(axes: Any, lines: Lines) -> None:
         if (kept := [row for row in rows if row.get("images_per_s_per_w") is not None])
     ]
     if not measured:
-        _say(axes, "no watts: this machine has no power sensor")
+        _say(axes, "not known: no watts were measured")
         return
     for name, style, rows in measured:
         _draw(axes, [row["batch"] for row in rows], [row["images_per_s_per_w"] for row in rows], rows, style, name)
+    _set_logarithmic(axes, axes.xaxis, axes.set_xscale)
     axes.set_ylim(bottom=0)
-    _finish(axes, "x", _hollow(measured).removeprefix("; "))
     batches = sorted({row["batch"] for _, _, rows in measured for row in rows})
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.minorticks_off()
@@ -161,20 +164,23 @@ def _hollow(lines: Lines) -> str:
     )
 
 
-def _finish(axes: Any, logarithmic: str, note: str) -> None:
-    """Set logarithmic axes with plain numbers, and put the legend below, where it hides no point."""
+def _set_logarithmic(axes: Any, axis: Any, set_scale: Callable[[str], None]) -> None:
+    """Make an axis logarithmic, with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: PLC0415 -- an optional package
 
     axes.grid(alpha=0.3, which="both")
     axes.margins(0.12)
-    for name, axis, set_scale in (("x", axes.xaxis, axes.set_xscale), ("y", axes.yaxis, axes.set_yscale)):
-        if logarithmic in (name, "both"):
-            set_scale("log")
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-            axis.set_minor_formatter(NullFormatter())
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend(axes: Any, note: str) -> None:
+    """Put the legend of both panels between them, where it hides no point."""
     columns = 2 if len(axes.get_legend_handles_labels()[1]) > 1 else 1
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=columns, title=note or None, title_fontsize=7)
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.2}  # below the axis' numbers
+    axes.legend(**place, ncols=columns, title=note, title_fontsize=7)
 
 
 def _say(axes: Any, text: str) -> None:

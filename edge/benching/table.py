@@ -83,7 +83,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def to_markdown(sheet: Sheet) -> str:
     """Return a Markdown table under its title; what was not measured is a dash."""
-    numeric = [_is_numeric(sheet, place) for place in range(len(sheet.heads))]
+    numeric = [is_numeric(sheet, place) for place in range(len(sheet.heads))]
     lines = [
         f"**{sheet.title}**",
         "",
@@ -111,7 +111,8 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"  # noqa: PLR2004 -- from here on it has four
 
 
-def _is_numeric(sheet: Sheet, place: int) -> bool:
+def is_numeric(sheet: Sheet, place: int) -> bool:
+    """Return whether a column holds numbers alone."""
     cells = [line[place] for line in sheet.lines if line[place] is not None]
     return bool(cells) and all(isinstance(cell, int | float) for cell in cells)
 

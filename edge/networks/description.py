@@ -38,8 +38,6 @@ def describe(graph: Graph, name: str, seed: int, places: Sequence[Placed], weigh
         for number, weight in enumerate(graph.weights)
         if number not in far
     ]
-    if graph.output is None:
-        raise ModelError(f"network {name} cannot be written: it has no output; end it with one")
     ends = [_value(graph.input), _value(graph.output)]
     whole = helper.make_graph(nodes, name, ends[:1], ends[1:], [*constants, *outside, *inside])
     return helper.make_model(

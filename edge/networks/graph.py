@@ -53,7 +53,7 @@ class Graph:
     """Layers in the order they were put in; each method puts in one and returns what comes out of it."""
 
     input: Tensor
-    output: Tensor | None = None
+    output: Tensor = field(init=False)  # set by the last layer
     nodes: list[Node] = field(default_factory=list)
     weights: list[Weight] = field(default_factory=list)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
