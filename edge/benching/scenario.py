@@ -88,8 +88,8 @@ class _Run:
         self._is_hopeless = is_hopeless
 
     def take(self, query: Query) -> None:
-        if query.end_ns < self.start_ns:
-            return  # of the run before
+        if query.end_ns < self.start_ns or self.enough.is_set():
+            return  # of the run before, or too late for this one
         self._taken.append(query)
         self._images += query.images
         if self._is_hopeless is not None and self._is_hopeless(query):
