@@ -94,7 +94,7 @@ def show_table(report: Report, console: Console) -> None:
     for place in places:
         head = sheet.heads[place]
         table.add_column(
-            head, justify="left" if head in _TEXTS else "right", no_wrap=head not in _TEXTS, overflow="fold"
+            head, justify="left" if head in _TEXTS else "right", no_wrap=head != "scenario", overflow="fold"
         )
     table.add_column("", style="bold", no_wrap=True)
     for line, mark in zip(sheet.lines, marks, strict=True):

@@ -10,11 +10,13 @@ A query's latency counts from the moment at which it was due, whenever the syste
 
 from __future__ import annotations
 
-import itertools
 import math
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Literal, Protocol
 
@@ -28,6 +30,7 @@ QUERY_IMAGES = 8  # of a multi-stream query, as loadgen has it
 LEAST_QUERIES = 5  # of a run: as many blocks of samples are wanted
 LONGEST_QUERY_S = 600.0  # a large network with a large batch takes half a minute on a small CPU
 _POLL_S = 0.1
+_DRAIN_POLL_S = 0.002
 
 
 class System(Protocol):
@@ -71,54 +74,91 @@ class Length:
         return elapsed_ns >= self.seconds * 1e9 if self.images is None else images >= self.images
 
 
+class _Run:
+    """What a closed loop is at: how many queries have ended, and when there are enough."""
+
+    def __init__(
+        self, length: Length, taken: list[Query], start_ns: int, is_hopeless: Callable[[Query], bool] | None
+    ) -> None:
+        self.start_ns = start_ns
+        self.enough = threading.Event()
+        self._length = length
+        self._taken = taken
+        self._images = 0
+        self._is_hopeless = is_hopeless
+
+    def take(self, query: Query) -> None:
+        if query.end_ns < self.start_ns or self.enough.is_set():
+            return  # of the run before, or too late for this one
+        self._taken.append(query)
+        self._images += query.images
+        if self._is_hopeless is not None and self._is_hopeless(query):
+            self._length, self._is_hopeless = replace(self._length, least_queries=LEAST_QUERIES), None
+        if self._length.is_reached(len(self._taken), self._images, query.end_ns - self.start_ns):
+            self.enough.set()
+
+
 class ClosedLoop:
-    """Keeps a number of queries in work: a new one comes when one has ended."""
+    """Keeps a number of queries in work: the end of one is the moment at which the next is due.
+
+    The next is issued by the thread in which one ends, so that nobody has to be woken for it.
+    """
 
     def __init__(self, system: System, scenario: Scenario) -> None:
         """Take any scenario but server."""
         self._system = system
-        self._most = 2 * system.lanes if scenario == "offline" else 1
         batches = math.ceil(QUERY_IMAGES / system.batch) if scenario == "multi-stream" else 1
         self._images = batches * system.batch
-        self._in_work = 0
-        self._ended: SimpleQueue[Query] = SimpleQueue()
+        self._most = 2 * system.lanes if scenario == "offline" else 1
+        self._free_since_ns = deque([0] * self._most)  # places for queries that are not in work
+        self._lock = threading.Lock()
+        self._run: _Run | None = None
+        self._caller = threading.get_ident()
 
     def run(
         self, length: Length, taken: list[Query], start_ns: int, is_hopeless: Callable[[Query], bool] | None = None
     ) -> None:
         """Add the queries that end from `start_ns` on to `taken` until the run is long enough.
 
-        It ends with the end of a query, so that two runs follow one another without a gap. What `is_hopeless`, which is
-        shown each query, need not have more queries than any run. Raises the system's failure.
+        It ends with the end of a query, and what is in work then goes on. A run of which `is_hopeless`, shown each
+        query, says so need not have more queries than any. Raises the system's failure.
         """
-        images, is_patient = 0, True
-        while True:
-            while self._in_work < self._most:
-                self._issue()
-            query = self._await_end()
-            if query.end_ns < start_ns:
-                continue  # of the run before
-            taken.append(query)
-            images += query.images
-            if is_hopeless is not None and is_hopeless(query) and is_patient:
-                is_patient, length = False, replace(length, least_queries=LEAST_QUERIES)
-            if length.is_reached(len(taken), images, query.end_ns - start_ns):
-                return
+        self._caller = threading.get_ident()
+        run = self._run = _Run(length, taken, start_ns, is_hopeless)
+        try:
+            self._top_up()
+            patience = Patience(self._system)
+            while not run.enough.wait(_POLL_S):
+                patience.check(len(taken))
+        finally:
+            with self._lock:
+                self._run = None
 
     def drain(self) -> None:
         """Wait for what is still in work."""
-        while self._in_work:
-            self._await_end()
+        patience = Patience(self._system)
+        while (free := len(self._free_since_ns)) < self._most:
+            patience.check(free)
+            time.sleep(_DRAIN_POLL_S)
 
-    def _await_end(self) -> Query:
-        query = await_end(self._ended, self._system)
-        self._in_work -= 1
-        return query
+    def _top_up(self) -> None:
+        """Issue a query for each free place, while the run goes on."""
+        while True:
+            with self._lock:
+                run = self._run
+                if run is None or run.enough.is_set() or not self._free_since_ns:
+                    return
+                due_ns = max(self._free_since_ns.popleft(), run.start_ns)
+            self._system.issue(self._images, partial(self._end, due_ns))
 
-    def _issue(self) -> None:
-        due_ns, images = now_ns(), self._images
-        self._in_work += 1
-        self._system.issue(images, lambda: self._ended.put(Query(due_ns, now_ns(), images)))
+    def _end(self, due_ns: int) -> None:
+        end_ns = now_ns()
+        with self._lock:
+            self._free_since_ns.append(end_ns)
+            if self._run is not None:
+                self._run.take(Query(due_ns, end_ns, self._images))
+        if threading.get_ident() != self._caller:  # else the caller is in `_top_up` already
+            self._top_up()
 
 
 def serve(
@@ -147,20 +187,33 @@ def serve(
         while not ended.empty():
             taken.append(ended.get())
             cut = is_hopeless(taken[-1]) or cut
+    patience = Patience(system)
     while len(taken) < issued:
-        taken.append(await_end(ended, system))
+        try:
+            taken.append(ended.get(timeout=_POLL_S))
+        except Empty:
+            patience.check(len(taken))
 
 
 def _finish(ended: SimpleQueue[Query], due_ns: int) -> Callable[[], None]:
     return lambda: ended.put(Query(due_ns, now_ns(), 1))
 
 
-def await_end(ended: SimpleQueue[Query], system: System) -> Query:
-    """Wait for the next query that ends; raise the system's failure, or EdgeError where none ends in time."""
-    for _ in itertools.repeat(None, int(LONGEST_QUERY_S / _POLL_S)):
-        try:
-            return ended.get(timeout=_POLL_S)
-        except Empty:
-            if system.failure is not None:
-                raise system.failure from None
-    raise EdgeError(f"no query ended within {LONGEST_QUERY_S:g} s; see --log-level info, or take a smaller --batch")
+class Patience:
+    """Bounds a wait for queries."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._ended = 0
+        self._since_ns = now_ns()
+
+    def check(self, ended: int) -> None:
+        """Raise the system's failure, and EdgeError where no more queries have ended for too long."""
+        if self._system.failure is not None:
+            raise self._system.failure
+        if ended != self._ended:
+            self._ended, self._since_ns = ended, now_ns()
+        elif now_ns() - self._since_ns > LONGEST_QUERY_S * 1e9:
+            raise EdgeError(
+                f"no query ended within {LONGEST_QUERY_S:g} s; see --log-level info, or take a smaller --batch"
+            )
