@@ -8,15 +8,14 @@ a day is put together from the grid, second by second.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-PUBLISHED = Path(__file__).with_name("published_results.csv")
+from edge.benching.published import published_rows
+
 MODES = {"max-q": "MAXQ", "max-p": "MAXP_CORE_ARM"}  # as published → as a TX2's nvpmodel has it
 MAX_Q, MAX_P = MODES.values()
 BATCHES = (1, 2, 4, 8)
@@ -58,16 +57,18 @@ class Published:
 
 def read_published(network: str, mode: str) -> Published:
     """Read the TX2's rows of a network in a mode, which is named as nvpmodel has it."""
-    lines = [line for line in PUBLISHED.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     rows = [
         row
-        for row in csv.DictReader(lines)
-        if row["network"] == network and MODES[row["power_mode"]] == mode and int(row["batch"]) <= max(BATCHES)
+        for row in published_rows()
+        if (row["device"], row["network"]) == ("Jetson TX2", network)
+        and MODES[row["power_mode"]] == mode
+        and row["batch"] <= max(BATCHES)
     ]
-    batches = [int(row["batch"]) for row in rows]
+    batches = [row["batch"] for row in rows]
 
     def between(column: str) -> Array:
-        return np.interp(range(1, max(BATCHES) + 1), batches, [float(row[column]) for row in rows])
+        values: Array = np.interp(range(1, max(BATCHES) + 1), batches, [row[column] for row in rows])
+        return values
 
     return Published(between("images_per_s"), between("latency_ms") / 1e3, between("power_w"))
 

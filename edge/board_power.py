@@ -24,6 +24,10 @@ class BoardPower:
         """Return the mode that is set; raise PowerModeError where that cannot be told."""
         return self._now().name
 
+    def name_of(self, text: str) -> str:
+        """Return the mode that max-q, max-p, a name or an id means; raise NoSuchModeError naming those there are."""
+        return self._mode(text).name
+
     def is_live(self, mode: str) -> bool:
         """Tell whether a mode can be set without a reboot."""
         return self._mode(mode).masks == self._now().masks

@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--interval", type=float, default=1.0, help="seconds of which the mean is shown (default: 1)")
     watch.add_argument("--seconds", type=float, default=0.0, help="how long (default: 0, until Ctrl-C)")
     _add_tune(add("tune", _tune, "find lanes, batch, precision and power mode for a latency target; writes them down"))
+    _add_bench(add("bench", _bench, "measure models: images/s, latency, watts, by batch, precision and power mode"))
     schema = add("schema", _schema, "print the JSON Schema of a message")
     schema.add_argument("name", metavar="NAME", help="result, telemetry, status, stream-status or alarm")
     return parser
@@ -164,11 +165,59 @@ def _add_tune(tune: argparse.ArgumentParser) -> None:
     tune.add_argument("--plot", type=Path, metavar="FILE.png|.svg", help="draw what was measured (needs matplotlib)")
 
 
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    what = "a folder with model.toml or a name under engines/, a published network's name, or a configuration"
+    bench.add_argument("what", nargs="+", metavar="MODEL|CONFIG|NETWORK", help=what)
+    bench.add_argument("--model", metavar="NAME", help="of a configuration whose streams use several")
+    scenarios = ("single-stream", "multi-stream", "server", "offline")
+    bench.add_argument(
+        "--scenario",
+        type=_names(*scenarios),
+        default=scenarios[:1],
+        help=f"{', '.join(scenarios)} (default: the first)",
+    )
+    bench.add_argument("--batch", type=_counts(1024), default=(1,), metavar="N,…", help="default: 1")
+    precisions = _names("fp32", "fp16", "int8")
+    bench.add_argument(
+        "--precision", type=precisions, default=("fp32",), metavar="NAME,…", help="fp32, fp16, int8 (default: fp32)"
+    )
+    modes = "max-q, max-p, names of the board's modes, or all (default: the mode it is in)"
+    bench.add_argument("--power-mode", type=_names(), default=(), metavar="NAME,…", help=modes)
+    bench.add_argument("--lanes", type=_counts(256), default=(None,), metavar="N,…", help="default: as serves")
+    long = bench.add_mutually_exclusive_group()
+    long.add_argument("--duration", type=_positive, metavar="S", help="of each row (default: 10; with --quick, 1)")
+    long.add_argument("--frames", type=_count, metavar="N", help="images of each row, instead of a time")
+    bench.add_argument("--quick", action="store_true", help="short rows, and no wait for a steady temperature")
+    target = "with server: found is the highest rate that meets it; else the best row within it is marked"
+    bench.add_argument("--target-p99-ms", type=_positive, metavar="MS", help=target)
+    bench.add_argument("--engine-only", action="store_true", help="the engine alone, on random input in its buffers")
+    bench.add_argument("--speedup", action="store_true", help="tell precisions relative to FP32 at the same batch")
+    fusion = "tell the layers before and after fusion, and nothing else"
+    bench.add_argument("--fusion", action="store_true", help=fusion)
+    accuracy = "add the accuracy that edge engines verify recorded: the four aspects in one table"
+    bench.add_argument("--accuracy", action="store_true", help=accuracy)
+    published = "set published rows beside ours"
+    bench.add_argument("--compare", choices=("published",), help=published)
+    board = "whose published rows: tx1, tx2, … (default: this board); --power-mode then names that board's mode"
+    bench.add_argument("--board", metavar="NAME", help=board)
+    earlier = "what --json wrote before: tells better, same or worse, and exits 4 where it is worse"
+    bench.add_argument("--baseline", type=Path, metavar="FILE", help=earlier)
+    bench.add_argument("--tolerance", type=float, default=0.05, metavar="SHARE", help="of a change (default: 0.05)")
+    bench.add_argument("--plot", type=Path, metavar="OUT.png|.svg", help="draw latency and efficiency")
+    bench.add_argument(
+        "--html", type=Path, metavar="OUT.html", help="write a page with drawings, tables and raw figures"
+    )
+    forms = bench.add_mutually_exclusive_group()
+    forms.add_argument("--csv", action="store_true", help="print CSV on standard output")
+    forms.add_argument("--markdown", action="store_true", help="print Markdown on standard output")
+
+
 def _names(*known: str) -> Callable[[str], tuple[str, ...]]:
-    """Take names between commas; some of `known`, where there are any."""
+    """Take names between commas; some of `known`, where there are any, in upper or lower case."""
 
     def names(text: str) -> tuple[str, ...]:
-        found = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        parts = (part.strip() for part in text.split(","))
+        found = tuple(dict.fromkeys(part.casefold() if known else part for part in parts))
         if "" in found or (known and not set(found) <= set(known)):
             raise argparse.ArgumentTypeError(f"found {text!r}, wanted {', '.join(known) or 'names'} between commas")
         return found
@@ -186,6 +235,12 @@ def _counts(most: int) -> Callable[[str], tuple[int, ...]]:
         return tuple(sorted({int(part) for part in parts}))
 
     return counts
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number from 1")
+    return int(text)
 
 
 def _positive(text: str) -> float:
@@ -346,6 +401,42 @@ def _tune(options: Any) -> int:
         state_dir=options.state_dir,
     )
     return tune.run(wanted, as_json=options.json)
+
+
+def _bench(options: Any) -> int:
+    from edge import bench
+    from edge.benching import beside, report, wish
+
+    asked = beside.Asked(
+        published=options.compare is not None,
+        board=options.board,
+        board_mode=next(iter(options.power_mode), None) if options.board else None,
+        speedup=options.speedup,
+        accuracy=options.accuracy,
+        baseline=options.baseline,
+        tolerance=options.tolerance,
+        plot=options.plot,
+        page=options.html,
+    )
+    wanted = wish.Wish(
+        what=tuple(part for text in options.what for part in text.split(",") if part),
+        model=options.model,
+        scenarios=options.scenario,
+        batches=options.batch,
+        precisions=options.precision,
+        power_modes=() if options.board else options.power_mode,
+        lanes=options.lanes,
+        seconds=options.duration,
+        frames=options.frames,
+        quick=options.quick,
+        target_p99_ms=options.target_p99_ms,
+        engine_only=options.engine_only,
+        state_dir=options.state_dir,
+    )
+    if options.fusion:
+        return bench.tell_fusion(wanted, as_json=options.json)
+    form: report.Form = next((form for form in report.FORMS if getattr(options, form, False)), "table")
+    return bench.run(wanted, form, asked)
 
 
 def _schema(options: Any) -> int:

@@ -7,42 +7,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from edge.admission import Precision
 from edge.backends.build_records import MB
-from edge.backends.cuda import find_gpu
-from edge.backends.forms import form_file, plan_sha256
-from edge.backends.gpu import Gpu
-from edge.backends.layers import (
-    Inspection,
-    Layer,
-    OnnxFacts,
-    count,
-    onnx_facts,
-    parse_network,
-    read_layers,
-    with_times,
-)
-from edge.backends.plans import PlanKey, PlanStore, plan_key, read_header
-from edge.backends.supply import build_settings
-from edge.backends.trt_library import load_tensorrt
-from edge.config import EnginesSettings
-from edge.errors import ConfigError, EdgeError, EngineError
+from edge.backends.inspected import InspectedModel, described
+from edge.errors import ConfigError, EdgeError
 from edge.host.board import board_name
 from edge.manifest import find_model, read_manifest
 from edge.model import model_file
 from edge.places import default_state_dir
 
-_HEADER_BYTES = 28  # that tell magic number and version
 _LARGEST_BATCH = 1024  # as in the configuration
 # How people call what may be null.
 _TITLES = {
@@ -63,8 +44,8 @@ def run(model: str, *, precision: Precision, max_batch: int, device: str, state_
         raise ConfigError(f"--max-batch: found {max_batch}, wanted 1 to {_LARGEST_BATCH}")
     folder = find_model(model)
     onnx = model_file(folder, read_manifest(folder))
-    subject = _Subject(folder.resolve().name, onnx, precision, max_batch, device, state_dir or default_state_dir())
-    report = subject.report()
+    inspected = InspectedModel(onnx, precision, max_batch, device, state_dir or default_state_dir(), board_name())
+    report = _report(folder.resolve().name, inspected)
     if as_json:
         print(json.dumps(report))  # noqa: T201 -- the command's output
     else:
@@ -72,141 +53,37 @@ def run(model: str, *, precision: Precision, max_batch: int, device: str, state_
     return 0
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """The engine that is looked at: each property finds one thing out, or raises EdgeError."""
+def _report(name: str, inspected: InspectedModel) -> dict[str, Any]:
+    """Find everything out; what cannot be is None, and its reason is under `why`."""
+    why: dict[str, str] = {}
 
-    name: str
-    onnx: Path  # FP32
-    precision: Precision
-    max_batch: int
-    device: str
-    state_dir: Path
-
-    def report(self) -> dict[str, Any]:
-        """Find everything out; what cannot be is None, and its reason is under `why`."""
-        why: dict[str, str] = {}
-
-        def ask(name: str, action: Callable[[], Any]) -> Any:
-            try:
-                return action()
-            except EdgeError as error:
-                why[name] = str(error)
-                return None
-
-        report = {
-            "model": self.name,
-            "onnx": str(self.onnx),
-            "precision": self.precision,
-            "device": self.device,
-            "max_batch": self.max_batch,
-            "tensors": ask("tensors", self._tensors),
-            "onnx_nodes": ask("onnx_nodes", lambda: _counted(self._onnx_facts.nodes)),
-            "network": ask("network", self._network),
-            "plan": ask("plan", lambda: {"path": str(self._plan[0]), **self._plan[1]}),
-            "header": ask("header", self._header),
-            "device_memory_bytes": ask("device_memory_bytes", lambda: self._inspection.device_memory_bytes),
-            "layers": ask("layers", self._layers),
-            "layer_times_ms": ask("layer_times_ms", self._layer_times_ms),
-        }
-        return report | {"why": why}
-
-    def _tensors(self) -> list[dict[str, Any]]:
+    def ask(part: str, action: Callable[[], Any]) -> Any:
         try:
-            tensors = self._inspection.tensors
-        except EdgeError:
-            tensors = self._onnx_facts.tensors
-        return [asdict(each) for each in tensors]
-
-    def _network(self) -> dict[str, Any]:
-        trt = load_tensorrt()
-        onnx = form_file(self.onnx, self.precision, "trt", self.state_dir)
-        return _described((found, None) for found in parse_network(trt, onnx))
-
-    def _header(self) -> dict[str, Any]:
-        path, _ = self._plan
-        try:
-            with path.open("rb") as file:
-                magic, version = read_header(file.read(_HEADER_BYTES))
-        except OSError as error:
-            raise EngineError(f"{path} cannot be read ({error.strerror})") from None
-        return {"magic": magic.decode("ascii", "replace"), "version": ".".join(map(str, version))}
-
-    def _layers(self) -> dict[str, Any]:
-        inspection = self._inspection
-        if inspection.layers_json is None:
-            raise EngineError("the engine inspector gave no answer; build the plan anew: `edge engines build`")
-        return _described(with_times(read_layers(inspection.layers_json), inspection.layer_times_ms or {}))
-
-    def _layer_times_ms(self) -> dict[str, float]:
-        times_ms = self._inspection.layer_times_ms
-        if times_ms is None:
-            raise EngineError("TensorRT reported no times of this plan's layers")
-        return dict(times_ms)
-
-    @cached_property
-    def _onnx_facts(self) -> OnnxFacts:
-        return onnx_facts(self.onnx)
-
-    @cached_property
-    def _gpu(self) -> Gpu | EngineError:
-        try:
-            return find_gpu()
-        except EngineError as error:
-            return error
-
-    @cached_property
-    def _store(self) -> PlanStore:
-        return PlanStore(self.state_dir, EnginesSettings().cache_mb)
-
-    @cached_property
-    def _key(self) -> PlanKey:
-        """The key of the plan that `edge engines build` makes here."""
-        gpu = self._gpu if isinstance(self._gpu, Gpu) else None
-        memory_bytes = gpu.memory_bytes if gpu else psutil.virtual_memory().total
-        settings = build_settings(self.precision, self.device, self.max_batch, EnginesSettings(), memory_bytes)
-        return plan_key(plan_sha256(self.onnx, self.precision, self.state_dir), settings, gpu, board_name())
-
-    @cached_property
-    def _plan(self) -> tuple[Path, Mapping[str, Any]]:
-        path, manifest = self._store.path(self._key), self._store.manifest(self._key)
-        if path is None or manifest is None:
-            raise EngineError(
-                f"no plan of this model with precision {self.precision}, device {self.device} and batches up to "
-                f"{self.max_batch} is kept in {self._store.folder}; build one with `edge engines build`"
-            )
-        return path, manifest
-
-    @property
-    def _inspection(self) -> Inspection:
-        if isinstance(self._inspected, EdgeError):
-            raise self._inspected
-        return self._inspected
-
-    @cached_property
-    def _inspected(self) -> Inspection | EdgeError:
-        """What the plan tells once it is loaded, which is tried once."""
-        if isinstance(self._gpu, EngineError):
-            return self._gpu
-        try:
-            _ = self._plan  # where there is none, this tells what to do
-            from edge.backends.inspection import inspect_plan  # noqa: PLC0415 -- only where there is a GPU
-
-            return inspect_plan(self._store.load(self._key))
+            return action()
         except EdgeError as error:
-            return error
+            why[part] = str(error)
+            return None
+
+    report = {
+        "model": name,
+        "onnx": str(inspected.onnx),
+        "precision": inspected.precision,
+        "device": inspected.device,
+        "max_batch": inspected.max_batch,
+        "tensors": ask("tensors", lambda: [asdict(each) for each in inspected.tensors()]),
+        "onnx_nodes": ask("onnx_nodes", lambda: _counted(inspected.onnx_facts.nodes)),
+        "network": ask("network", lambda: described((layer, None) for layer in inspected.network())),
+        "plan": ask("plan", lambda: {"path": str(inspected.plan[0]), **inspected.plan[1]}),
+        "header": ask("header", inspected.header),
+        "device_memory_bytes": ask("device_memory_bytes", lambda: inspected.inspection.device_memory_bytes),
+        "layers": ask("layers", lambda: described(inspected.layers())),
+        "layer_times_ms": ask("layer_times_ms", inspected.layer_times_ms),
+    }
+    return report | {"why": why}
 
 
 def _counted(nodes: Mapping[str, int]) -> dict[str, Any]:
     return {"count": sum(nodes.values()), "by_operator": dict(nodes)}
-
-
-def _described(layers: Iterable[tuple[Layer, float | None]]) -> dict[str, Any]:
-    """Return layers and their counts as they stand in the JSON document."""
-    timed = list(layers)
-    counts = asdict(count([found for found, _ in timed]))
-    total = counts.pop("layers")
-    return {"count": total, **counts, "layers": [{**asdict(found), "time_ms": time_ms} for found, time_ms in timed]}
 
 
 def _show(report: Mapping[str, Any]) -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
-from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Console
 
 from edge.board_power import board_power
 from edge.config import load_config
+from edge.drawing import check_plot
 from edge.host.sensors import Sensors as BoardSensors
 from edge.places import default_state_dir, state_lock
-from edge.tuning.mode_keeper import Power, RebootingError
-from edge.tuning.plot import check_plot, plot
+from edge.tuning.mode_keeper import Power, RebootingError, terminable
+from edge.tuning.plot import plot
 from edge.tuning.report import show, to_json
 from edge.tuning.search import Search
 from edge.tuning.trial import Sensors
@@ -38,7 +35,7 @@ def tune(wish: Wish, power: Power | None, sensors: Sensors | None, *, as_json: b
         check_plot(wish.plot)
     config = load_config(wish.config)
     state_dir = wish.state_dir or default_state_dir(config.device.state_dir)
-    with state_lock(state_dir), _terminable():
+    with state_lock(state_dir), terminable():
         try:
             found = Search(wish, config, state_dir, power, sensors).run()
         except RebootingError as told:
@@ -54,18 +51,3 @@ def tune(wish: Wish, power: Power | None, sensors: Sensors | None, *, as_json: b
     if wish.plot is not None:
         plot(found, wish.plot)
     return 0 if found.profile.max_p is not None else NOT_WITHIN
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM, and the end of the terminal, end the search as Ctrl-C does: with the power mode put back."""
-
-    def on_signal(_number: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

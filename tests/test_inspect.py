@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from conftest import CONVEYOR
 
-from edge import inspect
-from edge.backends import trt_library
+from edge.backends import inspected, trt_library
 from edge.backends.build_records import BuildFacts, BuiltPlan
 from edge.backends.gpu import Gpu
 from edge.backends.layers import Inspection, IoTensor
 from edge.backends.plans import MAGIC, PlanStore
 from edge.cli import main
 from edge.errors import EngineError
+from edge.host.board import board_name
 
 SAMPLES = Path(__file__).parent / "inspector"
 GPU = Gpu(
@@ -40,7 +40,7 @@ def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_gpu() -> Gpu:
         raise EngineError(NO_GPU)
 
-    monkeypatch.setattr(inspect, "find_gpu", find_gpu)
+    monkeypatch.setattr(inspected, "find_gpu", find_gpu)
 
 
 @pytest.fixture
@@ -122,8 +122,8 @@ def put_plan_on_gpu(
     model: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, times: Mapping[str, float] | None
 ) -> None:
     """Store a plan for a GPU, which tells of itself what the inspector's sample tells."""
-    monkeypatch.setattr(inspect, "find_gpu", lambda: GPU)
-    subject = inspect._Subject("conveyor", model / "conveyor.onnx", "fp16", 4, "gpu", model / "state")
+    monkeypatch.setattr(inspected, "find_gpu", lambda: GPU)
+    subject = inspected.InspectedModel(model / "conveyor.onnx", "fp16", 4, "gpu", model / "state", board_name())
     version = trt_library.load_tensorrt().__version__.split(".")
     plan = MAGIC[subject._key.library] + bytes(20) + bytes(int(part) % 256 for part in version[:4])
     facts = BuildFacts(("STRONGLY_TYPED",), 512, 3, {}, {}, {}, {"dla": 12, "gpu": ["/head/TopK"]}, 1.5)

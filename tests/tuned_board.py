@@ -27,6 +27,9 @@ class KnownPower:
     def current(self) -> str:
         return self.mode
 
+    def name_of(self, text: str) -> str:
+        return {"max-q": "MID", "max-p": "HIGH"}.get(text.casefold(), text.upper())
+
     def is_live(self, mode: str) -> bool:
         return (mode == NEEDS_REBOOT) == (self.mode == NEEDS_REBOOT)
 

@@ -50,16 +50,18 @@ class OrtEngine:
         precision: str = "fp32",
         label_hash: str | None = None,
         cache: Path | None = None,
+        profile: Path | None = None,
     ) -> None:
         """Open a file whose weights are of `precision`; raise ModelError where it is no model that can be run.
 
         `label_hash` is shown in the label instead of the file's own hash; `cache` is where the provider may keep what
-        it builds.
+        it builds; `profile` is how the file begins to which ONNX Runtime writes what it runs, until `end_profile`.
         """
         self._onnx = onnx
         self._threads = threads
         self._provider = provider
         self._cache = cache
+        self._profile = profile
         self._session = self._open_session()
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if not inputs or not inputs[0].shape:
@@ -84,11 +86,15 @@ class OrtEngine:
         sizes = [self.fixed_batch] if self.fixed_batch else list(range(1, max_batch + 1))
         return OrtContext(session, self.inputs, self.outputs, sizes, foreseeable=self._foreseeable)
 
+    def end_profile(self) -> Path:
+        """Return the file in which stands what was run: events of Chrome's trace format, in JSON."""
+        return Path(self._session.end_profiling())
+
     def close(self) -> None:
         """Leave the session to the garbage collector: ONNX Runtime has no other way."""
 
     def _open_session(self) -> Any:
-        session = _open_session(self._onnx, self._threads, self._provider, self._cache)
+        session = _open_session(self._onnx, self._threads, self._provider, self._cache, self._profile)
         if _PROVIDERS[self._provider] not in session.get_providers():
             # ONNX Runtime falls back to the CPU by itself, with no more than a line in its log.
             raise ModelError(
@@ -184,12 +190,15 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _open_session(onnx: Path, threads: int, provider: str, cache: Path | None) -> Any:
+def _open_session(onnx: Path, threads: int, provider: str, cache: Path | None, profile: Path | None) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     onnxruntime.set_default_logger_severity(_LOG_FATAL)  # what goes wrong reaches us as an exception
     try:
         return onnxruntime.InferenceSession(str(onnx), options, providers=_with_fallbacks(provider, cache))

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from edge.errors import ConfigError, EdgeError
 from edge.tuning.finished import Finished
@@ -20,6 +20,9 @@ class Power(Protocol):
     def modes(self) -> Sequence[str]: ...
 
     def current(self) -> str: ...
+
+    def name_of(self, text: str) -> str:
+        """Return the mode that max-q, max-p, a name or an id means; raise ConfigError where the board has none such."""
 
     def is_live(self, mode: str) -> bool:
         """Tell whether a mode can be set without a reboot."""
@@ -109,6 +112,21 @@ def _undisturbed() -> Iterator[None]:
     """Let no second Ctrl-C keep the mode from being put back, which takes seconds."""
     heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.SIG_IGN) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM, and the end of the terminal, end a command as Ctrl-C does: with the power mode put back."""
+
+    def on_signal(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

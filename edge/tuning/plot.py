@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.errors import ConfigError, EdgeError
+from edge.drawing import save
 from edge.profiles import OperatingPoint
 from edge.tuning.report import Found
-
-PLOT_SUFFIXES = (".png", ".svg")
-
-
-def check_plot(path: Path) -> None:
-    """Raise ConfigError, before anything is measured, where the plot could not be written."""
-    if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise ConfigError(f"--plot {path}: found suffix {path.suffix!r}, wanted one of {', '.join(PLOT_SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--plot {path}: folder {path.parent} does not exist; make it first")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError(f"--plot {path} needs matplotlib; install it: pip install 'edge-runtime[plot]'")
 
 
 def plot(found: Found, path: Path) -> None:
@@ -39,10 +26,7 @@ def plot(found: Found, path: Path) -> None:
         right.axhline(target, color="black", linestyle=":", linewidth=1, label=f"target {target:g} ms")
     right.legend(fontsize=8)
     figure.suptitle(found.title, fontsize=11)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise EdgeError(f"--plot {path} cannot be written ({error.strerror}); see the folder's rights") from None
+    save(figure, path, dpi=150)
 
 
 def _draw(axes: Any, points: Sequence[OperatingPoint], found: Found, key: str, label: str) -> None:

@@ -1,0 +1,1 @@
+"""What `edge bench` runs, measures, judges and tells."""

@@ -1,0 +1,81 @@
+"""The raw samples of a row: blocks, each a stretch of the run, and how a figure varies with the choice of blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Block = Mapping[str, Any]  # {"latency_ms": [...], "images": n, "seconds": s}
+Array = NDArray[np.float64]
+
+LEAST_BLOCKS = 5  # fewer tell nothing of how the figure varies
+_RESAMPLES = 200  # enough for a standard error: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 6
+
+
+def rates_per_s(blocks: Sequence[Block]) -> Array:
+    """Return the images/s of each block that took time."""
+    return np.array([each["images"] / each["seconds"] for each in blocks if each["seconds"] > 0], dtype=np.float64)
+
+
+def medians_ms(blocks: Sequence[Block]) -> Array:
+    """Return the median latency of each block that has one."""
+    return np.array([np.median(each["latency_ms"]) for each in blocks if each["latency_ms"]], dtype=np.float64)
+
+
+def resampled_rates_per_s(blocks: Sequence[Block]) -> Array:
+    """Return images/s of the blocks as they are, and then of blocks drawn from them with replacement."""
+    counts = _draws(len(blocks))
+    images = np.array([each["images"] for each in blocks], dtype=np.float64)
+    seconds = np.array([each["seconds"] for each in blocks], dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rates: Array = (counts @ images) / (counts @ seconds)
+    return rates
+
+
+def resampled_medians_ms(blocks: Sequence[Block]) -> Array:
+    """Return the median latency over all blocks, and then over blocks drawn from them with replacement."""
+    latency_ms = np.concatenate([np.asarray(each["latency_ms"], dtype=np.float64) for each in blocks])
+    owner = np.repeat(np.arange(len(blocks)), [len(each["latency_ms"]) for each in blocks])
+    if not latency_ms.size:
+        return np.full(_RESAMPLES + 1, math.nan)
+    order = np.argsort(latency_ms)
+    latency_ms, owner = latency_ms[order], owner[order]
+    medians = []
+    for counts in _draws(len(blocks)):
+        weights = np.cumsum(counts[owner])
+        medians.append(latency_ms[np.searchsorted(weights, weights[-1] / 2)] if weights[-1] else math.nan)
+    return np.array(medians)
+
+
+def relative_error(resampled: Array, blocks: int) -> float:
+    """Return the relative standard error of a figure, from what the functions above give.
+
+    Resampling n blocks falls short by the square root of (n - 1)/n, which is put back (Hesterberg 2015, What Teachers
+    Should Know About the Bootstrap).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithms = np.log(resampled[1:])
+    return float(np.std(logarithms)) * math.sqrt(blocks / (blocks - 1))
+
+
+def student_t(confidence: float, degrees: float) -> float:
+    """Return the two-sided quantile of Student's t (Abramowitz and Stegun 26.7.5; 2 % off at most up to 99 %)."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
+
+
+def _draws(blocks: int) -> NDArray[np.int64]:
+    """Return how often each block is drawn: first each once, then at random, always in the same way."""
+    drawn = np.random.default_rng(0).multinomial(blocks, [1 / blocks] * blocks, size=_RESAMPLES)
+    return np.vstack([np.ones(blocks, dtype=np.int64), drawn])

@@ -1,0 +1,70 @@
+"""A setting's system under test, opened: the serving path, or the engine alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from edge.backends.supply import Place, Supply
+from edge.benching.engine_alone import EngineAlone
+from edge.benching.scenario import System
+from edge.benching.serving import Serving, check_batches, open_model, random_pictures
+from edge.benching.subject import Subject, pictures
+from edge.benching.wish import Cell
+from edge.config import ModelSettings
+from edge.manifest import read_manifest
+from edge.model import GPU_LANES, lane_plan, model_file, usable_cores
+
+
+def settings_of(subject: Subject, cell: Cell) -> ModelSettings:
+    """Return the model's settings for a setting that is measured.
+
+    With one query at a time a second lane has nothing to do: left open, there is one, with all the engine's threads.
+    """
+    lanes = cell.lanes or subject.settings.lanes
+    if lanes == "auto" and cell.scenario == "single-stream":
+        lanes = 1
+    changes = {"max_batch": cell.batch, "lanes": lanes}
+    return subject.settings.model_copy(update=changes)
+
+
+@contextlib.contextmanager
+def open_serving(subject: Subject, cell: Cell, place: Place, batches: Sequence[int], seed: int) -> Iterator[System]:
+    """Open the serving path; raise ModelError where this precision is not served here, ConfigError for a batch."""
+    model = open_model(subject.name, settings_of(subject, cell), place, cell.precision)
+    try:
+        check_batches(batches, model.engine.fixed_batch, subject.name)
+        shown = pictures(subject.sources) or random_pictures(model, seed)
+    except BaseException:
+        model.close()
+        raise
+    with Serving(model, shown, whole_batches=cell.scenario != "server") as serving:
+        yield serving
+
+
+@contextlib.contextmanager
+def open_alone(subject: Subject, cell: Cell, place: Place, batches: Sequence[int], seed: int) -> Iterator[System]:
+    """Open the engine alone; raise ModelError where this precision cannot be had here, ConfigError for a batch."""
+    settings = settings_of(subject, cell)
+    manifest = read_manifest(settings.path)
+    lanes, threads = lane_plan(settings, usable_cores())
+    supply = Supply(
+        model_file(settings.path, manifest),
+        settings,
+        place,
+        threads,
+        reading_sha256=manifest.reading_sha256,
+        min_agreement=manifest.min_agreement,
+        fp16_blocked_ops=manifest.accuracy.fp16_blocked_ops,
+    )
+    if settings.lanes == "auto" and supply.why_not_tensorrt() is None:
+        lanes = GPU_LANES
+    engine = supply.make(cell.precision)
+    try:
+        check_batches(batches, engine.fixed_batch, subject.name)
+    except BaseException:
+        engine.close()
+        raise
+    in_caller = cell.scenario == "single-stream"
+    with EngineAlone(engine, cell.batch, lanes, seed, in_caller=in_caller) as alone:
+        yield alone

@@ -1,0 +1,68 @@
+"""The engine alone as a system under test, on ONNX Runtime."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CONVEYOR
+from small_models import identity, reshaping
+
+from edge.backends.ort import OrtEngine
+from edge.benching.engine_alone import EngineAlone, fill_gaussian
+from edge.benching.scenario import ClosedLoop, Length, Query, Scenario
+from edge.clock import now_ns
+from edge.errors import EngineError
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import engine_alone  # noqa: E402 -- after the path to it
+
+# A loaded machine may slow either of the two; `benchmarks/engine_alone.py` holds them to 3 %.
+GENEROUS = 0.3
+
+
+def test_input_is_gaussian_and_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    with OrtEngine(CONVEYOR / "conveyor.onnx", threads=1).make_context(2) as context:
+        fill_gaussian(context, 1)
+        (array,) = context.inputs.values()
+        rows = array.copy()
+        assert rows.mean() == pytest.approx(0, abs=0.02)
+        assert rows.std() == pytest.approx(1, abs=0.02)
+        assert not np.array_equal(rows[0], rows[1])
+        fill_gaussian(context, 1)
+        assert np.array_equal(array, rows)
+        fill_gaussian(context, 2)
+        assert not np.array_equal(array, rows)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "in_caller", "images"), [("single-stream", True, 3), ("offline", False, 3), ("multi-stream", False, 9)]
+)
+def test_queries_of_each_scenario_end(tmp_path: Path, scenario: Scenario, images: int, *, in_caller: bool) -> None:
+    taken: list[Query] = []
+    with EngineAlone(OrtEngine(identity(tmp_path), threads=1), 3, 2, 1, in_caller=in_caller) as alone:
+        loop = ClosedLoop(alone, scenario)
+        loop.run(Length(0.0, least_queries=50), taken, now_ns())
+        loop.drain()
+    assert len(taken) == 50
+    assert {query.images for query in taken} == {images}
+
+
+def test_engine_that_fails_in_a_lane_ends_the_run_with_its_sentence(tmp_path: Path) -> None:
+    engine = OrtEngine(reshaping(tmp_path), threads=1)
+    with (
+        EngineAlone(engine, 3, 1, 1, in_caller=False) as alone,
+        pytest.raises(EngineError, match="ONNX Runtime failed on a batch of 3"),
+    ):
+        ClosedLoop(alone, "offline").run(Length(0.0), [], now_ns())
+
+
+def test_engine_alone_takes_as_long_as_the_librarys_bare_loop() -> None:
+    ours_ms, bare_ms = engine_alone.blocks(CONVEYOR / "conveyor.onnx", 1, 15, 0.1)
+    ratio = statistics.median(ours / bare for ours, bare in zip(ours_ms, bare_ms, strict=True))
+    assert ratio == pytest.approx(1, abs=GENEROUS)
