@@ -51,9 +51,9 @@ def read_profile(profile: str) -> tuple[Layer, ...]:
     except (ValueError, RecursionError) as error:
         raise EngineError(f"ONNX Runtime's profile is not JSON ({error}); wanted a list of events") from None
     nodes: dict[tuple[str, str], Layer] = {}
-    for event in events if isinstance(events, list) else []:
-        if (layer := _layer(event)) is not None:
-            nodes.setdefault((layer.name, str(event["args"].get("node_index"))), layer)
+    for each in events if isinstance(events, list) else []:
+        if (layer := _layer(each)) is not None:
+            nodes.setdefault((layer.name, str(each["args"].get("node_index"))), layer)
     if not nodes:
         raise EngineError(
             "ONNX Runtime's profile tells of no node; report it together with the version of ONNX Runtime"
@@ -61,9 +61,9 @@ def read_profile(profile: str) -> tuple[Layer, ...]:
     return tuple(nodes.values())
 
 
-def _layer(event: Any) -> Layer | None:
-    """Return the node of an event; None for an event of another kind."""
-    name, args = (event.get("name"), event.get("args")) if isinstance(event, dict) else (None, None)
+def _layer(told: Any) -> Layer | None:
+    """Return the node of one of the profile's events; None for an event of another kind."""
+    name, args = (told.get("name"), told.get("args")) if isinstance(told, dict) else (None, None)
     if not (isinstance(name, str) and name.endswith(_END) and isinstance(args, dict)):
         return None
     kind = args.get("op_name") if isinstance(args.get("op_name"), str) else None
