@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge.backends.convert import source_sha256
 from edge.backends.supply import Place
@@ -31,6 +30,7 @@ from edge.host.sensors import Sensors
 from edge.manifest import read_manifest
 from edge.model import model_file
 from edge.places import default_state_dir, state_lock
+from edge.progress import tracked
 from edge.tuning.finished import Finished
 from edge.tuning.mode_keeper import ModeKeeper, Power, terminable
 from edge.tuning.settings import model_to_tune
@@ -148,7 +148,7 @@ class Bench:
                 modes = self._modes(keeper, report)
                 points = [_Point(subject, cell) for cell in wish.cells(modes) for subject in subjects]
                 points.sort(key=lambda each: (modes.index(each.cell.power_mode), subjects.index(each.subject)))
-                for point in _tracked(points):
+                for point in tracked(points):
                     self._add(point, keeper, report)
         except InterruptedRunError as error:
             report.partial = True
@@ -223,15 +223,3 @@ class Bench:
 def _files(subjects: Sequence[Subject]) -> dict[str, Path]:
     folders = {subject.name: subject.settings.path for subject in subjects}
     return {name: model_file(folder, read_manifest(folder)) for name, folder in folders.items()}
-
-
-def _tracked(points: Sequence[_Point]) -> Iterator[_Point]:
-    """Draw a progress bar on standard error, where it is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(points))
-        for point in points:
-            bar.update(task, description=str(point))
-            yield point
-            bar.advance(task)

@@ -36,6 +36,7 @@ class BoardWatch:
         self._told = told
         self._decided = decided
         self._steering = Steering(wanted, self)
+        self._is_governed = wanted.governor.enabled
         self._reading: Reading | None = None
 
     def start(self, profile: Profile | None) -> None:
@@ -62,16 +63,16 @@ class BoardWatch:
         return self._reading
 
     def steer(self, streams: Iterable[Stream], period_s: float) -> None:
-        """Let the governor see the period that was read last."""
+        """Let the governor, where there is one, see the period that was read last."""
         board = self._reading
-        if board is not None:
+        if board is not None and self._is_governed:
             self._steering.observe(
                 Snapshot(
                     time_s=now_ns() / 1e9,
                     mode=None,  # the steering knows
                     streams=tuple(_seen(stream, period_s) for stream in streams),
                     power_w=board.power_w,
-                    temperature_c=_hottest_c(board),
+                    temperature_c=board.conditions.hottest_c,
                     is_throttled=board.throttled,
                     battery=_battery(),
                 )
@@ -127,11 +128,6 @@ def _seen(stream: Stream, period_s: float) -> StreamSeen:
         pace.results / period_s,
         pace.late / pace.frames if pace.frames else None,
     )
-
-
-def _hottest_c(board: Reading) -> float | None:
-    known = [each_c for each_c in board.conditions.temperature_c.values() if each_c is not None]
-    return max(known, default=None)
 
 
 def _battery() -> float | None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import TaskProgressColumn
 
 from edge.admission import Precision
 from edge.backends.build import library_name
@@ -30,6 +28,7 @@ from edge.host.board import board_name
 from edge.manifest import find_model, read_manifest
 from edge.model import model_file
 from edge.places import default_state_dir
+from edge.progress import phase_bar
 
 log = logging.getLogger(__name__)
 
@@ -108,35 +107,19 @@ def _is_kept(store: PlanStore, key: PlanKey) -> bool:
 
 def _build(order: Order) -> BuiltPlan:
     onnx = order.onnx
-    with _progress_bar(f"{onnx.stem} {order.settings.precision}") as progress:
-        progress("converting", 0.0)
+    with phase_bar(f"{onnx.stem} {order.settings.precision}", TaskProgressColumn()) as told:
+        told("converting", 0.0, 1.0)
         typed = form_file(onnx, order.precision, "trt", order.state_dir)
         return build_plan(
             typed,
             order.settings,
             order.gpu,
             order.state_dir,
-            progress=progress,
+            progress=lambda phase, fraction: told(phase, fraction, 1.0),
             cancelled=lambda: False,  # Ctrl-C ends it
             board=order.board,
             fp32_onnx=onnx,
         )
-
-
-@contextmanager
-def _progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """Draw on standard error, where it is a terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda phase, fraction: bar.update(task, description=phase, completed=fraction)
 
 
 def _show(result: dict[str, Any]) -> None:

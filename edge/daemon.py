@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,10 +25,11 @@ from edge.model import Model
 from edge.outbox import Outbox
 from edge.pipeline import Pipeline
 from edge.places import default_state_dir, state_lock
-from edge.profiles import Profile, read_profile
+from edge.profiles import Profile
 from edge.publish import Publisher, ResultEncoder, to_json
 from edge.rebuild import Step
 from edge.records import Message, Result, StreamState
+from edge.signals import heard_by
 from edge.steering import Wanted
 from edge.stream import Stream
 from edge.telemetry import Telemetry
@@ -208,12 +207,8 @@ class Daemon:
 
     def _profile(self) -> Profile | None:
         """Return what `edge tune` measured here, of the first model of which there is something."""
-        for model in self._pipeline.models.values():
-            found = read_profile(self._place.state_dir, model.name, model.machine)
-            if found.profile is not None:
-                return found.profile
-            log.info("model %s: nothing measured stands for it: %s", model.name, found.reason)
-        return None
+        profiles = (model.profile for model in self._pipeline.models.values())
+        return next((each for each in profiles if each is not None), None)
 
     def _serve(self) -> None:
         """Tick until it is time to stop; no blocking I/O here but what a reload needs."""
@@ -341,20 +336,8 @@ def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False
     state_dir = state_dir or default_state_dir(config.device.state_dir)
     with state_lock(state_dir):
         daemon = Daemon(config_path, config, state_dir, force=force)
-        with _signals(daemon):
+        with heard_by(daemon.on_signal, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
             return daemon.run(), daemon.summary()
-
-
-@contextlib.contextmanager
-def _signals(daemon: Daemon) -> Iterator[None]:
-    """Let the daemon hear its signals, and put back the handlers that were there before."""
-    heard = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, daemon.on_signal) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def freeze_startup_objects() -> None:

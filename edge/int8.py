@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edge.backends.convert import keep_derived, place_name, source_sha256
@@ -104,7 +103,7 @@ class _Work:
         self._notes: list[Notes] = []
 
     def _inputs(self, phase: str) -> Iterator[NDArray[Any]]:
-        for number, rows in enumerate(_inputs(self._model, self._calibrating)):
+        for number, rows in enumerate(self._model.served.inputs(self._calibrating)):
             self._told(phase, number, len(self._calibrating))
             yield rows
 
@@ -188,7 +187,7 @@ class _Work:
     def _naive(self) -> dict[str, Any]:
         """Return what ONNX Runtime's `quantize_static` with its defaults is worth on the same frames."""
         self._told("the naive recipe", 0, 1)
-        data = naive(self._onnx, _inputs(self._model, self._calibrating[:_NAIVE_FRAMES]))
+        data = naive(self._onnx, self._model.served.inputs(self._calibrating[:_NAIVE_FRAMES]))
         score = self._judge.score(data)
         return {"f1": score.exact, "agreement": score.agreement, "ms": round(run_ms(data), 2)}
 
@@ -228,13 +227,3 @@ def digest(frames: Sequence[Picture]) -> str:
         found.update(repr(frame.shape).encode())
         found.update(frame.tobytes())
     return found.hexdigest()
-
-
-def _inputs(model: Model, frames: Sequence[Picture]) -> Iterator[NDArray[Any]]:
-    """Yield the model's input for each picture, as its own preprocessing makes it."""
-    spec = model.served.input
-    preprocessor = model.served.make_preprocessor()
-    for frame in frames:
-        row = np.empty((1, *(size or 1 for size in spec.shape[1:])), spec.dtype)
-        preprocessor.fill(frame, row[0])
-        yield np.repeat(row, model.engine.fixed_batch or 1, axis=0)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from edge.infer import batch_limit, picture_input
 from edge.manifest import Manifest, read_labels, read_manifest
 from edge.places import default_state_dir
 from edge.preprocess import DevicePreprocessor, Preprocessor, target_settings
-from edge.profiles import Machine, profile_path, read_profile
+from edge.profiles import Machine, Profile, profile_path, read_profile
 from edge.records import Geometry
 from edge.samples import Samples, Sampling
 from edge.telemetry import ModelMeter
@@ -51,15 +52,7 @@ class Model:
             self._onnx, self._place = model_file(settings.path, self.manifest), place
             self.tuned_lanes = self._tuned_lanes() if settings.lanes == "auto" else None
             self.cpu_lanes, threads = lane_plan(settings, usable_cores(), self.tuned_lanes)
-            self.supply = Supply(
-                self._onnx,
-                settings,
-                place,
-                threads,
-                reading_sha256=self.manifest.reading_sha256,
-                min_agreement=self.manifest.min_agreement,
-                fp16_blocked_ops=self.manifest.accuracy.fp16_blocked_ops,
-            )
+            self.supply = supply_of(settings, self.manifest, place, threads)
             supplied = self.supply.open()
             self.served = Served(supplied.engine, self)
         except ModelError as error:
@@ -80,16 +73,22 @@ class Model:
         """What a profile of this model must have been measured on to hold here."""
         return Machine(board=self._place.board, l4t=read_board().l4t, engine=source_sha256(self._onnx))
 
-    def _tuned_lanes(self) -> int | None:
-        """Return the lanes that `edge tune` found best for what is configured; None where it found none."""
+    @cached_property
+    def profile(self) -> Profile | None:
+        """What `edge tune` measured of this model here; None where it measured nothing that holds."""
         if not profile_path(self._place.state_dir, self.name).exists():
-            return None
+            return None  # a model of hundreds of megabytes is not hashed in vain
         found = read_profile(self._place.state_dir, self.name, self.machine)
         if found.profile is None:
-            log.info("model %s: lanes as without a profile: %s", self.name, found.reason)
+            log.info("model %s: what edge tune measured is not used: %s", self.name, found.reason)
+        return found.profile
+
+    def _tuned_lanes(self) -> int | None:
+        """Return the lanes that `edge tune` found best for what is configured; None where it found none."""
+        if self.profile is None:
             return None
         settings = self.settings
-        for best in (found.profile.max_q, found.profile.max_p):
+        for best in (self.profile.max_q, self.profile.max_p):
             if best and settings.precision in ("auto", best.precision) and settings.device in ("auto", best.device):
                 return best.lanes
         return None
@@ -159,9 +158,30 @@ class Served:
         rows, preprocessor = context.inputs[self.input.name], self.make_preprocessor()
         return lambda image, row: preprocessor.fill(image, rows[row])
 
+    def inputs(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[Any]]:
+        """Yield the model's input for each picture, by its own preprocessing; a fixed batch is full of it."""
+        preprocessor = self.make_preprocessor()
+        for picture in pictures:
+            row = np.empty((1, *(size or 1 for size in self.input.shape[1:])), self.input.dtype)
+            preprocessor.fill(picture, row[0])
+            yield np.repeat(row, self.engine.fixed_batch or 1, axis=0)
+
     def make_preprocessor(self) -> Preprocessor:
         """Make a preprocessor on the CPU, for one lane."""
         return Preprocessor(self.input, self._input_settings)
+
+
+def supply_of(settings: ModelSettings, manifest: Manifest, place: Place, threads: int) -> Supply:
+    """Return where the engine of a model comes from; raise ModelError where its ONNX file is missing."""
+    return Supply(
+        model_file(settings.path, manifest),
+        settings,
+        place,
+        threads,
+        reading_sha256=manifest.reading_sha256,
+        min_agreement=manifest.min_agreement,
+        fp16_blocked_ops=manifest.accuracy.fp16_blocked_ops,
+    )
 
 
 def model_file(folder: Path, manifest: Manifest) -> Path:

@@ -21,6 +21,7 @@ from edge.settings import Table, one_line
 
 VERSION = 1
 _SAME_RATE = 0.99  # of the highest rate
+_AGAIN = "measure it here: edge tune CONFIG"
 _MAX_TOLD = 300  # characters of what is wrong with a file
 
 
@@ -92,33 +93,29 @@ def profile_path(state_dir: Path, name: str) -> Path:
 def read_profile(state_dir: Path, name: str, machine: Machine) -> Found:
     """Read a model's profile; one that cannot be read, or is of another machine or engine, counts as none."""
     path = profile_path(state_dir, name)
-    again = "measure it here: edge tune CONFIG"
-    try:
-        profile = Profile.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return Found(None, f"{path} is not there; {again}")
-    except OSError as error:
-        return Found(None, f"{path} cannot be read ({error.strerror}); {again}")
-    except ValidationError as error:
-        told = one_line(" ".join(str(error).split()))[:_MAX_TOLD]
-        return Found(None, f"{path} is not a profile of version {VERSION} ({told}); {again}")
-    if profile.machine != machine:
-        return Found(None, f"{path} was measured {_difference(profile.machine, machine)}; {again}")
-    return Found(profile)
+    found = _read(path)
+    if found.profile is not None and found.profile.machine != machine:
+        return Found(None, f"{path} was measured {_difference(found.profile.machine, machine)}; {_AGAIN}")
+    return found
 
 
 def newest_profile(state_dir: Path, board: str, l4t: str | None) -> Profile | None:
     """Return the newest of what was measured on this board with this release, of whatever engine; None: nothing was."""
-    found = [profile for path in sorted((state_dir / "profiles").glob("*.json")) if (profile := _read(path))]
+    found = [profile for path in sorted((state_dir / "profiles").glob("*.json")) if (profile := _read(path).profile)]
     here = [each for each in found if (each.machine.board, each.machine.l4t) == (board, l4t)]
     return max(here, key=lambda profile: profile.made_at, default=None)
 
 
-def _read(path: Path) -> Profile | None:
+def _read(path: Path) -> Found:
     try:
-        return Profile.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
-        return None
+        return Found(Profile.model_validate_json(path.read_bytes()))
+    except FileNotFoundError:
+        return Found(None, f"{path} is not there; {_AGAIN}")
+    except OSError as error:
+        return Found(None, f"{path} cannot be read ({error.strerror}); {_AGAIN}")
+    except ValidationError as error:
+        told = one_line(" ".join(str(error).split()))[:_MAX_TOLD]
+        return Found(None, f"{path} is not a profile of version {VERSION} ({told}); {_AGAIN}")
 
 
 def _difference(there: Machine, here: Machine) -> str:

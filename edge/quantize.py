@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
 from edge.config import ModelSettings
@@ -17,6 +16,7 @@ from edge.errors import ConfigError, ModelError
 from edge.manifest import find_model
 from edge.model import Model
 from edge.places import default_state_dir
+from edge.progress import phase_bar
 
 _MOST_FRAMES = 512  # all are kept in memory
 # It is FP32 that INT8 is held against, and this machine need not be the one that serves.
@@ -50,29 +50,13 @@ def run(
         ) from None
     order = Order(calibration, frames, method, tolerance, state_dir or default_state_dir())
     opened = Model("quantized", ModelSettings.model_validate(_SETTINGS | {"path": str(find_model(model))}))
-    with _progress_bar(f"{opened.settings.path.name} int8") as told:
+    with phase_bar(f"{opened.settings.path.name} int8", MofNCompleteColumn()) as told:
         report = quantize(opened, order, told)
     if as_json:
         print(json.dumps(report))  # noqa: T201 -- the command's output
     else:
         _show(report)
     return 0 if any(report["files"].values()) else _BELOW_BOUND
-
-
-@contextmanager
-def _progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Draw on standard error, where it is a terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=1)
-        yield lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total)
 
 
 def _show(report: Mapping[str, Any]) -> None:

@@ -82,11 +82,6 @@ class Steering:
             self._seen = snapshot
             self._wake.notify()
 
-    @property
-    def has_looked(self) -> bool:
-        """Tell whether the newest snapshot was looked at."""
-        return self._seen is None
-
     def _run(self) -> None:
         try:
             modes = self._open()

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -112,13 +111,10 @@ def verify(order: Order) -> Verified:
 
 
 def _inputs(order: Order, model: Model) -> Iterator[dict[str, NDArray[Any]]]:
-    """Yield what the model is given of the frames, one picture at a time in the same memory."""
-    spec = model.served.input
-    preprocessor = model.served.make_preprocessor()
-    row = np.empty([size or 1 for size in spec.shape[1:]], spec.dtype)
-    for shown in _frames(order, model).frames:
-        preprocessor.fill(shown.picture, row)
-        yield {spec.name: row[None]}
+    """Yield what the model is given of the frames, one picture at a time."""
+    pictures = (shown.picture for shown in _frames(order, model).frames)
+    for rows in model.served.inputs(pictures):
+        yield {model.served.input.name: rows}
 
 
 def _frames(order: Order, model: Model) -> Frames:

@@ -15,8 +15,10 @@ import pytest
 import stand_in_tensorrt
 from conftest import CONVEYOR, ROOT, Child, clean_environment, eventually
 from rich.console import Console
+from rich.progress import TaskProgressColumn
 
 from edge import build as build_command
+from edge import progress
 from edge.backends.build import library_name
 from edge.backends.gpu import Gpu
 from edge.backends.trt_library import load_tensorrt
@@ -167,9 +169,9 @@ def test_progress_is_drawn_on_a_terminal_and_nowhere_else(monkeypatch: pytest.Mo
         def console(output: io.StringIO = output, *, is_terminal: bool = is_terminal, **_: Any) -> Console:
             return Console(file=output, force_terminal=is_terminal, width=120)
 
-        monkeypatch.setattr(build_command, "Console", console)
-        with build_command._progress_bar("conveyor fp16") as progress:
-            progress("timing kernels", 0.5)
+        monkeypatch.setattr(progress, "Console", console)
+        with progress.phase_bar("conveyor fp16", TaskProgressColumn()) as told:
+            told("timing kernels", 0.5, 1.0)
         drawn[is_terminal] = output.getvalue()
     assert "conveyor fp16" in drawn[True]
     assert "timing kernels" in drawn[True]

@@ -213,7 +213,7 @@ def test_on_a_gpu_a_plan_that_is_not_kept_is_built_first(tmp_path: Path, monkeyp
             put_plan_on_gpu(folder, monkeypatch, answer_of("trt-10.3-detailed"), TIMES_MS)
             return ExitStack()
 
-    monkeypatch.setattr(fusion_module, "Supply", Builder)
+    monkeypatch.setattr(fusion_module, "supply_of", Builder)
     for _ in range(2):
         found = fusion(folder, "fp16", folder / "state")
         assert dict(found.why) == {}

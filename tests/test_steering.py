@@ -65,7 +65,7 @@ def observe(steering: Steering, stream: StreamSeen, periods: int, from_s: float 
     """Hand over so many periods, one after the other, as the telemetry does."""
     for period in range(periods):
         steering.observe(Snapshot(from_s + period * period_s, None, (stream,)))
-        eventually(lambda: steering.has_looked, "a look at the snapshot")
+        eventually(lambda: steering._seen is None, "a look at the snapshot")
 
 
 def test_the_configured_mode_is_set_and_told(board: Callable[..., Path]) -> None:

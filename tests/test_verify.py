@@ -145,6 +145,18 @@ def test_fp16_is_made_and_agrees(model: Path, capsys: pytest.CaptureFixture[str]
     assert {(each.precision, each.against) for each in entries} == {("fp16", "fp32"), ("int8", "fp16")}
 
 
+def test_fp16_of_a_model_of_fixed_batch_is_checked_on_whole_batches(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = model / "conveyor.onnx"
+    fixed = onnx.load(path)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(fixed, path)
+    found = verify(capsys, model, "--frames", SCENE, "--count", "4", "--precision", "fp16")
+    assert found["f1"] >= 0.99
+
+
 def test_the_same_frames_have_the_same_hash_and_others_another(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hashes = [
         verify(capsys, model, "--frames", source, "--count", "5")["data_sha256"]

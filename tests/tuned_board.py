@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edge.errors import EdgeError
+from edge.host.conditions import Conditions
 
 IDLE_W = {"HIGH": 8.0, "MID": 3.0, "LOW": 2.0, "OTHER": 1.0}  # from the fastest to the slowest
 IMAGE_J = {"HIGH": 0.010, "MID": 0.020, "LOW": 0.200, "OTHER": 0.010}
@@ -47,15 +48,10 @@ class KnownPower:
 
 
 @dataclass(frozen=True)
-class KnownConditions:
-    temperature_c: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
 class KnownReading:
     power_w: float | None
     throttled: bool | None
-    conditions: KnownConditions
+    conditions: Conditions
 
 
 class KnownSensors:
@@ -81,4 +77,6 @@ class KnownSensors:
         period_s, self._last_s = now_s - self._last_s, now_s
         energy_j = IDLE_W[self._power.mode] * period_s + IMAGE_J[self._power.mode] * (images or 0)
         throttled = self.throttled(self._power.mode)
-        return KnownReading(energy_j / period_s, throttled, KnownConditions({"cpu": 50.0, "gpu": 51.0, "soc": None}))
+        return KnownReading(
+            energy_j / period_s, throttled, Conditions(temperature_c={"cpu": 50.0, "gpu": 51.0, "soc": None})
+        )

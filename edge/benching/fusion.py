@@ -17,13 +17,13 @@ from edge.backends.inspected import InspectedModel, described
 from edge.backends.kernels_run import layers_run
 from edge.backends.layers import Layer
 from edge.backends.ort import import_onnxruntime
-from edge.backends.supply import Place, Supply
+from edge.backends.supply import Place
 from edge.backends.trt_library import load_tensorrt
 from edge.config import EnginesSettings, ModelSettings
 from edge.errors import ConfigError, EdgeError, EngineError
 from edge.host.board import board_name
 from edge.manifest import Manifest, read_manifest
-from edge.model import model_file
+from edge.model import model_file, supply_of
 from edge.networks import find
 
 COUNTED = (
@@ -159,16 +159,9 @@ def _run_by_onnxruntime(inspected: InspectedModel) -> Counted:
 
 def _build(inspected: InspectedModel, folder: Path, manifest: Manifest) -> None:
     """Have the plan built and kept."""
-    supply = Supply(
-        inspected.onnx,
-        ModelSettings.model_validate({"path": str(folder.resolve()), "max_batch": inspected.max_batch}),
-        Place(inspected.state_dir, inspected.board, EnginesSettings()),
-        threads=1,
-        reading_sha256=manifest.reading_sha256,
-        min_agreement=manifest.min_agreement,
-        fp16_blocked_ops=manifest.accuracy.fp16_blocked_ops,
-    )
-    supply.make(inspected.precision).close()
+    settings = ModelSettings.model_validate({"path": str(folder.resolve()), "max_batch": inspected.max_batch})
+    place = Place(inspected.state_dir, inspected.board, EnginesSettings())
+    supply_of(settings, manifest, place, threads=1).make(inspected.precision).close()
 
 
 def _tensorrt() -> str:

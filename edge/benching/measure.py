@@ -155,12 +155,12 @@ class Measurement:
         loop.run(Length(self._effort.warm_up_s, least_queries=1), [], now_ns())
         if not self._effort.is_thorough:
             return
-        before_c = hottest_c(self._sensors.read())
+        before_c = self._sensors.read().conditions.hottest_c
         for _ in range(int(LONGEST_WARM_UP_S / STRETCH_S)):
             if before_c is None:
                 return
             loop.run(Length(STRETCH_S, least_queries=1), [], now_ns())
-            now_c = hottest_c(self._sensors.read())
+            now_c = self._sensors.read().conditions.hottest_c
             if now_c is None or now_c - before_c <= STEADY_C:
                 return
             before_c = now_c
@@ -210,7 +210,7 @@ def row_of(setting: Setting, run: Run) -> Row:
     blocks, reading = run.blocks(), run.end
     speed, power_w = speed_of(blocks), power_of(reading)
     gpu_w = next((rail.power_w for name in GPU_RAILS if (rail := reading.period.rails.get(name))), None)
-    start_c, end_c = hottest_c(run.start), hottest_c(reading)
+    start_c, end_c = run.start.conditions.hottest_c, reading.conditions.hottest_c
     judged = judge(
         [block.to_json() for block in blocks],
         scenario=setting.scenario,
@@ -271,7 +271,3 @@ def power_of(reading: Reading) -> float | None:
     if total is None or total.gap_s > MOST_GAP * reading.period.seconds:
         return None
     return total.power_w
-
-
-def hottest_c(reading: Reading) -> float | None:
-    return max((each for each in reading.conditions.temperature_c.values() if each is not None), default=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from edge.backends.supply import Place, Supply
+from edge.backends.supply import Place
 from edge.benching.engine_alone import EngineAlone
 from edge.benching.scenario import System
 from edge.benching.serving import Serving, check_batches, open_model, random_pictures
@@ -13,7 +13,7 @@ from edge.benching.subject import Subject, pictures
 from edge.benching.wish import Cell
 from edge.config import ModelSettings
 from edge.manifest import read_manifest
-from edge.model import GPU_LANES, lane_plan, model_file, usable_cores
+from edge.model import GPU_LANES, lane_plan, supply_of, usable_cores
 
 
 def settings_of(subject: Subject, cell: Cell) -> ModelSettings:
@@ -48,15 +48,7 @@ def open_alone(subject: Subject, cell: Cell, place: Place, batches: Sequence[int
     settings = settings_of(subject, cell)
     manifest = read_manifest(settings.path)
     lanes, threads = lane_plan(settings, usable_cores())
-    supply = Supply(
-        model_file(settings.path, manifest),
-        settings,
-        place,
-        threads,
-        reading_sha256=manifest.reading_sha256,
-        min_agreement=manifest.min_agreement,
-        fp16_blocked_ops=manifest.accuracy.fp16_blocked_ops,
-    )
+    supply = supply_of(settings, manifest, place, threads)
     if settings.lanes == "auto" and supply.why_not_tensorrt() is None:
         lanes = GPU_LANES
     engine = supply.make(cell.precision)

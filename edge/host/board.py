@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edge.host.packages import cuda_version, l4t_version, read_packages, tensorrt_version
-from edge.host.paths import glob, inside, read_text, root
-
-__all__ = ["Board", "board_name", "read_board", "root"]
+from edge.host.paths import glob, inside, read_text
 
 # Part numbers of modules, as in the device tree and on the module's EEPROM; a whole family where no SKU stands.
 MODULES = {

@@ -37,6 +37,11 @@ class Conditions:
     slowed_by: tuple[str, ...] | None = None  # what takes speed away at this moment
     over_current: dict[str, int] | None = None  # events since the start, by comparator
 
+    @property
+    def hottest_c(self) -> float | None:
+        """Of the zones that tell; None where none does."""
+        return max((each for each in self.temperature_c.values() if each is not None), default=None)
+
 
 def throttled_by(before: Conditions, readings: Sequence[Conditions]) -> tuple[str, ...] | None:
     """Return what has slowed the board down since a reading before; None where nothing tells.

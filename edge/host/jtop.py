@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EdgeError
-from edge.host.board import root
+from edge.host.paths import root
 
 log = logging.getLogger(__name__)
 

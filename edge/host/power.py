@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from edge.errors import ConfigError, EdgeError
 from edge.host import edge_power
-from edge.host.board import root
 from edge.host.edge_power import Change, Conf, Mode
+from edge.host.paths import root
 
 # Longer than edge-power takes at worst: questions, a change, jetson_clocks, and another client's change before.
 REPLY_S = 150.0

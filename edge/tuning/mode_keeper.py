@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from edge.errors import ConfigError, EdgeError
+from edge.signals import heard_by
 from edge.tuning.finished import Finished
 
 log = logging.getLogger(__name__)
@@ -107,28 +108,15 @@ class ModeKeeper:
         self._finished.save()
 
 
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def _undisturbed() -> AbstractContextManager[None]:
     """Let no second Ctrl-C keep the mode from being put back, which takes seconds."""
-    heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return heard_by(signal.SIG_IGN, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 
 
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
+def terminable() -> AbstractContextManager[None]:
     """Let SIGTERM, and the end of the terminal, end a command as Ctrl-C does: with the power mode put back."""
 
     def on_signal(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return heard_by(on_signal, (signal.SIGTERM, signal.SIGHUP))

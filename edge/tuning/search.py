@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edge import __version__
 from edge.backends.supply import Place
@@ -19,6 +16,7 @@ from edge.errors import ConfigError, EdgeError
 from edge.host.board import board_name
 from edge.model import Model, usable_cores
 from edge.profiles import OperatingPoint, Profile, max_p, max_q, write_profile
+from edge.progress import tracked
 from edge.tuning.candidate import Candidate, Judge, Measured, Reason, ordered
 from edge.tuning.finished import Finished
 from edge.tuning.mode_keeper import ModeKeeper, Power, RebootingError
@@ -103,7 +101,7 @@ class Search:
         is_slower = self._power.is_slower if self._power is not None else _never
         judge = Judge(self._finished.measured, self._wish.target_p99_ms, is_slower)
         refused: dict[tuple[str | None, ...], Reason] = {}  # a power mode, or device and precision
-        for candidate in _tracked(wanted):
+        for candidate in tracked(wanted):
             if candidate in self._finished.measured:
                 continue
             mode, form = (candidate.power_mode,), (candidate.device, candidate.precision)
@@ -197,20 +195,3 @@ def _notes(measured: dict[Candidate, Measured], profile: Profile) -> list[str]:
             f"the nearest is {quickest[1]} with {quickest[0]:.3g} ms"
         )
     return notes
-
-
-def _tracked(wanted: Sequence[Candidate]) -> Iterator[Candidate]:
-    """Draw a progress bar on standard error, where it is a terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(wanted))
-        for candidate in wanted:
-            bar.update(task, description=str(candidate))
-            yield candidate
-            bar.advance(task)

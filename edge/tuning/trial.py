@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from edge.backends.supply import Place
 from edge.clock import now_ns
 from edge.config import Config
 from edge.errors import EdgeError, GpuMemoryError, ModelError
+from edge.host.conditions import Conditions
 from edge.pipeline import Pipeline
 from edge.profiles import OperatingPoint
 from edge.tuning.candidate import Candidate, Measured
@@ -22,13 +23,6 @@ BUILD_S = 3600.0
 IDLE_S = 3.0
 SETTLE_S = 90.0  # a board's heat sink takes minutes; what is not steady by then is told
 _POLL_S = 0.05
-
-
-class Conditions(Protocol):
-    """What a board tells beside its power."""
-
-    @property
-    def temperature_c(self) -> Mapping[str, float | None]: ...
 
 
 class Reading(Protocol):
@@ -157,8 +151,7 @@ class Trial:
             # What was missing within the slice is taken to be as the rest of it.
             taken.energy_j = None if reading.power_w is None else reading.power_w * taken.seconds
             taken.throttled = reading.throttled
-            degrees = [each for each in reading.conditions.temperature_c.values() if each is not None]
-            taken.hottest_c = max(degrees, default=None)
+            taken.hottest_c = reading.conditions.hottest_c
         dropped = sum(
             count for stream in self._pipeline.streams.values() for count in stream.meter.counts()["dropped"].values()
         )
