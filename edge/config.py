@@ -114,8 +114,19 @@ class MqttSettings(Table):
         return username, read_secret(self.password_file) if self.password_file else in_url
 
 
+class OutboxSettings(Table):
+    """Where messages wait that no broker has acknowledged, and how many of them."""
+
+    memory_s: float = Field(2.0, ge=0, le=3600)
+    commit_s: float = Field(1.0, ge=0.01, le=3600)
+    sync: Literal["commit", "checkpoint", "never"] = "commit"
+    max_mb: int = Field(256, ge=0, le=1_000_000)
+    max_age_s: float = Field(604_800.0, ge=1, le=31_536_000)
+
+
 class TelemetrySettings(Table):
     period_s: float = Field(5.0, ge=0.2, le=3600)
+    expiry_s: float = Field(300.0, ge=1, le=31_536_000)
 
 
 class EnginesSettings(Table):
@@ -164,6 +175,39 @@ class GovernorSettings(Table):
     hold_s: float = Field(3600.0, ge=0, le=604_800)
 
 
+CommandName = Literal[
+    "power_mode",
+    "reload",
+    "stream_on",
+    "stream_off",
+    "stream_add",
+    "stream_remove",
+    "snapshot",
+    "log_level",
+    "restart",
+]
+
+
+class CommandsSettings(Table):
+    """Which commands are taken over MQTT; none unless they are named."""
+
+    allow: Annotated[tuple[CommandName, ...], BeforeValidator(_strings)] = ()
+    max_per_min: int = Field(60, ge=1, le=6000)
+
+
+class HomeAssistantSettings(Table):
+    enabled: bool = False
+    prefix: str = Field("homeassistant", pattern=r"^[^/+#\x00-\x1f][^+#\x00-\x1f]*$")
+
+
+class HttpSettings(Table):
+    """The endpoint that Prometheus reads."""
+
+    enabled: bool = False
+    host: str = Field("127.0.0.1", min_length=1, max_length=255)
+    port: int = Field(9469, ge=1, le=65_535)
+
+
 def _address(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str):
         raise ValueError(f"found {value!r}, wanted a path or URL in quotes")  # noqa: TRY004 -- pydantic's protocol
@@ -207,6 +251,8 @@ class StreamSettings(Table):
     min_size: float = Field(0.0, ge=0, le=MAX_PIXEL)
     masks: Annotated[tuple[tuple[tuple[int, int], ...], ...], BeforeValidator(_polygons)] = ()
     qos: Literal[0, 1] = 1
+    max_results_per_s: float = Field(0.0, ge=0, le=1000)
+    only_changes: bool = False
     enabled: bool = True
 
     @field_validator("delivery")
@@ -231,10 +277,14 @@ class Config(Table):
 
     device: DeviceSettings = Field(default_factory=DeviceSettings)
     mqtt: MqttSettings = MqttSettings()
+    outbox: OutboxSettings = OutboxSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     engines: EnginesSettings = EnginesSettings()
     accuracy: AccuracySettings = AccuracySettings()
     governor: GovernorSettings = GovernorSettings()
+    commands: CommandsSettings = CommandsSettings()
+    homeassistant: HomeAssistantSettings = HomeAssistantSettings()
+    http: HttpSettings = HttpSettings()
     models: dict[Name, ModelSettings] = Field(default_factory=dict)
     streams: dict[Name, StreamSettings] = Field(default_factory=dict)
 

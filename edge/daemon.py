@@ -54,6 +54,8 @@ NEXT_STEPS: dict[Step, str] = {
 }
 # Those of which a model has at most one.
 ENGINE_ALARMS = ("engine_fallback", "int8_refused")
+# What takes a restart to change.
+FIXED_TABLES = ("device", "mqtt", "outbox", "engines", "accuracy", "governor", "commands", "homeassistant", "http")
 LOG_LEVELS: dict[StreamState, int] = {"failed": logging.ERROR, "reconnecting": logging.WARNING}
 
 
@@ -203,7 +205,7 @@ class Daemon:
             "urgent": decision.is_urgent,
             "reason": decision.reason,
         }
-        self._publisher.put(Message(self._topics.governor, to_json(body)))
+        self._publisher.put(Message(self._topics.governor, to_json(body), kind="telemetry"))
 
     def _profile(self) -> Profile | None:
         """Return what `edge tune` measured here, of the first model of which there is something."""
@@ -243,7 +245,7 @@ class Daemon:
         self._notifier.reloading()
         try:
             config = load_config(self._config_path)
-            for table in ("device", "mqtt", "engines", "accuracy", "governor"):
+            for table in FIXED_TABLES:
                 if getattr(config, table) != getattr(self._config, table):
                     raise ConfigError(f"[{table}] has changed, which takes a restart of the daemon")
             self._pipeline.change(config)
@@ -288,14 +290,15 @@ class Daemon:
     def _publish_alarms(self, *changes: dict[str, Any] | None) -> None:
         for change in changes:
             if change is not None:
-                self._publisher.put(Message(self._topics.alarms, to_json(change)))
+                self._publisher.put(Message(self._topics.alarms, to_json(change), kind="alarm"))
 
     def _publish_telemetry(self) -> None:
         streams = {name: stream.meter for name, stream in self._pipeline.streams.items()}
         models = {name: (model.engine.label, model.meter) for name, model in self._pipeline.models.items()}
         body = self._telemetry.take(streams, models, self._board.read, self._publisher.outbox())
         self._energy_j = {name: each["energy_j_per_image"] for name, each in body["models"].items()}
-        self._publisher.put(Message(self._topics.telemetry, to_json(body)))
+        expiry_s = round(self._config.telemetry.expiry_s)
+        self._publisher.put(Message(self._topics.telemetry, to_json(body), kind="telemetry", expiry_s=expiry_s))
         self._board.steer(self._pipeline.streams.values(), body["period_s"])
 
     def _publish_status(self, state: str) -> None:

@@ -24,7 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge.clock import elapsed_ms, now_ns, utc_text
 from edge.config import MqttSettings
 from edge.errors import ConfigError, EdgeError
-from edge.records import BoardState, Classes, DropCause, Findings, Message, OutboxState, Result
+from edge.records import BoardState, Classes, DropCause, Findings, Message, OutboxState, Request, Result
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,7 @@ class ResultEncoder:
             topic,
             to_json(body),
             qos,
+            kind="result",
             stream=result.stream,
             captured_ns=result.captured_ns,
             decoded_ns=result.decoded_ns,
@@ -148,13 +149,20 @@ class Publisher:
         will: Message,
         store: Store,
         on_sent: Callable[[Message, int], None],
+        subscriptions: Sequence[str] = (),
+        on_request: Callable[[Request], None] | None = None,
     ) -> None:
-        """Take `on_sent(message, acknowledged_ns)`; `will` is what the broker says when we are lost."""
+        """Take `on_sent(message, acknowledged_ns)`; `will` is what the broker says when we are lost.
+
+        `on_request` gets, on the publisher's thread, what comes on the `subscriptions` (QoS 1); it must not wait.
+        """
         self._settings = settings
         self._client_id = client_id
         self._will = will
         self._store = store
         self._on_sent = on_sent
+        self._subscriptions = [(topic, 1) for topic in subscriptions]
+        self._on_request = on_request
         self._in_flight: dict[int, Message] = {}  # by packet id; in the order of sending
         self._protocols = list(PROTOCOLS[settings.version])
         self._connack: Any = None
@@ -250,6 +258,8 @@ class Publisher:
             log.info("connected to MQTT broker %s", self._settings.shown)
             self.connected, self._retries = True, 0
             self._store.renew_retained()
+            if self._subscriptions:
+                client.subscribe(self._subscriptions)
             yield client
         finally:
             self.connected = False
@@ -283,6 +293,7 @@ class Publisher:
             client.tls_set_context(self._tls)
         client.on_connect = self._on_connect
         client.on_publish = self._on_acknowledged
+        client.on_message = self._on_message
         self._connack = None
         client.connect(self._settings.host, self._settings.port, KEEPALIVE_S)
         self._await_connack(client)
@@ -351,6 +362,13 @@ class Publisher:
             self._store.count_dropped(1)
         elif message.stream is not None and message.times_sent == 1:  # a replay says nothing of latency
             self._on_sent(message, now_ns())
+
+    def _on_message(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:  # noqa: ARG002
+        if self._on_request is None:
+            return
+        response_topic = getattr(message.properties, "ResponseTopic", None)
+        correlation = getattr(message.properties, "CorrelationData", None)
+        self._on_request(Request(message.topic, message.payload, message.retain, response_topic, correlation))
 
 
 def try_connection(settings: MqttSettings, store: Store) -> str:

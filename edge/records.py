@@ -139,19 +139,39 @@ class BoardState:
     throttled: bool | None = None
 
 
+# What a message is about, from what is sent first, and given up last, to the other end.
+MessageKind = Literal["status", "alarm", "answer", "result", "telemetry"]
+MESSAGE_KINDS: tuple[MessageKind, ...] = ("status", "alarm", "answer", "result", "telemetry")
+
+
 @dataclass(slots=True)
 class Message:
     """One MQTT message; a result's age is joined to its body when it is first sent."""
 
     topic: str
-    body: bytes  # a JSON object
+    body: bytes  # a JSON object, where `content_type` does not say otherwise
     qos: int = 1
     retain: bool = False  # the newest of its topic stands for all before it
+    kind: MessageKind = "status"
+    content_type: str = "application/json"
+    expiry_s: int | None = None  # after so long a broker need not deliver it any more (MQTT 5)
+    correlation: bytes | None = None  # of the request that it answers (MQTT 5)
     stream: str | None = None  # results only, as the two times below
     captured_ns: int = 0  # monotonic
     decoded_ns: int = 0  # monotonic
     made_ns: int = field(default_factory=now_ns)  # monotonic
     times_sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One MQTT message that came to us."""
+
+    topic: str
+    body: bytes
+    retained: bool  # it waited at the broker before we came
+    response_topic: str | None = None  # where the answer is wanted too (MQTT 5)
+    correlation: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
