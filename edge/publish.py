@@ -368,7 +368,7 @@ class Publisher:
             return
         response_topic = getattr(message.properties, "ResponseTopic", None)
         correlation = getattr(message.properties, "CorrelationData", None)
-        self._on_request(Request(message.topic, message.payload, message.retain, response_topic, correlation))
+        self._on_request(Request(message.topic, bytes(message.payload), message.retain, response_topic, correlation))
 
 
 def try_connection(settings: MqttSettings, store: Store) -> str:
