@@ -13,7 +13,6 @@ import logging
 import os
 import random
 import select
-import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -23,8 +22,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.clock import elapsed_ms, now_ns, utc_text
 from edge.config import MqttSettings
-from edge.errors import ConfigError, EdgeError
+from edge.errors import EdgeError
 from edge.records import BoardState, Classes, DropCause, Findings, Message, OutboxState, Request, Result
+from edge.tls import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,8 @@ class Publisher:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.connected = False
         self._credentials = settings.credentials()
-        self._tls = _tls_context(settings) if settings.tls else None
+        if settings.tls:
+            tls_context(settings)  # files that cannot be used are told at once
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
 
     def start(self) -> None:
@@ -289,8 +290,8 @@ class Publisher:
         username, password = self._credentials
         if username is not None:
             client.username_pw_set(username, password)
-        if self._tls is not None:
-            client.tls_set_context(self._tls)
+        if self._settings.tls:
+            client.tls_set_context(tls_context(self._settings))
         client.on_connect = self._on_connect
         client.on_publish = self._on_acknowledged
         client.on_message = self._on_message
@@ -375,16 +376,3 @@ def try_connection(settings: MqttSettings, store: Store) -> str:
     """Connect to the broker once and tell which MQTT it speaks; raise OSError or EdgeError where it does not answer."""
     publisher = Publisher(settings, "", Message("edge/check", b""), store, lambda _message, _at_ns: None)
     return publisher.try_once()
-
-
-def _tls_context(settings: MqttSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca)
-        if settings.cert is not None:
-            context.load_cert_chain(settings.cert, settings.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"[mqtt] ca, cert or key cannot be used ({error}); wanted PEM files of a CA, a certificate and its key"
-        ) from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
