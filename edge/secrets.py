@@ -45,8 +45,8 @@ def check_private(path: Path) -> None:
         return
     if others_may(status.st_mode, status.st_uid, os.geteuid()):
         raise ValueError(
-            f"{path} can be read or changed by others (mode {stat.S_IMODE(status.st_mode):04o}); wanted a secret of its "
-            f"owner alone: chmod 600 {path}"
+            f"{path} can be read or changed by others (mode {stat.S_IMODE(status.st_mode):04o}); "
+            f"wanted a secret of its owner alone: chmod 600 {path}"
         )
     if not os.access(path, os.R_OK):
         raise ValueError(f"{path} cannot be read by this user; wanted its owner to be who runs this: chown")

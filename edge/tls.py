@@ -60,15 +60,20 @@ def why_away(settings: MqttSettings, error: Exception) -> str:
         error = _ask_again(settings) or error
     if isinstance(error, ssl.SSLCertVerificationError):
         return _why_not_trusted(settings, error)
+    return _why_no_handshake(settings, error)
+
+
+def _why_no_handshake(settings: MqttSettings, error: Exception) -> str:
     reason = getattr(error, "reason", None) or ""
-    if reason in WANTS_CERTIFICATE and settings.cert is None:
-        return "it wants a certificate of ours; set [mqtt] cert and key to one that it knows"
     if reason in NO_COMMON_VERSION:
         return "it speaks no TLS 1.2 or newer, and older ones are not safe; have the broker speak it"
     if reason in NO_TLS or isinstance(error, (ssl.SSLEOFError, ConnectionResetError)):
         return "it does not speak TLS there; wanted mqtt:// in [mqtt] url, or the broker's port for TLS"
+    if reason in WANTS_CERTIFICATE and settings.cert is None:
+        return "it wants a certificate of ours; set [mqtt] cert and key to one that it knows"
     if "_ALERT_" in reason and settings.cert is not None:
-        return f"it does not take our certificate, [mqtt] cert {settings.cert} ({_words(reason)}); wanted one that it knows"
+        ours = f"our certificate, [mqtt] cert {settings.cert}"
+        return f"it does not take {ours} ({_words(reason)}); wanted one that it knows"
     return f"TLS failed: {_words(reason)}; see the broker's log" if reason else _told(error)
 
 

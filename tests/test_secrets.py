@@ -224,7 +224,7 @@ def closed_broker(tmp_path: Path) -> Mosquitto:
     passwords = tmp_path / "passwords"
     passwords.touch(mode=0o600)
     for user, password in (("of-url", IN_URL), ("of-file", IN_FILE)):
-        command = [program("mosquitto_passwd", "mosquitto"), "-b", passwords, user, password]
+        command = [program("mosquitto_passwd", "mosquitto"), "-b", str(passwords), user, password]
         subprocess.run(command, check=True, capture_output=True)
     return Mosquitto(tmp_path, "allow_anonymous true", f"password_file {passwords}", name="closed")
 
