@@ -19,7 +19,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -122,7 +121,3 @@ class BadLink:
         self._thread.join()
         for host in (self.device, self.server):
             host.close()
-
-
-def config_text(path: Path, was: str, becomes: str) -> None:
-    path.write_text(path.read_text(encoding="utf-8").replace(was, becomes), encoding="utf-8")
