@@ -82,6 +82,7 @@ def logging_to(path: str) -> Iterator[logging.Logger]:
     handler = JournalHandler(path)
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
+    logger.propagate = False  # pytest's own handler raises what ours must not
     yield logger
     logger.removeHandler(handler)
     handler.close()
