@@ -141,6 +141,7 @@ class Daemon:
             stream.name,
             stream.state,
             f": {reason}" if reason else "",
+            extra={"stream": stream.name},
         )
         body = {
             "v": 1,
@@ -166,7 +167,8 @@ class Daemon:
             self._builds[model.name] = {"step": step, "progress": round(progress, 3), "reason": reason}
             changes.append(self._alarms.raised(alarm, f"{told}: {reason}", _next(alarm, step), model=model.name))
         level = logging.WARNING if step in ("partly", "failed") else logging.INFO
-        log.log(level, "model %s: %s, %.0f %%", model.name, step, 100 * progress)
+        about = {"model": model.name, "engine": model.engine.label}
+        log.log(level, "model %s: %s, %.0f %%", model.name, step, 100 * progress, extra=about)
         self._publish_alarms(*changes)
         self._publish_status("online")
 
