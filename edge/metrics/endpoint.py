@@ -190,7 +190,7 @@ def _parsed(head: bytes) -> tuple[str | None, str, str]:
     parts = lines[0].split(" ")
     if len(parts) != _REQUEST_LINE_PARTS or not parts[2].startswith("HTTP/1."):
         return None, "", ""
-    accept = (line.partition(":")[2] for line in lines[1:] if line.lower().startswith("accept:"))
+    accept = (line.partition(":")[2].strip() for line in lines[1:] if line.lower().startswith("accept:"))
     return parts[0], parts[1], ",".join(accept)
 
 

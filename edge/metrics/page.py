@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client import metrics_core as core
@@ -16,7 +16,11 @@ from edge.metrics.rows import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS, Json, 
 from edge.metrics.totals import Spreads, Totals, Values
 from edge.telemetry import SPREAD_BOUNDS_S, ModelMeter, StreamMeter
 
-TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Format = Literal["text", "openmetrics"]
+FORMATS: dict[Format, tuple[Callable[[Collector], bytes], str]] = {
+    "text": (generate_latest, "text/plain; version=0.0.4; charset=utf-8"),
+    "openmetrics": (openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST),
+}
 UNITS = ("seconds", "joules", "watts", "celsius", "ratio", "bytes", "hertz")
 BOUNDS = (*map(str, SPREAD_BOUNDS_S), "+Inf")
 _OF_MODELS = (
@@ -61,7 +65,7 @@ class Page:
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """Return the page, and its content type, for an Accept header; called by another thread than `take`."""
-        return self._newest.text("application/openmetrics-text" in accept)
+        return self._newest.text("openmetrics" if "application/openmetrics-text" in accept else "text")
 
 
 class _Period(Collector):
@@ -70,19 +74,16 @@ class _Period(Collector):
     def __init__(self, families: list[core.Metric]) -> None:
         self._families = families
         self._process = ProcessCollector(registry=None)
-        self._texts: dict[bool, tuple[bytes, str]] = {}
+        self._texts: dict[Format, tuple[bytes, str]] = {}
 
     def collect(self) -> Iterable[core.Metric]:
         return [*self._families, *self._process.collect()]
 
-    def text(self, as_openmetrics: bool) -> tuple[bytes, str]:  # noqa: FBT001 -- a key of the dictionary
-        if as_openmetrics not in self._texts:
-            self._texts[as_openmetrics] = (
-                (openmetrics.generate_latest(self), openmetrics.CONTENT_TYPE_LATEST)
-                if as_openmetrics
-                else (generate_latest(self), TEXT_TYPE)  # type: ignore[no-untyped-call]
-            )
-        return self._texts[as_openmetrics]
+    def text(self, as_format: Format) -> tuple[bytes, str]:
+        if as_format not in self._texts:
+            write, content_type = FORMATS[as_format]
+            self._texts[as_format] = write(self), content_type
+        return self._texts[as_format]
 
 
 def _infos(body: Json) -> Iterator[core.Metric]:
