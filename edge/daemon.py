@@ -21,6 +21,7 @@ from edge.errors import ConfigError, EdgeError
 from edge.governor import Decision
 from edge.host.board import board_name
 from edge.host.systemd import Notifier, watchdog_period_s
+from edge.metrics.exporter import Exporter
 from edge.model import Model
 from edge.outbox import Outbox
 from edge.pipeline import Pipeline
@@ -84,6 +85,7 @@ class Daemon:
         self._publisher = Publisher(
             config.mqtt, client_id, will, Outbox(config.mqtt.queue_messages), self._acknowledged
         )
+        self._exporter = Exporter()
         self._pipeline: Pipeline
         self._telemetry: Telemetry
 
@@ -97,6 +99,7 @@ class Daemon:
         self._board.start(self._profile())
         self._telemetry = Telemetry(self._config.device.name, self._boot)  # whose first period begins now
         self._publisher.start()
+        self._exporter.start(self._config.http)
         try:
             self._publish_status("online")
             self._pipeline.start()
@@ -274,6 +277,7 @@ class Daemon:
         self._notifier.stopping()
         self._pipeline.stop()
         self._publish_telemetry()
+        self._exporter.stop()
         self._publish_status("stopped")
         self._publisher.finish(FLUSH_S)
         self._board.stop()
@@ -298,6 +302,9 @@ class Daemon:
         streams = {name: stream.meter for name, stream in self._pipeline.streams.items()}
         models = {name: (model.engine.label, model.meter) for name, model in self._pipeline.models.items()}
         body = self._telemetry.take(streams, models, self._board.read, self._publisher.outbox())
+        meters = {name: meter for name, (_, meter) in models.items()}
+        standing, is_connected = self._alarms.standing(), self._publisher.connected
+        self._exporter.take(body, streams, meters, standing, is_connected=is_connected)
         self._energy_j = {name: each["energy_j_per_image"] for name, each in body["models"].items()}
         expiry_s = round(self._config.telemetry.expiry_s)
         self._publisher.put(Message(self._topics.telemetry, to_json(body), kind="telemetry", expiry_s=expiry_s))
