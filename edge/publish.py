@@ -13,12 +13,15 @@ import logging
 import os
 import random
 import select
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from edge.clock import elapsed_ms, now_ns, utc_text
 from edge.config import MqttSettings
@@ -28,11 +31,16 @@ from edge.tls import tls_context, why_away
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 3.0
+CONNECT_TIMEOUT_S = 4.5  # a link that takes 2 s each way answers in it, and SIGTERM ends the daemon in 5 s
 LAST_TRY_S = 0.3  # the one more time that a broker is tried on the way out
 KEEPALIVE_S = 15
+UNHEARD_MS = 10_000  # what was sent and not heard for so long ends the connection, before TCP's pauses grow longer
+MAX_PACKET_BYTES = 262_144  # of what comes to us: requests
+RECEIVE_BUFFER_BYTES = (
+    65_536  # the library reads up to a hundred of these at once, before a packet's length is looked at
+)
 FIRST_RETRY_S = 0.5
-LONGEST_RETRY_S = 15.0
+LONGEST_RETRY_S = 5.0  # results are live again within 10 s of the link's return
 CONNACK_POLL_MS = 100
 IDLE_POLL_MS = 500
 CLOSED_FD = -1
@@ -167,7 +175,8 @@ class Publisher:
         self._protocols = list(PROTOCOLS[settings.version])
         self._connack: Any = None
         self._window = settings.in_flight
-        self._retries = 0
+        self._retries = 0  # since a message was acknowledged: a broker that only takes connections is no working one
+        self._told_connected = False
         self._finish_by_ns: int | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.connected = False
@@ -219,7 +228,10 @@ class Publisher:
                     return
                 self._pause()
             except Exception:  # the top of a thread: whatever the client library throws, the next try is a fresh one
-                log.exception("the connection to %s failed unexpectedly", self._settings.shown)
+                if self._retries == 0:
+                    log.exception("the connection to %s failed unexpectedly", self._settings.shown)
+                if self._finish_by_ns is not None:
+                    return
                 self._pause()
 
     def _finished(self) -> bool:
@@ -229,6 +241,7 @@ class Publisher:
 
     def _tell_away(self, error: Exception) -> None:
         if self._retries == 0:  # once a loss, not once a try
+            self._told_connected = False
             broker, bound = self._settings.shown, self._settings.queue_messages
             why = why_away(self._settings, error)
             log.warning("MQTT broker %s is away (%s); up to %d messages wait in memory", broker, why, bound)
@@ -257,8 +270,9 @@ class Publisher:
         """Connect; on the way out, take back what was not acknowledged."""
         client = self._connect()
         try:
-            log.info("connected to MQTT broker %s", self._settings.shown)
-            self.connected, self._retries = True, 0
+            if not self._told_connected:
+                log.info("connected to MQTT broker %s", self._settings.shown)
+            self.connected = self._told_connected = True
             self._store.renew_retained()
             if self._subscriptions:
                 client.subscribe(self._subscriptions)
@@ -298,7 +312,10 @@ class Publisher:
         client.on_publish = self._on_acknowledged
         client.on_message = self._on_message
         self._connack = None
-        client.connect(self._settings.host, self._settings.port, KEEPALIVE_S)
+        client.connect(self._settings.host, self._settings.port, KEEPALIVE_S, properties=_limits(protocol))
+        if isinstance(connection := client.socket(), socket.socket):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNHEARD_MS)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._await_connack(client)
         return client
 
@@ -309,13 +326,15 @@ class Publisher:
 
     def _await_connack(self, client: mqtt.Client) -> None:
         until_ns = now_ns() + int(client.connect_timeout * 1e9)
-        while self._connack is None and now_ns() < until_ns and (connection := client.socket()) is not None:
+        while self._connack is None and now_ns() < min(until_ns, self._finish_by_ns or until_ns):
+            if (connection := client.socket()) is None:
+                return
             if connection.fileno() < 0:
                 return
             poller = select.poll()
             poller.register(connection.fileno(), select.POLLIN)
             poller.poll(CONNACK_POLL_MS)
-            client.loop_read()
+            _read(client)
 
     def _serve(self, client: mqtt.Client) -> None:
         """Send and read until everything is sent and we are to close; raise OSError when the connection is lost."""
@@ -333,11 +352,12 @@ class Publisher:
             if state & select.POLLOUT:
                 client.loop_write()
             if state & ~select.POLLOUT:
-                client.loop_read()
+                _read(client)
 
     def _fill_window(self, client: mqtt.Client) -> None:
         """Send while fewer messages than the window are without acknowledgement."""
-        while len(self._in_flight) < self._window:
+        # A link that takes nothing gets nothing: of QoS 0, which is never acknowledged, the library would hold it all.
+        while len(self._in_flight) < self._window and not client.want_write():
             message = self._store.pop()
             if message is None:
                 return
@@ -360,6 +380,7 @@ class Publisher:
         message = self._in_flight.pop(mid, None)
         if message is None:
             return
+        self._retries = 0
         if reason.is_failure:
             log.warning("broker %s refused a message on %s: %s", self._settings.shown, message.topic, reason)
             self._store.count_dropped(1)
@@ -372,6 +393,23 @@ class Publisher:
         response_topic = getattr(message.properties, "ResponseTopic", None)
         correlation = getattr(message.properties, "CorrelationData", None)
         self._on_request(Request(message.topic, bytes(message.payload), message.retain, response_topic, correlation))
+
+
+def _limits(protocol: Any) -> Properties | None:
+    """Return what tells an MQTT 5 broker how long a packet we take."""
+    if protocol != mqtt.MQTTv5:
+        return None
+    limits = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    limits.MaximumPacketSize = MAX_PACKET_BYTES
+    return limits
+
+
+def _read(client: mqtt.Client) -> None:
+    """Read what came; raise OSError where a packet is longer than any that is meant for us."""
+    client.loop_read()
+    announced = client._in_packet["remaining_length"]  # noqa: SLF001 -- the library itself takes up to 256 MB
+    if announced > MAX_PACKET_BYTES:
+        raise ConnectionError(f"it sends a packet of {announced} bytes; wanted at most {MAX_PACKET_BYTES}")
 
 
 def try_connection(settings: MqttSettings, store: Store) -> str:
