@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,16 @@ from edge.errors import EngineError, GpuLostError, GpuMemoryError, ModelError
 log = logging.getLogger(__name__)
 
 _HASH_SHOWN = 12  # characters of the ONNX hash in a label
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 MOST_ATTEMPTS = 2  # of trying an engine, that end with the process
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """What serves instead of the wanted engines, and why."""
+
+    reason: str
+    engines: Mapping[str, str]  # model → label; the others are served as they were exported
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Place:
     board: str
     settings: EnginesSettings
     force: bool = False  # INT8 serves without proof
+    fallback: Fallback | None = None
 
 
 def build_settings(
@@ -115,6 +126,19 @@ class Supply:
             raise
         except (EngineError, ModelError) as error:  # ModelError: its form of this precision cannot be made here
             return Supplied(self.open_reference(), str(error))
+
+    def open_instead(self, label: str | None, reason: str) -> Supplied:
+        """Open the engine of a label where it is kept, else the model as it was exported; no other is made.
+
+        The latter touches no GPU, whatever is wrong with that.
+        """
+        backend, _, rest = (label or "").partition("/")
+        for precision in PRECISIONS:
+            if backend.startswith("trt") and rest == f"{precision}/{self._shown_hash}":
+                with contextlib.suppress(EngineError, ModelError):
+                    engine = self._open_plan(self._store.load(self._key(precision)), precision)
+                    return Supplied(engine, reason, may_build=False)
+        return Supplied(self.open_reference(), reason, may_build=False)
 
     def lower_target(self) -> bool:
         """Go over to the next better precision, INT8 being refused; False where there is no other to be built."""
