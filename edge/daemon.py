@@ -378,7 +378,8 @@ def _fallback(loop: CrashLoop | None) -> Fallback | None:
     """Return what serves in a crash loop."""
     if loop is None:
         return None
-    return Fallback(f"{loop.told}; a restart tries the wanted engine again (systemctl restart edge)", loop.engines)
+    told = f"{loop.told}; a restart tries the wanted engine again (systemctl restart edge)"
+    return Fallback(told, loop.tried, loop.engines)
 
 
 def _next(alarm: str, step: Step) -> str:

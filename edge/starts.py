@@ -50,7 +50,8 @@ class CrashLoop:
 
     count: int
     pause_s: float
-    engines: Mapping[str, str]  # model → label: those that served well, and not in these starts
+    tried: Mapping[str, frozenset[str]]  # model → labels of what served in these starts
+    engines: Mapping[str, str]  # model → label of what served well, and not in these starts
 
     @property
     def told(self) -> str:
@@ -73,9 +74,10 @@ class Starts:
         bad = list(itertools.takewhile(self._counts, reversed(self._past)))
         if len(bad) < MANY:
             return None
-        tried = {(name, label) for start in bad for name, label in start.engines.items()}
-        engines = {name: label for name, label in self._good_engines.items() if (name, label) not in tried}
-        return CrashLoop(len(bad), min(FIRST_PAUSE_S * 2 ** (len(bad) - MANY), LONGEST_PAUSE_S), engines)
+        names = {name for start in bad for name in start.engines}
+        tried = {name: frozenset(start.engines[name] for start in bad if name in start.engines) for name in names}
+        engines = {name: label for name, label in self._good_engines.items() if label not in tried.get(name, ())}
+        return CrashLoop(len(bad), min(FIRST_PAUSE_S * 2 ** (len(bad) - MANY), LONGEST_PAUSE_S), tried, engines)
 
     def begin(self) -> None:
         """Note this start, before anything is done that can end the process."""

@@ -39,6 +39,7 @@ class Fallback:
     """What serves instead of the wanted engines, and why."""
 
     reason: str
+    tried: Mapping[str, frozenset[str]]  # model → labels of those that did not serve well
     engines: Mapping[str, str]  # model → label; the others are served as they were exported
 
 
@@ -127,18 +128,23 @@ class Supply:
         except (EngineError, ModelError) as error:  # ModelError: its form of this precision cannot be made here
             return Supplied(self.open_reference(), str(error))
 
-    def open_instead(self, label: str | None, reason: str) -> Supplied:
-        """Open the engine of a label where it is kept, else the model as it was exported; no other is made.
+    def open_instead(self, fallback: Fallback, name: str) -> Supplied:
+        """Open the fallback of this model where it is kept, else the model as it was exported; no other is made.
 
         The latter touches no GPU, whatever is wrong with that.
         """
-        backend, _, rest = (label or "").partition("/")
+        engine = self._open_kept_as(fallback.engines.get(name, "")) or self.open_reference()
+        lacking = None if fallback.tried.get(name) == {engine.label} else fallback.reason
+        return Supplied(engine, lacking, may_build=False)
+
+    def _open_kept_as(self, label: str) -> Engine | None:
+        """Open the stored plan that has this label; None where there is none, or it cannot be used."""
+        backend, _, rest = label.partition("/")
         for precision in PRECISIONS:
             if backend.startswith("trt") and rest == f"{precision}/{self._shown_hash}":
                 with contextlib.suppress(EngineError, ModelError):
-                    engine = self._open_plan(self._store.load(self._key(precision)), precision)
-                    return Supplied(engine, reason, may_build=False)
-        return Supplied(self.open_reference(), reason, may_build=False)
+                    return self._open_plan(self._store.load(self._key(precision)), precision)
+        return None
 
     def lower_target(self) -> bool:
         """Go over to the next better precision, INT8 being refused; False where there is no other to be built."""
