@@ -214,6 +214,20 @@ class Daemon:
             self._publish_alarms(self._alarms.raised("accuracy_low", reason, step, model=model.name))
             self._publish_status("online")
 
+    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None:
+        """Tell that an engine fails again and again, and when it is well again."""
+        if fault is None:
+            told = f"{model.engine.label} serves {model.name} again"
+            change = self._alarms.cleared("engine_failing", told, model=model.name)
+        else:
+            reason = f"{model.engine.label} fails at each batch of {model.name}: {fault}"
+            step = f"it is opened again in {pause_s:g} s" if pause_s else "it is opened again now"
+            change = self._alarms.raised("engine_failing", reason, step, model=model.name, severity="critical")
+        about = {"model": model.name, "engine": model.engine.label}
+        log.warning("model %s: %s", model.name, change["reason"] if change else "its engine fails on", extra=about)
+        self._publish_alarms(change)
+        self._publish_status("online")
+
     def _tell_crash_loop(self) -> None:
         if self._crash_loop is None:
             return
@@ -270,6 +284,7 @@ class Daemon:
             self._wake.clear()
             self._board.look()
             self._note_start()
+            self._pipeline.mend()
             if self._reload_asked:
                 self._reload_asked = False
                 self._reload()

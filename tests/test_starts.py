@@ -262,7 +262,7 @@ def test_a_gpu_that_is_lost_again_and_again_is_served_without(
 
 
 def test_a_fallback_is_the_plan_that_is_kept_of_it_else_the_model_as_it_was_exported(tmp_path: Path) -> None:
-    settings = ModelSettings.model_validate({"path": CONVEYOR, "max_batch": 1})
+    settings = ModelSettings.model_validate({"path": str(CONVEYOR), "max_batch": 1})
     supply = supply_of(settings, read_manifest(CONVEYOR), Place(tmp_path, "board", EnginesSettings()), 1)
 
     def opened(label: str, *tried: str) -> Supplied:

@@ -134,7 +134,7 @@ class Supply:
         The latter touches no GPU, whatever is wrong with that.
         """
         engine = self._open_kept_as(fallback.engines.get(name, "")) or self.open_reference()
-        lacking = None if fallback.tried.get(name) == {engine.label} else fallback.reason
+        lacking = None if fallback.tried.get(name) == frozenset({engine.label}) else fallback.reason
         return Supplied(engine, lacking, may_build=False)
 
     def _open_kept_as(self, label: str) -> Engine | None:
