@@ -13,11 +13,11 @@ from typing import Any
 
 from edge import __version__
 from edge.alarms import Alarms
-from edge.backends.supply import Place
+from edge.backends.supply import Fallback, Place
 from edge.board_watch import BoardWatch
 from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
 from edge.config import Config, load_config
-from edge.errors import ConfigError, EdgeError
+from edge.errors import ConfigError, EdgeError, ModelError
 from edge.governor import Decision
 from edge.host.board import board_name
 from edge.host.systemd import Notifier, watchdog_period_s
@@ -31,6 +31,7 @@ from edge.publish import Publisher, ResultEncoder, to_json
 from edge.rebuild import Step
 from edge.records import Message, Result, StreamState
 from edge.signals import heard_by
+from edge.starts import SETTLED_S, CrashLoop, Starts
 from edge.steering import Wanted
 from edge.stream import Stream
 from edge.telemetry import Telemetry
@@ -44,6 +45,8 @@ EXIT_S = 4.7
 FLUSH_S = 30.0
 # How often the daemon looks whether every source has ended.
 END_POLL_S = 0.1
+# What the unit gives a start, of which a pause before it shall take nothing.
+START_S = 300.0
 # What comes after each step of the making of an engine.
 NEXT_STEPS: dict[Step, str] = {
     "building": "an engine is being built in the background; this can take many minutes",
@@ -66,11 +69,13 @@ class Daemon:
     def __init__(self, config_path: Path, config: Config, state_dir: Path, *, force: bool = False) -> None:
         self._config_path = config_path
         self._config = config
-        self._place = Place(state_dir, board_name(), config.engines, force)
+        self._notifier = Notifier()
+        self._starts = Starts(state_dir, restarted=self._notifier.is_heard)
+        self._crash_loop = self._starts.crash_loop()
+        self._place = Place(state_dir, board_name(), config.engines, force, _fallback(self._crash_loop))
         self._boot = uuid.uuid4().hex
         self._topics = Topics(config.mqtt.prefix, config.device.name)
         self._encoder = ResultEncoder(config.device.name, self._boot)
-        self._notifier = Notifier()
         self._alarms = Alarms(config.device.name, self._boot)
         self._builds: dict[str, dict[str, Any]] = {}  # how far the making of each lacking engine is
         self._low_since: dict[str, str] = {}  # models whose agreement is too low, with the engine's label
@@ -89,12 +94,32 @@ class Daemon:
         self._pipeline: Pipeline
         self._telemetry: Telemetry
 
+    def wait_out_crash_loop(self) -> bool:
+        """Wait where the last starts ended badly; False where a signal to stop came meanwhile."""
+        self._starts.begin()
+        if (loop := self._crash_loop) is None:
+            return True
+        log.error("%s; now it waits %g s", loop.told, loop.pause_s)
+        self._notifier.extend_start(loop.pause_s + START_S)
+        self._notifier.status(f"waits {loop.pause_s:g} s, as {loop.told}")
+        until_ns = now_ns() + int(loop.pause_s * 1e9)
+        while self._stop_signal is None and now_ns() < until_ns:
+            self._wake.wait((until_ns - now_ns()) / 1e9)
+            self._wake.clear()
+        if self._stop_signal is not None:
+            self._starts.end("clean")
+        return self._stop_signal is None
+
     def run(self) -> int:
         """Serve until every source has ended or a signal comes; return the exit code.
 
         Raises GpuLostError, with everything flushed, where only a new process can go on.
         """
-        self._pipeline = Pipeline(self._config, self, self._place)
+        try:
+            self._pipeline = Pipeline(self._config, self, self._place)
+        except (ConfigError, ModelError):  # for a person to mend: to start again would not help
+            self._starts.end("clean")
+            raise
         freeze_startup_objects()
         self._board.start(self._profile())
         self._telemetry = Telemetry(self._config.device.name, self._boot)  # whose first period begins now
@@ -104,12 +129,14 @@ class Daemon:
             self._publish_status("online")
             self._pipeline.start()
             self._notifier.ready()
+            self._tell_crash_loop()
             if not self._pipeline.streams:
                 log.warning("no [streams.NAME] is enabled in %s: nothing to do until a reload", self._config_path)
             log.info("%d streams run as boot %s", len(self._pipeline.streams), self._boot)
             self._serve()
         finally:
             self._stop()
+        self._starts.end("clean" if self._pipeline.lost is None else "lost")
         if self._pipeline.lost is not None:
             raise self._pipeline.lost
         failed = any(stream.state == "failed" for stream in self._pipeline.streams.values())
@@ -158,7 +185,8 @@ class Daemon:
     def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
         """Tell how far the making of an engine is: in the status, in an alarm, and in the log."""
         told = f"{model.engine.label} serves {model.name}"
-        alarm = "int8_refused" if step == "failed" and model.settings.precision == "int8" else "engine_fallback"
+        is_refused = step == "failed" and model.settings.precision == "int8" and self._crash_loop is None
+        alarm = "int8_refused" if is_refused else "engine_fallback"
         changes = [
             self._alarms.cleared(other, told, model=model.name)
             for other in ENGINE_ALARMS
@@ -187,6 +215,37 @@ class Daemon:
             reason = f"{told}, wanted {model.manifest.min_agreement:g} or more"
             step = "quantize again with frames like these"
             self._publish_alarms(self._alarms.raised("accuracy_low", reason, step, model=model.name))
+            self._publish_status("online")
+
+    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None:
+        """Tell that an engine fails again and again, and when it is well again."""
+        if fault is None:
+            told = f"{model.engine.label} serves {model.name} again"
+            change = self._alarms.cleared("engine_failing", told, model=model.name)
+        else:
+            reason = f"{model.engine.label} fails at each batch of {model.name}: {fault}"
+            step = f"it is opened again in {pause_s:g} s" if pause_s else "it is opened again now"
+            change = self._alarms.raised("engine_failing", reason, step, model=model.name, severity="critical")
+        about = {"model": model.name, "engine": model.engine.label}
+        log.warning("model %s: %s", model.name, change["reason"] if change else "its engine fails on", extra=about)
+        self._publish_alarms(change)
+        self._publish_status("online")
+
+    def _tell_crash_loop(self) -> None:
+        if self._crash_loop is None:
+            return
+        served = ", ".join(f"{model.engine.label} serves {name}" for name, model in self._pipeline.models.items())
+        step = f"meanwhile {served or 'nothing is served'}; see why it ended (journalctl -u edge), and mend that"
+        alarm = self._alarms.raised("crash_loop", self._crash_loop.told, step, severity="critical")
+        self._publish_alarms(alarm)
+        self._publish_status("online")
+
+    def _note_start(self) -> None:
+        """Keep what this start has come to; once it has served for long enough, the loop is over."""
+        engines = {name: model.engine.label for name, model in self._pipeline.models.items()}
+        if self._starts.look(engines) and self._crash_loop is not None:
+            told = f"the daemon has served for {SETTLED_S:g} s"
+            self._publish_alarms(self._alarms.cleared("crash_loop", told))
             self._publish_status("online")
 
     def _alarm_changed(self, change: dict[str, Any]) -> None:
@@ -227,6 +286,8 @@ class Daemon:
             self._wake.wait(END_POLL_S)
             self._wake.clear()
             self._board.look()
+            self._note_start()
+            self._pipeline.mend()
             if self._reload_asked:
                 self._reload_asked = False
                 self._reload()
@@ -309,6 +370,9 @@ class Daemon:
         expiry_s = round(self._config.telemetry.expiry_s)
         self._publisher.put(Message(self._topics.telemetry, to_json(body), kind="telemetry", expiry_s=expiry_s))
         self._board.steer(self._pipeline.streams.values(), body["period_s"])
+        rate = sum(each["results_per_s"] or 0.0 for each in body["streams"].values())
+        running = sum(stream.state == "running" for stream in self._pipeline.streams.values())
+        self._notifier.status(f"{running} of {len(streams)} streams run, {rate:.1f} results/s")
 
     def _publish_status(self, state: str) -> None:
         engines = {name: model.engine.label for name, model in self._pipeline.models.items()}
@@ -332,6 +396,14 @@ class Daemon:
         }
 
 
+def _fallback(loop: CrashLoop | None) -> Fallback | None:
+    """Return what serves in a crash loop."""
+    if loop is None:
+        return None
+    told = f"{loop.told}; a restart tries the wanted engine again (systemctl restart edge)"
+    return Fallback(told, loop.tried, loop.engines)
+
+
 def _next(alarm: str, step: Step) -> str:
     """Return what comes next, or is to be done, for an alarm of an engine."""
     if alarm == "int8_refused":
@@ -349,7 +421,7 @@ def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False
     with state_lock(state_dir):
         daemon = Daemon(config_path, config, state_dir, force=force)
         with heard_by(daemon.on_signal, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
-            return daemon.run(), daemon.summary()
+            return (daemon.run(), daemon.summary()) if daemon.wait_out_crash_loop() else (0, {})
 
 
 def freeze_startup_objects() -> None:

@@ -24,7 +24,7 @@ BYTES_ONLY = {"PYTHONDONTWRITEBYTECODE": "1"}  # what runs from the scratch root
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel once; the installer is handed it."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode:
         pytest.skip(f"the wheel cannot be built: no package index can be reached ({built.stderr.strip()[-200:]})")
@@ -137,10 +137,9 @@ def test_an_option_that_is_none_is_refused(name: str) -> None:
 
 def commands(unit: Path, root: Path, key: str) -> list[str]:
     """Return a command of the unit, as it is below the scratch root."""
-    line = next(line for line in unit.read_text(encoding="utf-8").splitlines() if line.startswith(f"{key}="))
-    return [
-        f"{root}{part}" if part.startswith(("/opt", "/etc")) else part for part in shlex.split(line.split("=", 1)[1])
-    ]
+    lines = unit.read_text(encoding="utf-8").splitlines()
+    parts = shlex.split(next(line for line in lines if line.startswith(f"{key}=")).partition("=")[2])
+    return [f"{root}{part}" if part.startswith(("/opt", "/etc")) else part for part in parts]
 
 
 @pytest.fixture

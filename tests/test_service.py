@@ -238,6 +238,7 @@ def test_systemd_is_told_of_ready_watchdog_reload_and_stop(
     daemon = start_edge(configure({"streams.belt": belt(fps=5)}), environment=service_manager.environment(watchdog_s=1))
     service_manager.wait_for("READY=1")
     service_manager.wait_for("WATCHDOG=1")
+    service_manager.wait_for("STATUS=1 of 1 streams run, ")
     ready = len(service_manager.told)
     daemon.send(signal.SIGHUP)
     service_manager.wait_for("RELOADING=1\nMONOTONIC_USEC=", after=ready)
