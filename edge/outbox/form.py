@@ -14,7 +14,7 @@ from edge.records import MESSAGE_KINDS, Message
 _HEAD = struct.Struct("<BBBHHhiiqqqqQ")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # A clock that tells less than this (January 2024) was never set: boards without a battery start in 1970.
-CLOCK_SET_NS = 1_704_067_200 * 10**9
+_CLOCK_SET_NS = 1_704_067_200 * 10**9
 
 
 @cache
@@ -86,6 +86,6 @@ def unpack(packed: bytes, number: int) -> Message:
 def _shift_ns(made_ns: int, offset_ns: int) -> int:
     """Return what turns times of another start of the kernel into times of this one."""
     now, wall = now_ns(), wall_ns()
-    if min(made_ns + offset_ns, wall) < CLOCK_SET_NS:
+    if min(made_ns + offset_ns, wall) < _CLOCK_SET_NS:
         return now - made_ns  # how long ago that was is not known: as if it were now
     return min(offset_ns - (wall - now), now - made_ns)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from edge.clock import now_ns, wall_ns
 from edge.outbox.form import pack, unpack
 from edge.outbox.journal import Journal
-from edge.outbox.shelf import Stock
+from edge.outbox.shelf import Gone, Stock
 from edge.outbox.waiting import Waiting
 from edge.records import DROP_REASONS, MESSAGE_KINDS, DiskState, DropReason, Message, MessageKind, OutboxState
 
@@ -32,11 +32,12 @@ class Outbox:
         self._lock = threading.Lock()
         self._waiting = Waiting()
         self._retained: dict[str, Message] = {}  # the newest of each topic, for a broker that has forgotten
-        self._settled: dict[int, int] = {}  # number and bytes of what the broker took and the disk still holds
+        self._settled: dict[int, int] = {}  # key and bytes of what the broker took and the disk still holds
         self._number = wall_ns() // 1000  # so that no earlier process, which may have lost its files, had higher ones
         self._dropped_by_kind: dict[MessageKind, int] = dict.fromkeys(MESSAGE_KINDS, 0)
         self._dropped_by_cause: dict[DropReason, int] = dict.fromkeys(DROP_REASONS, 0)
         self._without_copy = 0
+        self._moving: list[Message] = []  # on their way from memory to the disk
         self._stock = Stock()
         self._disk: DiskState = "off"
         self.away_since_ns: int | None = now_ns()  # monotonic; None while the broker is there
@@ -145,8 +146,8 @@ class Outbox:
 
     def state(self, in_flight: Sequence[Message] = ()) -> OutboxState:
         """Tell what waits here and what was sent without an acknowledgement yet."""
-        unshelved = [message for message in in_flight if not message.is_shelved]
         with self._lock:
+            unshelved = [*(message for message in in_flight if not message.is_shelved), *self._moving]
             times_ns = [message.made_ns for message in (*unshelved, *self._waiting.oldest())]
             settled_bytes = sum(self._settled.values())
             disk_messages = max(self._stock.messages - len(self._settled), 0)
@@ -180,19 +181,37 @@ class Outbox:
         with self._lock:
             return self._is_pressed()
 
-    def take_for_disk(self, limit_bytes: int) -> list[Message]:
-        """Take messages of about so many bytes; each is given to `shelved` or to `put_back`."""
-        with self._lock:
-            return self._waiting.take_durable(limit_bytes)
+    def holds_durable(self) -> bool:
+        """Whether memory has messages that must not get lost."""
+        return self._waiting.live.count + self._waiting.left.count > 0
 
-    def shelved(self, messages: Iterable[Message], settled: Iterable[int], stock: Stock) -> None:
-        """Note what is on the disk now, and what is not any more."""
+    def take_for_disk(self, limit_bytes: int) -> list[Message]:
+        """Take messages of about so many bytes; `shelved` or `give_back` comes after it."""
         with self._lock:
-            for message in messages:
+            self._moving = self._waiting.take_durable(limit_bytes)
+            return self._moving
+
+    def give_back(self) -> None:
+        """Put back what was taken for the disk."""
+        with self._lock:
+            moving, self._moving = self._moving, []
+            self._waiting.put_back(moving)
+            self._hold_bound()
+
+    def shelved(self, settled: Iterable[int], gone: Iterable[Gone], stock: Stock) -> None:
+        """Note that what was taken is on the disk now, and what is not any more."""
+        with self._lock:
+            for message in self._moving:
                 self._uncopy(message)
-            for number in settled:
-                self._settled.pop(number, None)
+            self._moving = []
+            for key in settled:
+                self._settled.pop(key, None)
+            for each in gone:
+                self._count(each.kind, each.reason)
             self._stock = stock
+
+    def note_stock(self, stock: Stock) -> None:
+        self._stock = stock
 
     def read_ahead(self, messages: Iterable[Message]) -> None:
         """Take what the disk has to send next."""
@@ -207,14 +226,14 @@ class Outbox:
         return self._waiting.ahead.count
 
     def settled(self) -> list[int]:
-        """Return the numbers of what the disk holds and need not."""
+        """Return the keys of what the disk holds and need not."""
         with self._lock:
             return list(self._settled)
 
-    def count_gone(self, kind: MessageKind | None, reason: DropReason) -> None:
-        """Count a message that the disk had to give up; where it was damaged, its kind is not known."""
+    def count_damaged(self, messages: int) -> None:
+        """Count what could not be read on the disk; of which kind it was is not known."""
         with self._lock:
-            self._count(kind, reason)
+            self._dropped_by_cause["damaged"] += messages
 
     def note_disk(self, disk: DiskState) -> None:
         self._disk = disk
@@ -222,7 +241,7 @@ class Outbox:
     def left_in_memory(self) -> tuple[int, int]:
         """Return how many messages wait in memory for good: with a copy in the journal, and without."""
         with self._lock:
-            rest = [*self._waiting.live, *self._waiting.left]
+            rest = [*self._moving, *self._waiting.live, *self._waiting.left]
         copied = sum(message.copy_at >= 0 for message in rest)
         return copied, len(rest) - copied
 

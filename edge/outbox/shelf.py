@@ -1,7 +1,8 @@
 """The disk's part of the outbox: a SQLite file in WAL mode, for one thread.
 
-SQLite, because its file stays whole over a power cut, is bounded by a number of pages that are used again, finds the
-oldest of a kind without reading the rest, and can be read row by row where a part of it was damaged.
+SQLite, because its file stays whole over a power cut, uses pages again that became free, finds the oldest of a kind
+without reading the rest, and can be read row by row where a part of it was damaged. The file grows up to its bound and
+keeps its size while anything is in it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge.clock import now_ns, wall_ns
-from edge.outbox.form import CLOCK_SET_NS, kernel_start, pack, unpack
+from edge.clock import now_ns
+from edge.outbox.form import pack, unpack
 from edge.records import MESSAGE_KINDS, DropReason, Message, MessageKind
 
 Sync = Literal["commit", "checkpoint", "never"]
@@ -24,24 +26,22 @@ PAGE_BYTES = 4096
 # Of what may be used, this part is a checkpoint's: changes lie in the log until then.
 LOG_SHARE = 16
 INDEX_BYTES = 32_768  # the log's index, a file of its own
-SMALL_PAGES = 256  # a file that is not worth shrinking
-LOWEST = -(2**63)  # below every number
+SMALL_PAGES = 64  # a file that is not worth shrinking
+SALVAGE_TRIES = 2000  # searches for what lies between damaged pages
 # Freed in one go when there is no room, so that not every commit has to.
 SPARE_SHARE = 64
 BUSY_S = 1.0
 _TABLE = """
 CREATE TABLE IF NOT EXISTS messages (
-    number INTEGER PRIMARY KEY,  -- the order in which they were handed over
-    kind INTEGER NOT NULL,       -- from what goes out first, 0, to what is given up first
-    size INTEGER NOT NULL,       -- bytes of the body
-    made_ns INTEGER NOT NULL,    -- monotonic, within one start of the kernel
-    made_at_ns INTEGER NOT NULL, -- wall time
-    start INTEGER NOT NULL,      -- which start of the kernel that was
+    key INTEGER PRIMARY KEY,  -- kind and number: what is given up together lies together, and its pages become free
+    size INTEGER NOT NULL,    -- bytes of the body
     packed BLOB NOT NULL
 );
-CREATE INDEX IF NOT EXISTS by_kind ON messages (kind, number, size);
 """
 _FORMAT = 1  # of the rows; a file of another format is set aside
+_KIND_BITS = 58  # of a key, the number's
+_NUMBERS = (1 << _KIND_BITS) - 1
+LOWEST = -1  # below every key
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Stock:
 class Gone:
     """A message that had to give way."""
 
-    number: int
+    key: int
     kind: MessageKind
     reason: DropReason
 
@@ -69,17 +69,17 @@ class Shelf:
         self.path = path
         self._max_age_ns = int(max_age_s * 1e9)
         self._sync = sync
-        self._start = kernel_start() >> 1  # SQLite's integers have a sign
         self._log_pages = max(8, min(1000, max_mb * 10**6 // LOG_SHARE // PAGE_BYTES))
-        # The log may grow to twice that: what was not brought to the file yet, and one transaction.
-        self._room_bytes = max(max_mb * 10**6 - 2 * self._log_pages * PAGE_BYTES - INDEX_BYTES, 0)
+        # The log may grow to three times that: what was not brought to the file yet, and one transaction.
+        self._room_bytes = max(max_mb * 10**6 - 3 * self._log_pages * PAGE_BYTES - INDEX_BYTES, 0)
         self.batch_bytes = self._log_pages * PAGE_BYTES // 2  # what one transaction may add
         self._db: sqlite3.Connection | None = None
         self._inode = 0
+        self._ahead = 0  # how far its numbers are ahead of ours
         self._messages = self._bytes = 0
 
     def open(self, first: int) -> None:
-        """Open or make the file; what it holds is numbered below `first`, so that it is older than all to come."""
+        """Open or make the file; messages numbered from `first` on will come behind all that it holds."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._db = db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
@@ -93,13 +93,15 @@ class Shelf:
         db.execute(f"PRAGMA user_version = {_FORMAT}")
         os.chmod(self.path, 0o600)  # noqa: PTH101 -- results are not for everybody
         self._inode = self.path.stat().st_ino
-        self._number_below(first)
+        highest = max((key & _NUMBERS for (key,) in self._ends("max")), default=-1)
+        self._ahead = max(highest - first + 1, 0)
         self._messages, self._bytes = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
 
-    def _number_below(self, first: int) -> None:
-        highest = self._connected.execute("SELECT max(number) FROM messages").fetchone()[0]
-        if highest is not None and highest >= first:
-            self._connected.execute("UPDATE messages SET number = number - ?", (highest - first + 1,))
+    def _ends(self, function: Literal["min", "max"]) -> list[tuple[int]]:
+        """Return the first or last key of each kind of which there is one."""
+        ask = f"SELECT {function}(key) FROM messages WHERE key BETWEEN ? AND ?"  # noqa: S608 -- one of two words
+        found = [self._connected.execute(ask, _range(kind)).fetchone() for kind in range(len(MESSAGE_KINDS))]
+        return [row for row in found if row[0] is not None]
 
     @property
     def _connected(self) -> sqlite3.Connection:
@@ -118,16 +120,15 @@ class Shelf:
         return False
 
     def change(self, add: Sequence[Message], remove: Iterable[int]) -> list[Gone]:
-        """Add and remove messages in one transaction; return what, old or new, had to give way."""
+        """Add messages, of `batch_bytes` at most, and remove keys; return what, old or new, had to give way."""
         db = self._connected
         messages, size = self._messages, self._bytes
         db.execute("BEGIN IMMEDIATE")
         try:
-            for number in remove:
-                self._remove(number)
-            for message in add:
-                self._add(message)
-            gone = [*self._too_old(), *self._make_room()]
+            for key in remove:
+                self._remove(key)
+            gone = [each for message in add if (each := self._add(message)) is not None]
+            gone += [*self._too_old(), *self._make_room()]
             db.execute("COMMIT")
         except BaseException:
             self._messages, self._bytes = messages, size
@@ -136,41 +137,37 @@ class Shelf:
             raise
         return gone
 
-    def _add(self, message: Message) -> None:
-        made_at_ns = wall_ns() - (now_ns() - message.made_ns)
-        row = (
-            message.number,
-            MESSAGE_KINDS.index(message.kind),
-            len(message.body),
-            message.made_ns,
-            made_at_ns,
-            self._start,
-            pack(message),
-        )
-        # It is there already where the process was killed before the journal's copy was taken away.
-        added = self._connected.execute("INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", row).rowcount
-        self._messages += added
-        self._bytes += added * len(message.body)
+    def key(self, message: Message) -> int:
+        """Return the key that a message gets."""
+        return (MESSAGE_KINDS.index(message.kind) << _KIND_BITS) + message.number + self._ahead
 
-    def _remove(self, number: int) -> None:
-        row = self._connected.execute("DELETE FROM messages WHERE number = ? RETURNING size", (number,)).fetchone()
+    def _add(self, message: Message) -> Gone | None:
+        key, size = self.key(message), len(message.body)
+        if size > 2 * self.batch_bytes:
+            return Gone(key, message.kind, "full")
+        # It is there already where the process was killed before the journal's copy was taken away.
+        added = self._connected.execute("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (key, size, pack(message)))
+        self._messages += added.rowcount
+        self._bytes += added.rowcount * size
+        return None
+
+    def _remove(self, key: int) -> None:
+        row = self._connected.execute("DELETE FROM messages WHERE key = ? RETURNING size", (key,)).fetchone()
         if row is not None:
             self._messages -= 1
             self._bytes -= row[0]
 
     def _too_old(self) -> Iterator[Gone]:
-        """Remove what is older than it may become; the oldest come first, so that only those are looked at."""
-        made_before_ns, made_before_at_ns = now_ns() - self._max_age_ns, wall_ns() - self._max_age_ns
-        while rows := self._connected.execute(
-            "SELECT number, kind, size, start = ?, made_ns, made_at_ns FROM messages ORDER BY number LIMIT 64",
-            (self._start,),
-        ).fetchall():
-            for number, kind, _size, of_this_start, made_ns, made_at_ns in rows:
-                was_set = made_at_ns > CLOCK_SET_NS  # else nothing is known of its age
-                if not (made_ns < made_before_ns if of_this_start else was_set and made_at_ns < made_before_at_ns):
-                    return
-                self._remove(number)
-                yield Gone(number, MESSAGE_KINDS[kind], "age")
+        """Remove what is older than it may become."""
+        made_before_ns = now_ns() - self._max_age_ns
+        while old := [each for each in self._oldest() if each.made_ns < made_before_ns]:
+            for message in old:
+                self._remove(message.number)
+                yield Gone(message.number, message.kind, "age")
+
+    def _oldest(self) -> list[Message]:
+        """Return the oldest of each kind."""
+        return [message for (key,) in self._ends("min") for message in self.read(key - 1, 1)]
 
     def _make_room(self) -> Iterator[Gone]:
         """Remove, where more is used than may be, what goes out last, and of that the oldest."""
@@ -180,12 +177,12 @@ class Shelf:
         for kind in reversed(range(len(MESSAGE_KINDS))):
             while (excess := self._used_bytes() - wanted_bytes) > 0 and (
                 rows := self._connected.execute(
-                    "SELECT number, size FROM messages WHERE kind = ? ORDER BY number LIMIT 64", (kind,)
+                    "SELECT key, size FROM messages WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 64", _range(kind)
                 ).fetchall()
             ):
-                for number, size in rows:
-                    self._remove(number)
-                    yield Gone(number, MESSAGE_KINDS[kind], "full")
+                for key, size in rows:
+                    self._remove(key)
+                    yield Gone(key, MESSAGE_KINDS[kind], "full")
                     excess -= size
                     if excess <= 0:
                         break
@@ -196,15 +193,18 @@ class Shelf:
         return (pages - free) * PAGE_BYTES
 
     def read(self, after: int, limit: int) -> list[Message]:
-        """Return the oldest messages that are numbered above `after`; raise DatabaseError where one is damaged."""
+        """Return the first messages whose keys, now their numbers, are above `after`.
+
+        Raises DatabaseError where one is damaged.
+        """
         rows = self._connected.execute(
-            "SELECT number, packed FROM messages WHERE number > ? ORDER BY number LIMIT ?", (after, limit)
+            "SELECT key, packed FROM messages WHERE key > ? ORDER BY key LIMIT ?", (after, limit)
         )
-        return [_message(number, packed) for number, packed in rows]
+        return [_message(key, packed) for key, packed in rows]
 
     def stock(self) -> Stock:
-        oldest = self.read(LOWEST, 1)
-        return Stock(self._messages, self._bytes, oldest[0].made_ns if oldest else None)
+        oldest_ns = min((message.made_ns for message in self._oldest()), default=None)
+        return Stock(self._messages, self._bytes, oldest_ns)
 
     def shrink(self) -> None:
         """Give the space of an empty file back."""
@@ -242,28 +242,49 @@ class Shelf:
         return [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
 
 
-# Ways to the numbers of the messages: one of them may get past the page that is damaged.
-_WAYS = (
-    "SELECT number FROM messages INDEXED BY by_kind",
-    "SELECT number FROM messages NOT INDEXED ORDER BY number",
-    "SELECT number FROM messages NOT INDEXED ORDER BY number DESC",
-)
-
-
 def salvaged(path: Path) -> Iterator[Message]:
-    """Yield what can still be read of a damaged file, oldest first."""
+    """Yield what can still be read of a damaged file, as it was before it was put there."""
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as db:
-        numbers = set[int]()
-        for way in _WAYS:
-            with contextlib.suppress(sqlite3.Error):
-                numbers.update(number for (number,) in db.execute(way))
-        for number in sorted(numbers):
+        for key in sorted(_readable_keys(db)):
             message = None
             with contextlib.suppress(sqlite3.Error):
-                row = db.execute("SELECT packed FROM messages WHERE number = ?", (number,)).fetchone()
-                message = None if row is None else _message(number, row[0])
+                row = db.execute("SELECT packed FROM messages WHERE key = ?", (key,)).fetchone()
+                message = None if row is None else _message(key & _NUMBERS, row[0])
             if message is not None:
                 yield message
+
+
+def _readable_keys(db: sqlite3.Connection) -> set[int]:
+    """Find the keys before, behind and between the damaged pages: from both ends, then from the middle of what is left."""
+    found = set[int]()
+    gaps = deque([(LOWEST, 1 << 62)])
+    for _ in range(SALVAGE_TRIES):
+        if not gaps:
+            break
+        low, high = gaps.popleft()
+        first = _walk(db, found, "ASC", low, high)
+        last = None if first is None else _walk(db, found, "DESC", low, high)
+        if first is not None and last is not None and last - first > 1:
+            middle = (first + last) // 2
+            gaps += [(first, middle + 1), (middle, last)]
+    return found
+
+
+def _walk(db: sqlite3.Connection, found: set[int], order: Literal["ASC", "DESC"], low: int, high: int) -> int | None:
+    """Add the keys between two others in order; return how far that went, None where it went to the end."""
+    reached = low if order == "ASC" else high
+    try:
+        ask = f"SELECT key FROM messages WHERE key > ? AND key < ? ORDER BY key {order}"  # noqa: S608 -- one of two words
+        for (reached,) in db.execute(ask, (low, high)):  # noqa: B020 -- the last one is what is asked for
+            found.add(reached)
+    except sqlite3.Error:
+        return reached
+    return None
+
+
+def _range(kind: int) -> tuple[int, int]:
+    """Return the first and the last key that a message of a kind can have."""
+    return kind << _KIND_BITS, (kind << _KIND_BITS) + _NUMBERS
 
 
 def _message(number: int, packed: bytes) -> Message:

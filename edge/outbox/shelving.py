@@ -43,7 +43,7 @@ class Shelving:
         self._tell = tell
         self._wake = threading.Event()
         self._closing = False
-        self._read: set[int] = set()  # numbers of what was read from the disk and is not taken from it yet
+        self._read: set[int] = set()  # keys of what was read from the disk and is not taken from it yet
         self._read_up_to = LOWEST
         self._stock = Stock()
         self._retries = 0
@@ -107,7 +107,7 @@ class Shelving:
         if shelf is None or (self._retry_at_ns is not None and now_ns() < self._retry_at_ns and not self._closing):
             return
         self._retry_at_ns = None
-        if not shelf.is_open and (shelf.path.exists() or self._is_wanted()):
+        if not shelf.is_open and (shelf.path.exists() or (self._is_wanted() and self._outbox.holds_durable())):
             self._open(shelf)
         if not shelf.is_open:
             return
@@ -125,12 +125,13 @@ class Shelving:
     def _open(self, shelf: Shelf) -> None:
         shelf.open(self._outbox.first_number)
         self._stock = shelf.stock()
-        self._outbox.shelved((), (), self._stock)
+        self._outbox.note_stock(self._stock)
         self._outbox.note_disk("ok")
         if self._stock.messages:
             log.info("%d messages of earlier wait on disk (%s)", self._stock.messages, shelf.path)
             # What the journal kept is younger: behind what is on disk it keeps its place.
-            self._move(shelf)
+            while self._move(shelf):
+                pass
 
     def _read_some(self, shelf: Shelf) -> None:
         if self._outbox.away_since_ns is not None or self._outbox.ahead > AHEAD // 2:
@@ -162,7 +163,7 @@ class Shelving:
         try:
             self._change(shelf, messages, settled)
         except BaseException:
-            self._outbox.put_back(messages)
+            self._outbox.give_back()
             raise
         return bool(messages)
 
@@ -170,13 +171,11 @@ class Shelving:
         gone = shelf.change(messages, settled)
         self._committed_ns = now_ns()
         self._stock = shelf.stock()
-        self._outbox.shelved(messages, settled, self._stock)
-        if messages:  # one that had been sent before comes with a low number
-            self._read_up_to = min(self._read_up_to, messages[0].number - 1, *(each.number - 1 for each in messages))
+        # What was read is on its way, and not lost.
+        self._outbox.shelved(settled, [each for each in gone if each.key not in self._read], self._stock)
+        if messages:  # not all come behind what was read already
+            self._read_up_to = min(self._read_up_to, *(shelf.key(message) - 1 for message in messages))
         self._read.difference_update(settled)
-        for each in gone:
-            if each.number not in self._read:  # it is on its way
-                self._outbox.count_gone(each.kind, each.reason)
         self._retries = 0
         self._outbox.note_disk("ok")
 
@@ -214,10 +213,10 @@ class Shelving:
         while batch := list(islice(messages, AHEAD)):
             saved += len(batch)
             self._change(shelf, batch, [])
-        for _ in range(had - saved):
-            self._outbox.count_gone(None, "damaged")
-        told = "%s was damaged (%s): it is put aside as %s, and %d messages that can be read in it go on"
-        log.error(told, shelf.path, error, aside.name, saved)
+        self._outbox.count_damaged(max(had - saved, 0))
+        reason = f"{shelf.path} was damaged ({error}): {saved} messages in it could be read and go on"
+        log.error("%s; it is put aside as %s", reason, aside.name)
+        self._raise("outbox_disk", reason, f"nothing is lost but what was damaged; {aside} may be removed")
 
     def _fail(self, reason: str) -> None:
         pause_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._retries, 10))
