@@ -255,7 +255,7 @@ def salvaged(path: Path) -> Iterator[Message]:
 
 
 def _readable_keys(db: sqlite3.Connection) -> set[int]:
-    """Find the keys before, behind and between the damaged pages: from both ends, then from the middle of what is left."""
+    """Find the keys before, behind and between damaged pages: from both ends, then from the middle of what is left."""
     found = set[int]()
     gaps = deque([(LOWEST, 1 << 62)])
     for _ in range(SALVAGE_TRIES):
@@ -275,7 +275,7 @@ def _walk(db: sqlite3.Connection, found: set[int], order: Literal["ASC", "DESC"]
     reached = low if order == "ASC" else high
     try:
         ask = f"SELECT key FROM messages WHERE key > ? AND key < ? ORDER BY key {order}"  # noqa: S608 -- one of two words
-        for (reached,) in db.execute(ask, (low, high)):  # noqa: B020 -- the last one is what is asked for
+        for (reached,) in db.execute(ask, (low, high)):
             found.add(reached)
     except sqlite3.Error:
         return reached
