@@ -17,17 +17,18 @@ from edge.backends.supply import Fallback, Place
 from edge.board_watch import BoardWatch
 from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
 from edge.config import Config, load_config
+from edge.encode import ResultEncoder, to_json
 from edge.errors import ConfigError, EdgeError, ModelError
 from edge.governor import Decision
 from edge.host.board import board_name
 from edge.host.systemd import Notifier, watchdog_period_s
 from edge.metrics.exporter import Exporter
 from edge.model import Model
-from edge.outbox import Outbox
+from edge.outbox import open_outbox
 from edge.pipeline import Pipeline
 from edge.places import default_state_dir, state_lock
 from edge.profiles import Profile
-from edge.publish import Publisher, ResultEncoder, to_json
+from edge.publish import Publisher
 from edge.rebuild import Step
 from edge.records import Message, Result, StreamState
 from edge.signals import heard_by
@@ -39,8 +40,9 @@ from edge.topics import Topics
 
 log = logging.getLogger(__name__)
 
-# From a signal to the exit, of which the pipeline may take 4 s.
-EXIT_S = 4.7
+# From a signal to the exit, of which the pipeline may take 4 s; what is left then, the outbox has for its disk.
+SEND_S = 4.3
+EXIT_S = 4.8
 # When the sources have ended by themselves, nobody waits: a slow broker gets longer to take what there is.
 FLUSH_S = 30.0
 # How often the daemon looks whether every source has ended.
@@ -87,9 +89,8 @@ class Daemon:
         self._reload_asked = False
         will = Message(self._topics.status, to_json(self._status("offline", {})), retain=True)
         client_id = f"edge-{config.mqtt.prefix}-{config.device.name}"
-        self._publisher = Publisher(
-            config.mqtt, client_id, will, Outbox(config.mqtt.queue_messages), self._acknowledged
-        )
+        self._outbox, self._shelving = open_outbox(config.mqtt, config.outbox, state_dir, self._outbox_alarm)
+        self._publisher = Publisher(config.mqtt, client_id, will, self._outbox, self._acknowledged)
         self._exporter = Exporter()
         self._pipeline: Pipeline
         self._telemetry: Telemetry
@@ -123,6 +124,7 @@ class Daemon:
         freeze_startup_objects()
         self._board.start(self._profile())
         self._telemetry = Telemetry(self._config.device.name, self._boot)  # whose first period begins now
+        self._shelving.start()
         self._publisher.start()
         self._exporter.start(self._config.http)
         try:
@@ -143,11 +145,17 @@ class Daemon:
         return 1 if failed and self._stop_signal is None else 0
 
     def summary(self) -> dict[str, Any]:
-        """Return what became of each stream's frames, and of the messages."""
+        """Return what became of each stream's frames, and of the messages.
+
+        Lost is what was dropped, and what waits nowhere; statuses are not counted, as the next start sends new ones.
+        """
+        state = self._publisher.outbox()
+        copied, without = self._outbox.left_in_memory()
         return {
             "boot": self._boot,
             "streams": {name: each.summary() for name, each in self._pipeline.streams.items()},
-            "messages_lost": self._publisher.outbox().messages + self._publisher.outbox().dropped,
+            "messages_lost": state.dropped + without,
+            "messages_kept": state.disk_messages + copied,
         }
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- a handler's signature
@@ -252,6 +260,12 @@ class Daemon:
         self._publish_alarms(change)
         self._publish_status("online")
 
+    def _outbox_alarm(self, alarm: str, reason: str | None, step: str) -> None:
+        raised, cleared = self._alarms.raised, self._alarms.cleared
+        change = cleared(alarm, step) if reason is None else raised(alarm, reason, step)
+        if change is not None:
+            self._alarm_changed(change)
+
     def _decided(self, decision: Decision) -> None:
         """Let batches be as the governor wants them, and tell what it decided and why."""
         log.info("governor: %s", decision.reason)
@@ -340,14 +354,28 @@ class Daemon:
         self._publish_telemetry()
         self._exporter.stop()
         self._publish_status("stopped")
-        self._publisher.finish(FLUSH_S)
+        # When the sources have ended by themselves, what waits on disk from before is sent too.
+        self._publisher.finish(FLUSH_S, backlog=self._stop_signal is None)
         self._board.stop()
         while not self._publisher.join(END_POLL_S):
             spent_s = (now_ns() - start_ns) / 1e9
-            if spent_s >= (FLUSH_S if self._stop_signal is None else EXIT_S):
+            if spent_s >= (FLUSH_S if self._stop_signal is None else SEND_S):
                 break
-        if lost := self._publisher.outbox().messages:
-            log.warning("%d messages were not acknowledged by broker %s and are lost", lost, self._config.mqtt.shown)
+        self._keep_the_rest(EXIT_S - (now_ns() - start_ns) / 1e9)
+
+    def _keep_the_rest(self, timeout_s: float) -> None:
+        """Bring what was not acknowledged to the disk, and tell what is kept and what is lost."""
+        in_time = self._shelving.close(timeout_s if self._stop_signal is not None else EXIT_S)
+        copied, without = self._outbox.left_in_memory()
+        shown, on_disk = self._config.mqtt.shown, self._publisher.outbox().disk_messages
+        if on_disk:
+            log.warning("%d messages were not acknowledged by broker %s: they wait on disk", on_disk, shown)
+        if copied:
+            log.warning("%d messages could not be written to disk: they wait in memory, until power is cut", copied)
+        if without:
+            log.warning("%d messages were not acknowledged by broker %s and are lost", without, shown)
+        if in_time:  # else the disk hangs, and its thread may still come to take copies away
+            self._outbox.close_journal()
 
     def _acknowledged(self, message: Message, at_ns: int) -> None:
         stream = self._pipeline.streams.get(message.stream or "")
