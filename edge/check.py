@@ -28,6 +28,7 @@ from edge.host.board import board_name, read_board
 from edge.host.power import read_modes
 from edge.host.sensors import Sensors
 from edge.manifest import read_labels, read_manifest
+from edge.metrics import exporter
 from edge.model import Model, model_file, usable_cores
 from edge.outbox import Outbox
 from edge.places import default_state_dir
@@ -142,6 +143,8 @@ def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
     for name, stream in config.streams.items():
         yield _attempt(f"camera {name}", partial(_first_frame, stream))
     yield _attempt("broker", partial(_connect, config.mqtt))
+    if config.http.enabled:
+        yield _attempt("Prometheus", partial(exporter.address, config.http))
 
 
 def _connect(settings: MqttSettings) -> str:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 MQTT_PORT = {"mqtt": 1883, "mqtts": 8883}
 MIN_MASK_POINTS = 3
+VERSION = 1  # of the configuration's form; it grows when a key changes its meaning or goes
 MAX_PIXEL = 65_535
 
 # Names become topic levels and file names.
@@ -303,6 +304,7 @@ class StreamSettings(Table):
 class Config(Table):
     """The whole file."""
 
+    version: int = Field(VERSION, ge=1)
     device: DeviceSettings = Field(default_factory=DeviceSettings)
     mqtt: MqttSettings = MqttSettings()
     outbox: OutboxSettings = OutboxSettings()
@@ -315,6 +317,18 @@ class Config(Table):
     http: HttpSettings = HttpSettings()
     models: dict[Name, ModelSettings] = Field(default_factory=dict)
     streams: dict[Name, StreamSettings] = Field(default_factory=dict)
+
+    # Before anything else of the file is looked at: what a newer form holds cannot be judged here.
+    @model_validator(mode="before")
+    @classmethod
+    def _version_is_known(cls, values: Any) -> Any:
+        version = values.get("version") if isinstance(values, dict) else None
+        if type(version) is int and version > VERSION:
+            raise ValueError(
+                f"version: found {version}, wanted {VERSION}: this file was made for a newer edge; install that one, "
+                "or put back the file that this one had"
+            )
+        return values
 
     @model_validator(mode="after")
     def _streams_name_their_models(self) -> Config:

@@ -13,23 +13,26 @@ from typing import Any
 
 from edge import __version__
 from edge.alarms import Alarms
-from edge.backends.supply import Place
+from edge.backends.supply import Fallback, Place
 from edge.board_watch import BoardWatch
 from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
 from edge.config import Config, load_config
-from edge.errors import ConfigError, EdgeError
+from edge.encode import ResultEncoder, to_json
+from edge.errors import ConfigError, EdgeError, ModelError
 from edge.governor import Decision
 from edge.host.board import board_name
 from edge.host.systemd import Notifier, watchdog_period_s
+from edge.metrics.exporter import Exporter
 from edge.model import Model
-from edge.outbox import Outbox
+from edge.outbox import open_outbox
 from edge.pipeline import Pipeline
 from edge.places import default_state_dir, state_lock
 from edge.profiles import Profile
-from edge.publish import Publisher, ResultEncoder, to_json
+from edge.publish import Publisher
 from edge.rebuild import Step
 from edge.records import Message, Result, StreamState
 from edge.signals import heard_by
+from edge.starts import SETTLED_S, CrashLoop, Starts
 from edge.steering import Wanted
 from edge.stream import Stream
 from edge.telemetry import Telemetry
@@ -37,12 +40,15 @@ from edge.topics import Topics
 
 log = logging.getLogger(__name__)
 
-# From a signal to the exit, of which the pipeline may take 4 s.
-EXIT_S = 4.7
+# From a signal to the exit, of which the pipeline may take 4 s; what is left then, the outbox has for its disk.
+SEND_S = 4.3
+EXIT_S = 4.8
 # When the sources have ended by themselves, nobody waits: a slow broker gets longer to take what there is.
 FLUSH_S = 30.0
 # How often the daemon looks whether every source has ended.
 END_POLL_S = 0.1
+# What the unit gives a start, of which a pause before it shall take nothing.
+START_S = 300.0
 # What comes after each step of the making of an engine.
 NEXT_STEPS: dict[Step, str] = {
     "building": "an engine is being built in the background; this can take many minutes",
@@ -65,11 +71,13 @@ class Daemon:
     def __init__(self, config_path: Path, config: Config, state_dir: Path, *, force: bool = False) -> None:
         self._config_path = config_path
         self._config = config
-        self._place = Place(state_dir, board_name(), config.engines, force)
+        self._notifier = Notifier()
+        self._starts = Starts(state_dir, restarted=self._notifier.is_heard)
+        self._crash_loop = self._starts.crash_loop()
+        self._place = Place(state_dir, board_name(), config.engines, force, _fallback(self._crash_loop))
         self._boot = uuid.uuid4().hex
         self._topics = Topics(config.mqtt.prefix, config.device.name)
         self._encoder = ResultEncoder(config.device.name, self._boot)
-        self._notifier = Notifier()
         self._alarms = Alarms(config.device.name, self._boot)
         self._builds: dict[str, dict[str, Any]] = {}  # how far the making of each lacking engine is
         self._low_since: dict[str, str] = {}  # models whose agreement is too low, with the engine's label
@@ -81,43 +89,73 @@ class Daemon:
         self._reload_asked = False
         will = Message(self._topics.status, to_json(self._status("offline", {})), retain=True)
         client_id = f"edge-{config.mqtt.prefix}-{config.device.name}"
-        self._publisher = Publisher(
-            config.mqtt, client_id, will, Outbox(config.mqtt.queue_messages), self._acknowledged
-        )
+        self._outbox, self._shelving = open_outbox(config.mqtt, config.outbox, state_dir, self._outbox_alarm)
+        self._publisher = Publisher(config.mqtt, client_id, will, self._outbox, self._acknowledged)
+        self._exporter = Exporter()
         self._pipeline: Pipeline
         self._telemetry: Telemetry
+
+    def wait_out_crash_loop(self) -> bool:
+        """Wait where the last starts ended badly; False where a signal to stop came meanwhile."""
+        self._starts.begin()
+        if (loop := self._crash_loop) is None:
+            return True
+        log.error("%s; now it waits %g s", loop.told, loop.pause_s)
+        self._notifier.extend_start(loop.pause_s + START_S)
+        self._notifier.status(f"waits {loop.pause_s:g} s, as {loop.told}")
+        until_ns = now_ns() + int(loop.pause_s * 1e9)
+        while self._stop_signal is None and now_ns() < until_ns:
+            self._wake.wait((until_ns - now_ns()) / 1e9)
+            self._wake.clear()
+        if self._stop_signal is not None:
+            self._starts.end("clean")
+        return self._stop_signal is None
 
     def run(self) -> int:
         """Serve until every source has ended or a signal comes; return the exit code.
 
         Raises GpuLostError, with everything flushed, where only a new process can go on.
         """
-        self._pipeline = Pipeline(self._config, self, self._place)
+        try:
+            self._pipeline = Pipeline(self._config, self, self._place)
+        except (ConfigError, ModelError):  # for a person to mend: to start again would not help
+            self._starts.end("clean")
+            raise
         freeze_startup_objects()
         self._board.start(self._profile())
         self._telemetry = Telemetry(self._config.device.name, self._boot)  # whose first period begins now
+        self._shelving.start()
         self._publisher.start()
+        self._exporter.start(self._config.http)
         try:
             self._publish_status("online")
             self._pipeline.start()
             self._notifier.ready()
+            self._tell_crash_loop()
             if not self._pipeline.streams:
                 log.warning("no [streams.NAME] is enabled in %s: nothing to do until a reload", self._config_path)
             log.info("%d streams run as boot %s", len(self._pipeline.streams), self._boot)
             self._serve()
         finally:
             self._stop()
+        self._starts.end("clean" if self._pipeline.lost is None else "lost")
         if self._pipeline.lost is not None:
             raise self._pipeline.lost
         failed = any(stream.state == "failed" for stream in self._pipeline.streams.values())
         return 1 if failed and self._stop_signal is None else 0
 
     def summary(self) -> dict[str, Any]:
-        """Return what became of each stream's frames, and of the messages."""
+        """Return what became of each stream's frames, and of the messages.
+
+        Lost is what was dropped, and what waits nowhere; statuses are not counted, as the next start sends new ones.
+        """
+        state = self._publisher.outbox()
+        copied, without = self._outbox.left_in_memory()
         return {
             "boot": self._boot,
             "streams": {name: each.summary() for name, each in self._pipeline.streams.items()},
-            "messages_lost": self._publisher.outbox().messages + self._publisher.outbox().dropped,
+            "messages_lost": state.dropped + without,
+            "messages_kept": state.disk_messages + copied,
         }
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- a handler's signature
@@ -141,6 +179,7 @@ class Daemon:
             stream.name,
             stream.state,
             f": {reason}" if reason else "",
+            extra={"stream": stream.name},
         )
         body = {
             "v": 1,
@@ -154,7 +193,8 @@ class Daemon:
     def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
         """Tell how far the making of an engine is: in the status, in an alarm, and in the log."""
         told = f"{model.engine.label} serves {model.name}"
-        alarm = "int8_refused" if step == "failed" and model.settings.precision == "int8" else "engine_fallback"
+        is_refused = step == "failed" and model.settings.precision == "int8" and self._crash_loop is None
+        alarm = "int8_refused" if is_refused else "engine_fallback"
         changes = [
             self._alarms.cleared(other, told, model=model.name)
             for other in ENGINE_ALARMS
@@ -166,7 +206,8 @@ class Daemon:
             self._builds[model.name] = {"step": step, "progress": round(progress, 3), "reason": reason}
             changes.append(self._alarms.raised(alarm, f"{told}: {reason}", _next(alarm, step), model=model.name))
         level = logging.WARNING if step in ("partly", "failed") else logging.INFO
-        log.log(level, "model %s: %s, %.0f %%", model.name, step, 100 * progress)
+        about = {"model": model.name, "engine": model.engine.label}
+        log.log(level, "model %s: %s, %.0f %%", model.name, step, 100 * progress, extra=about)
         self._publish_alarms(*changes)
         self._publish_status("online")
 
@@ -184,9 +225,46 @@ class Daemon:
             self._publish_alarms(self._alarms.raised("accuracy_low", reason, step, model=model.name))
             self._publish_status("online")
 
+    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None:
+        """Tell that an engine fails again and again, and when it is well again."""
+        if fault is None:
+            told = f"{model.engine.label} serves {model.name} again"
+            change = self._alarms.cleared("engine_failing", told, model=model.name)
+        else:
+            reason = f"{model.engine.label} fails at each batch of {model.name}: {fault}"
+            step = f"it is opened again in {pause_s:g} s" if pause_s else "it is opened again now"
+            change = self._alarms.raised("engine_failing", reason, step, model=model.name, severity="critical")
+        about = {"model": model.name, "engine": model.engine.label}
+        log.warning("model %s: %s", model.name, change["reason"] if change else "its engine fails on", extra=about)
+        self._publish_alarms(change)
+        self._publish_status("online")
+
+    def _tell_crash_loop(self) -> None:
+        if self._crash_loop is None:
+            return
+        served = ", ".join(f"{model.engine.label} serves {name}" for name, model in self._pipeline.models.items())
+        step = f"meanwhile {served or 'nothing is served'}; see why it ended (journalctl -u edge), and mend that"
+        alarm = self._alarms.raised("crash_loop", self._crash_loop.told, step, severity="critical")
+        self._publish_alarms(alarm)
+        self._publish_status("online")
+
+    def _note_start(self) -> None:
+        """Keep what this start has come to; once it has served for long enough, the loop is over."""
+        engines = {name: model.engine.label for name, model in self._pipeline.models.items()}
+        if self._starts.look(engines) and self._crash_loop is not None:
+            told = f"the daemon has served for {SETTLED_S:g} s"
+            self._publish_alarms(self._alarms.cleared("crash_loop", told))
+            self._publish_status("online")
+
     def _alarm_changed(self, change: dict[str, Any]) -> None:
         self._publish_alarms(change)
         self._publish_status("online")
+
+    def _outbox_alarm(self, alarm: str, reason: str | None, step: str) -> None:
+        raised, cleared = self._alarms.raised, self._alarms.cleared
+        change = cleared(alarm, step) if reason is None else raised(alarm, reason, step)
+        if change is not None:
+            self._alarm_changed(change)
 
     def _decided(self, decision: Decision) -> None:
         """Let batches be as the governor wants them, and tell what it decided and why."""
@@ -222,6 +300,8 @@ class Daemon:
             self._wake.wait(END_POLL_S)
             self._wake.clear()
             self._board.look()
+            self._note_start()
+            self._pipeline.mend()
             if self._reload_asked:
                 self._reload_asked = False
                 self._reload()
@@ -272,15 +352,30 @@ class Daemon:
         self._notifier.stopping()
         self._pipeline.stop()
         self._publish_telemetry()
+        self._exporter.stop()
         self._publish_status("stopped")
-        self._publisher.finish(FLUSH_S)
+        # When the sources have ended by themselves, what waits on disk from before is sent too.
+        self._publisher.finish(FLUSH_S, backlog=self._stop_signal is None)
         self._board.stop()
         while not self._publisher.join(END_POLL_S):
             spent_s = (now_ns() - start_ns) / 1e9
-            if spent_s >= (FLUSH_S if self._stop_signal is None else EXIT_S):
+            if spent_s >= (FLUSH_S if self._stop_signal is None else SEND_S):
                 break
-        if lost := self._publisher.outbox().messages:
-            log.warning("%d messages were not acknowledged by broker %s and are lost", lost, self._config.mqtt.shown)
+        self._keep_the_rest(EXIT_S - (now_ns() - start_ns) / 1e9)
+
+    def _keep_the_rest(self, timeout_s: float) -> None:
+        """Bring what was not acknowledged to the disk, and tell what is kept and what is lost."""
+        in_time = self._shelving.close(timeout_s if self._stop_signal is not None else EXIT_S)
+        copied, without = self._outbox.left_in_memory()
+        shown, on_disk = self._config.mqtt.shown, self._publisher.outbox().disk_messages
+        if on_disk:
+            log.warning("%d messages were not acknowledged by broker %s: they wait on disk", on_disk, shown)
+        if copied:
+            log.warning("%d messages could not be written to disk: they wait in memory, until power is cut", copied)
+        if without:
+            log.warning("%d messages were not acknowledged by broker %s and are lost", without, shown)
+        if in_time:  # else the disk hangs, and its thread may still come to take copies away
+            self._outbox.close_journal()
 
     def _acknowledged(self, message: Message, at_ns: int) -> None:
         stream = self._pipeline.streams.get(message.stream or "")
@@ -296,10 +391,16 @@ class Daemon:
         streams = {name: stream.meter for name, stream in self._pipeline.streams.items()}
         models = {name: (model.engine.label, model.meter) for name, model in self._pipeline.models.items()}
         body = self._telemetry.take(streams, models, self._board.read, self._publisher.outbox())
+        meters = {name: meter for name, (_, meter) in models.items()}
+        standing, is_connected = self._alarms.standing(), self._publisher.connected
+        self._exporter.take(body, streams, meters, standing, is_connected=is_connected)
         self._energy_j = {name: each["energy_j_per_image"] for name, each in body["models"].items()}
         expiry_s = round(self._config.telemetry.expiry_s)
         self._publisher.put(Message(self._topics.telemetry, to_json(body), kind="telemetry", expiry_s=expiry_s))
         self._board.steer(self._pipeline.streams.values(), body["period_s"])
+        rate = sum(each["results_per_s"] or 0.0 for each in body["streams"].values())
+        running = sum(stream.state == "running" for stream in self._pipeline.streams.values())
+        self._notifier.status(f"{running} of {len(streams)} streams run, {rate:.1f} results/s")
 
     def _publish_status(self, state: str) -> None:
         engines = {name: model.engine.label for name, model in self._pipeline.models.items()}
@@ -323,6 +424,14 @@ class Daemon:
         }
 
 
+def _fallback(loop: CrashLoop | None) -> Fallback | None:
+    """Return what serves in a crash loop."""
+    if loop is None:
+        return None
+    told = f"{loop.told}; a restart tries the wanted engine again (systemctl restart edge)"
+    return Fallback(told, loop.tried, loop.engines)
+
+
 def _next(alarm: str, step: Step) -> str:
     """Return what comes next, or is to be done, for an alarm of an engine."""
     if alarm == "int8_refused":
@@ -340,7 +449,7 @@ def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False
     with state_lock(state_dir):
         daemon = Daemon(config_path, config, state_dir, force=force)
         with heard_by(daemon.on_signal, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
-            return daemon.run(), daemon.summary()
+            return (daemon.run(), daemon.summary()) if daemon.wait_out_crash_loop() else (0, {})
 
 
 def freeze_startup_objects() -> None:

@@ -329,3 +329,19 @@ def loads_or_says_one_line(content: str | bytes) -> None:
             assert all(stream.model in config.models for stream in config.streams.values())
     assert len(told.splitlines()) == 1
     assert "S3cret" not in told
+
+
+@pytest.mark.parametrize("version", [{}, {"version": 1}])
+def test_the_first_version_need_not_be_named(tmp_path: Path, version: dict[str, Any]) -> None:
+    assert load(tmp_path, version | MINIMAL).version == 1
+
+
+def test_a_newer_version_is_refused_whatever_else_the_file_holds(tmp_path: Path) -> None:
+    told = refusal(tmp_path, {"version": 2, "flux": {"level": 3}} | changed(MINIMAL, "device", "name", to=5))
+    assert "version: found 2, wanted 1: this file was made for a newer edge; install that one" in told
+    assert "flux" not in told
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.0, "1", True])
+def test_what_is_no_version_is_refused(tmp_path: Path, version: Any) -> None:
+    assert f"version: found {version!r}, wanted " in refusal(tmp_path, {"version": version} | MINIMAL)
