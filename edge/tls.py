@@ -118,7 +118,7 @@ def _ask_again(settings: MqttSettings) -> OSError | None:
     try:
         with _handshake(settings, tls_context(settings)) as connection:
             connection.recv(1)
-    except TimeoutError:
+    except (TimeoutError, ConfigError):  # files that are just being renewed do not fit one another
         return None
     except OSError as error:
         return error
@@ -127,11 +127,12 @@ def _ask_again(settings: MqttSettings) -> OSError | None:
 
 def _certificate(settings: MqttSettings) -> dict[str, Any]:
     """Return what stands in the broker's certificate, signed as it must be, for whatever host and time."""
-    context = tls_context(settings)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VerifyFlags(X509_V_FLAG_NO_CHECK_TIME)
-    with contextlib.suppress(OSError), _handshake(settings, context) as connection:
-        return connection.getpeercert() or {}
+    with contextlib.suppress(OSError, ConfigError):
+        context = tls_context(settings)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VerifyFlags(X509_V_FLAG_NO_CHECK_TIME)
+        with _handshake(settings, context) as connection:
+            return connection.getpeercert() or {}
     return {}
 
 

@@ -20,11 +20,11 @@ from edge import publish
 from edge.check import _connect
 from edge.cli import main
 from edge.config import MqttSettings, load_config
-from edge.errors import ConfigError, EdgeError
+from edge.errors import ConfigError, EdgeError, UnansweredError
 from edge.outbox import Outbox
 from edge.publish import Publisher
 from edge.records import Message
-from edge.tls import tls_context
+from edge.tls import tls_context, why_away
 
 HOSTS = ("127.0.0.1", "localhost")
 WILL = Message("edge/dev/status", b'{"state":"offline"}', retain=True)
@@ -172,6 +172,19 @@ def test_a_certificate_renewed_on_disk_serves_from_the_next_connection_on(
     finally:
         publisher.finish(5)
         assert publisher.join(10)
+
+
+@pytest.mark.parametrize("code", [None, 10, 62])
+def test_files_that_are_just_being_renewed_do_not_keep_the_reason_from_being_told(
+    authority: Authority, code: int | None
+) -> None:
+    own, other = authority.sign("bench-01"), authority.sign("other")
+    settings = tls_settings("mqtts://127.0.0.1:1", authority.ca, Certified(own.cert, other.key))
+    error: Exception = UnansweredError("it hung up")
+    if code is not None:
+        error = ssl.SSLCertVerificationError("failed")
+        error.verify_code, error.verify_message = code, "why"
+    assert why_away(settings, error)
 
 
 # Wrong
