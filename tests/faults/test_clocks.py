@@ -126,3 +126,32 @@ def test_what_waits_for_a_broker_while_the_clock_is_set_is_neither_too_old_nor_t
         assert sorted(set(seqs)) == list(range(max(seqs) + 1))
         assert all(0 <= each["age_ms"] < 60_000 for each in subscriber.results("belt"))
         assert subscriber.telemetry()[-1]["outbox"]["dropped"] == 0
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("step_s", [-HOUR_S, HOUR_S])
+def test_what_waits_on_disk_outlives_a_restart_with_the_clock_set_by_an_hour(
+    clock: WallClock, configure: Configure, start_edge: StartEdge, mosquitto: Mosquitto, step_s: int
+) -> None:
+    outbox = {"memory_s": 0.2, "commit_s": 0.1, "max_age_s": 120}
+    config = configure({"streams.belt": belt(fps=FPS), "outbox": outbox})
+    first = start_edge(config, environment=clock.environment)
+    first.await_log("stream belt is running")
+    time.sleep(3)
+    assert first.end() == 0
+    clock.move(step_s)
+    mosquitto.start()
+    with subscribed(mosquitto.port) as subscriber:
+        second = start_edge(config, environment=clock.environment)
+        wait_for_results_at(subscriber, step_s, FPS)
+        eventually(lambda: subscriber.telemetry()[-1]["outbox"]["messages"] < FPS, "the backlog is sent")
+        assert second.end() == 0
+        subscriber.wait_for_state("stopped")
+        earlier = [each for each in subscriber.results("belt") if offset_s(each["captured_at"]) == 0]
+        now = [each for each in subscriber.results("belt") if offset_s(each["captured_at"]) == step_s]
+        for each in (earlier, now):
+            assert sorted({result["seq"] for result in each}) == list(range(len({result["seq"] for result in each})))
+        assert len(earlier) > FPS
+        assert {each["boot"] for each in earlier}.isdisjoint(each["boot"] for each in now)
+        assert all(0 <= each["age_ms"] < 60_000 for each in subscriber.results("belt"))
+        assert subscriber.telemetry()[-1]["outbox"]["dropped"] == 0
