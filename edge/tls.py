@@ -113,14 +113,14 @@ def _handshake(settings: MqttSettings, context: ssl.SSLContext) -> Iterator[ssl.
         yield connection
 
 
-def _ask_again(settings: MqttSettings) -> OSError | None:
-    """Return what the broker has against us right after the handshake."""
+def _ask_again(settings: MqttSettings) -> OSError | ConfigError | None:
+    """Return what the broker has against us right after the handshake, or what is wrong with our files by now."""
     try:
         with _handshake(settings, tls_context(settings)) as connection:
             connection.recv(1)
-    except (TimeoutError, ConfigError):  # files that are just being renewed do not fit one another
+    except TimeoutError:
         return None
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         return error
     return None
 
