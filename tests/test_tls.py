@@ -174,6 +174,17 @@ def test_a_certificate_renewed_on_disk_serves_from_the_next_connection_on(
         assert publisher.join(10)
 
 
+@pytest.mark.parametrize("code", [10, 62])
+def test_files_that_are_just_being_renewed_do_not_keep_the_reason_from_being_told(
+    authority: Authority, code: int
+) -> None:
+    own, other = authority.sign("bench-01"), authority.sign("other")
+    settings = tls_settings("mqtts://127.0.0.1:1", authority.ca, Certified(own.cert, other.key))
+    error = ssl.SSLCertVerificationError("failed")
+    error.verify_code, error.verify_message = code, "why"
+    assert "its certificate" in why_away(settings, error)
+
+
 def test_a_certificate_whose_key_is_not_written_yet_is_told_and_ends_nothing(
     authority: Authority, tmp_path: Path
 ) -> None:

@@ -52,12 +52,16 @@ class Site:
 
         eventually(is_normal, "live results of normal age", RECOVERY_S)
 
+    def _has_no_gap(self) -> bool:
+        seqs = set(self.subscriber.seqs("belt"))
+        return seqs == set(range(len(seqs)))
+
     def end(self) -> None:
         """End the daemon; every result must have come, whatever the link did."""
+        eventually(self._has_no_gap, "what waited on disk, beside the live results")
         assert self.daemon.end() == 0
         self.subscriber.wait_for_state("stopped")
-        seqs = sorted(set(self.subscriber.seqs("belt")))
-        assert seqs == list(range(len(seqs)))
+        assert self._has_no_gap()
         assert "Traceback" not in self.daemon.log
 
 
