@@ -234,8 +234,6 @@ class Daemon:
             reason = f"{model.engine.label} fails at each batch of {model.name}: {fault}"
             step = f"it is opened again in {pause_s:g} s" if pause_s else "it is opened again now"
             change = self._alarms.raised("engine_failing", reason, step, model=model.name, severity="critical")
-        about = {"model": model.name, "engine": model.engine.label}
-        log.warning("model %s: %s", model.name, change["reason"] if change else "its engine fails on", extra=about)
         self._publish_alarms(change)
         self._publish_status("online")
 
@@ -385,6 +383,9 @@ class Daemon:
     def _publish_alarms(self, *changes: dict[str, Any] | None) -> None:
         for change in changes:
             if change is not None:
+                about = {"alarm": change["alarm"], "model": change["model"]}
+                level = logging.WARNING if change["state"] == "raised" else logging.INFO
+                log.log(level, "alarm %s %s: %s", change["alarm"], change["state"], change["reason"], extra=about)
                 self._publisher.put(Message(self._topics.alarms, to_json(change), kind="alarm"))
 
     def _publish_telemetry(self) -> None:
