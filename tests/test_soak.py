@@ -39,8 +39,7 @@ def wandering(seed: int) -> Series:
 
 def saw_tooth(seed: int) -> Series:
     """Return memory that is given back every two minutes."""
-    teeth: Series = TIMES_S % 120 / 40
-    return 300 + teeth + np.random.default_rng(seed).normal(0, 0.1, HALF_HOUR_S)
+    return np.asarray(calm(seed) + TIMES_S % 120 / 40, np.float64)
 
 
 def warming(seed: int) -> Series:
