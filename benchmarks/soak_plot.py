@@ -44,7 +44,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
         axes.grid(visible=True, alpha=0.3)
     _draw_events(results, document["events"])
     for axes in (memory, counts, results):
-        axes.legend(loc="lower left", fontsize=8, ncols=3)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, ncols=5, frameon=False)
     save(figure, path, 110)
 
 

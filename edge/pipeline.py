@@ -16,6 +16,7 @@ from edge.clock import now_ns
 from edge.config import Config, ModelSettings
 from edge.errors import EdgeError, EngineError, GpuLostError
 from edge.lane import Lane, end_lanes, join_lanes, open_lanes, warm_lanes
+from edge.memory import give_memory_back
 from edge.mending import Mending
 from edge.model import Model, Served
 from edge.rebuild import Rebuild, Step
@@ -105,6 +106,8 @@ class Pipeline:
         _stop(ended, gone, gone_lanes)
         self._next_seq |= {stream.name: stream.next_seq for stream in ended}
         self.streams = streams | {stream.name: stream for stream in added}
+        del ended, gone, gone_lanes
+        give_memory_back()
         if start:
             for stream in added:
                 stream.start(self._next_seq.get(stream.name, 0))

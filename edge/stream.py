@@ -78,7 +78,8 @@ class Stream:
         frame.settled = True
         if not self._wanted.is_all:
             result.findings = self._wanted.choose(result.findings)
-        self._order.hand_in(frame.ticket, result)
+        if not self._order.hand_in(frame.ticket, result):
+            self.meter.dropped("stopped")
 
     @property
     def has_ended(self) -> bool:
@@ -105,9 +106,11 @@ class Stream:
             log.error("stream %s: its camera hangs in %s and is abandoned", self.name, self.settings.source.shown)
 
     def discard(self) -> None:
-        """Drop what still waits, and let no lane wait for this stream."""
+        """Drop what still waits, let no lane wait for this stream, and let go of what holds it; the last call."""
         self._room.remove()
         self._order.close()
+        # The garbage collector would come late to this circle, and never to one from before the start-up's freeze.
+        del self._camera
 
     def _camera_state(self, state: StreamState, reason: str | None) -> None:
         """Tell a change; a camera that is away for a month is told once, not at each try."""

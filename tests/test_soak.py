@@ -31,20 +31,21 @@ def calm(seed: int) -> Series:
 
 def wandering(seed: int) -> Series:
     """Return noise each reading of which is much like the one before."""
-    random, values = np.random.default_rng(seed), np.zeros(HALF_HOUR_S)
+    random = np.random.default_rng(seed)
+    values: Series = np.full(HALF_HOUR_S, 300.0)
     for number in range(1, HALF_HOUR_S):
-        values[number] = 0.95 * values[number - 1] + random.normal(0, 0.1)
-    return 300 + values
+        values[number] = 300 + 0.95 * (values[number - 1] - 300) + random.normal(0, 0.1)
+    return values
 
 
 def saw_tooth(seed: int) -> Series:
     """Return memory that is given back every two minutes."""
-    teeth: Series = TIMES_S % 120 / 40
-    return 300 + teeth + np.random.default_rng(seed).normal(0, 0.1, HALF_HOUR_S)
+    return calm(seed) + TIMES_S % 120 / 40
 
 
 def warming(seed: int) -> Series:
-    return calm(seed) + 40 * (1 - np.exp(-TIMES_S / 90))
+    cold: Series = np.exp(-TIMES_S / 90)
+    return calm(seed) + 40 - 40 * cold
 
 
 def one_step(seed: int) -> Series:
