@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 WORSE = 4  # exit code: a row is worse than in the earlier run
 INTERRUPTED = 130  # exit code, as of a shell's command that Ctrl-C ended
+SPEED_ONLY = "networks are of random weights, INT8 calibrated on random input: the speed is real, the accuracy is not"
 _ALL = "all"
 
 
@@ -65,7 +66,13 @@ def tell_fusion(wish: Wish, *, as_json: bool) -> int:
         if is_config(what):
             raise ConfigError(f"--fusion: found the configuration {what}, wanted networks or models")
         check_name(what)
-        folder = of_name(what, state_dir).settings.path
+        subject = of_name(what, state_dir)
+        folder = subject.settings.path
+        if subject.is_random and "int8" in wish.precisions:
+            from edge.benching.int8_form import make_int8_form  # noqa: PLC0415 -- imports onnx, which is slow
+
+            for backend in ("trt", "ort-cpu"):
+                make_int8_form(model_file(folder, read_manifest(folder)), backend, state_dir)
         found += [fusion(folder, precision, state_dir) for precision in wish.precisions]
     if as_json:
         print(json.dumps([each.to_json() for each in found], allow_nan=False))  # noqa: T201 -- the command's output
