@@ -31,9 +31,7 @@ def settings_of(subject: Subject, cell: Cell) -> ModelSettings:
 @contextlib.contextmanager
 def open_serving(subject: Subject, cell: Cell, place: Place, batches: Sequence[int], seed: int) -> Iterator[System]:
     """Open the serving path; raise ModelError where this precision is not served here, ConfigError for a batch."""
-    settings = settings_of(subject, cell)
-    _make_form(subject, cell, settings, place)
-    model = open_model(subject.name, settings, place, cell.precision)
+    model = open_model(subject.name, settings_of(subject, cell), place, cell.precision)
     try:
         check_batches(batches, model.engine.fixed_batch, subject.name)
         shown = pictures(subject.sources) or random_pictures(model, seed)
@@ -50,7 +48,6 @@ def open_alone(subject: Subject, cell: Cell, place: Place, batches: Sequence[int
     settings = settings_of(subject, cell)
     manifest = read_manifest(settings.path)
     lanes, threads = lane_plan(settings, usable_cores())
-    _make_form(subject, cell, settings, place)
     supply = supply_of(settings, manifest, place, threads)
     if settings.lanes == "auto" and supply.why_not_tensorrt() is None:
         lanes = GPU_LANES
@@ -65,10 +62,14 @@ def open_alone(subject: Subject, cell: Cell, place: Place, batches: Sequence[int
         yield alone
 
 
-def _make_form(subject: Subject, cell: Cell, settings: ModelSettings, place: Place) -> None:
-    """Make the INT8 form of a network, where that is measured; one of a model has to prove itself."""
+def make_form(subject: Subject, cell: Cell, place: Place) -> None:
+    """Make the INT8 form of a network, where that is measured; one of a model has to prove itself.
+
+    Raises ModelError where that cannot be done.
+    """
     if subject.is_random and cell.precision == "int8":
         from edge.benching.int8_form import make_int8_form  # noqa: PLC0415 -- imports onnx, which is slow
 
+        settings = subject.settings
         supply = supply_of(settings, read_manifest(settings.path), place, threads=1)
         make_int8_form(supply.onnx, supply.here.backend, place.state_dir)
