@@ -26,7 +26,6 @@ from edge.benching.row import Row
 from edge.benching.run import Setting, blocks_of, row_of
 from edge.benching.scenario import Length, Query, Scenario
 from edge.benching.target import Target
-from edge.clock import now_ns
 from edge.host.sensors import Sensors
 
 EFFORT = Effort(Length(1.0), 0.05, is_thorough=False, target_p99_ms=None, seed=1)
