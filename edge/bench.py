@@ -17,6 +17,7 @@ from edge.benching.fusion import fusion
 from edge.benching.fusion_table import show as show_fusion
 from edge.benching.machine import machine
 from edge.benching.measure import InterruptedRunError
+from edge.benching.pace import Pace
 from edge.benching.report import Form, Report, show
 from edge.benching.subject import Subject, check_name, is_config, of_config, of_name
 from edge.benching.together import Point, Together, groups
@@ -30,7 +31,7 @@ from edge.manifest import read_manifest
 from edge.model import model_file
 from edge.networks import NAMES
 from edge.places import default_state_dir, state_lock
-from edge.progress import tracked
+from edge.progress import timed
 from edge.tuning.finished import Finished
 from edge.tuning.mode_keeper import ModeKeeper, Power, terminable
 from edge.tuning.settings import model_to_tune
@@ -144,7 +145,8 @@ class Bench:
                 points = [Point(subject, cell) for cell in wish.cells(modes) for subject in subjects]
                 points.sort(key=lambda each: (modes.index(each.cell.power_mode), subjects.index(each.subject)))
                 together = Together(wish, self._place, self._sensors, report)
-                for group in tracked(groups(points)):
+                pace = Pace(wish.effort, report.rows)
+                for group in timed(groups(points), pace.planned_s):
                     together.measure(group, self._switched(group.points[0].cell.power_mode, keeper))
         except InterruptedRunError as error:
             report.partial = True
