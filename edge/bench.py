@@ -50,10 +50,12 @@ def run(wish: Wish, form: Form, asked: Asked) -> int:
     report = bench(wish, board_power(), Sensors())
     if report.rows:
         beside.look(report)
-    if report.rows or not report.partial:
-        show(report, form)
-    if report.rows:
-        beside.draw(report)
+    try:
+        if report.rows or not report.partial:
+            show(report, form)
+    finally:
+        if report.rows:
+            beside.draw(report)
     if report.partial:
         return INTERRUPTED
     return WORSE if beside.is_worse else 0
