@@ -2,8 +2,8 @@
 
 Short blocks of both take turns, and turns as to which is first, so that what else runs here falls on both alike. The
 ratio is the median of the rounds' ratios of mean latencies; 1 says that the load generator and our engine context cost
-nothing. With it stands the interval that holds it 19 times of 20: where that reaches beyond 3 %, a busy machine has told
-nothing, and only what lies beyond 3 % as a whole is a difference (exit code 4).
+nothing. With it stands the interval that holds it 19 times of 20: where that reaches beyond 3 %, a busy machine has
+told nothing, and only what lies beyond 3 % as a whole is a difference (exit code 4).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def verdict(low: float, high: float) -> str:
     """Judge the interval of a ratio."""
     if low > 1 + WITHIN or high < 1 - WITHIN:
         return DIFFERS
-    return AGREES if 1 - WITHIN <= low and high <= 1 + WITHIN else UNCLEAR
+    return AGREES if low >= 1 - WITHIN and high <= 1 + WITHIN else UNCLEAR
 
 
 def blocks(onnx: Path, batch: int, rounds: int, seconds: float) -> tuple[list[float], list[float]]:
