@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import signal
 import threading
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +18,7 @@ from edge.alarms import Alarms
 from edge.backends.supply import Place
 from edge.board_watch import BoardWatch
 from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
-from edge.config import Config, load_config
+from edge.config import Config, StreamSettings, load_config
 from edge.errors import ConfigError, EdgeError
 from edge.governor import Decision
 from edge.host.board import board_name
@@ -29,6 +31,7 @@ from edge.profiles import Profile
 from edge.publish import Publisher, ResultEncoder, to_json
 from edge.rebuild import Step
 from edge.records import Message, Result, StreamState
+from edge.remote import Remote
 from edge.signals import heard_by
 from edge.steering import Wanted
 from edge.stream import Stream
@@ -37,6 +40,8 @@ from edge.topics import Topics
 
 log = logging.getLogger(__name__)
 
+# Asks whoever started the daemon to start it again.
+RESTART_EXIT = 3
 # From a signal to the exit, of which the pipeline may take 4 s.
 EXIT_S = 4.7
 # When the sources have ended by themselves, nobody waits: a slow broker gets longer to take what there is.
@@ -81,9 +86,19 @@ class Daemon:
         self._reload_asked = False
         will = Message(self._topics.status, to_json(self._status("offline", {})), retain=True)
         client_id = f"edge-{config.mqtt.prefix}-{config.device.name}"
+        head = {"v": 1, "device": config.device.name, "boot": self._boot}
+        self._remote = Remote(config, self._topics, head, state_dir, self._publish, self._wake.set)
         self._publisher = Publisher(
-            config.mqtt, client_id, will, Outbox(config.mqtt.queue_messages), self._acknowledged
+            config.mqtt,
+            client_id,
+            will,
+            Outbox(config.mqtt.queue_messages),
+            self._acknowledged,
+            self._remote.subscriptions,
+            self._remote.inbox.put,
         )
+        self._is_to_restart = False
+        self._stays = False  # a command has switched streams off: that the others have ended is no end
         self._pipeline: Pipeline
         self._telemetry: Telemetry
 
@@ -100,6 +115,8 @@ class Daemon:
         try:
             self._publish_status("online")
             self._pipeline.start()
+            self._tell_off({})
+            self._remote.start(self, board_name())
             self._notifier.ready()
             if not self._pipeline.streams:
                 log.warning("no [streams.NAME] is enabled in %s: nothing to do until a reload", self._config_path)
@@ -109,6 +126,8 @@ class Daemon:
             self._stop()
         if self._pipeline.lost is not None:
             raise self._pipeline.lost
+        if self._is_to_restart:
+            return RESTART_EXIT
         failed = any(stream.state == "failed" for stream in self._pipeline.streams.values())
         return 1 if failed and self._stop_signal is None else 0
 
@@ -128,7 +147,30 @@ class Daemon:
             self._stop_signal = number
         self._wake.set()
 
+    @property
+    def config(self) -> Config:
+        """What runs now; commands may have changed it since it was read."""
+        return self._config
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self._pipeline
+
+    @property
+    def board(self) -> BoardWatch:
+        return self._board
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths of the configuration start."""
+        return self._config_path.parent.resolve()
+
+    def restart(self) -> None:
+        """End in peace with the exit code that asks to be started again."""
+        self._is_to_restart = True
+
     def result(self, stream: Stream, result: Result) -> None:
+        self._remote.result(result)
         topic = self._topics.results(stream.name)
         drops, energy_j = stream.meter.drops(), self._energy_j.get(result.model)
         message = self._encoder.encode(result, topic, stream.settings.qos, drops, self._board.state, energy_j)
@@ -142,14 +184,7 @@ class Daemon:
             stream.state,
             f": {reason}" if reason else "",
         )
-        body = {
-            "v": 1,
-            "state": stream.state,
-            "reason": reason,
-            "at": utc_text(wall_ns()),
-            "source": stream.settings.source.shown,
-        }
-        self._publisher.put(Message(self._topics.stream_status(stream.name), to_json(body), retain=True))
+        self._publish_stream_status(stream.name, stream.state, reason, stream.settings)
 
     def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
         """Tell how far the making of an engine is: in the status, in an alarm, and in the log."""
@@ -218,13 +253,15 @@ class Daemon:
         ping_s = watchdog_s / 2 if watchdog_s else None
         telemetry_due_ns = now_ns() + int(self._config.telemetry.period_s * 1e9)
         ping_due_ns = now_ns()
-        while self._stop_signal is None and not self._pipeline.has_ended and self._pipeline.lost is None:
+        while not self._is_over():
             self._wake.wait(END_POLL_S)
             self._wake.clear()
-            self._board.look()
+            self._look_at_board()
+            self._remote.look()
             if self._reload_asked:
                 self._reload_asked = False
-                self._reload()
+                with contextlib.suppress(EdgeError):  # which is in the log
+                    self.reload()
             if ping_s is not None and now_ns() >= ping_due_ns:
                 ping_due_ns = now_ns() + int(ping_s * 1e9)
                 self._ping_watchdog()
@@ -240,7 +277,7 @@ class Daemon:
         else:
             self._notifier.watchdog_ping()
 
-    def _reload(self) -> None:
+    def reload(self) -> None:
         """Read the configuration again and go over to it; a bad one is refused, and the old one runs on."""
         self._notifier.reloading()
         try:
@@ -248,15 +285,44 @@ class Daemon:
             for table in FIXED_TABLES:
                 if getattr(config, table) != getattr(self._config, table):
                     raise ConfigError(f"[{table}] has changed, which takes a restart of the daemon")
-            self._pipeline.change(config)
+            self.go_over(config)
+            self._stays = False
         except EdgeError as error:
             log.error("the new configuration is refused and the old one runs on: %s", error)  # noqa: TRY400 -- for users
-        else:
-            self._config = config
-            self._drop_settled_builds()
-            log.info("configuration reloaded: %d streams", len(self._pipeline.streams))
+            raise
+        finally:
+            self._notifier.ready()
+        log.info("configuration reloaded: %d streams", len(self._pipeline.streams))
+
+    def go_over(self, config: Config) -> None:
+        """Go over to another configuration; raise EdgeError, with everything as it was, where it cannot be served."""
+        self._pipeline.change(config)
+        before, self._config = self._config.streams, config
+        self._stays |= any(each.enabled and not _runs(config.streams.get(name)) for name, each in before.items())
+        self._drop_settled_builds()
+        self._tell_off(before)
+        for name in before.keys() - config.streams.keys():  # an empty message takes what the broker has retained away
+            self._publish(Message(self._topics.stream_status(name), b"", retain=True))
+            self._remote.forget(name)
+        self._publish_status("online")
+
+    def _tell_off(self, before: Mapping[str, StreamSettings]) -> None:
+        """Tell of streams that are off now, but of none that was so before."""
+        for name, settings in self._config.streams.items():
+            if not settings.enabled and (name not in before or before[name].enabled):
+                self._publish_stream_status(name, "off", "switched off", settings)
+
+    def _is_over(self) -> bool:
+        """Tell whether it is time to stop: asked to, every source has ended, or only a new process can go on."""
+        has_ended = self._pipeline.has_ended and not self._stays
+        return self._stop_signal is not None or self._is_to_restart or has_ended or self._pipeline.lost is not None
+
+    def _look_at_board(self) -> None:
+        """Take over the board's state; a new power mode is told in the status too."""
+        before = self._board.state.power_mode
+        self._board.look()
+        if self._board.state.power_mode != before:
             self._publish_status("online")
-        self._notifier.ready()
 
     def _drop_settled_builds(self) -> None:
         """Clear what stood for models that are gone, or have their engine now."""
@@ -270,6 +336,7 @@ class Daemon:
         """End everything, within `EXIT_S` of a signal, and tell what was lost."""
         start_ns = now_ns()
         self._notifier.stopping()
+        self._remote.close()
         self._pipeline.stop()
         self._publish_telemetry()
         self._publish_status("stopped")
@@ -287,6 +354,15 @@ class Daemon:
         if stream is not None:
             stream.meter.acknowledged((at_ns - message.decoded_ns) / 1e6, (at_ns - message.captured_ns) / 1e6)
 
+    def _publish(self, message: Message) -> None:
+        self._publisher.put(message)
+
+    def _publish_stream_status(
+        self, name: str, state: StreamState, reason: str | None, settings: StreamSettings
+    ) -> None:
+        body = {"v": 1, "state": state, "reason": reason, "at": utc_text(wall_ns()), "source": settings.source.shown}
+        self._publisher.put(Message(self._topics.stream_status(name), to_json(body), retain=True))
+
     def _publish_alarms(self, *changes: dict[str, Any] | None) -> None:
         for change in changes:
             if change is not None:
@@ -296,6 +372,8 @@ class Daemon:
         streams = {name: stream.meter for name, stream in self._pipeline.streams.items()}
         models = {name: (model.engine.label, model.meter) for name, model in self._pipeline.models.items()}
         body = self._telemetry.take(streams, models, self._board.read, self._publisher.outbox())
+        if (commands := self._remote.counts()) is not None:
+            body["commands"] = commands
         self._energy_j = {name: each["energy_j_per_image"] for name, each in body["models"].items()}
         expiry_s = round(self._config.telemetry.expiry_s)
         self._publisher.put(Message(self._topics.telemetry, to_json(body), kind="telemetry", expiry_s=expiry_s))
@@ -321,6 +399,10 @@ class Daemon:
             "builds": dict(self._builds),
             "alarms": self._alarms.standing(),
         }
+
+
+def _runs(settings: StreamSettings | None) -> bool:
+    return settings is not None and settings.enabled
 
 
 def _next(alarm: str, step: Step) -> str:
