@@ -206,7 +206,7 @@ class Received:
         if "/streams/" in self.topic:
             return {"results": "result", "status": "stream-status", "counts": "counts"}.get(last, "")
         own = {"status": "status", "telemetry": "telemetry", "alarms": "alarm", "governor": "governor"}
-        return own.get(last, "") if f"/{DEVICE}/" in self.topic else ""
+        return "" if self.topic.startswith("homeassistant/") else own.get(last, "")
 
 
 def lasting_session(protocol: MQTTProtocolVersion) -> Json:
