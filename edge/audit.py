@@ -33,7 +33,9 @@ class Audit:
             self._is_silent = False
         except OSError as error:
             if not self._is_silent:
-                log.warning("commands are not recorded in %s (%s); see its rights and the space left", self._path, error)
+                log.warning(
+                    "commands are not recorded in %s (%s); see its rights and the space left", self._path, error
+                )
             self._is_silent = True
 
     def _make_room(self, added_bytes: int) -> None:

@@ -267,7 +267,9 @@ class Subscriber:
         """Wait for the daemon's status, or a stream's, to be `state`."""
         topic = f"/streams/{stream}/status" if stream else f"{DEVICE}/status"
         return self.wait_for(
-            lambda m: m.topic.endswith(topic) and bool(m.raw) and m.body["state"] == state, f"{topic} {state}", after=after
+            lambda m: m.topic.endswith(topic) and bool(m.raw) and m.body["state"] == state,
+            f"{topic} {state}",
+            after=after,
         )
 
     def wait_for_results(self, stream: str, count: int, *, after: int = 0) -> None:

@@ -47,8 +47,17 @@ ENTITY: Json = AVAILABILITY | {
     "json_attributes_topic": NAMED_TOPIC,
     "json_attributes_template": TEMPLATE,
 }
-SENSOR_CLASSES = {"power": ["mW", "W", "kW"], "temperature": ["°C", "°F", "K"], "duration": ["µs", "ms", "s", "min", "h", "d"]}
-COMMANDED: Json = {"command_topic": NAMED_TOPIC, "command_template": TEMPLATE, "optimistic": {"type": "boolean"}, "retain": {"type": "boolean"}}
+SENSOR_CLASSES = {
+    "power": ["mW", "W", "kW"],
+    "temperature": ["°C", "°F", "K"],
+    "duration": ["µs", "ms", "s", "min", "h", "d"],
+}
+COMMANDED: Json = {
+    "command_topic": NAMED_TOPIC,
+    "command_template": TEMPLATE,
+    "optimistic": {"type": "boolean"},
+    "retain": {"type": "boolean"},
+}
 
 
 def _platform(name: str, own: Json, required: list[str]) -> Json:
@@ -59,7 +68,12 @@ def _platform(name: str, own: Json, required: list[str]) -> Json:
         "required": ["platform", "unique_id", *required],
         "additionalProperties": False,
     }
-    removed = {"type": "object", "properties": {"platform": {"const": name}}, "required": ["platform"], "additionalProperties": False}
+    removed = {
+        "type": "object",
+        "properties": {"platform": {"const": name}},
+        "required": ["platform"],
+        "additionalProperties": False,
+    }
     return {"anyOf": [whole, removed]}
 
 
@@ -88,14 +102,19 @@ DEVICE: Json = {
             "type": "object",
             "properties": {
                 "identifiers": {"type": "array", "items": TEXT, "minItems": 1},
-                **{key: TEXT for key in ("name", "manufacturer", "model", "model_id", "hw_version", "sw_version", "serial_number")},
+                **dict.fromkeys(("name", "manufacturer", "model", "model_id"), TEXT),
+                **dict.fromkeys(("hw_version", "sw_version", "serial_number"), TEXT),
             },
             "required": ["identifiers"],
             "additionalProperties": False,
         },
         "origin": {
             "type": "object",
-            "properties": {"name": TEXT, "sw_version": TEXT, "support_url": {"type": "string", "pattern": "^https?://"}},
+            "properties": {
+                "name": TEXT,
+                "sw_version": TEXT,
+                "support_url": {"type": "string", "pattern": "^https?://"},
+            },
             "required": ["name"],
             "additionalProperties": False,
         },

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +27,7 @@ SCHEMA = json.loads(schemas.read("command"))
 TOPICS = Topics("site/edge", "bench-01")
 HEAD = {"v": 1, "device": "bench-01", "boot": "0123456789"}
 
-# Around what is valid. Whole numbers written with a point are left out: to JSON Schema 1.0 is an integer, to us it is not.
+# Around what is valid. Numbers like 1.0 are left out: to JSON Schema that is an integer, to us it is not.
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -41,8 +40,14 @@ VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
 )
 ARG_TABLES = st.dictionaries(st.sampled_from(["stream", "mode", "level", "settings", "other"]), VALUES, max_size=3)
-BODIES = st.dictionaries(st.sampled_from(["id", "args", "more"]), VALUES | ARG_TABLES, max_size=3) | st.fixed_dictionaries(
-    {"args": st.fixed_dictionaries({}, optional={"stream": SCALARS, "mode": SCALARS, "level": SCALARS, "settings": VALUES})},
+BODIES = st.dictionaries(
+    st.sampled_from(["id", "args", "more"]), VALUES | ARG_TABLES, max_size=3
+) | st.fixed_dictionaries(
+    {
+        "args": st.fixed_dictionaries(
+            {}, optional={"stream": SCALARS, "mode": SCALARS, "level": SCALARS, "settings": VALUES}
+        )
+    },
     optional={"id": SCALARS},
 )
 
@@ -283,7 +288,7 @@ def test_a_disk_that_takes_no_record_is_told_once_and_stops_nothing(
             audit.write({"command": "reload"})
     assert caplog.text.count("not recorded") == 1
     assert caplog.text.count('{"command": "reload"}') == 3
-    os.rmdir(tmp_path / "commands.jsonl")
+    (tmp_path / "commands.jsonl").rmdir()
     audit.write({"command": "reload"})
     assert (tmp_path / "commands.jsonl").read_text() == '{"command": "reload"}\n'
 

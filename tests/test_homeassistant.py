@@ -27,7 +27,12 @@ CONFIG_TOPIC = "homeassistant/device/edge_bench-01/config"
 DISCOVERY = Discovery("homeassistant", TOPICS, "0.1.0", "Jetson")
 DOOR = ShownStream("door.1", ("person", "it's {{ 'a' }} \\ \"car\"\n%}"), classifies=False)
 ALL: tuple[Any, ...] = ("stream_on", "stream_off", "power_mode")
-BOARD: Json = {"power_w": 7.5, "images_per_s_per_w": 3.9, "temperature_c": {"gpu": 51.0, "cpu": 49.5}, "throttled": False}
+BOARD: Json = {
+    "power_w": 7.5,
+    "images_per_s_per_w": 3.9,
+    "temperature_c": {"gpu": 51.0, "cpu": 49.5},
+    "throttled": False,
+}
 TELEMETRY: Json = {
     "streams": {"door.1": {"results_per_s": 29.6, "latency_ms": {"total": {"p50": 30, "p99": 41.5}}}},
     "models": {"detector": {"energy_j_per_image": 0.041}},
@@ -122,7 +127,11 @@ def test_all_is_unavailable_unless_the_daemon_says_online_and_a_stream_unless_it
     assert rate["availability_mode"] == "all"
     assert [each["topic"] for each in rate["availability"]] == [TOPICS.status, TOPICS.stream_status("door.1")]
     running = rate["availability"][1]["value_template"]
-    assert [rendered(running, raw) for raw in (b'{"state":"running"}', b'{"state":"off"}', b"")] == ["online", "offline", "offline"]
+    assert [rendered(running, raw) for raw in (b'{"state":"running"}', b'{"state":"off"}', b"")] == [
+        "online",
+        "offline",
+        "offline",
+    ]
 
 
 def test_what_is_not_allowed_is_not_offered() -> None:
@@ -155,7 +164,12 @@ def test_object_ids_are_of_the_signs_that_are_allowed_and_differ_where_names_do(
 
 
 def test_a_switch_says_on_or_off_and_nothing_else() -> None:
-    assert (switched(b"ON"), switched(b"OFF"), switched(b"on"), switched(b"")) == ("stream_on", "stream_off", None, None)
+    assert (switched(b"ON"), switched(b"OFF"), switched(b"on"), switched(b"")) == (
+        "stream_on",
+        "stream_off",
+        None,
+        None,
+    )
 
 
 @pytest.fixture
@@ -186,7 +200,7 @@ def newest(subscriber: Subscriber, component: Json, body: Json) -> str:
 def test_a_real_daemon_is_shown_with_the_values_that_it_publishes(
     configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
 ) -> None:
-    tables = {"homeassistant": {"enabled": True}, "streams.belt": belt(fps=20)}
+    tables: dict[str, Json] = {"homeassistant": {"enabled": True}, "streams.belt": belt(fps=20)}
     daemon = start_edge(configure(tables))
     body = discovered(subscriber, lambda each: "stream_belt_rate" in each, "the discovery message")
     subscriber.wait_for(
@@ -219,7 +233,11 @@ def test_a_switch_and_a_stream_that_comes_and_goes(
     configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
 ) -> None:
     allow = ["stream_on", "stream_off", "stream_add", "stream_remove"]
-    tables = {"homeassistant": {"enabled": True}, "commands": {"allow": allow}, "streams.belt": belt(fps=20)}
+    tables: dict[str, Json] = {
+        "homeassistant": {"enabled": True},
+        "commands": {"allow": allow},
+        "streams.belt": belt(fps=20),
+    }
     daemon = start_edge(configure(tables))
     body = discovered(subscriber, lambda each: "stream_belt_switch" in each, "the discovery message")
     switch = body["components"]["stream_belt_switch"]
@@ -262,7 +280,11 @@ def test_the_modes_of_a_board_can_be_chosen_and_its_figures_are_shown(
 ) -> None:
     root = build("orin-nano-super", tmp_path / "board")
     write_power_modes(root, "orin-nano-super")
-    tables = {"homeassistant": {"enabled": True}, "commands": {"allow": ["power_mode"]}, "streams.belt": belt(fps=20)}
+    tables: dict[str, Json] = {
+        "homeassistant": {"enabled": True},
+        "commands": {"allow": ["power_mode"]},
+        "streams.belt": belt(fps=20),
+    }
     environment = {"EDGE_ROOT": str(root), "PATH": install_tools(tmp_path / "bin")}
     daemon = start_edge(configure(tables), environment=environment)
     body = discovered(subscriber, lambda each: "power_mode" in each, "a choice of modes")
