@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from edge.clock import now_ns, utc_text, wall_ns
-from edge.command_args import ARGS, MOST_BYTES, CommandError, checked_args, id_of, read_object
+from edge.command_args import ARGS, CommandError, checked_args, id_of, read_object
 from edge.config import CommandName, CommandsSettings
 from edge.errors import EdgeError
 from edge.records import Request
 
 log = logging.getLogger(__name__)
 
-MOST_WAITING = 64  # commands that came between two ticks
 MOST_KNOWN = 256  # answers that are kept to be given again
 MOST_ASKERS = 16  # of one command that is still at work
 WINDOW_NS = 60 * 1_000_000_000
@@ -41,37 +39,6 @@ class Outcome:
 # Takes the checked arguments and whom to tell the outcome, which may be later and on another thread; raises EdgeError
 # where the command is refused.
 Effect = Callable[[Any, Callable[[Outcome], None]], None]
-
-
-class Inbox:
-    """What came and waits for the daemon's tick; when it is full, the newest is turned away, and counted."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self.lost = 0  # not even turned away with an answer
-        self._wake = wake
-        self._lock = threading.Lock()
-        self._waiting: deque[Request] = deque()
-        self._turned_away: deque[Request] = deque()
-
-    def put(self, request: Request) -> None:
-        """Take a request; never waits."""
-        if len(request.body) > MOST_BYTES:
-            request = replace(request, body=request.body[: MOST_BYTES + 1])  # no more is kept of what is refused anyway
-        with self._lock:
-            if len(self._waiting) < MOST_WAITING:
-                self._waiting.append(request)
-            elif len(self._turned_away) < MOST_WAITING:
-                self._turned_away.append(request)
-            else:
-                self.lost += 1
-        self._wake()
-
-    def take(self) -> tuple[Request, bool] | None:
-        """Return the next request and whether there was room for it; None where none waits."""
-        with self._lock:
-            if self._waiting:
-                return self._waiting.popleft(), True
-            return (self._turned_away.popleft(), False) if self._turned_away else None
 
 
 class Allowance:
@@ -154,7 +121,7 @@ class Commands:
                 f"a retained {name} is not run, for it would be at every start; publish it without retain"
             )
         if not has_room:
-            raise CommandError(f"busy: {MOST_WAITING} commands wait already; send it again later")
+            raise CommandError("busy: too many commands wait already; send it again later")
         if not self._allowance.take():
             raise CommandError(f"more than {self._most_per_min} commands in a minute; send it again later")
         return known

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge.annotate import as_jpeg, draw
 from edge.board_watch import BoardWatch
-from edge.clock import now_ns, utc_text
 from edge.command_args import CommandError, LogLevelArgs, NoArgs, PowerModeArgs, StreamAddArgs, StreamArgs
 from edge.commands import Effect, Outcome
 from edge.config import CommandName, Config, Name, StreamSettings
 from edge.errors import EdgeError
 from edge.pipeline import Pipeline
-from edge.records import Message, Result
+from edge.records import Message
 from edge.settings import as_table
+from edge.snapshots import Snapshots, Told
 from edge.topics import Topics
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT_S = 5.0  # how long a stream's next frame is waited for
-SNAPSHOT_EXPIRY_S = 60
-MOST_SNAPSHOTS = 8  # asked for and not taken yet
 MOST_STREAMS = 64
 LASTS = "until the daemon starts again or reloads its configuration"
-
-Told = Callable[[Outcome], None]
 
 
 class Hands(Protocol):
@@ -62,27 +51,15 @@ class Hands(Protocol):
         """Where relative paths of the configuration start."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """One that was asked for, until the stream gives a frame or the time is over."""
-
-    stream: str
-    due_ns: int
-    told: Told
-
-
 class Effects:
-    """The commands by name; what takes time is told from `look`."""
+    """The commands by name; what takes time is answered later."""
 
     def __init__(
         self, hands: Hands, topics: Topics, publish: Callable[[Message], None], wake: Callable[[], None]
     ) -> None:
         self._hands = hands
-        self._topics = topics
-        self._publish = publish
         self._wake = wake
-        self._asked: list[_Snapshot] = []
-        self._pictures: deque[tuple[NDArray[np.uint8], Result]] = deque(maxlen=MOST_SNAPSHOTS)  # from the lanes
+        self._snapshots = Snapshots(topics, publish, wake)
         self.by_name: Mapping[CommandName, Effect] = {
             "power_mode": self._power_mode,
             "reload": self._reload,
@@ -96,15 +73,8 @@ class Effects:
         }
 
     def look(self) -> None:
-        """Send pictures that have come, and give up on those that do not come."""
-        while self._pictures:
-            picture, result = self._pictures.popleft()
-            self._send_snapshot(picture, result)
-        now = now_ns()
-        late = [each for each in self._asked if each.due_ns <= now]
-        self._asked = [each for each in self._asked if each.due_ns > now]
-        for each in late:
-            each.told(Outcome(reason=f"stream {each.stream} gave no frame in {SNAPSHOT_S:g} s; see its status"))
+        """Do what was waited for."""
+        self._snapshots.look()
 
     def _power_mode(self, args: PowerModeArgs, told: Told) -> None:
         def mode_told(mode: str | EdgeError) -> None:
@@ -138,6 +108,8 @@ class Effects:
         if len(streams) >= MOST_STREAMS:
             raise CommandError(f"there are {len(streams)} streams already, the most that commands may make; remove one")
         place = f"settings of stream {args.stream}"
+        if "password_file" in args.settings:  # a camera of the sender's would be given any file of this device to read
+            raise CommandError(f"{place}: password_file is not taken; put the stream into the configuration file")
         settings = as_table(args.settings, StreamSettings, CommandError, place, self._hands.folder)
         if settings.model not in models:
             raise CommandError(f"{place}: model: found {settings.model!r}, wanted one of {', '.join(models) or 'none'}")
@@ -166,34 +138,7 @@ class Effects:
         stream = self._hands.pipeline.streams.get(args.stream)
         if stream is None:
             raise CommandError(f"stream {args.stream} is off; switch it on first")
-        if len(self._asked) >= MOST_SNAPSHOTS:
-            raise CommandError(f"busy: {MOST_SNAPSHOTS} snapshots are asked for already; send it again later")
-        self._asked.append(_Snapshot(args.stream, now_ns() + int(SNAPSHOT_S * 1e9), told))
-        stream.ask_snapshot(self._take_picture)
-
-    def _take_picture(self, picture: NDArray[np.uint8], result: Result) -> None:
-        """Keep a picture for the main thread; called from a lane, which draws and encodes nothing."""
-        self._pictures.append((picture, result))
-        self._wake()
-
-    def _send_snapshot(self, picture: NDArray[np.uint8], result: Result) -> None:
-        """Publish a picture with what was found drawn in, then tell all who asked for one of this stream."""
-        asked = [each for each in self._asked if each.stream == result.stream]
-        self._asked = [each for each in self._asked if each.stream != result.stream]
-        if not asked:
-            return
-        try:
-            jpeg = as_jpeg(draw(picture, result.findings, result.labels))
-        # What a decoder of the user's own found may be of any kind, and cannot always be drawn.
-        except Exception as error:  # noqa: BLE001
-            outcome = Outcome(reason=f"what was found cannot be drawn: {error}")
-        else:
-            topic = self._topics.snapshot(result.stream)
-            message = Message(topic, jpeg, kind="answer", content_type="image/jpeg", expiry_s=SNAPSHOT_EXPIRY_S)
-            self._publish(message)
-            outcome = Outcome(_told_of(result, topic, len(jpeg)))
-        for each in asked:
-            each.told(outcome)
+        self._snapshots.ask(stream, told)
 
     def _log_level(self, args: LogLevelArgs, told: Told) -> None:
         logging.getLogger().setLevel(args.level.upper())
@@ -202,14 +147,3 @@ class Effects:
     def _restart(self, _args: NoArgs, told: Told) -> None:
         told(Outcome({}))
         self._hands.restart()
-
-
-def _told_of(result: Result, topic: str, size_bytes: int) -> dict[str, Any]:
-    return {
-        "stream": result.stream,
-        "topic": topic,
-        "bytes": size_bytes,
-        "size": list(result.size_px),
-        "frame": result.frame,
-        "captured_at": utc_text(result.captured_at_ns),
-    }

@@ -18,8 +18,9 @@ from edge import schemas
 from edge.audit import MOST_BYTES as MOST_AUDITED
 from edge.audit import Audit, shown_args
 from edge.command_args import ARGS, MOST_BYTES, CommandError, checked_args, id_of, read_object
-from edge.commands import MOST_KNOWN, MOST_WAITING, WINDOW_NS, Allowance, Commands, Inbox, Outcome
+from edge.commands import MOST_KNOWN, WINDOW_NS, Allowance, Commands, Outcome
 from edge.config import CommandName, CommandsSettings
+from edge.inbox import MOST_WAITING, Inbox
 from edge.records import Request
 from edge.topics import Topics
 

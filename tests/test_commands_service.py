@@ -104,6 +104,7 @@ def test_a_stream_is_added_with_the_settings_of_the_file_and_removed_with_all_th
             "fps: found 'x', wanted a number",
         ),
         ({"source": "no/such/file", "model": "conveyor"}, "does not exist"),
+        ({"source": "rtsp://127.0.0.1:1/a", "model": "conveyor", "password_file": "/etc/passwd"}, "is not taken"),
         ({"source": "synthetic://conveyor", "model": "conveyor", "labels": ["none"]}, "wanted labels of the model"),
     ],
 )
