@@ -134,7 +134,7 @@ def _seen(stream: Stream, period_s: float) -> StreamSeen:
         stream.settings.target_p99_ms,
         pace.p99_ms,
         pace.frames / period_s,
-        pace.results / period_s,
+        pace.found / period_s,
         pace.late / pace.frames if pace.frames else None,
     )
 

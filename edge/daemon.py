@@ -23,6 +23,7 @@ from edge.errors import ConfigError, EdgeError
 from edge.governor import Decision
 from edge.host.board import board_name
 from edge.host.systemd import Notifier, watchdog_period_s
+from edge.metrics.exporter import Exporter
 from edge.model import Model
 from edge.outbox import Outbox
 from edge.pipeline import Pipeline
@@ -99,6 +100,7 @@ class Daemon:
         )
         self._is_to_restart = False
         self._stays = False  # a command has switched streams off: that the others have ended is no end
+        self._exporter = Exporter()
         self._pipeline: Pipeline
         self._telemetry: Telemetry
 
@@ -112,6 +114,7 @@ class Daemon:
         self._board.start(self._profile())
         self._telemetry = Telemetry(self._config.device.name, self._boot)  # whose first period begins now
         self._publisher.start()
+        self._exporter.start(self._config.http)
         try:
             self._publish_status("online")
             self._pipeline.start()
@@ -183,6 +186,7 @@ class Daemon:
             stream.name,
             stream.state,
             f": {reason}" if reason else "",
+            extra={"stream": stream.name},
         )
         self._publish_stream_status(stream.name, stream.state, reason, stream.settings)
 
@@ -201,7 +205,8 @@ class Daemon:
             self._builds[model.name] = {"step": step, "progress": round(progress, 3), "reason": reason}
             changes.append(self._alarms.raised(alarm, f"{told}: {reason}", _next(alarm, step), model=model.name))
         level = logging.WARNING if step in ("partly", "failed") else logging.INFO
-        log.log(level, "model %s: %s, %.0f %%", model.name, step, 100 * progress)
+        about = {"model": model.name, "engine": model.engine.label}
+        log.log(level, "model %s: %s, %.0f %%", model.name, step, 100 * progress, extra=about)
         self._publish_alarms(*changes)
         self._publish_status("online")
 
@@ -339,6 +344,7 @@ class Daemon:
         self._remote.close()
         self._pipeline.stop()
         self._publish_telemetry()
+        self._exporter.stop()
         self._publish_status("stopped")
         self._publisher.finish(FLUSH_S)
         self._board.stop()
@@ -374,6 +380,9 @@ class Daemon:
         body = self._telemetry.take(streams, models, self._board.read, self._publisher.outbox())
         if (commands := self._remote.counts()) is not None:
             body["commands"] = commands
+        meters = {name: meter for name, (_, meter) in models.items()}
+        standing, is_connected = self._alarms.standing(), self._publisher.connected
+        self._exporter.take(body, streams, meters, standing, is_connected=is_connected)
         self._energy_j = {name: each["energy_j_per_image"] for name, each in body["models"].items()}
         expiry_s = round(self._config.telemetry.expiry_s)
         self._publisher.put(Message(self._topics.telemetry, to_json(body), kind="telemetry", expiry_s=expiry_s))

@@ -11,12 +11,19 @@ from edge.records import Result
 class Order:
     """Publishes results in the order of their tickets and numbers them; bounded by making early lanes wait.
 
-    A frame that failed is handed in as None: its place is freed, and no number is spent on it.
+    A frame that failed is handed in as None: its place is freed, and no number is spent on it. Nor is one spent on a
+    result that the gate keeps back.
     """
 
-    def __init__(self, publish: Callable[[Result], None], places: int) -> None:
-        """Take `publish`, which is called for one result at a time, and how many results may wait for a late one."""
+    def __init__(
+        self, publish: Callable[[Result], None], places: int, passes: Callable[[Result], bool] = lambda _: True
+    ) -> None:
+        """Take `publish`, which is called for one result at a time, and how many results may wait for a late one.
+
+        `passes` is asked about each result in capture order, and answers whether it is to be published.
+        """
         self._publish = publish
+        self._passes = passes
         self._places = places
         self._turn = threading.Condition()
         self._waiting: dict[int, Result | None] = {}
@@ -40,7 +47,7 @@ class Order:
     def _release(self, result: Result | None) -> None:
         self._next_ticket += 1
         self._turn.notify_all()
-        if result is not None:
+        if result is not None and self._passes(result):
             result.seq = self.next_seq
             self.next_seq += 1
             self._publish(result)

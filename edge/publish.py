@@ -13,7 +13,6 @@ import logging
 import os
 import random
 import select
-import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -23,8 +22,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.clock import elapsed_ms, now_ns, utc_text
 from edge.config import MqttSettings
-from edge.errors import ConfigError, EdgeError
+from edge.errors import EdgeError, UnansweredError
 from edge.records import BoardState, Classes, DropCause, Findings, Message, OutboxState, Request, Result
+from edge.tls import tls_context, why_away
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +171,9 @@ class Publisher:
         self._finish_by_ns: int | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.connected = False
-        self._credentials = settings.credentials()
-        self._tls = _tls_context(settings) if settings.tls else None
+        settings.credentials()
+        if settings.tls:
+            tls_context(settings)  # as the password file: what cannot be used is told at once
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
 
     def start(self) -> None:
@@ -229,7 +230,8 @@ class Publisher:
     def _tell_away(self, error: Exception) -> None:
         if self._retries == 0:  # once a loss, not once a try
             broker, bound = self._settings.shown, self._settings.queue_messages
-            log.warning("MQTT broker %s is away (%s); up to %d messages wait in memory", broker, error, bound)
+            why = why_away(self._settings, error)
+            log.warning("MQTT broker %s is away (%s); up to %d messages wait in memory", broker, why, bound)
 
     def _pause(self) -> None:
         """Wait a random time within a growing bound, so that a fleet does not come back at once."""
@@ -277,8 +279,9 @@ class Publisher:
             client.disconnect()
             if self._connack is not None and str(self._connack) != _PROTOCOL_REFUSED:
                 break  # old brokers refuse version 5, or just hang up; this one says something else
-        reason = "no answer to CONNECT" if self._connack is None else str(self._connack)
-        raise RefusedError(f"it refused the connection: {reason}; see user name, password and the broker's log")
+        if self._connack is None:
+            raise UnansweredError("it hung up on CONNECT, or did not answer; see the broker's log")
+        raise RefusedError(f"it refused the connection: {self._connack}; see user name, password and the broker's log")
 
     def _open(self, protocol: Any) -> mqtt.Client:
         """Open a connection and wait for the broker's answer to it."""
@@ -286,11 +289,11 @@ class Publisher:
         client.connect_timeout = CONNECT_TIMEOUT_S if self._finish_by_ns is None else LAST_TRY_S
         client.max_inflight_messages_set(self._settings.in_flight)
         client.will_set(self._will.topic, self._will.body, self._will.qos, self._will.retain)
-        username, password = self._credentials
+        username, password = self._settings.credentials()  # read anew, as they may be renewed
         if username is not None:
             client.username_pw_set(username, password)
-        if self._tls is not None:
-            client.tls_set_context(self._tls)
+        if self._settings.tls:
+            client.tls_set_context(tls_context(self._settings))
         client.on_connect = self._on_connect
         client.on_publish = self._on_acknowledged
         client.on_message = self._on_message
@@ -375,16 +378,3 @@ def try_connection(settings: MqttSettings, store: Store) -> str:
     """Connect to the broker once and tell which MQTT it speaks; raise OSError or EdgeError where it does not answer."""
     publisher = Publisher(settings, "", Message("edge/check", b""), store, lambda _message, _at_ns: None)
     return publisher.try_once()
-
-
-def _tls_context(settings: MqttSettings) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca)
-        if settings.cert is not None:
-            context.load_cert_chain(settings.cert, settings.key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"[mqtt] ca, cert or key cannot be used ({error}); wanted PEM files of a CA, a certificate and its key"
-        ) from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context

@@ -102,6 +102,8 @@ def _problem(path: tuple[str, ...], details: list[Any], table: type[BaseModel]) 
     if detail["type"] == "missing":
         return f"{place}: missing; {wanted}"
     if detail["type"] == "value_error":
+        if isinstance(detail["input"], dict) and path:  # it is about several keys of a table
+            place = f"[{'.'.join(path)}]"
         return f"{place}: {wanted}" if place else wanted
     return f"{place}: found {_shown(detail['input'])}, wanted {wanted}"
 

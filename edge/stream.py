@@ -13,6 +13,7 @@ from edge.capture import Camera
 from edge.capture.camera import CameraSettings
 from edge.clock import now_ns
 from edge.config import StreamSettings
+from edge.gate import Gate
 from edge.model import Model
 from edge.order import Order
 from edge.records import DropCause, Frame, Result, StreamState
@@ -51,7 +52,8 @@ class Stream:
         self._reason: str | None = None
         self._outlet = outlet
         self._wanted = Wanted.of(name, settings.labels, model.labels, settings.min_size)
-        self._order = Order(self._publish, ORDER_PLACES_PER_FRAME * model.most_lanes * model.max_batch)
+        self._gate = Gate(settings.max_results_per_s, only_changes=settings.only_changes)
+        self._order = Order(self._publish, ORDER_PLACES_PER_FRAME * model.most_lanes * model.max_batch, self._passes)
         every = settings.delivery == "every"
         self._room = model.batcher.add_stream(every=every, max_age_ms=settings.max_age_ms)
         capture = CameraSettings(
@@ -143,6 +145,12 @@ class Stream:
             self._room.end()
         if changed and not self._is_discarded:
             self._outlet.stream_state(self, reason)
+
+    def _passes(self, result: Result) -> bool:
+        passes = self._gate.passes(result)
+        if not passes:
+            self.meter.gated(result)
+        return passes
 
     def _publish(self, result: Result) -> None:
         self.meter.resulted(result)
