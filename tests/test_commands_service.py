@@ -11,7 +11,18 @@ import cv2
 import numpy as np
 import pytest
 from commander import ROOT_TOPIC, Commander, commanding, response
-from conftest import Configure, Json, Mosquitto, StartEdge, Subscriber, belt, eventually, tiny_model, write_config
+from conftest import (
+    ONE_BOX,
+    Configure,
+    Json,
+    Mosquitto,
+    StartEdge,
+    Subscriber,
+    belt,
+    eventually,
+    tiny_model,
+    write_config,
+)
 from emulated_boards.boards import build
 from emulated_boards.power_modes import install_tools, write_power_modes
 
@@ -183,6 +194,51 @@ def test_a_snapshot_shows_the_frame_with_its_masks_and_what_was_found_in_it(
     assert picture[60, 0].max() > 100, "the box's left side is drawn"
     subscriber.wait_for_results("belt", 5)
     assert daemon.end() == 0
+
+
+def test_snapshots_are_taken_of_a_stream_that_loses_most_of_its_frames(
+    tmp_path: Path, configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
+) -> None:
+    slow = tiny_model(
+        tmp_path / "slow", "import time\n" + ONE_BOX.replace("    boxes", "    time.sleep(0.2)\n    boxes")
+    )
+    tables: dict[str, Json] = {"models.slow": {"path": str(slow), "lanes": 1, "max_batch": 1}}
+    tables["streams.crowd"] = belt(fps=100) | {"model": "slow"}
+    daemon = start_edge(configure(tables | {"commands": {"allow": ["snapshot"]}}))
+    subscriber.wait_for_results("crowd", 1)
+    answers = [commander.ask("snapshot", {"stream": "crowd"}) for _ in range(4)]
+    assert daemon.end() == 0
+    assert all(each["ok"] for each in answers)
+    assert subscriber.results("crowd")[-1]["dropped"]["overrun"] > 20
+    assert len({each["result"]["frame"] for each in answers}) == 4
+
+
+def test_several_who_ask_for_a_snapshot_at_once_get_one(
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
+) -> None:
+    daemon = start_edge(configure(allowing("snapshot", **{"streams.slow": belt(fps=0.5)})))
+    subscriber.wait_for_results("slow", 1)
+    asked = [commander.send("snapshot", {"stream": "slow"}) for _ in range(10)]
+    answers = [commander.answer("snapshot", each) for each in asked]
+    assert daemon.end() == 0
+    assert [each["ok"] for each in answers] == [True] * 8 + [False] * 2
+    assert all("busy" in each["reason"] for each in answers[8:])
+    assert len([m for m in subscriber.messages if m.topic.endswith("/snapshot") and "/streams/" in m.topic]) == 1
+
+
+def test_a_stream_that_is_off_says_so_also_at_the_start_and_after_its_source_has_ended(
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
+) -> None:
+    streams = {"streams.never": belt(enabled=False), "streams.short": belt(frames=10, delivery="every")}
+    daemon = start_edge(configure(allowing("stream_off", "snapshot", **streams)))
+    subscriber.wait_for_state("off", "never")
+    subscriber.wait_for_state("ended", "short")
+    assert commander.ask("stream_off", {"stream": "short"})["ok"]
+    subscriber.wait_for_state("off", "short")
+    assert "is off" in commander.ask("snapshot", {"stream": "never"})["reason"]
+    assert daemon.end() == 0
+    assert subscriber.states("never") == ["off"]
+    assert subscriber.states("short") == ["running", "ended", "off"]
 
 
 def test_a_snapshot_of_a_stream_without_frames_is_given_up(
