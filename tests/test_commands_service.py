@@ -82,6 +82,7 @@ def test_the_end_of_the_other_streams_is_no_end_once_one_was_switched_off(
     short = belt(frames=10, delivery="every")
     daemon = start_edge(configure(allowing("stream_off", "stream_on", **{"streams.short": short})))
     subscriber.wait_for_state("ended", "short")
+    subscriber.wait_for_results("short", 10)
     assert commander.ask("stream_off", {"stream": "belt"})["ok"]
     assert commander.ask("stream_on", {"stream": "belt"})["ok"], "the daemon is still there"
     assert daemon.end() == 0
@@ -369,10 +370,14 @@ def test_a_power_mode_is_set_and_held_against_the_governor_and_answered_when_don
     assert answer["result"] == {"power_mode": "15W"}
     before = len(subscriber.messages)
     subscriber.wait_for(lambda m: m.schema == "status" and m.body["power_mode"] == "15W", "the status tells it")
-    subscriber.wait_for_results("belt", 60, after=before)
+    subscriber.wait_for(
+        lambda m: m.schema == "governor" and m.body["reason"] == "15W was asked for by hand",
+        "the governor leaves it alone",
+    )
+    subscriber.wait_for_results("belt", 30, after=before)
     last = subscriber.results("belt")[-1]
     assert daemon.end() == 0
-    assert last["power_mode"] == "15W", "the governor leaves it alone"
+    assert last["power_mode"] == "15W"
     assert "pmode:0000" in (root / "var/lib/nvpmodel/status").read_text()
 
 
