@@ -101,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_tune(add("tune", _tune, "find lanes, batch, precision and power mode for a latency target; writes them down"))
     _add_bench(add("bench", _bench, "measure models: images/s, latency, watts, by batch, precision and power mode"))
     schema = add("schema", _schema, "print the JSON Schema of a message")
-    schema.add_argument("name", metavar="NAME", help="result, telemetry, status, stream-status or alarm")
+    schema.add_argument(
+        "name", metavar="NAME", help="result, telemetry, status, stream-status, alarm, governor, command, ack or counts"
+    )
     return parser
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import signal
 import threading
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,7 +18,7 @@ from edge.alarms import Alarms
 from edge.backends.supply import Fallback, Place
 from edge.board_watch import BoardWatch
 from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
-from edge.config import Config, load_config
+from edge.config import Config, StreamSettings, load_config
 from edge.encode import ResultEncoder, to_json
 from edge.errors import ConfigError, EdgeError, ModelError
 from edge.governor import Decision
@@ -31,6 +33,7 @@ from edge.profiles import Profile
 from edge.publish import Publisher
 from edge.rebuild import Step
 from edge.records import Message, Result, StreamState
+from edge.remote import Remote
 from edge.signals import heard_by
 from edge.starts import SETTLED_S, CrashLoop, Starts
 from edge.steering import Wanted
@@ -40,6 +43,8 @@ from edge.topics import Topics
 
 log = logging.getLogger(__name__)
 
+# Asks whoever started the daemon to start it again.
+RESTART_EXIT = 3
 # From a signal to the exit, of which the pipeline may take 4 s; what is left then, the outbox has for its disk.
 SEND_S = 4.3
 EXIT_S = 4.8
@@ -89,8 +94,20 @@ class Daemon:
         self._reload_asked = False
         will = Message(self._topics.status, to_json(self._status("offline", {})), retain=True)
         client_id = f"edge-{config.mqtt.prefix}-{config.device.name}"
+        head = {"v": 1, "device": config.device.name, "boot": self._boot}
+        self._remote = Remote(config, self._topics, head, state_dir, self._publish, self._wake.set)
         self._outbox, self._shelving = open_outbox(config.mqtt, config.outbox, state_dir, self._outbox_alarm)
-        self._publisher = Publisher(config.mqtt, client_id, will, self._outbox, self._acknowledged)
+        self._publisher = Publisher(
+            config.mqtt,
+            client_id,
+            will,
+            self._outbox,
+            self._acknowledged,
+            self._remote.subscriptions,
+            self._remote.inbox.put,
+        )
+        self._is_to_restart = False
+        self._stays = False  # a command has switched streams off: that the others have ended is no end
         self._exporter = Exporter()
         self._pipeline: Pipeline
         self._telemetry: Telemetry
@@ -130,6 +147,8 @@ class Daemon:
         try:
             self._publish_status("online")
             self._pipeline.start()
+            self._tell_off({})
+            self._remote.start(self, board_name())
             self._notifier.ready()
             self._tell_crash_loop()
             if not self._pipeline.streams:
@@ -141,6 +160,8 @@ class Daemon:
         self._starts.end("clean" if self._pipeline.lost is None else "lost")
         if self._pipeline.lost is not None:
             raise self._pipeline.lost
+        if self._is_to_restart:
+            return RESTART_EXIT
         failed = any(stream.state == "failed" for stream in self._pipeline.streams.values())
         return 1 if failed and self._stop_signal is None else 0
 
@@ -166,7 +187,30 @@ class Daemon:
             self._stop_signal = number
         self._wake.set()
 
+    @property
+    def config(self) -> Config:
+        """What runs now; commands may have changed it since it was read."""
+        return self._config
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self._pipeline
+
+    @property
+    def board(self) -> BoardWatch:
+        return self._board
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths of the configuration start."""
+        return self._config_path.parent.resolve()
+
+    def restart(self) -> None:
+        """End in peace with the exit code that asks to be started again."""
+        self._is_to_restart = True
+
     def result(self, stream: Stream, result: Result) -> None:
+        self._remote.result(result)
         topic = self._topics.results(stream.name)
         drops, energy_j = stream.meter.drops(), self._energy_j.get(result.model)
         message = self._encoder.encode(result, topic, stream.settings.qos, drops, self._board.state, energy_j)
@@ -181,14 +225,7 @@ class Daemon:
             f": {reason}" if reason else "",
             extra={"stream": stream.name},
         )
-        body = {
-            "v": 1,
-            "state": stream.state,
-            "reason": reason,
-            "at": utc_text(wall_ns()),
-            "source": stream.settings.source.shown,
-        }
-        self._publisher.put(Message(self._topics.stream_status(stream.name), to_json(body), retain=True))
+        self._publish_stream_status(stream.name, stream.state, reason, stream.settings)
 
     def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
         """Tell how far the making of an engine is: in the status, in an alarm, and in the log."""
@@ -294,15 +331,17 @@ class Daemon:
         ping_s = watchdog_s / 2 if watchdog_s else None
         telemetry_due_ns = now_ns() + int(self._config.telemetry.period_s * 1e9)
         ping_due_ns = now_ns()
-        while self._stop_signal is None and not self._pipeline.has_ended and self._pipeline.lost is None:
+        while not self._is_over():
             self._wake.wait(END_POLL_S)
             self._wake.clear()
-            self._board.look()
+            self._look_at_board()
             self._note_start()
             self._pipeline.mend()
+            self._remote.look()
             if self._reload_asked:
                 self._reload_asked = False
-                self._reload()
+                with contextlib.suppress(EdgeError):  # which is in the log
+                    self.reload()
             if ping_s is not None and now_ns() >= ping_due_ns:
                 ping_due_ns = now_ns() + int(ping_s * 1e9)
                 self._ping_watchdog()
@@ -318,7 +357,7 @@ class Daemon:
         else:
             self._notifier.watchdog_ping()
 
-    def _reload(self) -> None:
+    def reload(self) -> None:
         """Read the configuration again and go over to it; a bad one is refused, and the old one runs on."""
         self._notifier.reloading()
         try:
@@ -326,15 +365,44 @@ class Daemon:
             for table in FIXED_TABLES:
                 if getattr(config, table) != getattr(self._config, table):
                     raise ConfigError(f"[{table}] has changed, which takes a restart of the daemon")
-            self._pipeline.change(config)
+            self.go_over(config)
+            self._stays = False
         except EdgeError as error:
             log.error("the new configuration is refused and the old one runs on: %s", error)  # noqa: TRY400 -- for users
-        else:
-            self._config = config
-            self._drop_settled_builds()
-            log.info("configuration reloaded: %d streams", len(self._pipeline.streams))
+            raise
+        finally:
+            self._notifier.ready()
+        log.info("configuration reloaded: %d streams", len(self._pipeline.streams))
+
+    def go_over(self, config: Config) -> None:
+        """Go over to another configuration; raise EdgeError, with everything as it was, where it cannot be served."""
+        self._pipeline.change(config)
+        before, self._config = self._config.streams, config
+        self._stays |= any(each.enabled and not _runs(config.streams.get(name)) for name, each in before.items())
+        self._drop_settled_builds()
+        self._tell_off(before)
+        for name in before.keys() - config.streams.keys():  # an empty message takes what the broker has retained away
+            self._publish(Message(self._topics.stream_status(name), b"", retain=True))
+            self._remote.forget(name)
+        self._publish_status("online")
+
+    def _tell_off(self, before: Mapping[str, StreamSettings]) -> None:
+        """Tell of streams that are off now, but of none that was so before."""
+        for name, settings in self._config.streams.items():
+            if not settings.enabled and (name not in before or before[name].enabled):
+                self._publish_stream_status(name, "off", "switched off", settings)
+
+    def _is_over(self) -> bool:
+        """Tell whether it is time to stop: asked to, every source has ended, or only a new process can go on."""
+        has_ended = self._pipeline.has_ended and not self._stays
+        return self._stop_signal is not None or self._is_to_restart or has_ended or self._pipeline.lost is not None
+
+    def _look_at_board(self) -> None:
+        """Take over the board's state; a new power mode is told in the status too."""
+        before = self._board.state.power_mode
+        self._board.look()
+        if self._board.state.power_mode != before:
             self._publish_status("online")
-        self._notifier.ready()
 
     def _drop_settled_builds(self) -> None:
         """Clear what stood for models that are gone, or have their engine now."""
@@ -348,6 +416,7 @@ class Daemon:
         """End everything, within `EXIT_S` of a signal, and tell what was lost."""
         start_ns = now_ns()
         self._notifier.stopping()
+        self._remote.close()
         self._pipeline.stop()
         self._publish_telemetry()
         self._exporter.stop()
@@ -380,6 +449,15 @@ class Daemon:
         if stream is not None:
             stream.meter.acknowledged((at_ns - message.decoded_ns) / 1e6, (at_ns - message.captured_ns) / 1e6)
 
+    def _publish(self, message: Message) -> None:
+        self._publisher.put(message)
+
+    def _publish_stream_status(
+        self, name: str, state: StreamState, reason: str | None, settings: StreamSettings
+    ) -> None:
+        body = {"v": 1, "state": state, "reason": reason, "at": utc_text(wall_ns()), "source": settings.source.shown}
+        self._publisher.put(Message(self._topics.stream_status(name), to_json(body), retain=True))
+
     def _publish_alarms(self, *changes: dict[str, Any] | None) -> None:
         for change in changes:
             if change is not None:
@@ -392,6 +470,8 @@ class Daemon:
         streams = {name: stream.meter for name, stream in self._pipeline.streams.items()}
         models = {name: (model.engine.label, model.meter) for name, model in self._pipeline.models.items()}
         body = self._telemetry.take(streams, models, self._board.read, self._publisher.outbox())
+        if (commands := self._remote.counts()) is not None:
+            body["commands"] = commands
         meters = {name: meter for name, (_, meter) in models.items()}
         standing, is_connected = self._alarms.standing(), self._publisher.connected
         self._exporter.take(body, streams, meters, standing, is_connected=is_connected)
@@ -431,6 +511,10 @@ def _fallback(loop: CrashLoop | None) -> Fallback | None:
         return None
     told = f"{loop.told}; a restart tries the wanted engine again (systemctl restart edge)"
     return Fallback(told, loop.tried, loop.engines)
+
+
+def _runs(settings: StreamSettings | None) -> bool:
+    return settings is not None and settings.enabled
 
 
 def _next(alarm: str, step: Step) -> str:

@@ -44,6 +44,7 @@ class Frame:
     captured_at_ns: int  # wall time
     give_back: Callable[[NDArray[np.uint8]], None] | None = None  # takes the memory for a later picture
     sample: NDArray[np.uint8] | None = None  # a copy of the picture, where the frame is to be compared
+    snapshot: NDArray[np.uint8] | None = None  # a copy of the picture, where somebody asked to see one
     ticket: int = -1  # the place in the stream's publishing order, given when a batch takes the frame
     settled: bool = False  # it has become a result or a counted drop
 

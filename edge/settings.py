@@ -42,10 +42,20 @@ def read_settings(path: Path, table: type[SettingsT], error_type: type[EdgeError
         raise error_type(f"{path} is not UTF-8 text (byte {error.start}); wanted a TOML file") from None
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise error_type(f"{path} is not valid TOML: {one_line(str(error))}; mend it there") from None
+    return as_table(values, table, error_type, str(path), path.parent.resolve())
+
+
+def as_table(
+    values: Any, table: type[SettingsT], error_type: type[EdgeError], place: str, folder: Path | None = None
+) -> SettingsT:
+    """Read values as a `table`; raise `error_type` with one sentence that begins with `place` where they are not one.
+
+    Paths in it are relative to `folder`.
+    """
     try:
-        return table.model_validate(values, context={"folder": path.parent.resolve()})
+        return table.model_validate(values, context={"folder": folder or Path()})
     except ValidationError as error:
-        raise error_type(f"{path}: {one_line(_told(error, values, table))}") from None
+        raise error_type(f"{place}: {one_line(_told(error, values, table))}") from None
 
 
 def without_credentials(text: str) -> str:
