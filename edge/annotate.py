@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.encode import found
 from edge.errors import EdgeError
-from edge.publish import found
 from edge.records import Classes, Detections, Findings
 
 Picture = NDArray[np.uint8]

@@ -15,25 +15,27 @@ from typing import Any
 
 from edge import __version__
 from edge.alarms import Alarms
-from edge.backends.supply import Place
+from edge.backends.supply import Fallback, Place
 from edge.board_watch import BoardWatch
 from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
 from edge.config import Config, StreamSettings, load_config
-from edge.errors import ConfigError, EdgeError
+from edge.encode import ResultEncoder, to_json
+from edge.errors import ConfigError, EdgeError, ModelError
 from edge.governor import Decision
 from edge.host.board import board_name
 from edge.host.systemd import Notifier, watchdog_period_s
 from edge.metrics.exporter import Exporter
 from edge.model import Model
-from edge.outbox import Outbox
+from edge.outbox import open_outbox
 from edge.pipeline import Pipeline
 from edge.places import default_state_dir, state_lock
 from edge.profiles import Profile
-from edge.publish import Publisher, ResultEncoder, to_json
+from edge.publish import Publisher
 from edge.rebuild import Step
 from edge.records import Message, Result, StreamState
 from edge.remote import Remote
 from edge.signals import heard_by
+from edge.starts import SETTLED_S, CrashLoop, Starts
 from edge.steering import Wanted
 from edge.stream import Stream
 from edge.telemetry import Telemetry
@@ -43,12 +45,15 @@ log = logging.getLogger(__name__)
 
 # Asks whoever started the daemon to start it again.
 RESTART_EXIT = 3
-# From a signal to the exit, of which the pipeline may take 4 s.
-EXIT_S = 4.7
+# From a signal to the exit, of which the pipeline may take 4 s; what is left then, the outbox has for its disk.
+SEND_S = 4.3
+EXIT_S = 4.8
 # When the sources have ended by themselves, nobody waits: a slow broker gets longer to take what there is.
 FLUSH_S = 30.0
 # How often the daemon looks whether every source has ended.
 END_POLL_S = 0.1
+# What the unit gives a start, of which a pause before it shall take nothing.
+START_S = 300.0
 # What comes after each step of the making of an engine.
 NEXT_STEPS: dict[Step, str] = {
     "building": "an engine is being built in the background; this can take many minutes",
@@ -71,11 +76,13 @@ class Daemon:
     def __init__(self, config_path: Path, config: Config, state_dir: Path, *, force: bool = False) -> None:
         self._config_path = config_path
         self._config = config
-        self._place = Place(state_dir, board_name(), config.engines, force)
+        self._notifier = Notifier()
+        self._starts = Starts(state_dir, restarted=self._notifier.is_heard)
+        self._crash_loop = self._starts.crash_loop()
+        self._place = Place(state_dir, board_name(), config.engines, force, _fallback(self._crash_loop))
         self._boot = uuid.uuid4().hex
         self._topics = Topics(config.mqtt.prefix, config.device.name)
         self._encoder = ResultEncoder(config.device.name, self._boot)
-        self._notifier = Notifier()
         self._alarms = Alarms(config.device.name, self._boot)
         self._builds: dict[str, dict[str, Any]] = {}  # how far the making of each lacking engine is
         self._low_since: dict[str, str] = {}  # models whose agreement is too low, with the engine's label
@@ -89,11 +96,12 @@ class Daemon:
         client_id = f"edge-{config.mqtt.prefix}-{config.device.name}"
         head = {"v": 1, "device": config.device.name, "boot": self._boot}
         self._remote = Remote(config, self._topics, head, state_dir, self._publish, self._wake.set)
+        self._outbox, self._shelving = open_outbox(config.mqtt, config.outbox, state_dir, self._outbox_alarm)
         self._publisher = Publisher(
             config.mqtt,
             client_id,
             will,
-            Outbox(config.mqtt.queue_messages),
+            self._outbox,
             self._acknowledged,
             self._remote.subscriptions,
             self._remote.inbox.put,
@@ -104,15 +112,36 @@ class Daemon:
         self._pipeline: Pipeline
         self._telemetry: Telemetry
 
+    def wait_out_crash_loop(self) -> bool:
+        """Wait where the last starts ended badly; False where a signal to stop came meanwhile."""
+        self._starts.begin()
+        if (loop := self._crash_loop) is None:
+            return True
+        log.error("%s; now it waits %g s", loop.told, loop.pause_s)
+        self._notifier.extend_start(loop.pause_s + START_S)
+        self._notifier.status(f"waits {loop.pause_s:g} s, as {loop.told}")
+        until_ns = now_ns() + int(loop.pause_s * 1e9)
+        while self._stop_signal is None and now_ns() < until_ns:
+            self._wake.wait((until_ns - now_ns()) / 1e9)
+            self._wake.clear()
+        if self._stop_signal is not None:
+            self._starts.end("clean")
+        return self._stop_signal is None
+
     def run(self) -> int:
         """Serve until every source has ended or a signal comes; return the exit code.
 
         Raises GpuLostError, with everything flushed, where only a new process can go on.
         """
-        self._pipeline = Pipeline(self._config, self, self._place)
+        try:
+            self._pipeline = Pipeline(self._config, self, self._place)
+        except (ConfigError, ModelError):  # for a person to mend: to start again would not help
+            self._starts.end("clean")
+            raise
         freeze_startup_objects()
         self._board.start(self._profile())
         self._telemetry = Telemetry(self._config.device.name, self._boot)  # whose first period begins now
+        self._shelving.start()
         self._publisher.start()
         self._exporter.start(self._config.http)
         try:
@@ -121,12 +150,14 @@ class Daemon:
             self._tell_off({})
             self._remote.start(self, board_name())
             self._notifier.ready()
+            self._tell_crash_loop()
             if not self._pipeline.streams:
                 log.warning("no [streams.NAME] is enabled in %s: nothing to do until a reload", self._config_path)
             log.info("%d streams run as boot %s", len(self._pipeline.streams), self._boot)
             self._serve()
         finally:
             self._stop()
+        self._starts.end("clean" if self._pipeline.lost is None else "lost")
         if self._pipeline.lost is not None:
             raise self._pipeline.lost
         if self._is_to_restart:
@@ -135,11 +166,17 @@ class Daemon:
         return 1 if failed and self._stop_signal is None else 0
 
     def summary(self) -> dict[str, Any]:
-        """Return what became of each stream's frames, and of the messages."""
+        """Return what became of each stream's frames, and of the messages.
+
+        Lost is what was dropped, and what waits nowhere; statuses are not counted, as the next start sends new ones.
+        """
+        state = self._publisher.outbox()
+        copied, without = self._outbox.left_in_memory()
         return {
             "boot": self._boot,
             "streams": {name: each.summary() for name, each in self._pipeline.streams.items()},
-            "messages_lost": self._publisher.outbox().messages + self._publisher.outbox().dropped,
+            "messages_lost": state.dropped + without,
+            "messages_kept": state.disk_messages + copied,
         }
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- a handler's signature
@@ -193,7 +230,8 @@ class Daemon:
     def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
         """Tell how far the making of an engine is: in the status, in an alarm, and in the log."""
         told = f"{model.engine.label} serves {model.name}"
-        alarm = "int8_refused" if step == "failed" and model.settings.precision == "int8" else "engine_fallback"
+        is_refused = step == "failed" and model.settings.precision == "int8" and self._crash_loop is None
+        alarm = "int8_refused" if is_refused else "engine_fallback"
         changes = [
             self._alarms.cleared(other, told, model=model.name)
             for other in ENGINE_ALARMS
@@ -224,9 +262,44 @@ class Daemon:
             self._publish_alarms(self._alarms.raised("accuracy_low", reason, step, model=model.name))
             self._publish_status("online")
 
+    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None:
+        """Tell that an engine fails again and again, and when it is well again."""
+        if fault is None:
+            told = f"{model.engine.label} serves {model.name} again"
+            change = self._alarms.cleared("engine_failing", told, model=model.name)
+        else:
+            reason = f"{model.engine.label} fails at each batch of {model.name}: {fault}"
+            step = f"it is opened again in {pause_s:g} s" if pause_s else "it is opened again now"
+            change = self._alarms.raised("engine_failing", reason, step, model=model.name, severity="critical")
+        self._publish_alarms(change)
+        self._publish_status("online")
+
+    def _tell_crash_loop(self) -> None:
+        if self._crash_loop is None:
+            return
+        served = ", ".join(f"{model.engine.label} serves {name}" for name, model in self._pipeline.models.items())
+        step = f"meanwhile {served or 'nothing is served'}; see why it ended (journalctl -u edge), and mend that"
+        alarm = self._alarms.raised("crash_loop", self._crash_loop.told, step, severity="critical")
+        self._publish_alarms(alarm)
+        self._publish_status("online")
+
+    def _note_start(self) -> None:
+        """Keep what this start has come to; once it has served for long enough, the loop is over."""
+        engines = {name: model.engine.label for name, model in self._pipeline.models.items()}
+        if self._starts.look(engines) and self._crash_loop is not None:
+            told = f"the daemon has served for {SETTLED_S:g} s"
+            self._publish_alarms(self._alarms.cleared("crash_loop", told))
+            self._publish_status("online")
+
     def _alarm_changed(self, change: dict[str, Any]) -> None:
         self._publish_alarms(change)
         self._publish_status("online")
+
+    def _outbox_alarm(self, alarm: str, reason: str | None, step: str) -> None:
+        raised, cleared = self._alarms.raised, self._alarms.cleared
+        change = cleared(alarm, step) if reason is None else raised(alarm, reason, step)
+        if change is not None:
+            self._alarm_changed(change)
 
     def _decided(self, decision: Decision) -> None:
         """Let batches be as the governor wants them, and tell what it decided and why."""
@@ -262,6 +335,8 @@ class Daemon:
             self._wake.wait(END_POLL_S)
             self._wake.clear()
             self._look_at_board()
+            self._note_start()
+            self._pipeline.mend()
             self._remote.look()
             if self._reload_asked:
                 self._reload_asked = False
@@ -320,7 +395,12 @@ class Daemon:
     def _is_over(self) -> bool:
         """Tell whether it is time to stop: asked to, every source has ended, or only a new process can go on."""
         has_ended = self._pipeline.has_ended and not self._stays
-        return self._stop_signal is not None or self._is_to_restart or has_ended or self._pipeline.lost is not None
+        return self._is_hurried or has_ended or self._pipeline.lost is not None
+
+    @property
+    def _is_hurried(self) -> bool:
+        """Whether somebody waits for the daemon's end."""
+        return self._stop_signal is not None or self._is_to_restart
 
     def _look_at_board(self) -> None:
         """Take over the board's state; a new power mode is told in the status too."""
@@ -346,14 +426,28 @@ class Daemon:
         self._publish_telemetry()
         self._exporter.stop()
         self._publish_status("stopped")
-        self._publisher.finish(FLUSH_S)
+        # When the sources have ended by themselves, what waits on disk from before is sent too.
+        self._publisher.finish(FLUSH_S, backlog=not self._is_hurried)
         self._board.stop()
         while not self._publisher.join(END_POLL_S):
             spent_s = (now_ns() - start_ns) / 1e9
-            if spent_s >= (FLUSH_S if self._stop_signal is None else EXIT_S):
+            if spent_s >= (SEND_S if self._is_hurried else FLUSH_S):
                 break
-        if lost := self._publisher.outbox().messages:
-            log.warning("%d messages were not acknowledged by broker %s and are lost", lost, self._config.mqtt.shown)
+        self._keep_the_rest(EXIT_S - (now_ns() - start_ns) / 1e9)
+
+    def _keep_the_rest(self, timeout_s: float) -> None:
+        """Bring what was not acknowledged to the disk, and tell what is kept and what is lost."""
+        in_time = self._shelving.close(timeout_s if self._stop_signal is not None else EXIT_S)
+        copied, without = self._outbox.left_in_memory()
+        shown, on_disk = self._config.mqtt.shown, self._publisher.outbox().disk_messages
+        if on_disk:
+            log.warning("%d messages were not acknowledged by broker %s: they wait on disk", on_disk, shown)
+        if copied:
+            log.warning("%d messages could not be written to disk: they wait in memory, until power is cut", copied)
+        if without:
+            log.warning("%d messages were not acknowledged by broker %s and are lost", without, shown)
+        if in_time:  # else the disk hangs, and its thread may still come to take copies away
+            self._outbox.close_journal()
 
     def _acknowledged(self, message: Message, at_ns: int) -> None:
         stream = self._pipeline.streams.get(message.stream or "")
@@ -372,6 +466,9 @@ class Daemon:
     def _publish_alarms(self, *changes: dict[str, Any] | None) -> None:
         for change in changes:
             if change is not None:
+                about = {"alarm": change["alarm"], "model": change["model"]}
+                level = logging.WARNING if change["state"] == "raised" else logging.INFO
+                log.log(level, "alarm %s %s: %s", change["alarm"], change["state"], change["reason"], extra=about)
                 self._publisher.put(Message(self._topics.alarms, to_json(change), kind="alarm"))
 
     def _publish_telemetry(self) -> None:
@@ -387,6 +484,9 @@ class Daemon:
         expiry_s = round(self._config.telemetry.expiry_s)
         self._publisher.put(Message(self._topics.telemetry, to_json(body), kind="telemetry", expiry_s=expiry_s))
         self._board.steer(self._pipeline.streams.values(), body["period_s"])
+        rate = sum(each["results_per_s"] or 0.0 for each in body["streams"].values())
+        running = sum(stream.state == "running" for stream in self._pipeline.streams.values())
+        self._notifier.status(f"{running} of {len(streams)} streams run, {rate:.1f} results/s")
 
     def _publish_status(self, state: str) -> None:
         engines = {name: model.engine.label for name, model in self._pipeline.models.items()}
@@ -414,6 +514,14 @@ def _runs(settings: StreamSettings | None) -> bool:
     return settings is not None and settings.enabled
 
 
+def _fallback(loop: CrashLoop | None) -> Fallback | None:
+    """Return what serves in a crash loop."""
+    if loop is None:
+        return None
+    told = f"{loop.told}; a restart tries the wanted engine again (systemctl restart edge)"
+    return Fallback(told, loop.tried, loop.engines)
+
+
 def _next(alarm: str, step: Step) -> str:
     """Return what comes next, or is to be done, for an alarm of an engine."""
     if alarm == "int8_refused":
@@ -431,7 +539,7 @@ def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False
     with state_lock(state_dir):
         daemon = Daemon(config_path, config, state_dir, force=force)
         with heard_by(daemon.on_signal, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
-            return daemon.run(), daemon.summary()
+            return (daemon.run(), daemon.summary()) if daemon.wait_out_crash_loop() else (0, {})
 
 
 def freeze_startup_objects() -> None:

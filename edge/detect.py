@@ -18,13 +18,13 @@ from edge.backends.supply import Place
 from edge.capture import open_source
 from edge.clock import elapsed_ms, now_ns
 from edge.config import EnginesSettings, ModelSettings
+from edge.encode import found, to_json
 from edge.errors import ConfigError, EdgeError
 from edge.host.board import board_name
 from edge.infer import Inference
 from edge.manifest import find_model
 from edge.model import Fill, Model
 from edge.places import default_state_dir
-from edge.publish import found, to_json
 from edge.records import Findings
 
 Picture = NDArray[np.uint8]

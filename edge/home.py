@@ -8,9 +8,9 @@ from typing import Any
 
 from edge.clock import now_ns, utc_text, wall_ns
 from edge.effects import Hands
+from edge.encode import to_json
 from edge.homeassistant import MOST_LABELS, Discovery, Shown, ShownStream, counts_of
 from edge.model import Model
-from edge.publish import to_json
 from edge.records import Message, Result
 from edge.topics import Topics
 

@@ -31,18 +31,20 @@ class Order:
         self.next_seq = 0  # may be set before the first result
         self._open = True
 
-    def hand_in(self, ticket: int, result: Result | None) -> None:
-        """Take a frame's result, or None for a frame that gives none."""
+    def hand_in(self, ticket: int, result: Result | None) -> bool:
+        """Take a frame's result, or None for a frame that gives none; False where it comes after `close`."""
         with self._turn:
             # A frame that failed never waits: its lane may hold the very frame that is waited for.
             while (
                 self._open and result is not None and ticket != self._next_ticket and len(self._waiting) >= self._places
             ):
                 self._turn.wait()
-            if ticket >= self._next_ticket:  # else it comes after `close` has gone past it
-                self._waiting[ticket] = result
+            if not self._open:  # another stream of this name may be giving its numbers
+                return False
+            self._waiting[ticket] = result
             while self._next_ticket in self._waiting:
                 self._release(self._waiting.pop(self._next_ticket))
+            return True
 
     def _release(self, result: Result | None) -> None:
         self._next_ticket += 1
@@ -53,10 +55,19 @@ class Order:
             self._publish(result)
 
     def close(self) -> None:
-        """Publish what waits without what it waits for, and let no lane wait any more."""
+        """Publish what waits without what it waits for, let no lane wait any more, and let go of who was told."""
         with self._turn:
             self._open = False
             for ticket in sorted(self._waiting):
                 self._next_ticket = ticket
                 self._release(self._waiting.pop(ticket))
+            self._publish, self._passes = _nobody, _none_passes
             self._turn.notify_all()
+
+
+def _nobody(result: Result) -> None:
+    """Stand where the publishing was."""
+
+
+def _none_passes(result: Result) -> bool:  # noqa: ARG001 -- stands where the gate was
+    return False

@@ -12,10 +12,10 @@ from edge.audit import Audit, shown_args
 from edge.commands import Answer, Commands
 from edge.config import Config
 from edge.effects import Effects, Hands
+from edge.encode import to_json
 from edge.home import Home
 from edge.homeassistant import Discovery, switched
 from edge.inbox import Inbox
-from edge.publish import to_json
 from edge.records import Message, Request, Result
 from edge.topics import Topics
 

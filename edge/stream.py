@@ -99,7 +99,8 @@ class Stream:
         if frame.snapshot is not None and self._take_snapshot is not None:
             take, self._take_snapshot = self._take_snapshot, None
             take(frame.snapshot, result)
-        self._order.hand_in(frame.ticket, result)
+        if not self._order.hand_in(frame.ticket, result):
+            self.meter.dropped("stopped")
 
     @property
     def has_ended(self) -> bool:
@@ -126,10 +127,15 @@ class Stream:
             log.error("stream %s: its camera hangs in %s and is abandoned", self.name, self.settings.source.shown)
 
     def discard(self) -> None:
-        """Drop what still waits, and let no lane wait for this stream; nothing is told of it any more."""
+        """Drop what still waits, let no lane wait for this stream, and let go of what holds it; the last call.
+
+        Nothing is told of it any more.
+        """
         self._is_discarded = True
         self._room.remove()
         self._order.close()
+        # The garbage collector would come late to this circle, and never to one from before the start-up's freeze.
+        del self._camera
 
     def _deliver(self, frame: Frame) -> None:
         if self._wants_snapshot:

@@ -113,25 +113,26 @@ def _handshake(settings: MqttSettings, context: ssl.SSLContext) -> Iterator[ssl.
         yield connection
 
 
-def _ask_again(settings: MqttSettings) -> OSError | None:
-    """Return what the broker has against us right after the handshake."""
+def _ask_again(settings: MqttSettings) -> OSError | ConfigError | None:
+    """Return what the broker has against us right after the handshake, or what is wrong with our files by now."""
     try:
         with _handshake(settings, tls_context(settings)) as connection:
             connection.recv(1)
     except TimeoutError:
         return None
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         return error
     return None
 
 
 def _certificate(settings: MqttSettings) -> dict[str, Any]:
     """Return what stands in the broker's certificate, signed as it must be, for whatever host and time."""
-    context = tls_context(settings)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VerifyFlags(X509_V_FLAG_NO_CHECK_TIME)
-    with contextlib.suppress(OSError), _handshake(settings, context) as connection:
-        return connection.getpeercert() or {}
+    with contextlib.suppress(OSError, ConfigError):
+        context = tls_context(settings)
+        context.check_hostname = False
+        context.verify_flags |= ssl.VerifyFlags(X509_V_FLAG_NO_CHECK_TIME)
+        with _handshake(settings, context) as connection:
+            return connection.getpeercert() or {}
     return {}
 
 

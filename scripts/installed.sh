@@ -12,3 +12,8 @@ fail() {
     echo "edge: $1" >&2
     exit "${2:-1}"
 }
+
+# sd_booted(3)
+systemd_runs() {
+    [ -d /run/systemd/system ]
+}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import getpass
 import json
 import os
@@ -11,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -365,15 +368,24 @@ class StartEdge(Protocol):
 
 
 # What the service manager of the tests themselves may have set.
-INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "STATE_DIRECTORY", "EDGE_ROOT")
+INHERITED = ("RUNTIME_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "STATE_DIRECTORY", "EDGE_ROOT")
 
 
 def edge_command(*arguments: str | Path) -> list[str | Path]:
     return [sys.executable, "-m", "edge", *arguments]
 
 
+@functools.cache
+def runtime_dir() -> str:
+    """Return a folder in memory, as systemd gives one to a service; it is removed at the end of all tests."""
+    folder = tempfile.mkdtemp(prefix="edge-tests-", dir="/dev/shm")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def clean_environment(added: Mapping[str, str] | None = None) -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key not in INHERITED} | dict(added or {})
+    inherited = {key: value for key, value in os.environ.items() if key not in INHERITED}
+    return inherited | {"RUNTIME_DIRECTORY": runtime_dir()} | dict(added or {})
 
 
 @pytest.fixture

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Configure, Json, StartEdge, Subscriber, belt
+from conftest import Configure, Json, StartEdge, Subscriber, belt, write_config
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.config import load_config
 from edge.gate import Gate
 from edge.order import Order
 from edge.records import Classes, Detections, Findings, Result
 from edge.telemetry import Pace, StreamMeter
+from edge.tuning.settings import alone
 
 SECOND_NS = 1_000_000_000
 
@@ -149,6 +152,13 @@ def test_a_gated_frame_is_a_drop_in_the_counts_and_served_load_to_the_governor()
     assert told["results_per_s"] == 1.0
     assert meter.pace == Pace(frames=4, found=3, late=1, p99_ms=30.0)
     assert told["latency_ms"]["infer"]["p50"] == pytest.approx(3.0, rel=0.02)
+
+
+def test_tuning_measures_every_frame_whether_or_not_it_would_be_published(tmp_path: Path) -> None:
+    tables = {"streams.belt": belt(only_changes=True, max_results_per_s=2), "streams.plain": belt()}
+    config = load_config(write_config(tmp_path / "edge.toml", "mqtt://127.0.0.1", tables))
+    tuned = alone(config, "conveyor", saturate=False).streams
+    assert [(each.only_changes, each.max_results_per_s) for each in tuned.values()] == [(False, 0.0)] * 2
 
 
 def counts_of(found: Json) -> list[str]:

@@ -24,7 +24,7 @@ BYTES_ONLY = {"PYTHONDONTWRITEBYTECODE": "1"}  # what runs from the scratch root
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel once; the installer is handed it."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT]
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode:
         pytest.skip(f"the wheel cannot be built: no package index can be reached ({built.stderr.strip()[-200:]})")
@@ -36,8 +36,8 @@ def root(tmp_path: Path) -> Path:
     """Give a root with something of others in it."""
     folder = tmp_path / "root"
     (folder / "opt").mkdir(parents=True)
-    (folder / "etc/systemd/system").mkdir(parents=True)
-    (folder / "etc/systemd/system/other.service").write_text("[Service]\n", encoding="utf-8")
+    (folder / "etc").mkdir()
+    (folder / "etc/hostname").write_text("board\n", encoding="utf-8")
     return folder
 
 
@@ -75,11 +75,22 @@ def tree(folder: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-def test_what_is_installed_goes_without_a_trace(root: Path, wheel: Path) -> None:
+def test_a_second_time_changes_nothing_what_is_broken_is_mended_and_all_of_it_goes_without_a_trace(
+    root: Path, wheel: Path
+) -> None:
     before = tree(root)
     install(root, wheel)
-    assert (root / "etc/systemd/system/edge.service").exists()
+    first = tree(root)
     assert (root / "etc/edge/edge.toml").stat().st_mode & 0o777 == 0o640
+    install(root, wheel)
+    assert tree(root) == first
+    for broken in ("bin/python", "installed-wheel", "bin/edge"):
+        (root / "opt/edge" / broken).unlink()
+    (root / "etc/systemd/system/edge.service").write_text("half of it", encoding="utf-8")
+    install(root, wheel)
+    assert tree(root).keys() == first.keys()
+    assert os.access(root / "opt/edge/bin/edge", os.X_OK)
+    assert tree(root)["etc/systemd/system/edge.service"][1] == first["etc/systemd/system/edge.service"][1]
     (root / "var/lib/edge").mkdir(parents=True)
     (root / "var/lib/edge/state").write_text("of the daemon", encoding="utf-8")
     assert script("uninstall", "--purge", "--root", root).returncode == 0
@@ -87,23 +98,12 @@ def test_what_is_installed_goes_without_a_trace(root: Path, wheel: Path) -> None
     assert tree(root) == before
 
 
-def test_a_second_time_changes_nothing_and_a_broken_installation_is_mended(root: Path, wheel: Path) -> None:
+def test_on_a_jetson_the_power_modes_are_there_and_an_upgrade_keeps_the_configuration(root: Path, wheel: Path) -> None:
+    (root / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.4\n", encoding="utf-8")
     install(root, wheel)
-    first = tree(root)
-    install(root, wheel)
-    assert tree(root) == first
-    program = root / "opt/edge/bin/edge"
-    for broken in ("bin/python", "installed-wheel", "bin/edge"):
-        (root / "opt/edge" / broken).unlink()
-    (root / "etc/systemd/system/edge.service").write_text("half of it", encoding="utf-8")
-    install(root, wheel)
-    assert tree(root).keys() == first.keys()
-    assert os.access(program, os.X_OK)
-    assert tree(root)["etc/systemd/system/edge.service"][1] == first["etc/systemd/system/edge.service"][1]
-
-
-def test_an_upgrade_keeps_the_configuration_and_lays_the_new_sample_beside_it(root: Path, wheel: Path) -> None:
-    install(root, wheel)
+    units = {path.name for path in (root / "etc/systemd/system").glob("edge*")}
+    assert units == {"edge.service", "edge-power.service", "edge-power.socket"}
+    assert "include-system-site-packages = true" in (root / "opt/edge/pyvenv.cfg").read_text(encoding="utf-8")
     config, beside = root / "etc/edge/edge.toml", root / "etc/edge/edge.toml.new"
     assert not beside.exists()
     config.write_text('[device]\nname = "mine"\n', encoding="utf-8")
@@ -111,20 +111,8 @@ def test_an_upgrade_keeps_the_configuration_and_lays_the_new_sample_beside_it(ro
     assert config.read_text(encoding="utf-8") == '[device]\nname = "mine"\n'
     assert beside.read_bytes() == (ROOT / "systemd/edge.toml").read_bytes()
     assert script("uninstall", "--root", root).returncode == 0
-    assert config.exists()
-    assert not (root / "opt/edge").exists()
-    assert not list((root / "etc/systemd/system").glob("edge*"))
-    install(root, wheel)
     assert config.read_text(encoding="utf-8") == '[device]\nname = "mine"\n'
-
-
-def test_on_a_jetson_the_power_modes_and_the_systems_packages_are_there(root: Path, wheel: Path) -> None:
-    (root / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.4\n", encoding="utf-8")
-    install(root, wheel)
-    units = {path.name for path in (root / "etc/systemd/system").glob("edge*")}
-    assert units == {"edge.service", "edge-power.service", "edge-power.socket"}
-    assert "include-system-site-packages = true" in (root / "opt/edge/pyvenv.cfg").read_text(encoding="utf-8")
-    assert script("uninstall", "--root", root).returncode == 0
+    assert not (root / "opt/edge").exists()
     assert not list((root / "etc/systemd/system").glob("edge*"))
 
 
@@ -137,10 +125,9 @@ def test_an_option_that_is_none_is_refused(name: str) -> None:
 
 def commands(unit: Path, root: Path, key: str) -> list[str]:
     """Return a command of the unit, as it is below the scratch root."""
-    line = next(line for line in unit.read_text(encoding="utf-8").splitlines() if line.startswith(f"{key}="))
-    return [
-        f"{root}{part}" if part.startswith(("/opt", "/etc")) else part for part in shlex.split(line.split("=", 1)[1])
-    ]
+    lines = unit.read_text(encoding="utf-8").splitlines()
+    parts = shlex.split(next(line for line in lines if line.startswith(f"{key}=")).partition("=")[2])
+    return [f"{root}{part}" if part.startswith(("/opt", "/etc")) else part for part in parts]
 
 
 @pytest.fixture

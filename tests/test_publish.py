@@ -27,9 +27,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge import schemas
 from edge.clock import now_ns
 from edge.config import MqttSettings
+from edge.encode import ResultEncoder, found, to_json
 from edge.errors import ConfigError, EdgeError
 from edge.outbox import Outbox
-from edge.publish import Publisher, ResultEncoder, found, to_json, try_connection
+from edge.publish import Publisher, try_connection
 from edge.records import DROP_CAUSES, BoardState, Classes, Detections, DropCause, Findings, Message, OutboxState, Result
 
 LONG_S = 15.0  # a wait that only a failing test reaches

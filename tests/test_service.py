@@ -59,18 +59,49 @@ def test_a_signal_ends_the_daemon_with_every_frame_told(
     assert json.loads(daemon.output)["messages_lost"] == 0
 
 
-def test_without_a_broker_sigterm_ends_the_daemon_in_time_and_the_lost_messages_are_counted(
-    configure: Configure, start_edge: StartEdge
+def test_without_a_broker_sigterm_ends_the_daemon_in_time_and_the_next_start_sends_what_waited(
+    configure: Configure, start_edge: StartEdge, broker: Mosquitto, subscriber: Subscriber
 ) -> None:
-    daemon = start_edge(configure({"streams.belt": belt()}))
+    broker.end()
+    config = configure({"streams.belt": belt()})
+    daemon = start_edge(config)
     daemon.await_log("stream belt is running")
     time.sleep(1)
     assert daemon.end(timeout_s=STOP_S) == 0
-    told = re.search(r"(\d+) messages were not acknowledged by broker mqtt://127\.0\.0\.1:\d+ and are lost", daemon.log)
+    told = re.search(
+        r"(\d+) messages were not acknowledged by broker mqtt://127\.0\.0\.1:\d+: they wait on", daemon.log
+    )
     assert told is not None
     summary = json.loads(daemon.output)
-    # With the results: two statuses of the stream, telemetry, and two of the daemon.
-    assert int(told[1]) == summary["messages_lost"] > summary["streams"]["belt"]["results"] > 0
+    results = summary["streams"]["belt"]["results"]
+    assert summary["messages_lost"] == 0
+    assert int(told[1]) == summary["messages_kept"] > results > 0  # with telemetry
+    broker.start()
+    again = start_edge(config, name="again", state_dir=daemon_state(config))
+    eventually(lambda: seqs_of(subscriber, summary["boot"]) == list(range(results)), "what waited, in order")
+    assert again.end(timeout_s=STOP_S) == 0
+
+
+def daemon_state(config: Path) -> Path:
+    """Return the state directory of the first daemon of a test."""
+    return config.parent / "edge-state"
+
+
+def seqs_of(subscriber: Subscriber, boot: str) -> list[int]:
+    return [result["seq"] for result in subscriber.results("belt") if result["boot"] == boot]
+
+
+def test_without_a_broker_what_need_not_be_kept_is_lost_and_counted(
+    configure: Configure, start_edge: StartEdge
+) -> None:
+    daemon = start_edge(configure({"streams.belt": belt(qos=0)}))
+    daemon.await_log("stream belt is running")
+    time.sleep(1)
+    assert daemon.end(timeout_s=STOP_S) == 0
+    told = re.search(r"(\d+) messages were not acknowledged by broker \S+ and are lost", daemon.log)
+    assert told is not None
+    summary = json.loads(daemon.output)
+    assert int(told[1]) == summary["messages_lost"] == summary["streams"]["belt"]["results"] > 0
 
 
 def test_a_broker_that_dies_before_sigterm_does_not_delay_the_end(
@@ -103,7 +134,8 @@ def test_what_was_found_before_the_broker_came_arrives_from_the_first_result_on(
     configure: Configure, start_edge: StartEdge, broker: Mosquitto, subscriber: Subscriber
 ) -> None:
     broker.end()  # it keeps the subscriber's session, and so whatever comes before the subscriber is back
-    daemon = start_edge(configure({"streams.belt": belt()}))
+    # What waits in memory keeps its place before what comes later.
+    daemon = start_edge(configure({"outbox": {"memory_s": 3600}, "streams.belt": belt()}))
     daemon.await_log("is away")
     daemon.await_log("stream belt is running")
     time.sleep(1)
@@ -118,7 +150,7 @@ def test_a_full_queue_drops_the_oldest_results_and_counts_them(
     configure: Configure, start_edge: StartEdge, broker: Mosquitto, subscriber: Subscriber
 ) -> None:
     broker.end()
-    config = configure({"mqtt": {"queue_messages": 50}, "streams.belt": belt()})
+    config = configure({"mqtt": {"queue_messages": 50}, "outbox": {"max_mb": 0}, "streams.belt": belt()})
     daemon = start_edge(config)
     daemon.await_log("stream belt is running")
     time.sleep(4)
@@ -129,6 +161,7 @@ def test_a_full_queue_drops_the_oldest_results_and_counts_them(
     seqs = subscriber.seqs("belt")
     assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
     assert 0 < seqs[0] <= subscriber.telemetry()[-1]["outbox"]["dropped"]
+    assert {"outbox_full"} == {alarm["alarm"] for alarm in subscriber.alarms()}
     assert subscriber.states()[0] == "online"
     assert subscriber.states("belt")[0] == "running"
 
@@ -238,6 +271,7 @@ def test_systemd_is_told_of_ready_watchdog_reload_and_stop(
     daemon = start_edge(configure({"streams.belt": belt(fps=5)}), environment=service_manager.environment(watchdog_s=1))
     service_manager.wait_for("READY=1")
     service_manager.wait_for("WATCHDOG=1")
+    service_manager.wait_for("STATUS=1 of 1 streams run, ")
     ready = len(service_manager.told)
     daemon.send(signal.SIGHUP)
     service_manager.wait_for("RELOADING=1\nMONOTONIC_USEC=", after=ready)

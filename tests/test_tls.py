@@ -20,11 +20,11 @@ from edge import publish
 from edge.check import _connect
 from edge.cli import main
 from edge.config import MqttSettings, load_config
-from edge.errors import ConfigError, EdgeError
+from edge.errors import ConfigError, EdgeError, UnansweredError
 from edge.outbox import Outbox
 from edge.publish import Publisher
 from edge.records import Message
-from edge.tls import tls_context
+from edge.tls import tls_context, why_away
 
 HOSTS = ("127.0.0.1", "localhost")
 WILL = Message("edge/dev/status", b'{"state":"offline"}', retain=True)
@@ -172,6 +172,26 @@ def test_a_certificate_renewed_on_disk_serves_from_the_next_connection_on(
     finally:
         publisher.finish(5)
         assert publisher.join(10)
+
+
+@pytest.mark.parametrize("code", [10, 62])
+def test_files_that_are_just_being_renewed_do_not_keep_the_reason_from_being_told(
+    authority: Authority, code: int
+) -> None:
+    own, other = authority.sign("bench-01"), authority.sign("other")
+    settings = tls_settings("mqtts://127.0.0.1:1", authority.ca, Certified(own.cert, other.key))
+    error = ssl.SSLCertVerificationError("failed")
+    error.verify_code, error.verify_message = code, "why"
+    assert "its certificate" in why_away(settings, error)
+
+
+def test_a_certificate_whose_key_is_not_written_yet_is_told_and_ends_nothing(
+    authority: Authority, tmp_path: Path
+) -> None:
+    own = authority.sign("bench-01")
+    settings = tls_settings(f"mqtts://127.0.0.1:{free_port()}", authority.ca, own)
+    own.key.write_bytes(Authority(tmp_path, "other").sign("bench-02").key.read_bytes())
+    assert "[mqtt] ca, cert or key cannot be used" in why_away(settings, UnansweredError("it hung up on CONNECT"))
 
 
 # Wrong

@@ -69,7 +69,7 @@ class JournalHandler(logging.Handler):
             "LOGGER": record.name,
             "THREAD_NAME": record.threadName or "",
         }
-        fields |= {field: str(getattr(record, key)) for key, field in FIELDS.items() if hasattr(record, key)}
+        fields |= {field: str(getattr(record, key)) for key, field in FIELDS.items() if getattr(record, key, None)}
         return fields | ({"EDGE_RECORDS_LOST": str(self._lost)} if self._lost else {})
 
     def _send(self, data: bytes) -> None:

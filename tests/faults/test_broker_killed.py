@@ -1,0 +1,61 @@
+"""The broker is killed again and again while results flow: each of them arrives."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Configure, Mosquitto, StartEdge, Subscriber, belt, eventually, subscribed
+from killing import KILLS, SEED
+
+pytestmark = pytest.mark.broker
+
+# It writes its subscriber's session down at once, and gives each message on before it acknowledges it.
+LASTING = ("allow_anonymous true", "autosave_on_changes true", "autosave_interval 1", "max_inflight_messages 0")
+STREAMS = ("one", "two")
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    server = Mosquitto(tmp_path, *LASTING)
+    yield server
+    server.kill()
+
+
+def test_every_result_arrives_though_the_broker_is_killed(
+    configure: Configure, start_edge: StartEdge, broker: Mosquitto
+) -> None:
+    dice = random.Random(SEED)
+    tables = {f"streams.{name}": belt(fps=30, size="160x120") for name in STREAMS}
+    # So short, that the longer ones of the breaks are bridged by the disk.
+    config = configure({"outbox": {"memory_s": 0.3, "commit_s": 0.1}} | tables)
+    with subscribed(broker.port) as subscriber:
+        daemon = start_edge(config)
+        for _ in range(KILLS):
+            await_flow(subscriber)
+            time.sleep(dice.uniform(0.2, 3))
+            broker.kill()
+            time.sleep(dice.choice((0, 0, 2)) * dice.random())
+            broker.start()
+        await_flow(subscriber)
+        assert daemon.end() == 0
+        subscriber.wait_for_state("stopped")
+        summary = json.loads(daemon.output)
+        for name in STREAMS:
+            count = summary["streams"][name]["results"]
+            eventually(lambda n=name, c=count: set(subscriber.seqs(n)) == set(range(c)), f"all {count} of {name}")  # type: ignore[misc]
+            seqs = subscriber.seqs(name)
+            print(f"{name}: {count} results, {len(seqs) - count} of them twice, {KILLS} kills")  # noqa: T201 -- for the record
+        assert summary["messages_lost"] == 0
+        assert daemon.log.count("connected to MQTT broker") >= KILLS
+
+
+def await_flow(subscriber: Subscriber) -> None:
+    """Wait until results of now arrive: what comes while the subscriber is away is the broker's to keep."""
+    before = len(subscriber.messages)
+    for name in STREAMS:
+        subscriber.wait_for_results(name, 3, after=before)

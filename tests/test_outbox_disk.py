@@ -1,0 +1,166 @@
+"""Between memory and disk: when it is used, when not, and in which order what was there is sent."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from shelved import eventually, shelved
+
+from edge.records import Message
+
+
+def test_while_the_broker_is_there_nothing_is_written(tmp_path: Path) -> None:
+    with shelved(tmp_path, memory_s=0) as made:
+        made.outbox.set_connected(connected=True)
+        made.put(0, 1000)
+        assert made.sent(1000) == list(range(1000))
+        made.outbox.set_connected(connected=True)
+        time.sleep(0.1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_short_break_stays_in_memory_and_in_order(tmp_path: Path) -> None:
+    with shelved(tmp_path, memory_s=60) as made:
+        made.put(0, 10)
+        time.sleep(0.1)
+        made.put(10, 10)
+        assert made.sent(20) == list(range(20))
+        assert not made.path.exists()
+
+
+def test_what_waits_longer_goes_to_disk_and_is_sent_in_order(tmp_path: Path) -> None:
+    with shelved(tmp_path) as made:
+        made.put(0, 3000)
+        made.on_disk(3000)
+        assert made.outbox.state().messages == 3000
+        assert made.sent(3000) == list(range(3000))
+        eventually(lambda: made.outbox.state().messages == 0, "nothing waits")
+    with shelved(tmp_path) as again:
+        assert again.outbox.state().messages == 0
+
+
+def test_a_new_start_sends_what_the_one_before_left_on_disk(tmp_path: Path) -> None:
+    for first in (0, 500):
+        with shelved(tmp_path, memory_s=60) as made:
+            made.put(first, 500)
+        assert made.outbox.state().disk_messages == first + 500, "all is on disk at the end"
+    with shelved(tmp_path) as made:
+        assert made.sent(1000) == list(range(1000))
+
+
+def test_live_messages_go_out_before_the_backlog_and_that_by_kind(tmp_path: Path) -> None:
+    with shelved(tmp_path) as made:
+        made.put(0, 10)
+        made.put(10, 2, "telemetry")
+        made.put(12, 2, "alarm")
+        made.on_disk(14)
+        made.outbox.set_connected(connected=True)
+        eventually(lambda: made.outbox.ahead == 14, "the disk was read")
+        made.put(14, 1, "telemetry")
+        made.put(15, 1, "result")
+        made.outbox.put(Message("status", b"16 ", retain=True))
+        assert made.sent(17) == [16, 15, 14, 12, 13, *range(10), 10, 11]
+
+
+def test_of_the_backlog_nothing_is_taken_where_it_is_not_asked_for(tmp_path: Path) -> None:
+    with shelved(tmp_path) as made:
+        made.put(0, 5)
+        made.on_disk(5)
+        made.outbox.set_connected(connected=True)
+        eventually(lambda: made.outbox.has_waiting(backlog=True), "the disk was read")
+        assert not made.outbox.has_waiting(backlog=False)
+        assert made.outbox.pop(backlog=False) is None
+        assert made.outbox.pop(backlog=True) is not None
+
+
+def test_what_was_under_way_when_the_broker_left_is_sent_again_before_what_came_after_it(tmp_path: Path) -> None:
+    with shelved(tmp_path) as made:
+        made.put(0, 1000)
+        made.on_disk(1000)
+        made.outbox.set_connected(connected=True)
+        eventually(lambda: made.outbox.has_waiting(backlog=True), "the disk was read")
+        under_way = [message for message in (made.outbox.pop() for _ in range(64)) if message]
+        made.outbox.set_connected(connected=False)
+        made.outbox.put_back(under_way)
+        made.put(1000, 100)
+        made.on_disk(1100)
+        assert made.sent(1100) == list(range(1100))
+
+
+def test_more_than_memory_may_hold_goes_to_disk_also_while_the_broker_is_there(tmp_path: Path) -> None:
+    with shelved(tmp_path, bound=1000, memory_s=60) as made:
+        made.outbox.set_connected(connected=True)
+        for first in range(0, 3000, 100):
+            made.put(first, 100)
+            eventually(lambda: made.outbox.state().messages - made.outbox.state().disk_messages < 800, "memory is free")
+        state = made.outbox.state()
+        assert (state.messages, state.dropped) == (3000, 0)
+        assert sorted(made.sent(3000)) == list(range(3000))
+
+
+def test_without_a_disk_memory_is_bounded_and_that_is_told(tmp_path: Path) -> None:
+    with shelved(tmp_path, bound=100, max_mb=0) as made:
+        made.put(0, 150)
+        eventually(lambda: bool(made.told), "an alarm")
+        state = made.outbox.state()
+        assert (state.messages, state.dropped_by_kind["result"], state.dropped_by_cause["full"]) == (100, 50, 50)
+        assert state.disk == "off"
+        assert made.sent(100) == list(range(50, 150))
+        eventually(lambda: made.told[-1] == ("outbox_full", None), "the alarm is cleared")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_share_is_told_and_ends_when_all_is_sent(tmp_path: Path) -> None:
+    with shelved(tmp_path, max_mb=1) as made:
+        for first in range(0, 4000, 500):
+            made.put(first, 500, size=500)
+            eventually(lambda: made.outbox.state().messages == made.outbox.state().disk_messages, "all is on disk")
+        eventually(lambda: bool(made.told), "an alarm")
+        alarm, reason = made.told[0]
+        assert (alarm, reason is not None) == ("outbox_full", True)
+        state = made.outbox.state()
+        assert state.messages + state.dropped == 4000
+        assert made.sent(state.messages) == list(range(state.dropped, 4000))
+        eventually(lambda: made.told[-1] == ("outbox_full", None), "the alarm is cleared")
+
+
+def test_the_journal_holds_what_is_not_on_disk(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    with shelved(tmp_path, journal=journal) as made:
+        made.put(0, 2000, size=1000)
+        made.on_disk(2000)
+        made.outbox.set_connected(connected=True)
+        assert made.outbox._journal is not None
+        assert made.outbox._journal.left() == [], "no copy stays of what is on disk"
+        assert made.outbox.state().without_copy == 0
+    assert not journal.exists(), "nothing waits in memory"
+
+
+def test_what_a_killed_process_left_in_the_journal_goes_behind_what_it_left_on_disk(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    with shelved(tmp_path, journal=journal) as killed:
+        killed.put(0, 100)
+        killed.on_disk(100)
+        killed.outbox.set_connected(connected=True)
+        killed.put(100, 100)
+        copy = journal.read_bytes()
+        assert len(killed.sent(200)) == 200
+        eventually(lambda: killed.outbox.state().messages == 0, "nothing waits")
+    with shelved(tmp_path) as made:
+        made.put(0, 100)
+        made.on_disk(100)
+    journal.write_bytes(copy)
+    with shelved(tmp_path, journal=journal, memory_s=60) as again:
+        assert sorted(again.sent(200)) == list(range(200))
+        assert all(again.outbox.state().dropped_by_cause[cause] == 0 for cause in ("full", "damaged"))
+
+
+def test_a_journal_that_fills_sends_its_messages_to_disk(tmp_path: Path) -> None:
+    with shelved(tmp_path, journal=tmp_path / "journal", memory_s=60) as made:
+        for first in range(0, 100, 5):
+            made.put(first, 5, size=100_000)
+            time.sleep(0.02)
+        eventually(lambda: made.outbox.state().disk_messages > 0, "some are on disk")
+        assert made.outbox.state().dropped == 0
+        assert sorted(made.sent(100)) == list(range(100))
