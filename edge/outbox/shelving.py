@@ -136,9 +136,11 @@ class Shelving:
     def _read_some(self, shelf: Shelf) -> None:
         if self._outbox.away_since_ns is not None or self._outbox.ahead > AHEAD // 2:
             return
-        found = [message for message in shelf.read(self._read_up_to, AHEAD) if message.number not in self._read]
+        rows = shelf.read(self._read_up_to, AHEAD)
+        if rows:
+            self._read_up_to = rows[-1].number
+        found = [message for message in rows if message.number not in self._read]
         if found:
-            self._read_up_to = found[-1].number
             self._read.update(message.number for message in found)
             self._outbox.read_ahead(found)
 
