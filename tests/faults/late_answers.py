@@ -1,13 +1,14 @@
 """Stands before a broker and gives its answers on late, for a broker that answers before it has done what it says.
 
-Mosquitto acknowledges a message, then writes it down: what it takes in the moment before it is killed may be in no file,
-and still on its way to the subscriber, whose connection breaks. With its answers held back for longer than it takes to do
-both, an acknowledgement that arrives is one that can be relied on; those that are held back when it dies are lost.
+Mosquitto acknowledges a message, then writes it down: what it takes in the moment before it is killed may be in no
+file, and still on its way to the subscriber, whose connection breaks. With its answers held back for longer than it
+takes to do both, an acknowledgement that arrives can be relied on; those that are held back when it dies are lost.
 """
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 import time
@@ -47,17 +48,13 @@ def _forward(client: socket.socket, broker: socket.socket) -> None:
 
 def _answer(broker: socket.socket, client: socket.socket) -> None:
     held = deque[tuple[float, bytes]]()
-    reading = broker.dup()  # with a time-out of its own
     with contextlib.suppress(OSError):
         while True:
-            reading.settimeout(max(held[0][0] - time.monotonic(), 0.001) if held else None)
-            try:
-                piece = reading.recv(65536)
+            if select.select([broker], [], [], max(held[0][0] - time.monotonic(), 0) if held else None)[0]:
+                piece = broker.recv(65536)
                 if not piece:
                     break
                 held.append((time.monotonic() + DELAY_S, piece))
-            except TimeoutError:
-                pass
             while held and held[0][0] <= time.monotonic():
                 client.sendall(held.popleft()[1])
     _shut(client, broker)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Configure, Mosquitto, Received, StartEdge, Subscriber, belt, subscribed
+from conftest import Child, Configure, Json, Mosquitto, Received, StartEdge, Subscriber, belt, eventually, subscribed
 from killing import KILLS, SEED
 from late_answers import late_answers
 
@@ -38,18 +38,21 @@ def test_every_result_arrives_though_the_broker_is_killed(
 def kill_and_count(
     configure: Configure, start_edge: StartEdge, broker: Mosquitto, port: int, dice: random.Random
 ) -> None:
-    tables = {f"streams.{name}": belt(fps=30, size="160x120") for name in STREAMS}
+    tables: dict[str, Json] = {f"streams.{name}": belt(fps=30, size="160x120") for name in STREAMS}
     # So short, that the longer ones of the breaks are bridged by the disk.
-    mqtt = {"url": f"mqtt://127.0.0.1:{port}", "in_flight": 500}
-    config = configure({"mqtt": mqtt, "outbox": {"memory_s": 0.3, "commit_s": 0.1}} | tables)
+    mqtt: Json = {"url": f"mqtt://127.0.0.1:{port}", "in_flight": 500}
+    tables |= {"mqtt": mqtt, "outbox": {"memory_s": 0.3, "commit_s": 0.1}}
+    config = configure(tables)
     with subscribed(broker.port) as subscriber:
         daemon = start_edge(config)
-        for _ in range(KILLS):
+        for kills in range(KILLS):
+            await_connection(daemon, kills + 1)
             await_flow(subscriber)
             time.sleep(dice.uniform(0.2, 3))
             broker.kill()
             time.sleep(dice.choice((0, 0, 2)) * dice.random())
             broker.start()
+        await_connection(daemon, KILLS + 1)
         await_flow(subscriber)
         after = len(subscriber.messages)
         subscriber.wait_for(backlog_is_sent, "the backlog is sent", after=after)
@@ -57,7 +60,6 @@ def kill_and_count(
         subscriber.wait_for_state("stopped")
         summary = json.loads(daemon.output)
         assert (summary["messages_lost"], summary["messages_kept"]) == (0, 0)
-        assert daemon.log.count("connected to MQTT broker") >= KILLS
         for name in STREAMS:
             count, seqs = summary["streams"][name]["results"], subscriber.seqs(name)
             print(f"{name}: {count} results, {len(seqs) - count} of them twice, {KILLS} kills")  # noqa: T201 -- for the record
@@ -66,6 +68,10 @@ def kill_and_count(
 
 def backlog_is_sent(message: Received) -> bool:
     return message.schema == "telemetry" and message.body["outbox"]["on_disk"]["messages"] == 0
+
+
+def await_connection(daemon: Child, count: int) -> None:
+    eventually(lambda: daemon.log.count("connected to MQTT broker") >= count, f"connection {count}")
 
 
 def await_flow(subscriber: Subscriber) -> None:
