@@ -145,7 +145,8 @@ def test_what_matters_most_goes_out_first_and_within_its_kind_in_order(kinds: li
     waiting = Outbox(100)
     for number, kind in enumerate(kinds):
         waiting.put(Message("t", b"%d" % number, kind=kind))
-    sent = [kinds[int(body)] for body in (numbers := drained(waiting))]
+    numbers = drained(waiting)
+    sent = [kinds[int(body)] for body in numbers]
     assert sent == sorted(kinds, key=MESSAGE_KINDS.index)
     for kind in MESSAGE_KINDS:
         of_kind = [int(body) for body in numbers if kinds[int(body)] == kind]
