@@ -43,7 +43,7 @@ class Shelving:
         self._stock = Stock()
         self._retries = 0
         self._retry_at_ns: int | None = None
-        self._committed_ns = 0
+        self._looked_ns = 0  # when it was looked at last whether anything is to be written
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         outbox.on_pressure = self._on_pressure
 
@@ -84,7 +84,7 @@ class Shelving:
     def _wait_s(self) -> float | None:
         """Return how long there is nothing to do but what somebody asks for."""
         away_ns = self._outbox.away_since_ns
-        commit_at_ns = self._committed_ns + self._commit_ns
+        commit_at_ns = self._looked_ns + self._commit_ns
         due_ns: int | None = None
         if self._retry_at_ns is not None or self._shelf is None:
             due_ns = self._retry_at_ns or now_ns() + int(FIRST_RETRY_S * 1e9)
@@ -103,12 +103,16 @@ class Shelving:
         self._retry_at_ns = None
         if not shelf.is_open and (shelf.path.exists() or (self._is_wanted() and self._outbox.holds_durable())):
             self._open(shelf)
-        if not shelf.is_open:
-            return
-        if not shelf.is_there():
-            self._replace(shelf)
-        self._read_some(shelf)
-        self._write(shelf)
+        if shelf.is_open:
+            if not shelf.is_there():
+                self._replace(shelf)
+            self._read_some(shelf)
+            self._write(shelf)
+        if self._is_due():
+            self._looked_ns = now_ns()
+
+    def _is_due(self) -> bool:
+        return now_ns() - self._looked_ns >= self._commit_ns
 
     def _is_wanted(self) -> bool:
         """Tell whether memory is not to hold what waits any longer."""
@@ -142,8 +146,8 @@ class Shelving:
         if self._is_wanted():
             while self._is_wanted() and self._move(shelf):
                 pass
-            self._committed_ns = now_ns()
-        elif (settled := self._outbox.settled()) and now_ns() - self._committed_ns >= self._commit_ns:
+            self._looked_ns = now_ns()
+        elif self._is_due() and (settled := self._outbox.settled()):
             self._change(shelf, [], settled)
         if not self._stock.messages and self._read:
             self._read.clear()
@@ -165,7 +169,7 @@ class Shelving:
 
     def _change(self, shelf: Shelf, messages: list[Message], settled: list[int]) -> None:
         gone = shelf.change(messages, settled)
-        self._committed_ns = now_ns()
+        self._looked_ns = now_ns()
         self._stock = shelf.stock()
         # What was read is on its way, and not lost.
         self._outbox.shelved(settled, [each for each in gone if each.key not in self._read], self._stock)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Child, Configure, Json, Mosquitto, Received, StartEdge, Subscriber, belt, eventually, subscribed
-from killing import KILLS, SEED
+from killing import KILLS, LONGEST_S, SEED
 from late_answers import late_answers
 
 pytestmark = pytest.mark.broker
@@ -48,7 +48,7 @@ def kill_and_count(
         for kills in range(KILLS):
             await_connection(daemon, kills + 1)
             await_flow(subscriber)
-            time.sleep(dice.uniform(0.2, 3))
+            time.sleep(dice.uniform(0.2, LONGEST_S))
             broker.kill()
             time.sleep(dice.choice((0, 0, 2)) * dice.random())
             broker.start()
