@@ -15,13 +15,21 @@ from edge.records import Message
 
 
 def test_while_the_broker_is_there_nothing_is_written(tmp_path: Path) -> None:
-    with shelved(tmp_path, memory_s=0) as made:
+    with shelved(tmp_path, memory_s=60) as made:
         made.outbox.set_connected(connected=True)
         made.put(0, 1000)
         assert made.sent(1000) == list(range(1000))
         made.outbox.set_connected(connected=True)
         time.sleep(0.1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_waits_for_a_broker_that_is_there_and_takes_nothing_goes_to_disk_too(tmp_path: Path) -> None:
+    with shelved(tmp_path, memory_s=0.3) as made:
+        made.outbox.set_connected(connected=True)
+        made.put(0, 100)
+        made.on_disk(100)
+        assert made.sent(100) == list(range(100))
 
 
 def test_a_short_break_stays_in_memory_and_in_order(tmp_path: Path) -> None:
@@ -54,7 +62,7 @@ def test_a_new_start_sends_what_the_one_before_left_on_disk(tmp_path: Path) -> N
 
 
 def test_live_messages_go_out_before_the_backlog_and_that_by_kind(tmp_path: Path) -> None:
-    with shelved(tmp_path) as made:
+    with shelved(tmp_path, memory_s=3) as made:
         made.put(0, 10)
         made.put(10, 2, "telemetry")
         made.put(12, 2, "alarm")
@@ -143,7 +151,7 @@ def test_the_journal_holds_what_is_not_on_disk(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_in_the_journal_goes_behind_what_it_left_on_disk(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    with shelved(tmp_path, journal=journal) as killed:
+    with shelved(tmp_path, journal=journal, memory_s=3) as killed:
         killed.put(0, 100)
         killed.on_disk(100)
         killed.outbox.set_connected(connected=True)

@@ -81,18 +81,19 @@ class Shelving:
         if self._shelf is not None:
             self._shelf.close()
 
-    def _wait_s(self) -> float | None:
+    def _wait_s(self) -> float:
         """Return how long there is nothing to do but what somebody asks for."""
         away_ns = self._outbox.away_since_ns
         commit_at_ns = self._looked_ns + self._commit_ns
-        due_ns: int | None = None
         if self._retry_at_ns is not None or self._shelf is None:
             due_ns = self._retry_at_ns or now_ns() + int(FIRST_RETRY_S * 1e9)
         elif away_ns is not None:
             due_ns = max(away_ns + self._memory_ns, commit_at_ns)
         elif self._stock.messages:
             due_ns = commit_at_ns
-        return None if due_ns is None else max(due_ns - now_ns(), 10**6) / 1e9
+        else:
+            due_ns = now_ns() + max(self._memory_ns, self._commit_ns)
+        return max(due_ns - now_ns(), 10**6) / 1e9
 
     # Work
 
@@ -118,7 +119,8 @@ class Shelving:
         """Tell whether memory is not to hold what waits any longer."""
         away_ns = self._outbox.away_since_ns
         is_long = away_ns is not None and now_ns() - away_ns >= self._memory_ns
-        return self._closing or is_long or self._outbox.is_pressed
+        # A link that lets nothing pass looks like one that stands, until the client's patience is at its end.
+        return self._closing or is_long or self._outbox.is_pressed or self._outbox.has_waited(self._memory_ns)
 
     def _open(self, shelf: Shelf) -> None:
         shelf.open(self._outbox.first_number)
