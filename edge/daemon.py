@@ -443,7 +443,7 @@ class Daemon:
         if on_disk:
             log.warning("%d messages were not acknowledged by broker %s: they wait on disk", on_disk, shown)
         if copied:
-            log.warning("%d messages could not be written to disk: they wait in memory, until power is cut", copied)
+            log.warning("%d messages are not on disk: they wait in memory, for the next start or a power cut", copied)
         if without:
             log.warning("%d messages were not acknowledged by broker %s and are lost", without, shown)
         if in_time:  # else the disk hangs, and its thread may still come to take copies away
