@@ -395,7 +395,12 @@ class Daemon:
     def _is_over(self) -> bool:
         """Tell whether it is time to stop: asked to, every source has ended, or only a new process can go on."""
         has_ended = self._pipeline.has_ended and not self._stays
-        return self._stop_signal is not None or self._is_to_restart or has_ended or self._pipeline.lost is not None
+        return self._is_hurried or has_ended or self._pipeline.lost is not None
+
+    @property
+    def _is_hurried(self) -> bool:
+        """Whether somebody waits for the daemon's end."""
+        return self._stop_signal is not None or self._is_to_restart
 
     def _look_at_board(self) -> None:
         """Take over the board's state; a new power mode is told in the status too."""
@@ -422,11 +427,11 @@ class Daemon:
         self._exporter.stop()
         self._publish_status("stopped")
         # When the sources have ended by themselves, what waits on disk from before is sent too.
-        self._publisher.finish(FLUSH_S, backlog=self._stop_signal is None)
+        self._publisher.finish(FLUSH_S, backlog=not self._is_hurried)
         self._board.stop()
         while not self._publisher.join(END_POLL_S):
             spent_s = (now_ns() - start_ns) / 1e9
-            if spent_s >= (FLUSH_S if self._stop_signal is None else SEND_S):
+            if spent_s >= (SEND_S if self._is_hurried else FLUSH_S):
                 break
         self._keep_the_rest(EXIT_S - (now_ns() - start_ns) / 1e9)
 
@@ -438,7 +443,7 @@ class Daemon:
         if on_disk:
             log.warning("%d messages were not acknowledged by broker %s: they wait on disk", on_disk, shown)
         if copied:
-            log.warning("%d messages could not be written to disk: they wait in memory, until power is cut", copied)
+            log.warning("%d messages are not on disk: they wait in memory, for the next start or a power cut", copied)
         if without:
             log.warning("%d messages were not acknowledged by broker %s and are lost", without, shown)
         if in_time:  # else the disk hangs, and its thread may still come to take copies away

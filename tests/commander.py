@@ -26,7 +26,9 @@ class Commander:
         self._ids = itertools.count(1)
         connected = threading.Event()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, "commander", protocol=MQTTProtocolVersion.MQTTv5)
+        self.heard: list[Json] = []  # the properties of messages on the topics that are listened to
         self._client.on_connect = lambda *_: connected.set()
+        self._client.on_message = lambda _client, _userdata, message: self.heard.append(vars(message.properties))
         self._client.connect("127.0.0.1", broker.port)
         self._client.loop_start()
         assert connected.wait(PATIENCE_S), "the broker did not take the commander"
@@ -34,6 +36,13 @@ class Commander:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+    def listen(self, topic: str) -> None:
+        """Subscribe, and wait until the broker knows."""
+        subscribed = threading.Event()
+        self._client.on_subscribe = lambda *_: subscribed.set()
+        self._client.subscribe(topic, 1)
+        assert subscribed.wait(PATIENCE_S), "the broker did not take the subscription"
 
     def publish(self, topic: str, body: bytes, *, retain: bool = False, properties: Any = None) -> None:
         """Publish, and wait until the broker has it."""

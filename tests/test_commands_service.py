@@ -318,6 +318,21 @@ def test_the_answer_goes_to_the_response_topic_too_but_never_to_one_of_ours(
     assert not [m for m in subscriber.messages if m.topic.endswith("cmd/restart")]
 
 
+def test_an_answer_carries_the_correlation_data_and_a_picture_its_type(
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
+) -> None:
+    daemon = start_edge(configure(allowing("snapshot")))
+    subscriber.wait_for_results("belt", 1)
+    commander.listen("me/answers")
+    commander.listen(f"{ROOT_TOPIC}/streams/belt/snapshot")
+    commander.send("snapshot", {"stream": "belt"}, properties=response("me/answers", b"\x00\xff"))
+    eventually(lambda: len(commander.heard) == 2, "a picture and its answer")
+    assert daemon.end() == 0
+    picture, answer = commander.heard
+    assert picture["ContentType"] == "image/jpeg"
+    assert (answer["ContentType"], answer["CorrelationData"]) == ("application/json", b"\x00\xff")
+
+
 def test_a_retained_command_is_not_run_at_each_start(
     configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
 ) -> None:
