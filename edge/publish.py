@@ -14,6 +14,7 @@ import os
 import random
 import select
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -397,6 +398,8 @@ def _limits(protocol: Any) -> Properties | None:
 def _read(client: mqtt.Client) -> None:
     """Read what came; raise OSError where a packet is longer than any that is meant for us."""
     client.loop_read()
+    while isinstance(connection := client.socket(), ssl.SSLSocket) and connection.pending():
+        client.loop_read()  # what TLS has decrypted already wakes no poll
     announced = client._in_packet["remaining_length"]  # noqa: SLF001 -- the library itself takes up to 256 MB
     if announced > MAX_PACKET_BYTES:
         raise ConnectionError(f"it sends a packet of {announced} bytes; wanted at most {MAX_PACKET_BYTES}")

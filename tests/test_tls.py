@@ -23,7 +23,7 @@ from edge.config import MqttSettings, load_config
 from edge.errors import ConfigError, EdgeError, UnansweredError
 from edge.outbox import Outbox
 from edge.publish import Publisher
-from edge.records import Message
+from edge.records import Message, Request
 from edge.tls import tls_context, why_away
 
 HOSTS = ("127.0.0.1", "localhost")
@@ -192,6 +192,35 @@ def test_a_certificate_whose_key_is_not_written_yet_is_told_and_ends_nothing(
     settings = tls_settings(f"mqtts://127.0.0.1:{free_port()}", authority.ca, own)
     own.key.write_bytes(Authority(tmp_path, "other").sign("bench-02").key.read_bytes())
     assert "[mqtt] ca, cert or key cannot be used" in why_away(settings, UnansweredError("it hung up on CONNECT"))
+
+
+def test_all_that_comes_in_one_record_is_read_at_once(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "IDLE_POLL_MS", 10**7)  # nothing but what was received wakes it
+    own = authority.sign("broker", *HOSTS)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.cert, own.key)
+    listener = socket.create_server(("127.0.0.1", 0))
+    done = threading.Event()
+
+    def serve() -> None:
+        plain, _ = listener.accept()
+        with context.wrap_socket(plain, server_side=True) as connection:
+            connection.recv(4096)
+            connection.sendall(b"\x20\x03\x00\x00\x00" + 5 * b"\x30\x07\x00\x03a/b\x00x")
+            done.wait(60)
+
+    threading.Thread(target=serve, daemon=True).start()
+    requests: list[Request] = []
+    settings = tls_settings(f"mqtts://127.0.0.1:{listener.getsockname()[1]}", authority.ca)
+    publisher = Publisher(settings, "edge-test", WILL, Outbox(10), lambda _m, _at_ns: None, ["a/+"], requests.append)
+    publisher.start()
+    try:
+        eventually(lambda: len(requests) == 5, "all five requests", timeout_s=10)
+    finally:
+        done.set()
+        publisher.finish(0)
+        assert publisher.join(10)
+        listener.close()
 
 
 # Wrong

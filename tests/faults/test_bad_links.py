@@ -138,3 +138,27 @@ def test_a_link_that_loses_a_third_of_all_packets_and_is_late_is_survived(
         assert here.rss_bytes() - before_bytes < GROWTH_BYTES
         here.heal(before_ms)
         here.end()
+
+
+@pytest.mark.broker
+def test_a_daemon_that_ends_while_the_link_is_cut_leaves_its_results_to_the_next(
+    tmp_path: Path, link: BadLink, start_edge: StartEdge
+) -> None:
+    with site(link, tmp_path, start_edge) as here:
+        here.subscriber.wait_for_results("belt", SAMPLE)
+        first = here.subscriber.results("belt")[0]["boot"]
+        link.is_cut = True
+        time.sleep(3)
+        assert here.daemon.end() == 0
+        here.subscriber.wait_for_state("offline")  # which the broker says, once it has noticed
+        arrived = len(here.subscriber.results("belt"))
+        link.heal()
+        with link.device.inside():
+            second = start_edge(tmp_path / "edge.toml")
+        eventually(lambda: len(seqs_of(here.subscriber, first)) > arrived + SAMPLE, "results of the first daemon")
+        eventually(lambda: seqs_of(here.subscriber, first) == set(range(len(seqs_of(here.subscriber, first)))), "all")
+        assert second.end() == 0
+
+
+def seqs_of(subscriber: Subscriber, boot: str) -> set[int]:
+    return {result["seq"] for result in subscriber.results("belt") if result["boot"] == boot}
