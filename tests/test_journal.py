@@ -160,7 +160,7 @@ def test_a_record_whose_arguments_do_not_fit_raises_nothing(listener: Listener) 
     """The handler is asked itself, as pytest's own raises what ours must not."""
     handler = JournalHandler(listener.path)
     for arguments in (("many",), (5,)):
-        handler.handle(logging.makeLogRecord({"levelno": 20, "msg": "%d frames", "args": arguments}))
+        handler.handle(logging.LogRecord("edge", 20, __file__, 1, "%d frames", arguments, None))
     handler.close()
     fields = listener.next()
     assert (fields["MESSAGE"], fields["EDGE_RECORDS_LOST"]) == ("5 frames", "1")
