@@ -13,13 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from edge import __version__
-from edge.alarms import Alarms
+from edge.announcer import Announcer
 from edge.backends.supply import Fallback, Place
 from edge.board_watch import BoardWatch
-from edge.clock import clock_synchronised, now_ns, utc_text, wall_ns
+from edge.clock import now_ns
 from edge.config import Config, StreamSettings, load_config
-from edge.encode import ResultEncoder, to_json
+from edge.encode import to_json
 from edge.errors import ConfigError, EdgeError, ModelError
 from edge.governor import Decision
 from edge.host.board import board_name
@@ -31,13 +30,11 @@ from edge.pipeline import Pipeline
 from edge.places import default_state_dir, state_lock
 from edge.profiles import Profile
 from edge.publish import Publisher
-from edge.rebuild import Step
-from edge.records import Message, Result, StreamState
+from edge.records import BoardState, Message
 from edge.remote import Remote
 from edge.signals import heard_by
 from edge.starts import SETTLED_S, CrashLoop, Starts
 from edge.steering import Wanted
-from edge.stream import Stream
 from edge.telemetry import Telemetry
 from edge.topics import Topics
 
@@ -54,24 +51,12 @@ FLUSH_S = 30.0
 END_POLL_S = 0.1
 # What the unit gives a start, of which a pause before it shall take nothing.
 START_S = 300.0
-# What comes after each step of the making of an engine.
-NEXT_STEPS: dict[Step, str] = {
-    "building": "an engine is being built in the background; this can take many minutes",
-    "verifying": "the new engine is held against the one that serves, on frames of the cameras",
-    "swapping": "the new engine takes over between two batches",
-    "serving": "",
-    "partly": 'correct the model, or set backend = "onnxruntime" in [models] to be told no more of it',
-    "failed": 'correct that and reload, or set backend = "onnxruntime" in [models] to be told no more of it',
-}
-# Those of which a model has at most one.
-ENGINE_ALARMS = ("engine_fallback", "int8_refused")
 # What takes a restart to change.
 FIXED_TABLES = ("device", "mqtt", "outbox", "engines", "accuracy", "governor", "commands", "homeassistant", "http")
-LOG_LEVELS: dict[StreamState, int] = {"failed": logging.ERROR, "reconnecting": logging.WARNING}
 
 
 class Daemon:
-    """One run of the daemon; the pipeline's outlet."""
+    """One run of the daemon."""
 
     def __init__(self, config_path: Path, config: Config, state_dir: Path, *, force: bool = False) -> None:
         self._config_path = config_path
@@ -82,32 +67,27 @@ class Daemon:
         self._place = Place(state_dir, board_name(), config.engines, force, _fallback(self._crash_loop))
         self._boot = uuid.uuid4().hex
         self._topics = Topics(config.mqtt.prefix, config.device.name)
-        self._encoder = ResultEncoder(config.device.name, self._boot)
-        self._alarms = Alarms(config.device.name, self._boot)
-        self._builds: dict[str, dict[str, Any]] = {}  # how far the making of each lacking engine is
-        self._low_since: dict[str, str] = {}  # models whose agreement is too low, with the engine's label
-        self._energy_j: dict[str, float | None] = {}  # of an image of each model, in the newest telemetry
+        self._say = Announcer(self, self._topics, self._boot, self._publish)
         wanted = Wanted(config.device.power_mode, config.governor)
-        self._board = BoardWatch(wanted, self._alarms, self._alarm_changed, self._decided)
+        self._board = BoardWatch(wanted, self._say.alarms, self._say.alarm, self._decided)
         self._wake = threading.Event()
         self._stop_signal: int | None = None
         self._reload_asked = False
-        will = Message(self._topics.status, to_json(self._status("offline", {})), retain=True)
-        client_id = f"edge-{config.mqtt.prefix}-{config.device.name}"
+        self._is_to_restart = False
+        self._stays = False  # a command has switched streams off: that the others have ended is no end
         head = {"v": 1, "device": config.device.name, "boot": self._boot}
         self._remote = Remote(config, self._topics, head, state_dir, self._publish, self._wake.set)
-        self._outbox, self._shelving = open_outbox(config.mqtt, config.outbox, state_dir, self._outbox_alarm)
+        self._say.on_result = self._remote.result
+        self._outbox, self._shelving = open_outbox(config.mqtt, config.outbox, state_dir, self._say.outbox)
         self._publisher = Publisher(
             config.mqtt,
-            client_id,
-            will,
+            f"edge-{config.mqtt.prefix}-{config.device.name}",
+            self._say.last_will(),
             self._outbox,
             self._acknowledged,
             self._remote.subscriptions,
             self._remote.inbox.put,
         )
-        self._is_to_restart = False
-        self._stays = False  # a command has switched streams off: that the others have ended is no end
         self._exporter = Exporter()
         self._pipeline: Pipeline
         self._telemetry: Telemetry
@@ -134,7 +114,7 @@ class Daemon:
         Raises GpuLostError, with everything flushed, where only a new process can go on.
         """
         try:
-            self._pipeline = Pipeline(self._config, self, self._place)
+            self._pipeline = Pipeline(self._config, self._say, self._place)
         except (ConfigError, ModelError):  # for a person to mend: to start again would not help
             self._starts.end("clean")
             raise
@@ -145,12 +125,13 @@ class Daemon:
         self._publisher.start()
         self._exporter.start(self._config.http)
         try:
-            self._publish_status("online")
+            self._say.status("online")
             self._pipeline.start()
             self._tell_off({})
             self._remote.start(self, board_name())
             self._notifier.ready()
-            self._tell_crash_loop()
+            if self._crash_loop is not None:
+                self._say.crash_loop(self._crash_loop.told)
             if not self._pipeline.streams:
                 log.warning("no [streams.NAME] is enabled in %s: nothing to do until a reload", self._config_path)
             log.info("%d streams run as boot %s", len(self._pipeline.streams), self._boot)
@@ -201,6 +182,19 @@ class Daemon:
         return self._board
 
     @property
+    def models(self) -> Mapping[str, Model]:
+        return self._pipeline.models
+
+    @property
+    def board_state(self) -> BoardState:
+        return self._board.state
+
+    @property
+    def is_falling_back(self) -> bool:
+        """Whether a crash loop has something else serve than what is wanted."""
+        return self._crash_loop is not None
+
+    @property
     def folder(self) -> Path:
         """Where relative paths of the configuration start."""
         return self._config_path.parent.resolve()
@@ -209,116 +203,19 @@ class Daemon:
         """End in peace with the exit code that asks to be started again."""
         self._is_to_restart = True
 
-    def result(self, stream: Stream, result: Result) -> None:
-        self._remote.result(result)
-        topic = self._topics.results(stream.name)
-        drops, energy_j = stream.meter.drops(), self._energy_j.get(result.model)
-        message = self._encoder.encode(result, topic, stream.settings.qos, drops, self._board.state, energy_j)
-        self._publisher.put(message)
-
-    def stream_state(self, stream: Stream, reason: str | None) -> None:
-        log.log(
-            LOG_LEVELS.get(stream.state, logging.INFO),
-            "stream %s is %s%s",
-            stream.name,
-            stream.state,
-            f": {reason}" if reason else "",
-            extra={"stream": stream.name},
-        )
-        self._publish_stream_status(stream.name, stream.state, reason, stream.settings)
-
-    def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
-        """Tell how far the making of an engine is: in the status, in an alarm, and in the log."""
-        told = f"{model.engine.label} serves {model.name}"
-        is_refused = step == "failed" and model.settings.precision == "int8" and self._crash_loop is None
-        alarm = "int8_refused" if is_refused else "engine_fallback"
-        changes = [
-            self._alarms.cleared(other, told, model=model.name)
-            for other in ENGINE_ALARMS
-            if step == "serving" or other != alarm
-        ]
-        if step == "serving":
-            self._builds.pop(model.name, None)
-        else:
-            self._builds[model.name] = {"step": step, "progress": round(progress, 3), "reason": reason}
-            changes.append(self._alarms.raised(alarm, f"{told}: {reason}", _next(alarm, step), model=model.name))
-        level = logging.WARNING if step in ("partly", "failed") else logging.INFO
-        about = {"model": model.name, "engine": model.engine.label}
-        log.log(level, "model %s: %s, %.0f %%", model.name, step, 100 * progress, extra=about)
-        self._publish_alarms(*changes)
-        self._publish_status("online")
-
-    def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None:
-        """Tell when what serves a model falls below, or comes back to, the agreement that is wanted."""
-        told = f"{model.engine.label} agrees by {agreement:.3f} with {model.name} as it was exported"
-        if not is_low:
-            if self._low_since.pop(model.name, None) is not None:
-                self._publish_alarms(self._alarms.cleared("accuracy_low", told, model=model.name))
-                self._publish_status("online")
-        elif self._low_since.get(model.name) != model.engine.label:  # told once for an engine, not with each figure
-            self._low_since[model.name] = model.engine.label
-            reason = f"{told}, wanted {model.manifest.min_agreement:g} or more"
-            step = "quantize again with frames like these"
-            self._publish_alarms(self._alarms.raised("accuracy_low", reason, step, model=model.name))
-            self._publish_status("online")
-
-    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None:
-        """Tell that an engine fails again and again, and when it is well again."""
-        if fault is None:
-            told = f"{model.engine.label} serves {model.name} again"
-            change = self._alarms.cleared("engine_failing", told, model=model.name)
-        else:
-            reason = f"{model.engine.label} fails at each batch of {model.name}: {fault}"
-            step = f"it is opened again in {pause_s:g} s" if pause_s else "it is opened again now"
-            change = self._alarms.raised("engine_failing", reason, step, model=model.name, severity="critical")
-        self._publish_alarms(change)
-        self._publish_status("online")
-
-    def _tell_crash_loop(self) -> None:
-        if self._crash_loop is None:
-            return
-        served = ", ".join(f"{model.engine.label} serves {name}" for name, model in self._pipeline.models.items())
-        step = f"meanwhile {served or 'nothing is served'}; see why it ended (journalctl -u edge), and mend that"
-        alarm = self._alarms.raised("crash_loop", self._crash_loop.told, step, severity="critical")
-        self._publish_alarms(alarm)
-        self._publish_status("online")
-
     def _note_start(self) -> None:
         """Keep what this start has come to; once it has served for long enough, the loop is over."""
         engines = {name: model.engine.label for name, model in self._pipeline.models.items()}
         if self._starts.look(engines) and self._crash_loop is not None:
             told = f"the daemon has served for {SETTLED_S:g} s"
-            self._publish_alarms(self._alarms.cleared("crash_loop", told))
-            self._publish_status("online")
-
-    def _alarm_changed(self, change: dict[str, Any]) -> None:
-        self._publish_alarms(change)
-        self._publish_status("online")
-
-    def _outbox_alarm(self, alarm: str, reason: str | None, step: str) -> None:
-        raised, cleared = self._alarms.raised, self._alarms.cleared
-        change = cleared(alarm, step) if reason is None else raised(alarm, reason, step)
-        if change is not None:
-            self._alarm_changed(change)
+            self._say.alarm(self._say.alarms.cleared("crash_loop", told))
 
     def _decided(self, decision: Decision) -> None:
-        """Let batches be as the governor wants them, and tell what it decided and why."""
-        log.info("governor: %s", decision.reason)
+        """Let batches be as the governor wants them."""
         for model in self._pipeline.models.values():
             wait_ms = model.settings.max_wait_ms if decision.max_wait_ms is None else decision.max_wait_ms
             model.batcher.limit(decision.max_batch or model.max_batch, wait_ms)
-        body = {
-            "v": 1,
-            "device": self._config.device.name,
-            "boot": self._boot,
-            "at": utc_text(wall_ns()),
-            "power_mode": decision.mode,
-            "max_batch": decision.max_batch,
-            "max_wait_ms": decision.max_wait_ms,
-            "urgent": decision.is_urgent,
-            "reason": decision.reason,
-        }
-        self._publisher.put(Message(self._topics.governor, to_json(body), kind="telemetry"))
+        self._say.decision(decision)
 
     def _profile(self) -> Profile | None:
         """Return what `edge tune` measured here, of the first model of which there is something."""
@@ -380,18 +277,18 @@ class Daemon:
         self._pipeline.change(config)
         before, self._config = self._config.streams, config
         self._stays |= any(each.enabled and not _runs(config.streams.get(name)) for name, each in before.items())
-        self._drop_settled_builds()
+        self._say.drop_settled_builds()
         self._tell_off(before)
-        for name in before.keys() - config.streams.keys():  # an empty message takes what the broker has retained away
-            self._publish(Message(self._topics.stream_status(name), b"", retain=True))
+        for name in before.keys() - config.streams.keys():
+            self._say.stream_gone(name)
             self._remote.forget(name)
-        self._publish_status("online")
+        self._say.status("online")
 
     def _tell_off(self, before: Mapping[str, StreamSettings]) -> None:
         """Tell of streams that are off now, but of none that was so before."""
         for name, settings in self._config.streams.items():
             if not settings.enabled and (name not in before or before[name].enabled):
-                self._publish_stream_status(name, "off", "switched off", settings)
+                self._say.stream_status(name, "off", "switched off", settings)
 
     def _is_over(self) -> bool:
         """Tell whether it is time to stop: asked to, every source has ended, or only a new process can go on."""
@@ -408,15 +305,7 @@ class Daemon:
         before = self._board.state.power_mode
         self._board.look()
         if self._board.state.power_mode != before:
-            self._publish_status("online")
-
-    def _drop_settled_builds(self) -> None:
-        """Clear what stood for models that are gone, or have their engine now."""
-        lacking = {name for name, model in self._pipeline.models.items() if model.lacking is not None}
-        for name in self._builds.keys() - lacking:
-            self._builds.pop(name, None)
-            for alarm in ENGINE_ALARMS:
-                self._publish_alarms(self._alarms.cleared(alarm, "the configuration has changed", model=name))
+            self._say.status("online")
 
     def _stop(self) -> None:
         """End everything, within `EXIT_S` of a signal, and tell what was lost."""
@@ -426,7 +315,7 @@ class Daemon:
         self._pipeline.stop()
         self._publish_telemetry()
         self._exporter.stop()
-        self._publish_status("stopped")
+        self._say.status("stopped")
         # When the sources have ended by themselves, what waits on disk from before is sent too.
         self._publisher.finish(FLUSH_S, backlog=not self._is_hurried)
         self._board.stop()
@@ -444,7 +333,7 @@ class Daemon:
         if on_disk:
             log.warning("%d messages were not acknowledged by broker %s: they wait on disk", on_disk, shown)
         if copied:
-            log.warning("%d messages could not be written to disk: they wait in memory, until power is cut", copied)
+            log.warning("%d messages are not on disk: they wait in memory, for the next start or a power cut", copied)
         if without:
             log.warning("%d messages were not acknowledged by broker %s and are lost", without, shown)
         if in_time:  # else the disk hangs, and its thread may still come to take copies away
@@ -458,20 +347,6 @@ class Daemon:
     def _publish(self, message: Message) -> None:
         self._publisher.put(message)
 
-    def _publish_stream_status(
-        self, name: str, state: StreamState, reason: str | None, settings: StreamSettings
-    ) -> None:
-        body = {"v": 1, "state": state, "reason": reason, "at": utc_text(wall_ns()), "source": settings.source.shown}
-        self._publisher.put(Message(self._topics.stream_status(name), to_json(body), retain=True))
-
-    def _publish_alarms(self, *changes: dict[str, Any] | None) -> None:
-        for change in changes:
-            if change is not None:
-                about = {"alarm": change["alarm"], "model": change["model"]}
-                level = logging.WARNING if change["state"] == "raised" else logging.INFO
-                log.log(level, "alarm %s %s: %s", change["alarm"], change["state"], change["reason"], extra=about)
-                self._publisher.put(Message(self._topics.alarms, to_json(change), kind="alarm"))
-
     def _publish_telemetry(self) -> None:
         streams = {name: stream.meter for name, stream in self._pipeline.streams.items()}
         models = {name: (model.engine.label, model.meter) for name, model in self._pipeline.models.items()}
@@ -479,40 +354,15 @@ class Daemon:
         if (commands := self._remote.counts()) is not None:
             body["commands"] = commands
         meters = {name: meter for name, (_, meter) in models.items()}
-        standing, is_connected = self._alarms.standing(), self._publisher.connected
+        standing, is_connected = self._say.alarms.standing(), self._publisher.connected
         self._exporter.take(body, streams, meters, standing, is_connected=is_connected)
-        self._energy_j = {name: each["energy_j_per_image"] for name, each in body["models"].items()}
+        self._say.energy_j = {name: each["energy_j_per_image"] for name, each in body["models"].items()}
         expiry_s = round(self._config.telemetry.expiry_s)
         self._publisher.put(Message(self._topics.telemetry, to_json(body), kind="telemetry", expiry_s=expiry_s))
         self._board.steer(self._pipeline.streams.values(), body["period_s"])
         rate = sum(each["results_per_s"] or 0.0 for each in body["streams"].values())
         running = sum(stream.state == "running" for stream in self._pipeline.streams.values())
         self._notifier.status(f"{running} of {len(streams)} streams run, {rate:.1f} results/s")
-
-    def _publish_status(self, state: str) -> None:
-        engines = {name: model.engine.label for name, model in self._pipeline.models.items()}
-        self._publisher.put(Message(self._topics.status, to_json(self._status(state, engines)), retain=True))
-
-    def _status(self, state: str, engines: dict[str, str]) -> dict[str, Any]:
-        return {
-            "v": 1,
-            "device": self._config.device.name,
-            "boot": self._boot,
-            "state": state,
-            # The broker sends "offline" for us; when, we cannot know.
-            "at": None if state == "offline" else utc_text(wall_ns()),
-            "version": __version__,
-            "board": board_name(),
-            "power_mode": self._board.state.power_mode,
-            "clock_synchronised": clock_synchronised(),
-            "engines": engines,
-            "builds": dict(self._builds),
-            "alarms": self._alarms.standing(),
-        }
-
-
-def _runs(settings: StreamSettings | None) -> bool:
-    return settings is not None and settings.enabled
 
 
 def _fallback(loop: CrashLoop | None) -> Fallback | None:
@@ -523,11 +373,8 @@ def _fallback(loop: CrashLoop | None) -> Fallback | None:
     return Fallback(told, loop.tried, loop.engines)
 
 
-def _next(alarm: str, step: Step) -> str:
-    """Return what comes next, or is to be done, for an alarm of an engine."""
-    if alarm == "int8_refused":
-        return "quantize again with frames like these (edge engines quantize), or set precision to auto"
-    return NEXT_STEPS[step]
+def _runs(settings: StreamSettings | None) -> bool:
+    return settings is not None and settings.enabled
 
 
 def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False) -> tuple[int, dict[str, Any]]:

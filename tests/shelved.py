@@ -20,13 +20,20 @@ class Shelved:
     """An outbox, its thread, and what it told."""
 
     def __init__(
-        self, folder: Path, *, bound: int = 10_000, memory_s: float = 0, max_mb: int = 64, journal: Path | None = None
+        self,
+        folder: Path,
+        *,
+        bound: int = 10_000,
+        memory_s: float = 0,
+        commit_s: float = 0.01,
+        max_mb: int = 64,
+        journal: Path | None = None,
     ) -> None:
         self.path = folder / "outbox.db"
         self.told: list[tuple[str, str | None]] = []
         self.outbox = Outbox(bound, Journal(journal, 4) if journal else None)
         shelf = Shelf(self.path, max_mb, 3600, "commit") if max_mb else None
-        self.shelving = Shelving(self.outbox, shelf, memory_s, 0.01, self._tell)
+        self.shelving = Shelving(self.outbox, shelf, memory_s, commit_s, self._tell)
 
     def _tell(self, alarm: str, reason: str | None, step: str) -> None:
         assert step

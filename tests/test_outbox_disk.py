@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from shelved import eventually, shelved
+import pytest
+from shelved import PATIENCE_S, Shelved, eventually, shelved
 
+from edge.outbox.shelf import Gone
 from edge.records import Message
 
 
 def test_while_the_broker_is_there_nothing_is_written(tmp_path: Path) -> None:
-    with shelved(tmp_path, memory_s=0) as made:
+    with shelved(tmp_path, memory_s=60) as made:
         made.outbox.set_connected(connected=True)
         made.put(0, 1000)
         assert made.sent(1000) == list(range(1000))
         made.outbox.set_connected(connected=True)
         time.sleep(0.1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_waits_for_a_broker_that_is_there_and_takes_nothing_goes_to_disk_too(tmp_path: Path) -> None:
+    with shelved(tmp_path, memory_s=0.3) as made:
+        made.outbox.set_connected(connected=True)
+        made.put(0, 100)
+        made.on_disk(100)
+        assert made.sent(100) == list(range(100))
 
 
 def test_a_short_break_stays_in_memory_and_in_order(tmp_path: Path) -> None:
@@ -50,7 +62,7 @@ def test_a_new_start_sends_what_the_one_before_left_on_disk(tmp_path: Path) -> N
 
 
 def test_live_messages_go_out_before_the_backlog_and_that_by_kind(tmp_path: Path) -> None:
-    with shelved(tmp_path) as made:
+    with shelved(tmp_path, memory_s=3) as made:
         made.put(0, 10)
         made.put(10, 2, "telemetry")
         made.put(12, 2, "alarm")
@@ -139,7 +151,7 @@ def test_the_journal_holds_what_is_not_on_disk(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_in_the_journal_goes_behind_what_it_left_on_disk(tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    with shelved(tmp_path, journal=journal) as killed:
+    with shelved(tmp_path, journal=journal, memory_s=3) as killed:
         killed.put(0, 100)
         killed.on_disk(100)
         killed.outbox.set_connected(connected=True)
@@ -164,3 +176,44 @@ def test_a_journal_that_fills_sends_its_messages_to_disk(tmp_path: Path) -> None
         eventually(lambda: made.outbox.state().disk_messages > 0, "some are on disk")
         assert made.outbox.state().dropped == 0
         assert sorted(made.sent(100)) == list(range(100))
+
+
+@pytest.mark.parametrize("connected", [False, True])
+@pytest.mark.parametrize("messages", [0, 10])
+def test_where_there_is_nothing_to_do_the_disk_is_looked_at_once_a_commit(
+    tmp_path: Path, messages: int, *, connected: bool
+) -> None:
+    with shelved(tmp_path, commit_s=0.1) as made:
+        made.put(0, messages)
+        made.on_disk(messages)
+        looks, state = list[int](), made.outbox.state
+        made.outbox.set_connected(connected=connected)
+        eventually(lambda: not connected or made.outbox.ahead == messages, "the disk was read")
+        made.outbox.state = lambda *_: looks.append(1) or state()  # type: ignore[method-assign, func-returns-value]
+        time.sleep(1)
+        assert len(looks) < 40
+
+
+def test_neither_putting_nor_sending_nor_the_end_waits_for_a_disk_that_hangs(tmp_path: Path) -> None:
+    made, hangs, goes_on = Shelved(tmp_path), threading.Event(), threading.Event()
+    shelf = made.shelving._shelf
+    assert shelf is not None
+    change = shelf.change
+
+    def hanging_change(add: Sequence[Message], remove: Iterable[int]) -> list[Gone]:
+        hangs.set()
+        goes_on.wait()
+        return change(add, remove)
+
+    shelf.change = hanging_change  # type: ignore[method-assign]
+    made.put(0, 10)
+    made.shelving.start()
+    assert hangs.wait(PATIENCE_S)
+    made.put(10, 20)
+    assert made.outbox.state().messages == 30
+    assert made.sent(20) == list(range(10, 30))
+    assert not made.shelving.close(0.05), "it is told that the disk did not take all"
+    assert made.outbox.left_in_memory() == (0, 10)
+    goes_on.set()
+    assert made.shelving.close(PATIENCE_S)
+    assert made.outbox.state().disk_messages == 10

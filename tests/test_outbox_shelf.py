@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge.clock import now_ns
 from edge.outbox import form
-from edge.outbox.shelf import LOWEST, Gone, Shelf
+from edge.outbox.shelf import LOWEST, Gone, Shelf, Sync
 from edge.records import Message, MessageKind
 
 YEAR_S = 31_536_000.0
@@ -171,3 +171,11 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(sqlite3.DatabaseError, match="another version"):
         shelf(tmp_path / "db")
+
+
+@pytest.mark.parametrize(("sync", "level"), [("commit", 2), ("checkpoint", 1), ("never", 0)])
+def test_each_commit_is_brought_to_the_medium_unless_less_is_asked_for(tmp_path: Path, sync: Sync, level: int) -> None:
+    opened = Shelf(tmp_path / "db", 100, YEAR_S, sync)
+    opened.open(1)
+    assert opened._connected.execute("PRAGMA synchronous").fetchone() == (level,)
+    assert opened._connected.execute("PRAGMA journal_mode").fetchone() == ("wal",)

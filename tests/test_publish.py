@@ -30,6 +30,7 @@ from edge.config import MqttSettings
 from edge.encode import ResultEncoder, found, to_json
 from edge.errors import ConfigError, EdgeError
 from edge.outbox import Outbox
+from edge.outbox.journal import Journal
 from edge.publish import Publisher, try_connection
 from edge.records import DROP_CAUSES, BoardState, Classes, Detections, DropCause, Findings, Message, OutboxState, Result
 
@@ -145,11 +146,12 @@ def accepts(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def mosquitto(folder: Path, port: int, *, anonymous: bool = True) -> Iterator[None]:
+def mosquitto(folder: Path, port: int, *, anonymous: bool = True, acl: Path | None = None) -> Iterator[None]:
     config = folder / "mosquitto.conf"
     user = "user root\n" if os.geteuid() == 0 else ""  # else it cannot read the folder
     config.write_text(
-        f"{user}listener {port} 127.0.0.1\nallow_anonymous {str(anonymous).lower()}\nmax_queued_messages 0\n",
+        f"{user}listener {port} 127.0.0.1\nallow_anonymous {str(anonymous).lower()}\nmax_queued_messages 0\n"
+        + (f"acl_file {acl}\n" if acl else ""),
         encoding="utf-8",
     )
     with subprocess.Popen([str(MOSQUITTO), "-c", str(config)], stderr=subprocess.DEVNULL) as process:
@@ -276,6 +278,7 @@ LOST_PROGRAM = """
 import sys, time
 from edge.config import MqttSettings
 from edge.outbox import Outbox
+from edge.outbox.journal import Journal
 from edge.publish import Publisher
 from edge.records import Message
 will = Message("edge/dev/status", b'{"state":"offline"}', retain=True)
@@ -446,3 +449,100 @@ def test_a_certificate_that_is_none_is_a_sentence(tmp_path: Path) -> None:
     settings = settings.model_copy(update={"ca": tmp_path / "ca.pem"})
     with pytest.raises(ConfigError, match=r"\[mqtt\] ca, cert or key cannot be used .*; wanted PEM files"):
         Publisher(settings, "edge-test", WILL, Outbox(10), Sent())
+
+
+# What MQTT 5 adds
+
+
+def properties(came: queue.Queue[mqtt.MQTTMessage], count: int) -> dict[str, Any]:
+    """Return the properties of the next messages by topic."""
+    return {each.topic: each.properties for each in (came.get(timeout=LONG_S) for _ in range(count))}
+
+
+@pytest.mark.broker
+@needs_broker
+def test_each_message_tells_its_content_type_and_what_else_was_asked_for(broker: int) -> None:
+    with subscribed(broker) as came, publishing(broker) as publisher:
+        publisher.put(result_message(0))
+        publisher.put(Message("edge/dev/telemetry", b"{}", kind="telemetry", expiry_s=300))
+        publisher.put(Message("edge/dev/snapshot", b"\xff\xd8", content_type="image/jpeg", correlation=b"17"))
+        told = properties(came, 3)
+    assert told["edge/dev/streams/s/results"].ContentType == "application/json"
+    assert not hasattr(told["edge/dev/streams/s/results"], "MessageExpiryInterval")
+    assert 290 <= told["edge/dev/telemetry"].MessageExpiryInterval <= 300
+    assert told["edge/dev/snapshot"].ContentType == "image/jpeg"
+    assert told["edge/dev/snapshot"].CorrelationData == b"17"
+
+
+@pytest.mark.broker
+@needs_broker
+def test_a_broker_of_mqtt_3_gets_the_same_messages(broker: int) -> None:
+    with subscribed(broker) as came, publishing(broker, version="3.1.1") as publisher:
+        for number in range(100):
+            message = result_message(number)
+            message.expiry_s = 5
+            publisher.put(message)
+        assert [each["seq"] for each in results(came, 100)] == list(range(100))
+
+
+@pytest.mark.broker
+@needs_broker
+def test_what_the_broker_refuses_is_counted_and_not_sent_again(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "acl").write_text("topic read #\n", encoding="utf-8")
+    (tmp_path / "acl").chmod(0o600)
+    with mosquitto(tmp_path, port, acl=tmp_path / "acl"), publishing(port, version="5") as publisher:
+        publisher.put(result_message(0))
+        assert eventually(lambda: publisher.outbox().dropped_by_cause["refused"] == 1)
+        assert publisher.outbox().messages == 0
+
+
+class CountingBroker:
+    """Speaks just enough MQTT 5 to take a connection, with a receive maximum; it acknowledges nothing."""
+
+    def __init__(self, receive_maximum: int) -> None:
+        self.topics: list[str] = []
+        self._connack = b"\x20\x06\x00\x00\x03\x21" + receive_maximum.to_bytes(2, "big")
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            connection, _ = self._server.accept()
+            with connection.makefile("rb") as stream:
+                while head := stream.read(1):
+                    body = stream.read(remaining_length(stream))
+                    if head[0] >> 4 == 1:
+                        connection.sendall(self._connack)
+                    elif head[0] >> 4 == 3:
+                        self.topics.append(body[2 : 2 + int.from_bytes(body[:2], "big")].decode())
+
+
+def remaining_length(stream: Any) -> int:
+    length = shift = 0
+    while True:
+        byte: int = stream.read(1)[0]
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            return length
+
+
+def test_no_more_is_on_its_way_than_the_broker_takes_and_of_the_backlog_at_most_half(tmp_path: Path) -> None:
+    killed = Outbox(1000, Journal(tmp_path / "journal"))
+    for _ in range(100):
+        killed.put(Message("backlog", b"{}", kind="result"))
+    broker = CountingBroker(10)
+    store = Outbox(1000, Journal(tmp_path / "journal"))
+    publisher = Publisher(mqtt_settings(broker.port), "edge-test", WILL, store, Sent())
+    publisher.start()
+    assert eventually(lambda: len(broker.topics) == 5)
+    for _ in range(20):
+        publisher.put(Message("live", b"{}", kind="result"))
+    assert eventually(lambda: len(broker.topics) == 10)
+    time.sleep(0.3)
+    assert broker.topics == ["backlog"] * 5 + ["live"] * 5
+    publisher.finish(0)
+    assert publisher.join(LONG_S)
+    assert publisher.outbox().messages == 120

@@ -103,7 +103,7 @@ class Journal:
     @property
     def fullness(self) -> float:
         """The share of the segments that are in use."""
-        return sum(generation > 0 for generation in self._generations) / len(self._generations)
+        return 1 - self._generations.count(0) / len(self._generations)
 
     def close(self) -> None:
         """Close the file, and remove it where nothing is left in it."""

@@ -12,7 +12,8 @@ from edge.config import MqttSettings, OutboxSettings
 from edge.outbox.journal import Journal
 from edge.outbox.outbox import Outbox
 from edge.outbox.shelf import Shelf
-from edge.outbox.shelving import Shelving, Tell
+from edge.outbox.shelving import Shelving
+from edge.outbox.standing import Tell
 
 log = logging.getLogger(__name__)
 

@@ -175,6 +175,12 @@ class Outbox:
             self._journal is not None and self._journal.fullness >= HIGH_SHARE
         )
 
+    def has_waited(self, longer_than_ns: int) -> bool:
+        """Tell whether a message of this process has waited in memory for so long, broker or no broker."""
+        with self._lock:
+            oldest_ns = min((message.made_ns for message in self._waiting.live.oldest()), default=None)
+        return oldest_ns is not None and now_ns() - oldest_ns >= longer_than_ns
+
     @property
     def is_pressed(self) -> bool:
         """Whether more waits than memory, or the journal, should hold."""

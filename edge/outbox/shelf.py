@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,6 @@ PAGE_BYTES = 4096
 LOG_SHARE = 16
 INDEX_BYTES = 32_768  # the log's index, a file of its own
 SMALL_PAGES = 64  # a file that is not worth shrinking
-SALVAGE_TRIES = 2000  # searches for what lies between damaged pages
 # Freed in one go when there is no room, so that not every commit has to.
 SPARE_SHARE = 64
 BUSY_S = 1.0
@@ -40,7 +38,7 @@ CREATE TABLE IF NOT EXISTS messages (
 """
 _FORMAT = 1  # of the rows; a file of another format is set aside
 _KIND_BITS = 58  # of a key, the number's
-_NUMBERS = (1 << _KIND_BITS) - 1
+NUMBERS = (1 << _KIND_BITS) - 1
 LOWEST = -1  # below every key
 
 
@@ -93,7 +91,7 @@ class Shelf:
         db.execute(f"PRAGMA user_version = {_FORMAT}")
         os.chmod(self.path, 0o600)  # noqa: PTH101 -- results are not for everybody
         self._inode = self.path.stat().st_ino
-        highest = max((key & _NUMBERS for (key,) in self._ends("max")), default=-1)
+        highest = max((key & NUMBERS for (key,) in self._ends("max")), default=-1)
         self._ahead = max(highest - first + 1, 0)
         self._messages, self._bytes = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
 
@@ -200,7 +198,7 @@ class Shelf:
         rows = self._connected.execute(
             "SELECT key, packed FROM messages WHERE key > ? ORDER BY key LIMIT ?", (after, limit)
         )
-        return [_message(key, packed) for key, packed in rows]
+        return [message_of(key, packed) for key, packed in rows]
 
     def stock(self) -> Stock:
         oldest_ns = min((message.made_ns for message in self._oldest()), default=None)
@@ -242,52 +240,12 @@ class Shelf:
         return [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
 
 
-def salvaged(path: Path) -> Iterator[Message]:
-    """Yield what can still be read of a damaged file, as it was before it was put there."""
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as db:
-        for key in sorted(_readable_keys(db)):
-            message = None
-            with contextlib.suppress(sqlite3.Error):
-                row = db.execute("SELECT packed FROM messages WHERE key = ?", (key,)).fetchone()
-                message = None if row is None else _message(key & _NUMBERS, row[0])
-            if message is not None:
-                yield message
-
-
-def _readable_keys(db: sqlite3.Connection) -> set[int]:
-    """Find the keys before, behind and between damaged pages: from both ends, then from the middle of what is left."""
-    found = set[int]()
-    gaps = deque([(LOWEST, 1 << 62)])
-    for _ in range(SALVAGE_TRIES):
-        if not gaps:
-            break
-        low, high = gaps.popleft()
-        first = _walk(db, found, "ASC", low, high)
-        last = None if first is None else _walk(db, found, "DESC", low, high)
-        if first is not None and last is not None and last - first > 1:
-            middle = (first + last) // 2
-            gaps += [(first, middle + 1), (middle, last)]
-    return found
-
-
-def _walk(db: sqlite3.Connection, found: set[int], order: Literal["ASC", "DESC"], low: int, high: int) -> int | None:
-    """Add the keys between two others in order; return how far that went, None where it went to the end."""
-    reached = low if order == "ASC" else high
-    try:
-        ask = f"SELECT key FROM messages WHERE key > ? AND key < ? ORDER BY key {order}"  # noqa: S608 -- one of two words
-        for (reached,) in db.execute(ask, (low, high)):
-            found.add(reached)
-    except sqlite3.Error:
-        return reached
-    return None
-
-
 def _range(kind: int) -> tuple[int, int]:
     """Return the first and the last key that a message of a kind can have."""
-    return kind << _KIND_BITS, (kind << _KIND_BITS) + _NUMBERS
+    return kind << _KIND_BITS, (kind << _KIND_BITS) + NUMBERS
 
 
-def _message(number: int, packed: bytes) -> Message:
+def message_of(number: int, packed: bytes) -> Message:
     try:
         message = unpack(packed, number)
     except (ValueError, TypeError) as error:

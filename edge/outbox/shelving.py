@@ -12,11 +12,12 @@ import sqlite3
 import threading
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 from edge.clock import now_ns
 from edge.outbox.outbox import Outbox
-from edge.outbox.shelf import LOWEST, Shelf, Stock, salvaged
+from edge.outbox.salvage import salvaged
+from edge.outbox.shelf import LOWEST, Shelf, Stock
+from edge.outbox.standing import Standing, Tell
 from edge.records import Message
 
 log = logging.getLogger(__name__)
@@ -24,12 +25,6 @@ log = logging.getLogger(__name__)
 AHEAD = 256  # messages read from the disk before they are sent
 FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
-
-
-class Tell(Protocol):
-    """Tells of an alarm that stands, or with no reason, that it does not stand any more."""
-
-    def __call__(self, alarm: str, reason: str | None, step: str) -> None: ...
 
 
 class Shelving:
@@ -40,7 +35,7 @@ class Shelving:
         self._shelf = shelf
         self._memory_ns = int(memory_s * 1e9)
         self._commit_ns = int(commit_s * 1e9)
-        self._tell = tell
+        self._alarms = Standing(tell)
         self._wake = threading.Event()
         self._closing = False
         self._read: set[int] = set()  # keys of what was read from the disk and is not taken from it yet
@@ -48,9 +43,7 @@ class Shelving:
         self._stock = Stock()
         self._retries = 0
         self._retry_at_ns: int | None = None
-        self._committed_ns = 0
-        self._standing: set[str] = set()
-        self._dropped = 0
+        self._looked_ns = 0  # when it was looked at last whether anything is to be written
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         outbox.on_pressure = self._on_pressure
 
@@ -60,6 +53,7 @@ class Shelving:
     def close(self, timeout_s: float) -> bool:
         """Bring all to the disk, and end; tell whether that was done in time."""
         self._closing = True
+        self._alarms.silence()
         self._wake.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -81,24 +75,25 @@ class Shelving:
             except Exception:  # a defect here must not end what keeps the messages
                 log.exception("the outbox failed unexpectedly")
                 self._fail("it failed unexpectedly; the log has the reason")
-            self._look()
+            self._alarms.look(self._outbox.state(), is_there=self._outbox.away_since_ns is None)
             if not done:
                 self._wake.wait(self._wait_s())
         if self._shelf is not None:
             self._shelf.close()
 
-    def _wait_s(self) -> float | None:
+    def _wait_s(self) -> float:
         """Return how long there is nothing to do but what somebody asks for."""
         away_ns = self._outbox.away_since_ns
-        commit_at_ns = self._committed_ns + self._commit_ns
-        due_ns: int | None = None
+        commit_at_ns = self._looked_ns + self._commit_ns
         if self._retry_at_ns is not None or self._shelf is None:
             due_ns = self._retry_at_ns or now_ns() + int(FIRST_RETRY_S * 1e9)
         elif away_ns is not None:
             due_ns = max(away_ns + self._memory_ns, commit_at_ns)
         elif self._stock.messages:
             due_ns = commit_at_ns
-        return None if due_ns is None else max(due_ns - now_ns(), 10**6) / 1e9
+        else:
+            due_ns = now_ns() + max(self._memory_ns, self._commit_ns)
+        return max(due_ns - now_ns(), 10**6) / 1e9
 
     # Work
 
@@ -109,18 +104,23 @@ class Shelving:
         self._retry_at_ns = None
         if not shelf.is_open and (shelf.path.exists() or (self._is_wanted() and self._outbox.holds_durable())):
             self._open(shelf)
-        if not shelf.is_open:
-            return
-        if not shelf.is_there():
-            self._replace(shelf)
-        self._read_some(shelf)
-        self._write(shelf)
+        if shelf.is_open:
+            if not shelf.is_there():
+                self._replace(shelf)
+            self._read_some(shelf)
+            self._write(shelf)
+        if self._is_due():
+            self._looked_ns = now_ns()
+
+    def _is_due(self) -> bool:
+        return now_ns() - self._looked_ns >= self._commit_ns
 
     def _is_wanted(self) -> bool:
         """Tell whether memory is not to hold what waits any longer."""
         away_ns = self._outbox.away_since_ns
         is_long = away_ns is not None and now_ns() - away_ns >= self._memory_ns
-        return self._closing or is_long or self._outbox.is_pressed
+        # A link that lets nothing pass looks like one that stands, until the client's patience is at its end.
+        return self._closing or is_long or self._outbox.is_pressed or self._outbox.has_waited(self._memory_ns)
 
     def _open(self, shelf: Shelf) -> None:
         shelf.open(self._outbox.first_number)
@@ -136,9 +136,11 @@ class Shelving:
     def _read_some(self, shelf: Shelf) -> None:
         if self._outbox.away_since_ns is not None or self._outbox.ahead > AHEAD // 2:
             return
-        found = [message for message in shelf.read(self._read_up_to, AHEAD) if message.number not in self._read]
+        rows = shelf.read(self._read_up_to, AHEAD)
+        if rows:
+            self._read_up_to = rows[-1].number
+        found = [message for message in rows if message.number not in self._read]
         if found:
-            self._read_up_to = found[-1].number
             self._read.update(message.number for message in found)
             self._outbox.read_ahead(found)
 
@@ -146,8 +148,8 @@ class Shelving:
         if self._is_wanted():
             while self._is_wanted() and self._move(shelf):
                 pass
-            self._committed_ns = now_ns()
-        elif (settled := self._outbox.settled()) and now_ns() - self._committed_ns >= self._commit_ns:
+            self._looked_ns = now_ns()
+        elif self._is_due() and (settled := self._outbox.settled()):
             self._change(shelf, [], settled)
         if not self._stock.messages and self._read:
             self._read.clear()
@@ -169,7 +171,7 @@ class Shelving:
 
     def _change(self, shelf: Shelf, messages: list[Message], settled: list[int]) -> None:
         gone = shelf.change(messages, settled)
-        self._committed_ns = now_ns()
+        self._looked_ns = now_ns()
         self._stock = shelf.stock()
         # What was read is on its way, and not lost.
         self._outbox.shelved(settled, [each for each in gone if each.key not in self._read], self._stock)
@@ -216,44 +218,14 @@ class Shelving:
         self._outbox.count_damaged(max(had - saved, 0))
         reason = f"{shelf.path} was damaged ({error}): {saved} messages in it could be read and go on"
         log.error("%s; it is put aside as %s", reason, aside.name)
-        self._raise("outbox_disk", reason, f"nothing is lost but what was damaged; {aside} may be removed")
+        self._alarms.raised("outbox_disk", reason, f"nothing is lost but what was damaged; {aside} may be removed")
 
     def _fail(self, reason: str) -> None:
         pause_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._retries, 10))
         self._retry_at_ns = now_ns() + int(pause_s * 1e9)
         self._retries += 1
         self._outbox.note_disk("failed")
-        if "outbox_disk" not in self._standing:
+        if "outbox_disk" not in self._alarms.standing:
             log.error("the outbox's disk: %s; messages wait in memory, and it is tried again", reason)
-            self._raise(
-                "outbox_disk", reason, "mend the disk or give it room; until then messages wait in memory alone"
-            )
-
-    # Alarms
-
-    def _raise(self, alarm: str, reason: str, step: str) -> None:
-        self._standing.add(alarm)
-        if not self._closing:
-            self._tell(alarm, reason, step)
-
-    def _clear(self, alarm: str, step: str) -> None:
-        if alarm in self._standing:
-            self._standing.discard(alarm)
-            if not self._closing:
-                self._tell(alarm, None, step)
-
-    def _look(self) -> None:
-        """Raise and clear what the counts tell."""
-        state = self._outbox.state()
-        dropped = state.dropped_by_cause["full"] + state.dropped_by_cause["age"]
-        if dropped > self._dropped and "outbox_full" not in self._standing:
-            place = "on disk" if state.disk == "ok" else "in memory"
-            reason = f"more messages wait {place} than may: the oldest of what goes out last are given up, and counted"
-            self._raise(
-                "outbox_full", reason, "see why the broker is away; [outbox] max_mb and max_age_s are the bounds"
-            )
-        elif dropped == self._dropped and not state.disk_messages and self._outbox.away_since_ns is None:
-            self._clear("outbox_full", "what waited has been sent")
-        self._dropped = dropped
-        if state.disk == "ok":
-            self._clear("outbox_disk", "the disk takes messages again")
+        step = "mend the disk or give it room; until then messages wait in memory alone"
+        self._alarms.raised("outbox_disk", reason, step)

@@ -23,7 +23,7 @@ def model_to_tune(config: Config, path: Path, named: str | None) -> str:
 
 
 def alone(config: Config, name: str, *, saturate: bool) -> Config:
-    """Return the configuration with this model's streams alone, with files that play for ever, and nothing kept back."""
+    """Return the configuration with this model's streams alone: files play for ever, and every result counts."""
     streams = {}
     for stream, settings in config.streams.items():
         if not settings.enabled or settings.model != name:
