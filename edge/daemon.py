@@ -273,6 +273,7 @@ class Daemon:
 
     def go_over(self, config: Config) -> None:
         """Go over to another configuration; raise EdgeError, with everything as it was, where it cannot be served."""
+        self._notifier.watchdog_ping()  # opening a model may take long
         self._pipeline.change(config)
         before, self._config = self._config.streams, config
         self._stays |= any(each.enabled and not _runs(config.streams.get(name)) for name, each in before.items())

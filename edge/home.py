@@ -61,6 +61,12 @@ class Home:
         self._forget_due_ns = now_ns() + FORGET_NS if len(self._components) < len(components) else None
         self._publish(Message(self._discovery.topic, to_json(body), retain=True))
 
+    def forget(self, stream: str) -> None:
+        """Take away what the broker has retained of a stream that is gone; one of its name may come again."""
+        self.newest.pop(stream, None)
+        self._counts.pop(stream, None)
+        self._publish(Message(self._topics.counts(stream), b"", retain=True))
+
     def _shown(self) -> Shown:
         hands = self._hands
         for name, model in hands.pipeline.models.items():
@@ -87,10 +93,7 @@ class Home:
         configured = self._hands.config.streams
         for name, result in list(self.newest.items()):
             counts = counts_of(result.findings, result.labels)
-            if name not in configured:
-                self.newest.pop(name, None)
-                self._counts.pop(name, None)
-            elif counts != self._counts.get(name):
+            if name in configured and counts != self._counts.get(name):
                 self._counts[name] = counts
                 body = self._head | {"at": utc_text(wall_ns()), "stream": name, "seq": result.seq} | counts
                 self._publish(Message(self._topics.counts(name), to_json(body), retain=True))

@@ -82,7 +82,7 @@ class Remote:
     def forget(self, stream: str) -> None:
         """Take away what the broker has retained of a stream that is gone."""
         if self._home is not None:
-            self._publish(Message(self._topics.counts(stream), b"", retain=True))
+            self._home.forget(stream)
 
     def counts(self) -> dict[str, int] | None:
         """Return what became of the commands since the start; None where none is taken."""

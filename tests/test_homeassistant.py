@@ -6,7 +6,8 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from home_assistant import TOPIC, commanded, rendered, violations_of_discovery
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.effects import Hands
+from edge.home import Home
 from edge.homeassistant import MOST_LABELS, Discovery, Shown, ShownStream, counts_of, object_id, switched
-from edge.records import Classes, Detections
+from edge.records import Classes, Detections, Message, Result
 from edge.topics import Topics
 
 TOPICS = Topics("edge", "bench-01")
@@ -170,6 +173,25 @@ def test_a_switch_says_on_or_off_and_nothing_else() -> None:
         None,
         None,
     )
+
+
+def test_a_stream_that_goes_and_comes_again_is_counted_anew() -> None:
+    sent: list[Message] = []
+    hands = SimpleNamespace(config=SimpleNamespace(streams={"door": None}))
+    home = Home(DISCOVERY, cast(Hands, hands), TOPICS, {}, sent.append)
+    found = Classes(np.array([0.9], np.float32), np.array([0]))
+    result = cast(Result, SimpleNamespace(findings=found, labels=("cat",), seq=7))
+    for _ in range(2):
+        home.newest["door"] = result
+        home._tell_counts()
+    home.forget("door")
+    home.newest["door"] = result
+    home._tell_counts()
+    assert [(each.topic, bool(each.body), each.retain) for each in sent] == [
+        (TOPICS.counts("door"), True, True),
+        (TOPICS.counts("door"), False, True),
+        (TOPICS.counts("door"), True, True),
+    ]
 
 
 @pytest.fixture
