@@ -32,7 +32,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from rich.console import Console
 from soak_judge import Verdict, judge
-from soak_ledger import Ledger
+from soak_ledger import Json, Ledger
 from soak_plot import draw
 
 from edge.drawing import check_plot
@@ -55,6 +55,7 @@ listener {port} 127.0.0.1
 user {user}
 allow_anonymous true
 max_queued_messages 0
+max_inflight_messages 0
 persistence true
 persistence_location {folder}/
 autosave_on_changes true
@@ -138,29 +139,45 @@ class Broker:
 
 
 class Subscriber:
-    """Keeps account of all that comes; its session at the broker outlives its connections."""
+    """Keeps account of all that comes, in a session at the broker that outlives its connections.
+
+    It listens once more at QoS 0: a broker that is killed has acknowledged messages that it kept in memory alone. They
+    are in the subscriber's socket by then, but a client that cannot acknowledge one of them throws the rest away.
+    """
 
     def __init__(self, port: int) -> None:
-        self.ledger = Ledger()
+        self.ledger, self._heard = Ledger(), Ledger()
         self.streams: set[str] = set()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, "soak", protocol=MQTTProtocolVersion.MQTTv5)
-        self._client.on_connect = lambda client, *_: client.subscribe("edge/#", qos=1)
-        self._client.on_message = self._take
-        self._client.reconnect_delay_set(1, 1)
-        session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        session.SessionExpiryInterval = 3600
-        self._client.connect("127.0.0.1", port, clean_start=False, properties=session)
-        self._client.loop_start()
+        self._clients = [self._connect("soak", port, 1, self._take), self._connect("soak-heard", port, 0, self._hear)]
 
-    def _take(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:  # noqa: ARG002 -- paho's
-        body = json.loads(message.payload)
-        self.ledger.take(message.topic, body)
-        if message.topic.endswith("/results"):
+    @staticmethod
+    def _connect(name: str, port: int, qos: int, take: Callable[[str, Json], None]) -> mqtt.Client:
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
+        client.on_connect = lambda client, *_: client.subscribe("edge/#", qos=qos)
+        client.on_message = lambda _client, _data, message: take(message.topic, json.loads(message.payload))
+        client.reconnect_delay_set(1, 1)
+        session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        session.SessionExpiryInterval = 3600 * qos
+        client.connect("127.0.0.1", port, clean_start=not qos, properties=session)
+        client.loop_start()
+        return client
+
+    def _take(self, topic: str, body: Json) -> None:
+        self.ledger.take(topic, body)
+        if topic.endswith("/results"):
             self.streams.add(body["stream"])
 
+    def _hear(self, topic: str, body: Json) -> None:
+        self._heard.take(topic, body)
+
     def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        for client in self._clients:
+            client.disconnect()
+            client.loop_stop()
+
+    def only_heard(self) -> int:
+        """Add to the ledger what came at QoS 0 alone, and return how much that was."""
+        return self.ledger.add(self._heard)
 
 
 class Subject:
@@ -306,8 +323,9 @@ def soak(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         subject.process.terminate()
         code = subject.process.wait(END_S)
         _await(lambda: subscriber.ledger.has_stopped, END_S, "the last status has not come", None)
-        log = subject.log
-    return _document(options, samples, events, subscriber.ledger, code, log)
+        log, only_heard = subject.log, subscriber.only_heard()
+    document = _document(options, samples, events, subscriber.ledger, code, log)
+    return document | {"only_heard": only_heard}
 
 
 def _await(condition: Callable[[], bool], timeout_s: float, told: str, subject: Subject | None) -> None:
@@ -362,7 +380,8 @@ def _machine() -> dict[str, Any]:
 def tell(document: dict[str, Any], console: Console) -> None:
     samples, events = document["samples"], document["events"]
     console.print(
-        f"{len(samples['time_s'])} readings; {document['results']} results, {document['duplicates']} came twice; "
+        f"{len(samples['time_s'])} readings; {document['results']} results, {document['duplicates']} came twice, "
+        f"{document['only_heard']} were lost by the broker and heard; "
         f"{document['telemetry_messages']} telemetry messages; {len(events)} troubles"
     )
     for name, told in document["verdicts"].items():

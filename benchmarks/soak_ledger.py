@@ -41,6 +41,13 @@ class Ledger:
             if told["frames"] != accounted and len(self.unaccounted) < MOST_TOLD:
                 self.unaccounted.append(f"{name} at {body['at']}: {told['frames']} frames, {accounted} accounted for")
 
+    def add(self, other: Ledger) -> int:
+        """Take over the results that came to another ledger alone; return how many those were."""
+        before = self.results
+        for key, seqs in other._seqs.items():
+            self._seqs.setdefault(key, set()).update(seqs)
+        return self.results - before
+
     @property
     def results(self) -> int:
         """How many different results came."""

@@ -35,16 +35,14 @@ def draw(document: dict[str, Any], path: Path) -> None:
     for name, title in (("threads", "threads"), ("descriptors", "file descriptors"), ("streams", "streams")):
         counts.step(minutes, samples[name], where="post", linewidth=0.8, label=title)
     counts.set_ylim(bottom=0)
-    results.plot(
-        minutes[SMOOTHED_S:], _rate(samples), linewidth=0.8, label=f"results/s at the subscriber ({SMOOTHED_S} s)"
-    )
+    results.plot(minutes[SMOOTHED_S:], _rate(samples), linewidth=0.8, label=f"results/s ({SMOOTHED_S} s)")
     results.set_ylim(bottom=0)
     results.set_xlabel("minutes")
     for axes in (memory, counts, results):
         axes.grid(visible=True, alpha=0.3)
     _draw_events(results, document["events"])
     for axes in (memory, counts, results):
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, ncols=5, frameon=False)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), fontsize=7, ncols=5, frameon=False, columnspacing=1)
     save(figure, path, 110)
 
 

@@ -146,6 +146,16 @@ def test_what_comes_late_is_not_missing() -> None:
     assert ledger.missing == []
 
 
+def test_what_only_the_other_ear_heard_is_not_missing_and_is_counted() -> None:
+    ledger, heard = Ledger(), Ledger()
+    for seq in (0, 2):
+        ledger.take(*result(seq))
+    for seq in (0, 1):
+        heard.take(*result(seq))
+    assert ledger.add(heard) == 1
+    assert (ledger.missing, ledger.results, ledger.duplicates) == ([], 3, 0)
+
+
 def test_a_long_loss_is_told_in_short() -> None:
     ledger = Ledger()
     ledger.take(*result(1000))
