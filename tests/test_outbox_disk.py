@@ -217,3 +217,15 @@ def test_neither_putting_nor_sending_nor_the_end_waits_for_a_disk_that_hangs(tmp
     goes_on.set()
     assert made.shelving.close(PATIENCE_S)
     assert made.outbox.state().disk_messages == 10
+
+
+def test_what_comes_to_disk_before_what_was_read_already_is_sent_too(tmp_path: Path) -> None:
+    with shelved(tmp_path) as made:
+        made.put(0, 600)
+        made.on_disk(600)
+        made.outbox.set_connected(connected=True)
+        eventually(lambda: made.outbox.ahead > 0, "the disk was read")
+        made.outbox.set_connected(connected=False)
+        made.put(600, 5, "alarm")
+        made.on_disk(605)
+        assert sorted(made.sent(605)) == list(range(605))

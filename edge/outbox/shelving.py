@@ -66,8 +66,8 @@ class Shelving:
     def _run(self) -> None:
         done = False
         while not done:
+            self._wake.clear()  # before it is asked whether to end: else the call to do so may be missed
             done = self._closing
-            self._wake.clear()
             try:
                 self._work()
             except (sqlite3.Error, OSError) as error:
