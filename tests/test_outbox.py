@@ -48,6 +48,19 @@ def test_a_stream_that_reconnects_again_and_again_holds_one_place() -> None:
     assert drained(waiting) == ["try 999", "result"]
 
 
+def test_what_a_broker_was_told_to_forget_is_not_told_again() -> None:
+    waiting = Outbox(10)
+    for body in ("running", ""):
+        waiting.put(message(body, retain=True, topic="streams/door/status"))
+    forgotten = waiting.pop()
+    assert forgotten is not None
+    waiting.renew_retained()
+    assert drained(waiting) == [""]  # it was not acknowledged yet
+    waiting.settle(forgotten)
+    waiting.renew_retained()
+    assert drained(waiting) == []
+
+
 def test_what_was_not_acknowledged_goes_first_again() -> None:
     waiting = Outbox(10)
     for number in range(4):

@@ -127,6 +127,8 @@ class Outbox:
             self._uncopy(message)
             if refused is not None:
                 self._count(message.kind, refused)
+            if message.retain and not message.body and self._retained.get(message.topic) is message:
+                del self._retained[message.topic]  # the broker has nothing of that topic any more
             if message.is_shelved:
                 self._settled[message.number] = len(message.body)
             first = message.is_shelved and len(self._settled) == 1
