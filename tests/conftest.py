@@ -378,7 +378,8 @@ def edge_command(*arguments: str | Path) -> list[str | Path]:
 @functools.cache
 def runtime_dir() -> str:
     """Return a folder in memory, as systemd gives one to a service; it is removed at the end of all tests."""
-    folder = tempfile.mkdtemp(prefix="edge-tests-", dir="/dev/shm")
+    memory = Path("/dev/shm")
+    folder = tempfile.mkdtemp(prefix="edge-tests-", dir=memory if os.access(memory, os.W_OK) else None)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
