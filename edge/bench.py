@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,8 +34,6 @@ from edge.progress import timed
 from edge.tuning.finished import Finished
 from edge.tuning.mode_keeper import ModeKeeper, Power, terminable
 from edge.tuning.settings import model_to_tune
-
-log = logging.getLogger(__name__)
 
 WORSE = 4  # exit code: a row is worse than in the earlier run
 INTERRUPTED = 130  # exit code, as of a shell's command that Ctrl-C ended

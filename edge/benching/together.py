@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,11 +13,14 @@ from edge.backends.supply import Place
 from edge.benching.measure import Measurement, Turns
 from edge.benching.opening import make_form, open_alone, open_serving
 from edge.benching.report import Report
+from edge.benching.row import Row
 from edge.benching.run import Sensors, Setting
 from edge.benching.subject import Subject
 from edge.benching.wish import Cell, Wish
 from edge.errors import GpuMemoryError, ModelError
 from edge.host.board import read_board
+
+log = logging.getLogger(__name__)
 
 STRETCHES = 5  # of a setting that takes turns: as many blocks as the judge wants, one query in each where that is slow
 
@@ -100,8 +104,14 @@ class Together:
                 largest = max(largest, before - free_bytes())
             else:
                 rest = []
-            self._report.rows += turns.rows()
+            self._add(turns.rows())
         return rest
+
+    def _add(self, rows: Sequence[Row]) -> None:
+        self._report.rows += rows
+        for row in rows:
+            about = (row.network, row.precision, row.batch)
+            log.info("%s %s batch %d: %s images/s, median %s ms", *about, row.images_per_s, row.latency_ms)
 
     def _opened(self, point: Point, opened: contextlib.ExitStack, mode: str | None, stretches: int) -> Measurement:
         wish, cell, subject = self._wish, point.cell, point.subject
