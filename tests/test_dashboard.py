@@ -64,6 +64,7 @@ def page() -> dict[str, set[str]]:
     told = dict.fromkeys(numbers, 1.0) | {key: {"one": 1.0} for key in by_name}
     body["board"] |= told | {"throttled": True, "throttled_by": ["heat"], "dla_active": {"dla0": True}}
     body["board"]["power_mode"], body["outbox"]["oldest_s"] = "15W", 1.0
+    body["commands"] = {"taken": 3, "refused": 1, "lost": 0}
     body["models"]["m"] |= {"energy_j_per_image": 1.0, "energy_j_per_image_above_idle": 1.0}
     body["models"]["m"]["shadow"] = {"frames": 20, "agreement": 1.0}
     shown = Page()

@@ -178,7 +178,11 @@ def assert_same(samples: Samples, body: Json) -> None:
     assert of(samples, "edge_outbox_messages") == outbox["messages"]
     assert of(samples, "edge_outbox_bytes") == outbox["bytes"]
     assert of(samples, "edge_outbox_oldest_seconds") == outbox["oldest_s"]
-    assert of(samples, "edge_outbox_dropped_messages_total") == outbox["dropped"] == 0
+    assert of(samples, "edge_outbox_disk_messages") == outbox["on_disk"]["messages"]
+    assert of(samples, "edge_outbox_disk_bytes") == outbox["on_disk"]["bytes"]
+    given_up = named(samples, "edge_outbox_dropped_messages_total")
+    assert given_up == {frozenset({("cause", cause)}): count for cause, count in outbox["dropped_by_cause"].items()}
+    assert sum(given_up.values()) == outbox["dropped"]
     assert of(samples, "edge_mqtt_connected") == 1
     assert of(samples, "edge_alarms") == len(named(samples, "edge_alarm"))
     (build_labels,) = named(samples, "edge_build_info")

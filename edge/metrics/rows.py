@@ -83,6 +83,25 @@ def agreement(body: Json) -> Iterator[Sample]:
         yield (name,), told["shadow"]["agreement"]
 
 
+def outbox_drops(body: Json) -> Iterator[Sample]:
+    for cause, messages in body["outbox"]["dropped_by_cause"].items():
+        yield (cause,), messages
+
+
+def on_disk(key: str) -> Read:
+    """Read a figure of what waits on disk."""
+
+    def read(body: Json) -> Iterator[Sample]:
+        yield (), body["outbox"]["on_disk"][key]
+
+    return read
+
+
+def commands(body: Json) -> Iterator[Sample]:
+    for outcome, count in body.get("commands", {}).items():
+        yield (outcome,), count
+
+
 def ended_at(body: Json) -> Iterator[Sample]:
     moment = datetime.strptime(body["at"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
     yield (), moment.timestamp()
@@ -138,6 +157,8 @@ GAUGES = (
     Row("edge_cpu_load_ratio", "Share of all cores that is in use.", (), one("board", "cpu_load")),
     Row("edge_outbox_messages", "Messages that wait or are not acknowledged yet.", (), one("outbox", "messages")),
     Row("edge_outbox_bytes", "Bytes of the messages that wait.", (), one("outbox", "bytes")),
+    Row("edge_outbox_disk_messages", "Those of them that wait on disk.", (), on_disk("messages")),
+    Row("edge_outbox_disk_bytes", "Bytes of the messages that wait on disk.", (), on_disk("bytes")),
     Row("edge_outbox_oldest_seconds", "Age of the oldest message that waits.", (), one("outbox", "oldest_s")),
 )  # fmt: skip
 
@@ -150,7 +171,9 @@ STREAM_COUNTERS = (
 
 # Counted since the daemon started.
 COUNTERS = (
-    Row("edge_outbox_dropped_messages_total", "Messages given up.", (), one("outbox", "dropped")),
+    Row("edge_outbox_dropped_messages_total", "Messages given up, by cause.", ("cause",), outbox_drops),
+    Row("edge_commands_total", "What became of commands, where any are allowed.", ("outcome",),
+        commands),
     Row("edge_over_current_events_total", "Trips of the over-current and under-voltage comparators.", (),
         one("board", "over_current_events")),
 )  # fmt: skip
