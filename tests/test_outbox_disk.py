@@ -229,3 +229,21 @@ def test_what_comes_to_disk_before_what_was_read_already_is_sent_too(tmp_path: P
         made.put(600, 5, "alarm")
         made.on_disk(605)
         assert sorted(made.sent(605)) == list(range(605))
+
+
+def test_messages_that_the_disk_does_not_take_do_not_press_it(tmp_path: Path) -> None:
+    """Of QoS 0 nothing is shelved: however much of it waits, each further message must not search through all of it."""
+    with shelved(tmp_path, bound=100, memory_s=60) as made:
+        for _ in range(200):
+            made.outbox.put(Message("t", b"0 ", 0, kind="result"))
+        assert not made.outbox.is_pressed
+        made.put(0, 80)
+        made.on_disk(80)
+        assert not made.outbox.is_pressed
+
+
+def test_memory_without_anything_for_the_disk_leaves_no_file(tmp_path: Path) -> None:
+    with shelved(tmp_path) as made:
+        made.outbox.put(Message("t", b"0 ", 0, kind="result"))
+        time.sleep(0.1)
+    assert list(tmp_path.iterdir()) == []
