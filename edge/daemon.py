@@ -319,11 +319,21 @@ class Daemon:
         # When the sources have ended by themselves, what waits on disk from before is sent too.
         self._publisher.finish(FLUSH_S, backlog=not self._is_hurried)
         self._board.stop()
+        hurried_ns = self._send_the_rest(start_ns)
+        self._keep_the_rest(EXIT_S - (now_ns() - hurried_ns) / 1e9)
+
+    def _send_the_rest(self, start_ns: int) -> int:
+        """Wait until everything is sent, for so long as may be; return since when somebody waits for the end."""
+        was_hurried = self._is_hurried
         while not self._publisher.join(END_POLL_S):
-            spent_s = (now_ns() - start_ns) / 1e9
-            if spent_s >= (SEND_S if self._is_hurried else FLUSH_S):
+            if self._is_hurried and not was_hurried:
+                was_hurried, start_ns = True, now_ns()
+                self._publisher.finish(FLUSH_S, backlog=False)
+            if (now_ns() - start_ns) / 1e9 >= (SEND_S if was_hurried else FLUSH_S):
+                self._publisher.finish(0)  # what is on its way without an acknowledgement goes to the disk too
+                self._publisher.join(END_POLL_S)
                 break
-        self._keep_the_rest(EXIT_S - (now_ns() - start_ns) / 1e9)
+        return start_ns
 
     def _keep_the_rest(self, timeout_s: float) -> None:
         """Bring what was not acknowledged to the disk, and tell what is kept and what is lost."""

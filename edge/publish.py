@@ -38,6 +38,8 @@ LAST_TRY_S = 0.3  # the one more time that a broker is tried on the way out
 KEEPALIVE_S = 15
 UNHEARD_MS = 10_000  # what was sent and not heard for so long ends the connection, before TCP's pauses grow longer
 MAX_PACKET_BYTES = 262_144  # of what comes to us: requests
+PUBLISH_HEAD_BYTES = 9  # at most, of what we send: type and length, the topic's length, packet id
+MOST_REFUSED_TOLD = 100  # topics a connection
 RECEIVE_BUFFER_BYTES = (
     65_536  # the library reads up to a hundred of these at once, before a packet's length is looked at
 )
@@ -128,6 +130,8 @@ class Publisher:
         self._protocols = list(PROTOCOLS[settings.version])
         self._connack: Any = None
         self._window = settings.in_flight
+        self._max_packet_bytes: int | None = None  # what the broker takes; None: it names no bound
+        self._refused_topics: set[str] = set()  # that were told of on this connection
         self._retries = 0  # since a message was acknowledged: a broker that only takes connections is no working one
         self._told_connected = False
         self._finish_by_ns: int | None = None
@@ -238,6 +242,7 @@ class Publisher:
                 log.info("connected to MQTT broker %s", self._settings.shown)
             self.connected = self._told_connected = True
             self._store.set_connected(connected=True)
+            self._refused_topics.clear()
             self._store.renew_retained()
             # With this set, the library leaves writing to us: several packets at once, and not one with each message.
             client.on_socket_register_write = lambda *_: None
@@ -293,6 +298,7 @@ class Publisher:
         self._connack = reason
         # MQTT 5: the broker may take fewer messages at once than we would send.
         self._window = min(self._settings.in_flight, getattr(properties, "ReceiveMaximum", self._settings.in_flight))
+        self._max_packet_bytes = getattr(properties, "MaximumPacketSize", None)
 
     def _await_connack(self, client: mqtt.Client) -> None:
         until_ns = now_ns() + int(client.connect_timeout * 1e9)
@@ -349,6 +355,9 @@ class Publisher:
             self._stamp_age(message)
             message.times_sent += 1
             properties = properties_of(message.content_type, message.expiry_s, message.correlation)
+            if self._is_too_long(message, properties):
+                self._refuse(message, f"it takes packets of at most {self._max_packet_bytes} bytes")
+                continue
             info = client.publish(message.topic, message.body, message.qos, message.retain, properties)
             if info.rc != mqtt.MQTT_ERR_SUCCESS:
                 self._store.put_back([message])
@@ -356,6 +365,21 @@ class Publisher:
             if message.qos:
                 self._in_flight[info.mid] = message
                 self._backlog_in_flight += message.is_backlog
+
+    def _is_too_long(self, message: Message, properties: Packed) -> bool:
+        """Tell whether the broker would end the connection for it, on the next one again, and on all to come."""
+        if self._max_packet_bytes is None:
+            return False
+        size = PUBLISH_HEAD_BYTES + len(message.topic.encode()) + len(properties.pack()) + len(message.body)
+        return size > self._max_packet_bytes
+
+    def _refuse(self, message: Message, reason: object) -> None:
+        """Give up what the broker does not take; a topic is told of once a connection, not with each message."""
+        if message.topic not in self._refused_topics and len(self._refused_topics) < MOST_REFUSED_TOLD:
+            self._refused_topics.add(message.topic)
+            told = "broker %s refused a message on %s (%s); further ones on this topic are only counted"
+            log.warning(told, self._settings.shown, message.topic, reason)
+        self._store.settle(message, "refused")
 
     @staticmethod
     def _stamp_age(message: Message) -> None:
@@ -370,8 +394,7 @@ class Publisher:
         self._retries = 0
         self._backlog_in_flight -= message.is_backlog
         if reason.is_failure:
-            log.warning("broker %s refused a message on %s: %s", self._settings.shown, message.topic, reason)
-            self._store.settle(message, "refused")
+            self._refuse(message, reason)
             return
         self._store.settle(message)
         # A replay, and what waited on disk, say nothing of latency.

@@ -229,3 +229,46 @@ def test_what_comes_to_disk_before_what_was_read_already_is_sent_too(tmp_path: P
         made.put(600, 5, "alarm")
         made.on_disk(605)
         assert sorted(made.sent(605)) == list(range(605))
+
+
+def test_messages_that_the_disk_does_not_take_do_not_press_it(tmp_path: Path) -> None:
+    """Of QoS 0 nothing is shelved: however much of it waits, each further message must not search through all of it."""
+    with shelved(tmp_path, bound=100, memory_s=60) as made:
+        for _ in range(200):
+            made.outbox.put(Message("t", b"0 ", 0, kind="result"))
+        assert not made.outbox.is_pressed
+        made.put(0, 80)
+        made.on_disk(80)
+        assert not made.outbox.is_pressed
+
+
+def test_memory_without_anything_for_the_disk_leaves_no_file(tmp_path: Path) -> None:
+    with shelved(tmp_path) as made:
+        made.outbox.put(Message("t", b"0 ", 0, kind="result"))
+        time.sleep(0.1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_which_nothing_can_be_read_leaves_no_messages_in_the_count(tmp_path: Path) -> None:
+    with shelved(tmp_path) as made:
+        for first in range(0, 20_000, 5000):  # more than SQLite has in its own memory
+            made.put(first, 5000, size=500)
+            made.on_disk(first + 5000)
+        for file in (made.path, made.path.with_name("outbox.db-wal")):
+            file.open("r+b").write(b"\xff" * file.stat().st_size)
+        made.outbox.set_connected(connected=True)
+        eventually(lambda: made.outbox.state().dropped_by_cause["damaged"] > 0, "the damage is found")
+        made.sent_more([])
+        eventually(lambda: made.outbox.state().messages == 0, f"nothing waits: {made.outbox.state()}")
+
+
+def test_the_alarm_of_a_disk_ends_with_its_fault_also_where_nothing_waits_any_more(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.write_text("where a folder should be")
+    with shelved(folder) as made:
+        made.put(0, 10)
+        eventually(lambda: made.told[-1:] != [] and made.told[-1][0] == "outbox_disk", "an alarm")
+        assert made.sent(10) == list(range(10))
+        folder.unlink()
+        eventually(lambda: made.told[-1] == ("outbox_disk", None), "the alarm ends")
+        assert made.outbox.state().disk == "ok"

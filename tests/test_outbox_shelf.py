@@ -179,3 +179,16 @@ def test_each_commit_is_brought_to_the_medium_unless_less_is_asked_for(tmp_path:
     opened.open(1)
     assert opened._connected.execute("PRAGMA synchronous").fetchone() == (level,)
     assert opened._connected.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_long_backlog_that_is_too_old_goes_in_parts(tmp_path: Path) -> None:
+    """Else one transaction would take minutes, past the end of a daemon that is to stop."""
+    opened = shelf(tmp_path / "outbox.db")
+    opened.change([message(each, age_s=10) for each in range(3000)], [])
+    opened.close()
+    opened = shelf(tmp_path / "outbox.db", max_age_s=5)
+    gone = opened.change([], [])
+    assert 0 < len(gone) <= 1500
+    while more := opened.change([], []):
+        gone += more
+    assert [number(each.key) for each in gone] == list(range(3000))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
 import socket
+import sqlite3
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +25,9 @@ from conftest import (
     eventually,
     subscribed,
     tiny_model,
+    write_config,
 )
+from counting_broker import CountingBroker
 
 pytestmark = pytest.mark.broker
 
@@ -114,6 +118,27 @@ def test_a_broker_that_dies_before_sigterm_does_not_delay_the_end(
     assert daemon.end(timeout_s=STOP_S) == 0
     assert "messages were not acknowledged" in daemon.log
     broker.send(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("frames", [0, 60])
+def test_what_a_silent_broker_has_not_acknowledged_is_on_disk_when_sigterm_ends_the_daemon(
+    tmp_path: Path, start_edge: StartEdge, frames: int
+) -> None:
+    """Also where the signal comes while a daemon whose sources have ended waits for the broker."""
+    broker = CountingBroker()
+    config = write_config(
+        tmp_path / "edge.toml",
+        f"mqtt://127.0.0.1:{broker.port}",
+        {"streams.belt": belt(frames=frames), "outbox": {"memory_s": 600}},
+    )
+    daemon = start_edge(config)
+    daemon.await_log("stream belt is ended" if frames else "stream belt is running")
+    time.sleep(STOP_S if frames else 2)
+    assert daemon.end(timeout_s=STOP_S) == 0
+    summary = json.loads(daemon.output)
+    with contextlib.closing(sqlite3.connect(daemon_state(config) / "outbox.db")) as disk:
+        on_disk = disk.execute("SELECT count(*) FROM messages").fetchone()[0]
+    assert on_disk == summary["messages_kept"] > summary["streams"]["belt"]["results"] > 0  # with telemetry
 
 
 def test_a_camera_that_takes_the_connection_and_says_nothing_does_not_delay_the_end(

@@ -19,6 +19,8 @@ from edge.records import DROP_REASONS, MESSAGE_KINDS, DiskState, DropReason, Mes
 
 # From this share of what memory or the journal may hold on, messages go to the disk.
 HIGH_SHARE = 0.75
+# With fewer of those that the disk takes, it could not help: the rest has QoS 0, and is searched through each time.
+WORTH_SHARE = 1 / 16
 LOW_AHEAD = 64  # so few messages of the disk in memory ask for more
 
 
@@ -173,7 +175,8 @@ class Outbox:
     # The disk
 
     def _is_pressed(self) -> bool:
-        return self._waiting.count >= HIGH_SHARE * self._bound or (
+        is_worth_it = self._waiting.durable >= WORTH_SHARE * self._bound
+        return (is_worth_it and self._waiting.count >= HIGH_SHARE * self._bound) or (
             self._journal is not None and self._journal.fullness >= HIGH_SHARE
         )
 
@@ -191,7 +194,7 @@ class Outbox:
 
     def holds_durable(self) -> bool:
         """Whether memory has messages that must not get lost."""
-        return self._waiting.live.count + self._waiting.left.count > 0
+        return self._waiting.durable > 0
 
     def take_for_disk(self, limit_bytes: int) -> list[Message]:
         """Take messages of about so many bytes; `shelved` or `give_back` comes after it."""

@@ -28,6 +28,7 @@ INDEX_BYTES = 32_768  # the log's index, a file of its own
 SMALL_PAGES = 64  # a file that is not worth shrinking
 # Freed in one go when there is no room, so that not every commit has to.
 SPARE_SHARE = 64
+AGED_AT_ONCE = 1000  # of each kind: a backlog of a million would hold one change up for minutes
 BUSY_S = 1.0
 _TABLE = """
 CREATE TABLE IF NOT EXISTS messages (
@@ -158,7 +159,10 @@ class Shelf:
     def _too_old(self) -> Iterator[Gone]:
         """Remove what is older than it may become."""
         made_before_ns = now_ns() - self._max_age_ns
-        while old := [each for each in self._oldest() if each.made_ns < made_before_ns]:
+        for _ in range(AGED_AT_ONCE):
+            old = [each for each in self._oldest() if each.made_ns < made_before_ns]
+            if not old:
+                return
             for message in old:
                 self._remove(message.number)
                 yield Gone(message.number, message.kind, "age")

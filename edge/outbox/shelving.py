@@ -102,7 +102,7 @@ class Shelving:
         if shelf is None or (self._retry_at_ns is not None and now_ns() < self._retry_at_ns and not self._closing):
             return
         self._retry_at_ns = None
-        if not shelf.is_open and (shelf.path.exists() or (self._is_wanted() and self._outbox.holds_durable())):
+        if not shelf.is_open and self._is_to_open(shelf):
             self._open(shelf)
         if shelf.is_open:
             if not shelf.is_there():
@@ -111,6 +111,10 @@ class Shelving:
             self._write(shelf)
         if self._is_due():
             self._looked_ns = now_ns()
+
+    def _is_to_open(self, shelf: Shelf) -> bool:
+        # After a fault it is opened also where nothing is to be written: else nobody is told that the fault is over.
+        return self._retries > 0 or shelf.path.exists() or (self._is_wanted() and self._outbox.holds_durable())
 
     def _is_due(self) -> bool:
         return now_ns() - self._looked_ns >= self._commit_ns
@@ -124,14 +128,17 @@ class Shelving:
 
     def _open(self, shelf: Shelf) -> None:
         shelf.open(self._outbox.first_number)
-        self._stock = shelf.stock()
-        self._outbox.note_stock(self._stock)
-        self._outbox.note_disk("ok")
+        self._note_stock(shelf)
         if self._stock.messages:
             log.info("%d messages of earlier wait on disk (%s)", self._stock.messages, shelf.path)
             # What the journal kept is younger: behind what is on disk it keeps its place.
             while self._move(shelf):
                 pass
+
+    def _note_stock(self, shelf: Shelf) -> None:
+        self._stock = shelf.stock()
+        self._outbox.note_stock(self._stock)
+        self._outbox.note_disk("ok")
 
     def _read_some(self, shelf: Shelf) -> None:
         if self._outbox.away_since_ns is not None or self._outbox.ahead > AHEAD // 2:
@@ -215,6 +222,7 @@ class Shelving:
         while batch := list(islice(messages, AHEAD)):
             saved += len(batch)
             self._change(shelf, batch, [])
+        self._note_stock(shelf)
         self._outbox.count_damaged(max(had - saved, 0))
         reason = f"{shelf.path} was damaged ({error}): {saved} messages in it could be read and go on"
         log.error("%s; it is put aside as %s", reason, aside.name)

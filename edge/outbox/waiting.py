@@ -15,6 +15,7 @@ class ByKind:
         self._kinds: dict[str, deque[Message]] = {kind: deque() for kind in MESSAGE_KINDS}
         self.bytes = 0
         self.count = 0
+        self.durable = 0  # of them, those that must not get lost
 
     def add(self, message: Message) -> None:
         self._kinds[message.kind].append(message)
@@ -38,10 +39,10 @@ class ByKind:
 
     def take_durable(self, limit_bytes: int) -> list[Message]:
         """Take messages that must not get lost, of about so many bytes, what goes out first before the rest."""
-        taken, room = list[Message](), limit_bytes
+        taken, room, durable = list[Message](), limit_bytes, self.durable
         for queue in self._kinds.values():
             stay = list[Message]()
-            while queue and room > 0:
+            while queue and room > 0 and len(taken) < durable:
                 message = queue.popleft()
                 if message.qos:
                     taken.append(self._taken(message))
@@ -65,6 +66,7 @@ class ByKind:
 
     def _counted(self, message: Message, sign: int) -> None:
         self.count += sign
+        self.durable += sign * (message.qos > 0)
         self.bytes += sign * len(message.body)
 
 
@@ -133,6 +135,11 @@ class Waiting:
     def count(self) -> int:
         """How many wait that are nowhere else but perhaps in the journal."""
         return len(self._retained) + self.live.count + self.left.count
+
+    @property
+    def durable(self) -> int:
+        """How many of them the disk would take."""
+        return self.live.durable + self.left.durable
 
     @property
     def bytes(self) -> int:
