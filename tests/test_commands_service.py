@@ -185,7 +185,7 @@ def test_a_snapshot_shows_the_frame_with_its_masks_and_what_was_found_in_it(
     result = answer["result"]
     topic = f"{ROOT_TOPIC}/streams/door/snapshot"
     assert (result["topic"], result["size"]) == (topic, [320, 240])
-    (jpeg,) = [m for m in subscriber.messages if m.topic == topic]
+    jpeg = subscriber.wait_for(lambda m: m.topic == topic, "the picture")
     assert (len(jpeg.raw), jpeg.retained) == (result["bytes"], False)
     picture = cv2.imdecode(np.frombuffer(jpeg.raw, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
