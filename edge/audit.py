@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
+from edge.address import without_secrets
 from edge.settings import without_credentials
 
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 1_000_000  # of each of the two files
 MOST_SHOWN = 2000  # characters of a command's arguments
+_CAMERA = re.compile("rtsps?:", re.IGNORECASE)
+_SECRET_KEY = re.compile("pass|pwd|secret|token", re.IGNORECASE)  # refused, and yet not to be written down
 
 
 class Audit:
@@ -56,9 +60,13 @@ def shown_args(args: Any) -> Any:
 
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, str):
-        return without_credentials(value)
+        text = without_credentials(value)
+        return without_secrets(text) if _CAMERA.search(text) else text
     if isinstance(value, dict):
-        return {without_credentials(key): _without_secrets(each) for key, each in value.items()}
+        return {
+            _without_secrets(key): "…" if _SECRET_KEY.search(key) else _without_secrets(each)
+            for key, each in value.items()
+        }
     if isinstance(value, list):
         return [_without_secrets(each) for each in value]
     return value

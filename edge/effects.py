@@ -111,6 +111,10 @@ class Effects:
         if "password_file" in args.settings:  # a camera of the sender's would be given any file of this device to read
             raise CommandError(f"{place}: password_file is not taken; put the stream into the configuration file")
         settings = as_table(args.settings, StreamSettings, CommandError, place, self._hands.folder)
+        path = Path(settings.source.location)
+        # A pipe that nobody writes to holds its reader for ever: each such stream would leave a thread behind.
+        if settings.source.scheme == "file" and not path.is_file() and not path.is_dir():
+            raise CommandError(f"{place}: source: {path} is a pipe or device, wanted a file or folder of images")
         if settings.model not in models:
             raise CommandError(f"{place}: model: found {settings.model!r}, wanted one of {', '.join(models) or 'none'}")
         self._go_over({args.stream: settings})

@@ -39,6 +39,7 @@ class Home:
         self._labels: dict[str, tuple[tuple[str, ...], bool]] = {}  # of each model that was ever open
         self._counts: dict[str, dict[str, Any]] = {}
         self._counts_due_ns = 0
+        self._is_asked_for = False
         self._forget_due_ns: int | None = None
 
     def look(self) -> None:
@@ -51,10 +52,17 @@ class Home:
             self.renew()
         if now_ns() >= self._counts_due_ns:
             self._counts_due_ns = now_ns() + COUNTS_NS
+            if self._is_asked_for:
+                self.renew()
             self._tell_counts()
+
+    def ask(self) -> None:
+        """Have the discovery message, which may be large, sent again with the next counts."""
+        self._is_asked_for = True
 
     def renew(self) -> None:
         """Send the discovery message; what has gone since the one before is named in it once more."""
+        self._is_asked_for = False
         body = self._discovery.body(self._shown(), self._components)
         components = body["components"]
         self._components = {key: each for key, each in components.items() if "unique_id" in each}

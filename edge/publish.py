@@ -24,6 +24,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge.clock import elapsed_ms, now_ns
 from edge.config import MqttSettings
@@ -123,7 +124,7 @@ class Publisher:
         self._will = will
         self._store = store
         self._on_sent = on_sent
-        self._subscriptions = [(topic, 1) for topic in subscriptions]
+        self._subscriptions = list(subscriptions)
         self._on_request = on_request
         self._in_flight: dict[int, Message] = {}  # by packet id; in the order of sending
         self._backlog_in_flight = 0  # of these, what waited on disk
@@ -247,7 +248,7 @@ class Publisher:
             # With this set, the library leaves writing to us: several packets at once, and not one with each message.
             client.on_socket_register_write = lambda *_: None
             if self._subscriptions:
-                client.subscribe(self._subscriptions)
+                client.subscribe([(topic, self._subscribe_options()) for topic in self._subscriptions])
             yield client
         finally:
             self.connected = False
@@ -257,6 +258,12 @@ class Publisher:
             self._backlog_in_flight = 0
             client.on_socket_register_write = None
             client.disconnect()
+
+    def _subscribe_options(self) -> Any:
+        """Ask for QoS 1, and with MQTT 5 to be told of each message whether it was published to be retained."""
+        if self._protocols[0] != mqtt.MQTTv5:
+            return 1
+        return SubscribeOptions(qos=1, retainAsPublished=True)
 
     def _connect(self) -> mqtt.Client:
         """Connect with MQTT 5, or where the broker does not take that, with 3.1.1."""

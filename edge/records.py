@@ -174,7 +174,9 @@ class Request:
 
     topic: str
     body: bytes
-    retained: bool  # it waited at the broker before we came
+    retained: (
+        bool  # it waited at the broker before we came, or was sent so that it will wait for those after us (MQTT 5)
+    )
     response_topic: str | None = None  # where the answer is wanted too (MQTT 5)
     correlation: bytes | None = None
 

@@ -105,7 +105,7 @@ class Remote:
                 switch = Request(self._topics.command(command), body, request.retained)
                 commands.take(command, switch, has_room=has_room)
         elif self._home is not None and request.topic == self._home.birth_topic and request.body == b"online":
-            self._home.renew()
+            self._home.ask()
 
     def _answer(self, command: str, askers: list[Request], answer: Answer) -> None:
         """Send an answer to the command's topic, and to where each asker wants it."""

@@ -19,11 +19,9 @@ else:
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
-_MAX_SHOWN = 80  # characters of a found value
+_MAX_SHOWN = 80  # characters of a found value, or of a key
 _MAX_TOLD = 3  # problems told at once
-# Whatever stands before the last @ up to a quote: a password that was not escaped may hold any sign. The second form is
-# that of a URL which a mistake has made a path: /etc/edge/rtsp:/user:password@camera
-_CREDENTIALS = re.compile(r"(//)[^'\"]*@|(/)[^'\"]*:[^'\"]*@")
+_UNQUOTED = re.compile(r"[^'\"]+")
 
 
 class Table(BaseModel):
@@ -59,8 +57,20 @@ def as_table(
 
 
 def without_credentials(text: str) -> str:
-    """Blot out `user:password@` in every URL of `text`."""
-    return _CREDENTIALS.sub(lambda found: f"{found[1] or found[2]}…@", text)
+    """Blot out `user:password@` in every URL of `text`, whatever it holds, in time that grows with its length alone."""
+    return _UNQUOTED.sub(lambda found: _blotted(found[0]), text)
+
+
+def _blotted(text: str) -> str:
+    """Blot out what stands before the last @: a password that was not escaped may hold any sign.
+
+    A URL which a mistake has made a path is one too: /etc/edge/rtsp:/user:password@camera
+    """
+    head, at, rest = text.rpartition("@")
+    slash, slashes = head.find("/"), head.find("//")
+    if slash != slashes and slash < head.rfind(":"):
+        return f"{head[:slash]}/…{at}{rest}"
+    return f"{head[:slashes]}//…{at}{rest}" if slashes >= 0 else text
 
 
 def one_line(text: str) -> str:
@@ -93,7 +103,7 @@ def _key_path(detail: Any, values: Any) -> tuple[str, ...]:
 
 
 def _problem(path: tuple[str, ...], details: list[Any], table: type[BaseModel]) -> str:
-    *sections, key = path or ("",)
+    *sections, key = (_cut(one_line(part)) for part in path or ("",))
     place = f"[{'.'.join(sections)}] {key}" if sections else key
     detail = details[0]
     if detail["type"] == "extra_forbidden":
@@ -113,8 +123,10 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except ValueError:
         return "a number of thousands of digits"
-    # Cut after the credentials are out, so that no half of them stays.
-    text = one_line(text)
+    return _cut(one_line(text))  # in this order, so that no half of credentials stays
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 

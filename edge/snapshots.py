@@ -79,7 +79,8 @@ class Snapshots:
             outcome = Outcome(reason=f"what was found cannot be drawn: {error}")
         else:
             topic = self._topics.snapshot(result.stream)
-            message = Message(topic, jpeg, kind="answer", content_type="image/jpeg", expiry_s=EXPIRY_S)
+            # As telemetry, for a picture has the size of hundreds of results, and on a bad link must not push them out.
+            message = Message(topic, jpeg, kind="telemetry", content_type="image/jpeg", expiry_s=EXPIRY_S)
             self._publish(message)
             outcome = Outcome(_told_of(result, topic, len(jpeg)))
         for each in asked:

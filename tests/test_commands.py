@@ -269,6 +269,13 @@ def test_credentials_are_not_recorded_wherever_they_stand() -> None:
     assert len(shown_args({"a": "x" * 10_000})) < 3000
 
 
+def test_credentials_in_a_camera_s_path_or_query_are_not_recorded() -> None:
+    source = "RTSP://camera/user=admin_password=secret1_channel=1?anything=secret2"
+    shown = shown_args({"settings": {"source": source, "password": "secret3"}})
+    assert "secret" not in json.dumps(shown)
+    assert shown["settings"]["source"].startswith("RTSP://camera/user=")
+
+
 def test_the_record_of_commands_is_bounded_with_one_older_file(tmp_path: Path) -> None:
     audit = Audit(tmp_path)
     for number in range(25):

@@ -185,7 +185,7 @@ def test_a_snapshot_shows_the_frame_with_its_masks_and_what_was_found_in_it(
     result = answer["result"]
     topic = f"{ROOT_TOPIC}/streams/door/snapshot"
     assert (result["topic"], result["size"]) == (topic, [320, 240])
-    (jpeg,) = [m for m in subscriber.messages if m.topic == topic]
+    jpeg = subscriber.wait_for(lambda m: m.topic == topic, "the picture")
     assert (len(jpeg.raw), jpeg.retained) == (result["bytes"], False)
     picture = cv2.imdecode(np.frombuffer(jpeg.raw, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
@@ -344,6 +344,33 @@ def test_a_retained_command_is_not_run_at_each_start(
     assert not answer["ok"]
     assert "publish it without retain" in answer["reason"]
     assert subscriber.states("belt") == ["running", "off"]
+
+
+def test_a_command_that_is_being_retained_or_taken_away_again_is_not_run(
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
+) -> None:
+    daemon = start_edge(configure(allowing("restart", "stream_off")))
+    subscriber.wait_for_state("online")
+    assert not commander.answer("stream_off", commander.send("stream_off", {"stream": "belt"}, retain=True))["ok"]
+    commander.publish(f"{ROOT_TOPIC}/cmd/restart", b"", retain=True)
+    refusal = commander.answer("restart", None)
+    assert not refusal["ok"]
+    assert "publish it without retain" in refusal["reason"]
+    assert daemon.end() == 0
+    assert subscriber.states("belt") == ["running", "off"]
+
+
+def test_a_pipe_is_no_source_for_a_command_and_leaves_no_thread_behind(
+    tmp_path: Path, configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
+) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    daemon = start_edge(configure(allowing("stream_add")))
+    subscriber.wait_for_state("online")
+    settings = belt() | {"source": "pipe.mp4"}
+    answer = commander.ask("stream_add", {"stream": "second", "settings": settings})
+    assert not answer["ok"]
+    assert "is a pipe or device, wanted a file or folder of images" in answer["reason"]
+    assert daemon.end() == 0
 
 
 def test_what_comes_faster_than_allowed_is_refused_and_counted(

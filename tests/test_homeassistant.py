@@ -19,6 +19,7 @@ from home_assistant import TOPIC, commanded, rendered, violations_of_discovery
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.config import Config
 from edge.effects import Hands
 from edge.home import Home
 from edge.homeassistant import MOST_LABELS, Discovery, Shown, ShownStream, counts_of, object_id, switched
@@ -192,6 +193,24 @@ def test_a_stream_that_goes_and_comes_again_is_counted_anew() -> None:
         (TOPICS.counts("door"), False, True),
         (TOPICS.counts("door"), True, True),
     ]
+
+
+def test_a_home_that_asks_again_and_again_gets_one_message() -> None:
+    sent: list[Message] = []
+    pipeline = SimpleNamespace(models={})
+    board = SimpleNamespace(power_modes=())
+    hands = SimpleNamespace(config=Config(), pipeline=pipeline, board=board)
+    home = Home(DISCOVERY, cast(Hands, hands), TOPICS, {}, sent.append)
+    home.look()
+    home._counts_due_ns = 2**63  # a second that does not end
+    for _ in range(100):
+        home.ask()
+        home.look()
+    assert len(sent) == 1
+    home._counts_due_ns = 0
+    home.look()
+    home.look()
+    assert len(sent) == 2
 
 
 @pytest.fixture

@@ -249,6 +249,15 @@ def test_a_port_in_use_is_told_in_one_sentence_and_all_else_runs_on(
     assert "Traceback" not in edge.log
 
 
+@pytest.mark.parametrize("host", ["a" * 64, "a..b"])
+def test_a_host_that_can_be_no_name_is_told_in_one_sentence(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    exporter = Exporter()
+    exporter.start(HttpSettings(enabled=True, host=host))
+    exporter.stop()
+    (record,) = caplog.records
+    assert f"[http] host {host}, port 9469 cannot be listened on (" in record.getMessage()
+
+
 def test_readers_that_hang_keep_no_daemon_from_ending(
     configure: Configure, start_edge: StartEdge, subscriber: Subscriber, port: int
 ) -> None:

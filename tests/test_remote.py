@@ -6,14 +6,19 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
+from edge.commands import Outcome
 from edge.config import CommandsSettings, Config, HomeAssistantSettings
 from edge.effects import Hands
-from edge.records import Message, Request
+from edge.records import MESSAGE_KINDS, Classes, Message, Request, Result
 from edge.remote import Remote
+from edge.snapshots import Snapshots
+from edge.stream import Stream, TakeSnapshot
 from edge.topics import Topics
 
 TOPICS = Topics("edge", "bench-01")
@@ -103,3 +108,18 @@ def test_only_what_is_configured_is_listened_to(
 ) -> None:
     config = Config(commands=CommandsSettings(allow=allow), homeassistant=home)
     assert Remote(config, TOPICS, HEAD, tmp_path, lambda _: None, lambda: None).subscriptions == topics
+
+
+def test_a_picture_gives_way_to_results_and_not_they_to_it() -> None:
+    sent: list[Message] = []
+    outcomes: list[Outcome] = []
+    takes: list[TakeSnapshot] = []
+    snapshots = Snapshots(TOPICS, sent.append, lambda: None)
+    snapshots.ask(cast(Stream, SimpleNamespace(name="door", ask_snapshot=takes.append)), outcomes.append)
+    nothing = Classes(np.array([], np.float32), np.array([], np.int64))
+    shown = SimpleNamespace(stream="door", findings=nothing, labels=(), size_px=(8, 8), frame=0, captured_at_ns=0)
+    takes[0](np.zeros((8, 8, 3), np.uint8), cast(Result, shown))
+    snapshots.look()
+    assert [each.reason for each in outcomes] == [None]
+    assert [each.topic for each in sent] == [TOPICS.snapshot("door")]
+    assert MESSAGE_KINDS.index(sent[0].kind) > MESSAGE_KINDS.index("result")

@@ -49,13 +49,13 @@ class Exporter:
             self._endpoint = Endpoint(settings.host, settings.port, page.text)
         except EdgeError as error:
             log.error("%s; all else runs on", error)  # noqa: TRY400 -- for users
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: of a host that can be no name
             log.error(  # noqa: TRY400 -- for users
                 "[http] host %s, port %d cannot be listened on (%s), so Prometheus reads nothing and all else runs on; "
                 "see which program has the port (ss -ltnp), or choose another",
                 settings.host,
                 settings.port,
-                error.strerror or error,
+                getattr(error, "strerror", None) or error,
             )
         else:
             self._page = page
