@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edge.board_watch import BoardWatch
+from edge.clock import now_ns
 from edge.command_args import CommandError, LogLevelArgs, NoArgs, PowerModeArgs, StreamAddArgs, StreamArgs
 from edge.commands import Effect, Outcome
 from edge.config import CommandName, Config, Name, StreamSettings
@@ -21,6 +22,8 @@ from edge.topics import Topics
 log = logging.getLogger(__name__)
 
 MOST_STREAMS = 64
+# With the unit's RestartSec=, ten starts then take longer than its StartLimitIntervalSec=, past which systemd gives up.
+RESTART_AFTER_S = 15
 LASTS = "until the daemon starts again or reloads its configuration"
 
 
@@ -59,6 +62,7 @@ class Effects:
     ) -> None:
         self._hands = hands
         self._wake = wake
+        self._started_ns = now_ns()
         self._snapshots = Snapshots(topics, publish, wake)
         self.by_name: Mapping[CommandName, Effect] = {
             "power_mode": self._power_mode,
@@ -149,5 +153,10 @@ class Effects:
         told(Outcome({"level": args.level, "lasts": "until the daemon starts again"}))
 
     def _restart(self, _args: NoArgs, told: Told) -> None:
+        run_s = (now_ns() - self._started_ns) / 1e9
+        if run_s < RESTART_AFTER_S:
+            why = "as systemd gives up a service that is started too often; ask again then"
+            told(Outcome(reason=f"the daemon runs for {run_s:.0f} s, wanted {RESTART_AFTER_S} s or more, {why}"))
+            return
         told(Outcome({}))
         self._hands.restart()
