@@ -11,7 +11,8 @@ SCHEMES = ("file", "rtsp", "rtsps", "v4l2", "synthetic")
 LIVE_SCHEMES = ("rtsp", "rtsps", "v4l2")  # these give frames when they like; the others wait to be asked
 
 # Some makers' cameras take user name and password in the path: /user=admin_password=secret_channel=1
-_IN_PATH = re.compile(r"((?:user|pass|pwd)[a-z]*)=[^_&/]*", re.IGNORECASE)
+# The words are of bounded length, for a path of many of them takes no time then.
+_IN_PATH = re.compile(r"((?:user|pass|pwd)[a-z]{0,32})=[^_&/]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class Address:
         # The query of a camera's URL is where many makers put user name and password.
         if self.scheme == "file":
             return self.location
-        path, _, query = self.location.partition("?")
-        return _IN_PATH.sub(r"\1=…", path) + ("?…" if query else "")
+        return without_secrets(self.location)
 
     @property
     def is_live(self) -> bool:
@@ -74,6 +74,12 @@ def parse_address(text: str, folder: Path) -> Address:
         name, _, query = rest.partition("?")
         return Address(scheme, name, dict(parse_qsl(query, keep_blank_values=True)))
     return _parse_network_address(scheme, rest)
+
+
+def without_secrets(url: str) -> str:
+    """Return a camera's URL, from which user and password before the host are out already, as it may be shown."""
+    path, _, query = url.partition("?")
+    return _IN_PATH.sub(r"\1=…", path) + ("?…" if query else "")
 
 
 def expand_home(path: str) -> Path:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -17,28 +15,29 @@ from edge.benching.beside import Asked, Beside
 from edge.benching.fusion import fusion
 from edge.benching.fusion_table import show as show_fusion
 from edge.benching.machine import machine
-from edge.benching.measure import InterruptedRunError, Measurement, Setting
-from edge.benching.opening import open_alone, open_serving
+from edge.benching.measure import InterruptedRunError
+from edge.benching.pace import Pace
 from edge.benching.report import Form, Report, show
 from edge.benching.subject import Subject, check_name, is_config, of_config, of_name
-from edge.benching.wish import Cell, Wish
+from edge.benching.together import Point, Together, groups
+from edge.benching.wish import Wish
 from edge.board_power import board_power
 from edge.config import Config, load_config
 from edge.errors import ConfigError, EdgeError, ModelError
-from edge.host.board import board_name, read_board
+from edge.host.board import board_name
 from edge.host.sensors import Sensors
 from edge.manifest import read_manifest
 from edge.model import model_file
+from edge.networks import NAMES
 from edge.places import default_state_dir, state_lock
-from edge.progress import tracked
+from edge.progress import timed
 from edge.tuning.finished import Finished
 from edge.tuning.mode_keeper import ModeKeeper, Power, terminable
 from edge.tuning.settings import model_to_tune
 
-log = logging.getLogger(__name__)
-
 WORSE = 4  # exit code: a row is worse than in the earlier run
 INTERRUPTED = 130  # exit code, as of a shell's command that Ctrl-C ended
+SPEED_ONLY = "networks are of random weights, INT8 calibrated on random input: the speed is real, the accuracy is not"
 _ALL = "all"
 
 
@@ -48,10 +47,12 @@ def run(wish: Wish, form: Form, asked: Asked) -> int:
     report = bench(wish, board_power(), Sensors())
     if report.rows:
         beside.look(report)
-    if report.rows or not report.partial:
-        show(report, form)
-    if report.rows:
-        beside.draw(report)
+    try:
+        if report.rows or not report.partial:
+            show(report, form)
+    finally:
+        if report.rows:
+            beside.draw(report)
     if report.partial:
         return INTERRUPTED
     return WORSE if beside.is_worse else 0
@@ -65,7 +66,13 @@ def tell_fusion(wish: Wish, *, as_json: bool) -> int:
         if is_config(what):
             raise ConfigError(f"--fusion: found the configuration {what}, wanted networks or models")
         check_name(what)
-        folder = of_name(what, state_dir).settings.path
+        subject = of_name(what, state_dir)
+        folder = subject.settings.path
+        if subject.is_random and "int8" in wish.precisions:
+            from edge.benching.int8_form import make_int8_form  # noqa: PLC0415 -- imports onnx, which is slow
+
+            for backend in ("trt", "ort-cpu"):
+                make_int8_form(model_file(folder, read_manifest(folder)), backend, state_dir)
         found += [fusion(folder, precision, state_dir) for precision in wish.precisions]
     if as_json:
         print(json.dumps([each.to_json() for each in found], allow_nan=False))  # noqa: T201 -- the command's output
@@ -108,17 +115,6 @@ def _config(wish: Wish) -> Config | None:
     return load_config(Path(wish.what[0])) if is_config(wish.what[0]) else None
 
 
-@dataclass(frozen=True)
-class _Point:
-    """One row that is to come."""
-
-    subject: Subject
-    cell: Cell
-
-    def __str__(self) -> str:
-        return f"{self.subject.name} {self.cell}"
-
-
 class Bench:
     """One benchmark at work."""
 
@@ -130,7 +126,6 @@ class Bench:
         self._state_dir = state_dir
         self._power = power
         self._sensors = sensors
-        self._device = read_board().name
 
     def measure(self) -> Report:
         """Measure each setting; the report is partial where Ctrl-C ended it."""
@@ -146,13 +141,15 @@ class Bench:
                     finished = Finished(self._state_dir / "bench" / "power.json", {}, fresh=True)
                     keeper = opened.enter_context(ModeKeeper(self._power, finished, allow_reboot=False))
                 modes = self._modes(keeper, report)
-                points = [_Point(subject, cell) for cell in wish.cells(modes) for subject in subjects]
+                points = [Point(subject, cell) for cell in wish.cells(modes) for subject in subjects]
                 points.sort(key=lambda each: (modes.index(each.cell.power_mode), subjects.index(each.subject)))
-                for point in tracked(points):
-                    self._add(point, keeper, report)
+                together = Together(wish, self._place, self._sensors, report)
+                pace = Pace(wish.effort, report.rows)
+                for group in timed(groups(points), pace.planned_s):
+                    together.measure(group, self._switched(group.points[0].cell.power_mode, keeper))
         except InterruptedRunError as error:
             report.partial = True
-            report.rows += [error.row] if error.row else []
+            report.rows += error.rows
         except KeyboardInterrupt:
             report.partial = True
         self._finish(report)
@@ -178,25 +175,14 @@ class Bench:
             raise EdgeError(f"--power-mode: no mode is left to measure: {'; '.join(notes)}")
         return modes
 
-    def _add(self, point: _Point, keeper: ModeKeeper | None, report: Report) -> None:
-        """Measure a setting and add its row; what cannot be had here is left out, with the reason."""
-        wish, cell, subject = self._wish, point.cell, point.subject
-        if keeper is not None and cell.power_mode is not None:
-            keeper.switch(cell.power_mode)
-        place = Place(self._state_dir, board_name(), subject.engines, force=subject.is_random)
-        open_system = open_alone if wish.engine_only else open_serving
-        try:
-            with open_system(subject, cell, place, wish.batches, wish.seed) as system:
-                mode = cell.power_mode or self._current_mode()
-                setting = Setting(
-                    self._device, mode, cell.precision, subject.name, cell.batch, system.lanes, cell.scenario
-                )
-                row = Measurement(system, self._sensors, setting, wish.effort).measure()
-        except ModelError as error:
-            report.notes.append(f"{point} is left out: {error}")
-            return
-        report.rows.append(row)
-        log.info("%s: %s images/s, median %s ms", point, row.images_per_s, row.latency_ms)
+    def _place(self, subject: Subject) -> Place:
+        return Place(self._state_dir, board_name(), subject.engines, force=subject.is_random)
+
+    def _switched(self, wanted: str | None, keeper: ModeKeeper | None) -> str | None:
+        """Switch to a power mode, where one is wanted; return the one that the board is in."""
+        if keeper is not None and wanted is not None:
+            keeper.switch(wanted)
+        return wanted or self._current_mode()
 
     def _current_mode(self) -> str | None:
         if self._power is None:
@@ -211,6 +197,8 @@ class Bench:
             raise ModelError(f"nothing could be measured: {'; '.join(report.notes)}")
         if report.rows and all(row.power_w is None for row in report.rows):
             report.notes.append(f"watts and what is made of them are null: {self._why_no_power()}")
+        if any(row.network in NAMES and row.precision == "int8" for row in report.rows):
+            report.notes.append(SPEED_ONLY)
         if report.partial:
             report.notes.append("partial: ended by Ctrl-C, and only what was measured until then is told")
 

@@ -13,7 +13,7 @@ from edge.governor import Decision, Snapshot, StreamSeen
 from edge.host.sensors import Reading, Sensors
 from edge.profiles import Profile
 from edge.records import BoardState
-from edge.steering import Steering, Wanted
+from edge.steering import ModeTold, Steering, Wanted
 from edge.stream import Stream
 
 Change = dict[str, Any]  # the message of an alarm
@@ -47,6 +47,15 @@ class BoardWatch:
     def stop(self) -> None:
         self._steering.stop()
         self._sensors.stop()
+
+    @property
+    def power_modes(self) -> tuple[str, ...]:
+        """The modes that can be asked for; none where the board has none."""
+        return self._steering.mode_names
+
+    def ask_power_mode(self, mode: str, told: ModeTold) -> None:
+        """Have a mode set that a person wants; see `Steering.ask`."""
+        self._steering.ask(mode, told)
 
     def look(self) -> None:
         """Take over what is stamped on results; quick, and waits for nothing."""
@@ -125,7 +134,7 @@ def _seen(stream: Stream, period_s: float) -> StreamSeen:
         stream.settings.target_p99_ms,
         pace.p99_ms,
         pace.frames / period_s,
-        pace.results / period_s,
+        pace.found / period_s,
         pace.late / pace.frames if pace.frames else None,
     )
 

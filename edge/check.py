@@ -23,15 +23,17 @@ from edge.backends.trt_library import load_tensorrt
 from edge.capture import open_source
 from edge.clock import clock_synchronised
 from edge.config import Config, ModelSettings, MqttSettings, StreamSettings, load_config
-from edge.errors import EdgeError
+from edge.errors import EdgeError, UnansweredError
 from edge.host.board import board_name, read_board
 from edge.host.power import read_modes
 from edge.host.sensors import Sensors
 from edge.manifest import read_labels, read_manifest
+from edge.metrics import exporter
 from edge.model import Model, model_file, usable_cores
 from edge.outbox import Outbox
 from edge.places import default_state_dir
 from edge.publish import try_connection
+from edge.tls import tls_context, why_away
 
 # A camera may take this long to give its first frame: an RTSP server waits for a key frame.
 FIRST_FRAME_S = 10.0
@@ -63,6 +65,12 @@ def run(config_path: Path | None, state_dir: Path | None, *, config_only: bool, 
 def _files(config: Config) -> Iterator[Finding]:
     """Look at the files that the configuration names."""
     yield Finding("configuration", works=True, told=f"{len(config.streams)} streams, {len(config.models)} models")
+    for has_secrets in (config.mqtt.credentials, *(stream.address for stream in config.streams.values())):
+        has_secrets()  # raises ConfigError where a password file cannot be used
+    if config.mqtt.tls:
+        tls_context(config.mqtt)
+        signer = config.mqtt.ca or "the system's authorities"
+        yield Finding("TLS files", works=True, told=f"{signer}; {config.mqtt.cert or 'no certificate of ours'}")
     for name, model in config.models.items():
         manifest = read_manifest(model.path)
         labels = read_labels(model.path, manifest)
@@ -135,14 +143,16 @@ def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
     for name, stream in config.streams.items():
         yield _attempt(f"camera {name}", partial(_first_frame, stream))
     yield _attempt("broker", partial(_connect, config.mqtt))
+    if config.http.enabled:
+        yield _attempt("Prometheus", partial(exporter.address, config.http))
 
 
 def _connect(settings: MqttSettings) -> str:
     try:
         return try_connection(settings, Outbox(settings.queue_messages))
-    except OSError as error:
+    except (OSError, UnansweredError) as error:
         raise EdgeError(
-            f"broker {settings.shown} cannot be reached ({error.strerror or error}); see that it runs, and [mqtt] url"
+            f"broker {settings.shown} cannot be reached ({why_away(settings, error)}); see that it runs, and [mqtt] url"
         ) from None
 
 

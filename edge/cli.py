@@ -14,6 +14,7 @@ from typing import Any
 
 from edge import __version__
 from edge.errors import EdgeError
+from edge.host.journal import journal_handler, stderr_is_journal
 
 # The exit code of a shell command that Ctrl-C ended.
 INTERRUPTED = 130
@@ -22,15 +23,16 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a failure is one sentence on standard error."""
     options = _parser().parse_args(arguments)
+    level = options.log_level or ("info" if options.command is _run else "warning")
     logging.basicConfig(
-        level=(options.log_level or ("info" if options.command is _run else "warning")).upper(),
-        stream=sys.stderr,
+        level=level.upper(),
         format="%(asctime)s %(levelname)s %(message)s" if sys.stderr.isatty() else "%(levelname)s %(message)s",
+        handlers=[journal_handler() or logging.StreamHandler()],
     )
     try:
         return int(options.command(options))
     except EdgeError as error:
-        print(f"edge: {error}", file=sys.stderr)
+        _tell(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -39,11 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:  # a defect of ours: still no traceback for users
         logging.getLogger(__name__).debug("unexpected failure", exc_info=True)
-        print(
-            f"edge: unexpected failure ({type(error).__name__}: {error}); see --log-level debug, and report it",
-            file=sys.stderr,
-        )
+        _tell(f"unexpected failure ({type(error).__name__}: {error}); see --log-level debug, and report it")
         return 1
+
+
+def _tell(failure: str) -> None:
+    """Tell a failure on standard error; in the journal as an error, where a line would be mere information."""
+    if stderr_is_journal():
+        logging.getLogger(__name__).error(failure)
+    else:
+        print(f"edge: {failure}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_tune(add("tune", _tune, "find lanes, batch, precision and power mode for a latency target; writes them down"))
     _add_bench(add("bench", _bench, "measure models: images/s, latency, watts, by batch, precision and power mode"))
     schema = add("schema", _schema, "print the JSON Schema of a message")
-    schema.add_argument("name", metavar="NAME", help="result, telemetry, status, stream-status or alarm")
+    schema.add_argument(
+        "name", metavar="NAME", help="result, telemetry, status, stream-status, alarm, governor, command, ack or counts"
+    )
     return parser
 
 

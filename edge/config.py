@@ -16,12 +16,14 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from edge.address import Address, expand_home, parse_address
 from edge.errors import ConfigError
 from edge.manifest import built_in_model
+from edge.secrets import CREDENTIAL, check_private, credential_path, read_secret
 from edge.settings import Table, read_settings
 
 log = logging.getLogger(__name__)
 
 MQTT_PORT = {"mqtt": 1883, "mqtts": 8883}
 MIN_MASK_POINTS = 3
+VERSION = 1  # of the configuration's form; it grows when a key changes its meaning or goes
 MAX_PIXEL = 65_535
 
 # Names become topic levels and file names.
@@ -33,6 +35,8 @@ def _existing_path(value: Any, info: ValidationInfo) -> Any:
     """Turn a path of the file into an absolute one that exists."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"found {value!r}, wanted a path")
+    if value.startswith(CREDENTIAL):
+        return credential_path(value.removeprefix(CREDENTIAL))
     path = _folder(info) / expand_home(value)
     if not os.path.exists(path):  # noqa: PTH110 -- Path.exists raises for a name that is too long
         raise ValueError(f"{path} does not exist; wanted an existing path (relative ones start at the config file)")
@@ -53,7 +57,14 @@ def _folder(info: ValidationInfo) -> Path:
     return Path((info.context or {}).get("folder", "."))
 
 
+def _secret_path(value: Any, info: ValidationInfo) -> Any:
+    path = _existing_path(value, info)
+    check_private(path)
+    return path
+
+
 ExistingPath = Annotated[Path, BeforeValidator(_existing_path)]
+SecretPath = Annotated[Path, BeforeValidator(_secret_path)]
 
 
 class DeviceSettings(Table):
@@ -68,10 +79,10 @@ class MqttSettings(Table):
     url: str = "mqtt://127.0.0.1:1883"
     prefix: str = Field("edge", pattern=r"^[^/+#\x00-\x1f][^+#\x00-\x1f]*$")
     username: str | None = None
-    password_file: ExistingPath | None = None
+    password_file: SecretPath | None = None
     ca: ExistingPath | None = None
     cert: ExistingPath | None = None
-    key: ExistingPath | None = None
+    key: SecretPath | None = None
     version: Literal["auto", "5", "3.1.1"] = "auto"
     queue_messages: int = Field(10_000, ge=10, le=1_000_000)
     in_flight: int = Field(64, ge=1, le=1000)
@@ -87,6 +98,18 @@ class MqttSettings(Table):
         if parts.scheme not in MQTT_PORT or not host or port == 0 or parts.path.strip("/") or parts.query:
             raise ValueError(f"found {url!r}, wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
         return url
+
+    @model_validator(mode="after")
+    def _what_belongs_together(self) -> MqttSettings:
+        if self.password_file is not None and self.username is None and urlsplit(self.url).username is None:
+            raise ValueError("password_file stands without a username; wanted both")
+        files = {"ca": self.ca, "cert": self.cert, "key": self.key}
+        if not self.tls and (found := [name for name, path in files.items() if path is not None]):
+            raise ValueError(f"found {', '.join(found)} and {self.shown}, which is not encrypted; wanted mqtts://")
+        if (self.cert is None) != (self.key is None):
+            found_one, lacking = ("cert", "key") if self.key is None else ("key", "cert")
+            raise ValueError(f"{found_one} stands without a {lacking}; wanted both, in two PEM files")
+        return self
 
     @property
     def host(self) -> str:
@@ -114,8 +137,19 @@ class MqttSettings(Table):
         return username, read_secret(self.password_file) if self.password_file else in_url
 
 
+class OutboxSettings(Table):
+    """Where messages wait that no broker has acknowledged, and how many of them."""
+
+    memory_s: float = Field(2.0, ge=0, le=3600)
+    commit_s: float = Field(1.0, ge=0.01, le=3600)
+    sync: Literal["commit", "checkpoint", "never"] = "commit"
+    max_mb: int = Field(256, ge=0, le=1_000_000)
+    max_age_s: float = Field(604_800.0, ge=1, le=31_536_000)
+
+
 class TelemetrySettings(Table):
     period_s: float = Field(5.0, ge=0.2, le=3600)
+    expiry_s: float = Field(300.0, ge=1, le=31_536_000)
 
 
 class EnginesSettings(Table):
@@ -164,6 +198,39 @@ class GovernorSettings(Table):
     hold_s: float = Field(3600.0, ge=0, le=604_800)
 
 
+CommandName = Literal[
+    "power_mode",
+    "reload",
+    "stream_on",
+    "stream_off",
+    "stream_add",
+    "stream_remove",
+    "snapshot",
+    "log_level",
+    "restart",
+]
+
+
+class CommandsSettings(Table):
+    """Which commands are taken over MQTT; none unless they are named."""
+
+    allow: Annotated[tuple[CommandName, ...], BeforeValidator(_strings)] = ()
+    max_per_min: int = Field(60, ge=1, le=6000)
+
+
+class HomeAssistantSettings(Table):
+    enabled: bool = False
+    prefix: str = Field("homeassistant", pattern=r"^[^/+#\x00-\x1f][^+#\x00-\x1f]*$")
+
+
+class HttpSettings(Table):
+    """The endpoint that Prometheus reads."""
+
+    enabled: bool = False
+    host: str = Field("127.0.0.1", min_length=1, max_length=255)
+    port: int = Field(9469, ge=1, le=65_535)
+
+
 def _address(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str):
         raise ValueError(f"found {value!r}, wanted a path or URL in quotes")  # noqa: TRY004 -- pydantic's protocol
@@ -201,12 +268,14 @@ class StreamSettings(Table):
     stall_s: float = Field(10.0, ge=1, le=3600)
     target_p99_ms: float | None = Field(None, gt=0, le=60_000)
     username: str | None = None
-    password_file: ExistingPath | None = None
+    password_file: SecretPath | None = None
     labels: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()
     score_threshold: float | None = Field(None, ge=0, le=1)
     min_size: float = Field(0.0, ge=0, le=MAX_PIXEL)
     masks: Annotated[tuple[tuple[tuple[int, int], ...], ...], BeforeValidator(_polygons)] = ()
     qos: Literal[0, 1] = 1
+    max_results_per_s: float = Field(0.0, ge=0, le=1000)
+    only_changes: bool = False
     enabled: bool = True
 
     @field_validator("delivery")
@@ -216,6 +285,12 @@ class StreamSettings(Table):
         if delivery == "every" and source is not None and source.is_live:
             raise ValueError(f"found 'every' on a {source.scheme}:// source, which cannot wait; wanted 'live'")
         return delivery
+
+    @model_validator(mode="after")
+    def _password_has_a_user(self) -> StreamSettings:
+        if self.password_file is not None and self.username is None and self.source.username is None:
+            raise ValueError("password_file stands without a username; wanted both")
+        return self
 
     def address(self) -> Address:
         """Return the source with its credentials, those of the file before those of the URL."""
@@ -229,14 +304,31 @@ class StreamSettings(Table):
 class Config(Table):
     """The whole file."""
 
+    version: int = Field(VERSION, ge=1)
     device: DeviceSettings = Field(default_factory=DeviceSettings)
     mqtt: MqttSettings = MqttSettings()
+    outbox: OutboxSettings = OutboxSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     engines: EnginesSettings = EnginesSettings()
     accuracy: AccuracySettings = AccuracySettings()
     governor: GovernorSettings = GovernorSettings()
+    commands: CommandsSettings = CommandsSettings()
+    homeassistant: HomeAssistantSettings = HomeAssistantSettings()
+    http: HttpSettings = HttpSettings()
     models: dict[Name, ModelSettings] = Field(default_factory=dict)
     streams: dict[Name, StreamSettings] = Field(default_factory=dict)
+
+    # Before anything else of the file is looked at: what a newer form holds cannot be judged here.
+    @model_validator(mode="before")
+    @classmethod
+    def _version_is_known(cls, values: Any) -> Any:
+        version = values.get("version") if isinstance(values, dict) else None
+        if type(version) is int and version > VERSION:
+            raise ValueError(
+                f"version: found {version}, wanted {VERSION}: this file was made for a newer edge; install that one, "
+                "or put back the file that this one had"
+            )
+        return values
 
     @model_validator(mode="after")
     def _streams_name_their_models(self) -> Config:
@@ -261,11 +353,3 @@ def _urls(config: Config) -> Iterator[tuple[str, bool]]:
     yield "[mqtt] url", urlsplit(config.mqtt.url).password is not None
     for name, stream in config.streams.items():
         yield f"[streams.{name}] source", stream.source.password is not None
-
-
-def read_secret(path: Path) -> str:
-    """Read a password file, without the newline at its end."""
-    try:
-        return path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"password file {path} cannot be read ({error}); wanted a readable text file") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,21 @@ def check_plot(path: Path) -> None:
 
 def save(figure: Any, path: Path, dpi: int) -> None:
     """Write a matplotlib figure as what the path's suffix says; raise EdgeError where that cannot be done."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi, format=path.suffix[1:].lower())
+    write_whole(path, drawn.getvalue(), "--plot")
+
+
+def write_whole(path: Path, data: bytes, option: str) -> None:
+    """Write a file, whole or not at all; raise EdgeError, naming the option, where that cannot be done."""
+    # What is there and no file, as a device, is written to and not replaced.
+    partial = path.with_name(f".{path.name}.partial") if path.is_file() or not path.exists() else path
     try:
-        figure.savefig(path, dpi=dpi)
+        partial.write_bytes(data)
+        if partial != path:
+            partial.replace(path)
     except OSError as error:
-        raise EdgeError(f"--plot {path} cannot be written ({error.strerror}); see the folder's rights") from None
+        if partial != path:
+            partial.unlink(missing_ok=True)
+        told = f"{option} {path} cannot be written ({error.strerror})"
+        raise EdgeError(f"{told}; see the folder's rights and the space left") from None

@@ -33,6 +33,10 @@ class GpuLostError(EngineError):
     exit_code = 3
 
 
+class UnansweredError(EdgeError):
+    """The broker hung up on CONNECT, or said nothing to it."""
+
+
 class SourceError(EdgeError):
     """A source could not be opened or read.
 

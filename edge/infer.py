@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from edge.backends.engine import Context, Engine, TensorSpec
 from edge.errors import ModelError
 from edge.records import EngineTimes
+
+# Up to so many pictures a batch, each size is run before the first real one; more would take long on a small board.
+WARMED_SIZES = 8
 
 
 def picture_input(engine: Engine) -> TensorSpec:
@@ -37,11 +40,12 @@ class Inference:
         self._max_batch = max_batch
 
     def warm_up(self) -> None:
-        """Run the smallest and the largest batch, so that the first real one finds everything allocated.
+        """Run the sizes that batches will have, so that the first real one finds everything allocated.
 
-        Raises ModelError where an output has not one row for each picture.
+        Of large batches, only the smallest and the largest. Raises ModelError where an output has not one row for each
+        picture.
         """
-        for batch_size in {1, self._max_batch}:
+        for batch_size in self._sizes():
             self.run(batch_size)
             rows = self._fixed_batch or batch_size
             for name, array in self._context.outputs.items():
@@ -50,6 +54,11 @@ class Inference:
                         f"output {name!r}: found shape {array.shape} for {rows} pictures, wanted one row a picture; "
                         "export the model with a batch axis, and without suppression of boxes in the graph"
                     )
+
+    def _sizes(self) -> Iterable[int]:
+        if self._fixed_batch:
+            return (self._fixed_batch,)
+        return range(1, self._max_batch + 1) if self._max_batch <= WARMED_SIZES else (1, self._max_batch)
 
     def run(self, batch_size: int) -> EngineTimes:
         """Run the first `batch_size` rows."""

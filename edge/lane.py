@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from edge.clock import elapsed_ms, now_ns
-from edge.errors import EdgeError, GpuLostError, GpuMemoryError, ModelError
+from edge.errors import EdgeError, EngineError, GpuLostError, GpuMemoryError, ModelError
 from edge.infer import Inference
 from edge.model import Model, Served
 from edge.records import Batch, EngineTimes, Frame, Geometry, Result
@@ -21,6 +21,7 @@ from edge.samples import Sample
 log = logging.getLogger(__name__)
 
 END_S = 4.0  # what a lane may still take for the batch that it has
+FAULTS_IN_A_ROW = 10  # of the engine, after which it shall be opened again
 TOLD_AGAIN_AT = frozenset(10**power for power in range(1, 10))
 
 
@@ -36,6 +37,9 @@ class Lane:
         self._served_at_check = -1
         self._idle = False
         self._failures: Counter[tuple[str, str]] = Counter()
+        self.faults = 0  # of the engine, one after the other
+        self.fault: str | None = None  # why the engine fails again and again
+        self.is_well = False  # whether the engine did what was asked of it last
         self.thread = threading.Thread(target=self._run, name=f"lane-{model.name}-{number}", daemon=True)
 
     def start(self) -> None:
@@ -87,6 +91,7 @@ class Lane:
             # The top of a thread: whatever failed, these frames are lost and counted, and the lane serves on.
             except Exception as error:  # noqa: BLE001
                 self._complain(f"model {self._model.name}", "a batch failed", error)
+                self._note_fault(error)
                 for frame in batch.frames:
                     frame.owner.drop(frame, "error")
                 if isinstance(error, GpuLostError):
@@ -94,13 +99,20 @@ class Lane:
                     return
             self._served += 1
 
+    def _note_fault(self, error: Exception) -> None:
+        self.is_well = False
+        self.faults += isinstance(error, EngineError)
+        if self.faults >= FAULTS_IN_A_ROW:
+            self.fault = str(error)
+
     def _complain(self, place: str, text: str, error: Exception) -> None:
         """Log a failure with its traceback the first time, later only its count, ever more rarely."""
         count = self._failures[place, text] = self._failures[place, text] + 1
+        about = {"model": self._model.name, "engine": self._served_by.engine.label}
         if count == 1:
-            log.error("%s: %s; its frames are dropped and counted", place, text, exc_info=error)
+            log.error("%s: %s; its frames are dropped and counted", place, text, exc_info=error, extra=about)
         elif count in TOLD_AGAIN_AT:
-            log.error("%s: %s, for the %dth time", place, text, count)
+            log.error("%s: %s, for the %dth time", place, text, count, extra=about)
 
     def _serve(self, batch: Batch) -> None:
         """Take one batch the whole way."""
@@ -109,6 +121,7 @@ class Lane:
         if not prepared:
             return
         times = self._inference.run(len(prepared))
+        self.faults, self.fault, self.is_well = 0, None, True
         self._model.meter.inferred(len(prepared), times)
         preprocess_ms = elapsed_ms(batch.formed_ns, prepared_ns)
         for row, (frame, geometry) in enumerate(prepared):

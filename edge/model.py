@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge.backends.convert import source_sha256
 from edge.backends.engine import Context, Engine
-from edge.backends.supply import Place, Supply
+from edge.backends.supply import Place, Supplied, Supply
 from edge.batch import Batcher
 from edge.config import EnginesSettings, ModelSettings
 from edge.decode import Decoder
@@ -53,7 +53,7 @@ class Model:
             self.tuned_lanes = self._tuned_lanes() if settings.lanes == "auto" else None
             self.cpu_lanes, threads = lane_plan(settings, usable_cores(), self.tuned_lanes)
             self.supply = supply_of(settings, self.manifest, place, threads)
-            supplied = self.supply.open()
+            supplied = self.open_engine()
             self.served = Served(supplied.engine, self)
         except ModelError as error:
             raise ModelError(f"model {name!r}: {error}") from None
@@ -67,6 +67,11 @@ class Model:
         self.sampling: Sampling | None = None  # where its agreement with the reference is watched
         self.lost: GpuLostError | None = None  # why nothing can be computed any more in this process
         log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.served.lane_count)
+
+    def open_engine(self) -> Supplied:
+        """Open the engine that is to serve."""
+        fallback = self._place.fallback
+        return self.supply.open() if fallback is None else self.supply.open_instead(fallback, self.name)
 
     @cached_property
     def machine(self) -> Machine:

@@ -16,6 +16,8 @@ from edge.clock import now_ns
 from edge.config import Config, ModelSettings
 from edge.errors import EdgeError, EngineError, GpuLostError
 from edge.lane import Lane, end_lanes, join_lanes, open_lanes, warm_lanes
+from edge.memory import give_memory_back
+from edge.mending import Mending
 from edge.model import Model, Served
 from edge.rebuild import Rebuild, Step
 from edge.shadow import Shadow
@@ -39,6 +41,9 @@ class Outlet(StreamOutlet, Protocol):
     def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None:
         """Take how well what serves a model agrees with the model as it was exported, 0…1."""
 
+    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None:
+        """Take that a model's engine fails again and again, and is opened again after a pause; None: no more."""
+
 
 class Pipeline:
     """The models and streams of a configuration at work."""
@@ -53,6 +58,7 @@ class Pipeline:
         self._lanes: dict[str, list[Lane]] = {}
         self._rebuilds: dict[str, Rebuild] = {}
         self._shadows: dict[str, Shadow] = {}
+        self._mendings: dict[str, Mending] = {}
         self._accuracy = config.accuracy
         self._is_stopped = False
         self.models: dict[str, Model] = {}
@@ -100,6 +106,8 @@ class Pipeline:
         _stop(ended, gone, gone_lanes)
         self._next_seq |= {stream.name: stream.next_seq for stream in ended}
         self.streams = streams | {stream.name: stream for stream in added}
+        del ended, gone, gone_lanes
+        give_memory_back()
         if start:
             for stream in added:
                 stream.start(self._next_seq.get(stream.name, 0))
@@ -126,6 +134,16 @@ class Pipeline:
     def stuck_lanes(self) -> list[str]:
         """Name the lanes that neither waited for frames nor finished a batch since the last call."""
         return [lane.thread.name for lanes in self._lanes.values() for lane in lanes if not lane.has_progressed()]
+
+    def mend(self) -> None:
+        """Look after engines that fail again and again; those that are just being made are left to that."""
+        for name, model in self.models.items():
+            rebuild = self._rebuilds.get(name)
+            if rebuild is not None and rebuild.thread.is_alive():
+                continue
+            if name not in self._mendings:
+                self._mendings[name] = Mending(model, self._swap, self._outlet.engine_failing)
+            self._mendings[name].look(self._lanes.get(name, []))
 
     def _make_lacking_engines(self) -> None:
         for name, model in self.models.items():
@@ -156,12 +174,16 @@ class Pipeline:
         """End what is done for models that go beside serving them: the making of engines, the watching of agreement."""
         rebuilds = [self._rebuilds.pop(model.name) for model in models if model.name in self._rebuilds]
         shadows = [self._shadows.pop(model.name) for model in models if model.name in self._shadows]
+        mendings = [self._mendings.pop(model.name) for model in models if model.name in self._mendings]
         for rebuild in rebuilds:
             rebuild.cancel()
         for shadow in shadows:
             shadow.stop()
+        for mending in mendings:
+            mending.stop()
         by_ns = now_ns() + int(BACKGROUND_STOP_S * 1e9)
-        for thread in [each.thread for each in rebuilds] + [each.thread for each in shadows]:
+        threads = [each.thread for each in rebuilds] + [each.thread for each in shadows]
+        for thread in threads + [each.thread for each in mendings if each.thread is not None]:
             thread.join(max(0.0, (by_ns - now_ns()) / 1e9))
 
     def _swap(self, model: Model, engine: Engine) -> None:

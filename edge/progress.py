@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
@@ -12,10 +14,12 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 Item = TypeVar("Item")
 Told = Callable[[str, float, float], None]  # phase, done, of how much
@@ -38,6 +42,31 @@ def tracked(items: Sequence[Item]) -> Iterator[Item]:
             bar.update(task, description=str(item))
             yield item
             bar.advance(task)
+
+
+def timed(items: Sequence[Item], planned_s: Callable[[Item], float]) -> Iterator[Item]:
+    """Yield items, and draw which of them is at work and what time is left.
+
+    `planned_s` tells how long an item takes, and is asked anew before each: it may have learnt from those before.
+    """
+    with _bar(TextColumn("{task.description}"), BarColumn(), _TimeLeftColumn()) as bar:
+        task = bar.add_task("", after_s=0.0)
+        start_s = time.monotonic()
+        for number, item in enumerate(items):
+            spent_s = time.monotonic() - start_s
+            after_s = sum(map(planned_s, items[number + 1 :]))
+            total_s = spent_s + planned_s(item) + after_s
+            told = f"{number + 1}/{len(items)} {item}"
+            bar.update(task, description=told, completed=spent_s, total=total_s, after_s=after_s)
+            yield item
+
+
+class _TimeLeftColumn(ProgressColumn):
+    """The time left by the plan; what comes after the item at work is left however long that takes."""
+
+    def render(self, task: Task) -> Text:
+        left_s = max((task.total or 0.0) - (task.elapsed or 0.0), task.fields["after_s"])
+        return Text(f"{timedelta(seconds=round(left_s))} left", style="progress.remaining")
 
 
 def _bar(*columns: ProgressColumn) -> Progress:

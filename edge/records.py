@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -44,6 +44,7 @@ class Frame:
     captured_at_ns: int  # wall time
     give_back: Callable[[NDArray[np.uint8]], None] | None = None  # takes the memory for a later picture
     sample: NDArray[np.uint8] | None = None  # a copy of the picture, where the frame is to be compared
+    snapshot: NDArray[np.uint8] | None = None  # a copy of the picture, where somebody asked to see one
     ticket: int = -1  # the place in the stream's publishing order, given when a batch takes the frame
     settled: bool = False  # it has become a result or a counted drop
 
@@ -139,29 +140,78 @@ class BoardState:
     throttled: bool | None = None
 
 
+# What a message is about, from what is sent first, and given up last, to the other end.
+MessageKind = Literal["status", "alarm", "answer", "result", "telemetry"]
+MESSAGE_KINDS: tuple[MessageKind, ...] = ("status", "alarm", "answer", "result", "telemetry")
+
+
 @dataclass(slots=True)
 class Message:
     """One MQTT message; a result's age is joined to its body when it is first sent."""
 
     topic: str
-    body: bytes  # a JSON object
+    body: bytes  # a JSON object, where `content_type` does not say otherwise
     qos: int = 1
     retain: bool = False  # the newest of its topic stands for all before it
+    kind: MessageKind = "status"
+    content_type: str = "application/json"
+    expiry_s: int | None = None  # after so long a broker need not deliver it any more (MQTT 5)
+    correlation: bytes | None = None  # of the request that it answers (MQTT 5)
     stream: str | None = None  # results only, as the two times below
     captured_ns: int = 0  # monotonic
     decoded_ns: int = 0  # monotonic
     made_ns: int = field(default_factory=now_ns)  # monotonic
     times_sent: int = 0
+    number: int = 0  # the order of handing over, over restarts too; of one that is on disk, its key there
+    copy_at: int = -1  # where its copy lies in the journal; -1: there is none
+    is_shelved: bool = False  # it is on disk
+    is_backlog: bool = False  # it comes from the disk or from an earlier process
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One MQTT message that came to us."""
+
+    topic: str
+    body: bytes
+    retained: (
+        bool  # it waited at the broker before we came, or was sent so that it will wait for those after us (MQTT 5)
+    )
+    response_topic: str | None = None  # where the answer is wanted too (MQTT 5)
+    correlation: bytes | None = None
+
+
+DropReason = Literal["full", "age", "refused", "damaged"]
+DROP_REASONS: tuple[DropReason, ...] = ("full", "age", "refused", "damaged")
+DiskState = Literal["ok", "off", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxState:
-    """What waits to be sent."""
+    """What waits to be sent, and what was given up."""
 
     messages: int = 0
     bytes: int = 0
     oldest_s: float | None = None
-    dropped: int = 0  # since the daemon started
+    dropped: int = 0  # since the daemon started, as the two below
+    dropped_by_kind: Mapping[MessageKind, int] = field(default_factory=lambda: dict.fromkeys(MESSAGE_KINDS, 0))
+    dropped_by_cause: Mapping[DropReason, int] = field(default_factory=lambda: dict.fromkeys(DROP_REASONS, 0))
+    disk_messages: int = 0  # of `messages`, those on disk
+    disk_bytes: int = 0
+    disk: DiskState = "off"
+    journal: bool = False  # what waits in memory outlives the process
+    without_copy: int = 0  # messages handed over since the start that found no room in the journal
 
     def to_json(self) -> dict[str, Any]:
-        return {"messages": self.messages, "bytes": self.bytes, "oldest_s": self.oldest_s, "dropped": self.dropped}
+        return {
+            "messages": self.messages,
+            "bytes": self.bytes,
+            "oldest_s": self.oldest_s,
+            "dropped": self.dropped,
+            "dropped_by_kind": dict(self.dropped_by_kind),
+            "dropped_by_cause": dict(self.dropped_by_cause),
+            "on_disk": {"messages": self.disk_messages, "bytes": self.disk_bytes},
+            "disk": self.disk,
+            "journal": self.journal,
+            "without_copy": self.without_copy,
+        }

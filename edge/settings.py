@@ -19,11 +19,9 @@ else:
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
-_MAX_SHOWN = 80  # characters of a found value
+_MAX_SHOWN = 80  # characters of a found value, or of a key
 _MAX_TOLD = 3  # problems told at once
-# Whatever stands before the last @ up to a quote: a password that was not escaped may hold any sign. The second form is
-# that of a URL which a mistake has made a path: /etc/edge/rtsp:/user:password@camera
-_CREDENTIALS = re.compile(r"(//)[^'\"]*@|(/)[^'\"]*:[^'\"]*@")
+_UNQUOTED = re.compile(r"[^'\"]+")
 
 
 class Table(BaseModel):
@@ -42,15 +40,37 @@ def read_settings(path: Path, table: type[SettingsT], error_type: type[EdgeError
         raise error_type(f"{path} is not UTF-8 text (byte {error.start}); wanted a TOML file") from None
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise error_type(f"{path} is not valid TOML: {one_line(str(error))}; mend it there") from None
+    return as_table(values, table, error_type, str(path), path.parent.resolve())
+
+
+def as_table(
+    values: Any, table: type[SettingsT], error_type: type[EdgeError], place: str, folder: Path | None = None
+) -> SettingsT:
+    """Read values as a `table`; raise `error_type` with one sentence that begins with `place` where they are not one.
+
+    Paths in it are relative to `folder`.
+    """
     try:
-        return table.model_validate(values, context={"folder": path.parent.resolve()})
+        return table.model_validate(values, context={"folder": folder or Path()})
     except ValidationError as error:
-        raise error_type(f"{path}: {one_line(_told(error, values, table))}") from None
+        raise error_type(f"{place}: {one_line(_told(error, values, table))}") from None
 
 
 def without_credentials(text: str) -> str:
-    """Blot out `user:password@` in every URL of `text`."""
-    return _CREDENTIALS.sub(lambda found: f"{found[1] or found[2]}…@", text)
+    """Blot out `user:password@` in every URL of `text`, whatever it holds, in time that grows with its length alone."""
+    return _UNQUOTED.sub(lambda found: _blotted(found[0]), text)
+
+
+def _blotted(text: str) -> str:
+    """Blot out what stands before the last @: a password that was not escaped may hold any sign.
+
+    A URL which a mistake has made a path is one too: /etc/edge/rtsp:/user:password@camera
+    """
+    head, at, rest = text.rpartition("@")
+    slash, slashes = head.find("/"), head.find("//")
+    if slash != slashes and slash < head.rfind(":"):
+        return f"{head[:slash]}/…{at}{rest}"
+    return f"{head[:slashes]}//…{at}{rest}" if slashes >= 0 else text
 
 
 def one_line(text: str) -> str:
@@ -83,7 +103,7 @@ def _key_path(detail: Any, values: Any) -> tuple[str, ...]:
 
 
 def _problem(path: tuple[str, ...], details: list[Any], table: type[BaseModel]) -> str:
-    *sections, key = path or ("",)
+    *sections, key = (_cut(one_line(part)) for part in path or ("",))
     place = f"[{'.'.join(sections)}] {key}" if sections else key
     detail = details[0]
     if detail["type"] == "extra_forbidden":
@@ -92,6 +112,8 @@ def _problem(path: tuple[str, ...], details: list[Any], table: type[BaseModel]) 
     if detail["type"] == "missing":
         return f"{place}: missing; {wanted}"
     if detail["type"] == "value_error":
+        if isinstance(detail["input"], dict) and path:  # it is about several keys of a table
+            place = f"[{'.'.join(path)}]"
         return f"{place}: {wanted}" if place else wanted
     return f"{place}: found {_shown(detail['input'])}, wanted {wanted}"
 
@@ -101,8 +123,10 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except ValueError:
         return "a number of thousands of digits"
-    # Cut after the credentials are out, so that no half of them stays.
-    text = one_line(text)
+    return _cut(one_line(text))  # in this order, so that no half of credentials stays
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
 
 

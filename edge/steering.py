@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from edge.errors import EdgeError
 from edge.governor import Decision, Governor, Rules, Snapshot
 from edge.host.edge_power import Mode
 from edge.host.jtop import JtopClient
-from edge.host.power import PowerModes, read_modes, set_mode
+from edge.host.power import PowerModeError, PowerModes, read_modes, set_mode
 from edge.host.power_choice import ascending, resolve
 from edge.profiles import Profile, measured_modes
 
@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 # What is being set when the daemon ends is brought to its end by edge-power.
 STOP_S = 0.5
+
+
+# Hears which mode the board is in now, or why it is not the one that was asked for.
+ModeTold = Callable[[str | EdgeError], None]
 
 
 class SteeringOutlet(Protocol):
@@ -51,6 +55,7 @@ class Steering:
 
     def __init__(self, wanted: Wanted, outlet: SteeringOutlet) -> None:
         self.power_mode: str | None = None  # that the board is in; None where it has none, or it cannot be told
+        self.mode_names: tuple[str, ...] = ()  # that can be asked for
         self._wanted = wanted
         self._outlet = outlet
         self._governor: Governor | None = None
@@ -60,6 +65,8 @@ class Steering:
         self._ours: str | None = None  # the mode that was set from here, or was there at the start
         self._held: tuple[str, int] | None = None  # a mode that a person set, and until when it stays
         self._told: Decision | None = None
+        self._asked: tuple[str, ModeTold] | None = None  # by a person, not looked at yet
+        self._lacking = "the power modes are not read yet; send it again in a moment"
         self._trouble: str | None = None
         self._stopped = False
         self._wake = threading.Condition()
@@ -72,7 +79,7 @@ class Steering:
 
     def stop(self) -> None:
         with self._wake:
-            self._stopped = True
+            self._stopped, self._lacking = True, "the daemon stops"
             self._wake.notify()
         self._thread.join(STOP_S)
 
@@ -82,15 +89,36 @@ class Steering:
             self._seen = snapshot
             self._wake.notify()
 
+    def ask(self, mode: str, told: ModeTold) -> None:
+        """Have a mode set that a person wants; `told` hears of it from the thread, and nobody where this raises.
+
+        Raises PowerModeError where there are no modes, or another one is being asked for.
+        """
+        with self._wake:
+            if self._stopped or not self.mode_names:
+                raise PowerModeError(self._lacking)
+            if self._asked is not None:
+                raise PowerModeError("another power mode is being set; send it again when that is done")
+            self._asked = mode, told
+            self._wake.notify()
+
     def _run(self) -> None:
         try:
             modes = self._open()
+            if modes is not None:
+                self.mode_names = tuple(each.name for each in modes.modes if modes.reachable(each) is not False)
             while modes is not None and self._wait():
                 self._look(modes)
         # The top of a thread: whatever failed, the daemon serves on in the mode that the board is in.
         except Exception as error:
             log.exception("the power mode is left as it is from now on")
-            self._complain(f"the power mode is left as it is: {error}")
+            self._lacking = f"the power mode is left as it is: {error}"
+            self._complain(self._lacking)
+        with self._wake:
+            self.mode_names = ()
+            asked, self._asked = self._asked, None
+        if asked is not None:
+            asked[1](PowerModeError(self._lacking))
 
     def _open(self) -> PowerModes | None:
         """Read the modes and set the one that is configured; None where there is nothing to do any more."""
@@ -98,9 +126,11 @@ class Steering:
         try:
             modes = read_modes()
         except EdgeError as error:
+            self._lacking = str(error)
             self._complain(str(error))
             return None
         if modes is None:
+            self._lacking = "this is not a Jetson: it has no power modes"
             if wanted.power_mode != "keep" or wanted.governor.enabled:
                 self._complain("this is not a Jetson: it has no power modes; set power_mode to keep, and no governor")
             return None
@@ -139,16 +169,19 @@ class Steering:
     def _wait(self) -> bool:
         """Wait until there is something to look at, at most for a while; False when it is time to stop."""
         with self._wake:
-            if self._seen is None and not self._stopped:
+            if self._seen is None and self._asked is None and not self._stopped:
                 self._wake.wait(POLL_S)
             return not self._stopped
 
     def _look(self, modes: PowerModes) -> None:
         with self._wake:
             seen, self._seen = self._seen, None
+            asked, self._asked = self._asked, None
         stored = modes.stored()
         if stored is not None and stored.name != self.power_mode:
             self._changed_elsewhere(stored.name)
+        if asked is not None:
+            self._set_for_person(modes, *asked)
         if self._governor is not None and seen is not None:
             decision = self._governor.decide(replace(seen, mode=self.power_mode, override=self._override()))
             self._tell(decision)
@@ -161,6 +194,20 @@ class Steering:
         self.power_mode = mode
         if self._governor is not None and mode != self._ours:
             self._held = mode, now_ns() + int(hold_s * 1e9)
+
+    def _set_for_person(self, modes: PowerModes, wanted: str, told: ModeTold) -> None:
+        """Set what a person asked for, and leave it for as long as one that was set by hand."""
+        try:
+            modes = replace(modes, current=self._names.get(self.power_mode or ""))
+            mode = resolve(wanted, modes, measured_modes(self._profile)).mode
+            if mode.name != self.power_mode:
+                self._set(modes, mode)
+        except EdgeError as error:
+            told(error)
+            return
+        if self._governor is not None:
+            self._held = mode.name, now_ns() + int(self._wanted.governor.hold_s * 1e9)
+        told(mode.name)
 
     def _override(self) -> str | None:
         if self._held is not None and now_ns() >= self._held[1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ _HIGHEST_MS = 1e6  # 17 minutes; what is longer is counted there, and `max` tell
 _BINS = math.ceil(math.log(_HIGHEST_MS / _LOWEST_MS) / math.log(_BIN_RATIO)) + 1
 _LOG_RATIO = math.log(_BIN_RATIO)
 _QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+# Those that Prometheus's clients take where nobody says otherwise.
+SPREAD_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _MIDDLES_MS = _LOWEST_MS * _BIN_RATIO ** (np.arange(_BINS) + 0.5)
 
 
@@ -29,8 +32,8 @@ class Pace:
     """How one stream fared in a period."""
 
     frames: int  # captured
-    results: int
-    late: int  # results over the target, and frames dropped because a lane was not free in time
+    found: int  # frames that were brought to their end, whether or not the gate let their result out
+    late: int  # of those the ones over the target, and frames dropped because a lane was not free in time
     p99_ms: float | None  # from capture to what was found; None without results
 
 
@@ -69,6 +72,22 @@ class LatencyHistogram:
         return told | {"max": round(max_ms, 6)}
 
 
+class Spread:
+    """All durations since the start, counted by bounds that every device has: what can be added up over a fleet."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(SPREAD_BOUNDS_S) + 1)
+        self._sum_ms = 0.0
+
+    def add(self, duration_ms: float) -> None:
+        self._counts[bisect_left(SPREAD_BOUNDS_S, duration_ms / 1000)] += 1
+        self._sum_ms += duration_ms
+
+    def told(self) -> tuple[tuple[int, ...], float]:
+        """Return how many lie up to each bound and above the one before, then those above all; and their sum, in s."""
+        return tuple(self._counts), self._sum_ms / 1000
+
+
 class StreamMeter:
     """What became of one stream's frames; every captured frame is a result, a drop or in flight, at any moment."""
 
@@ -86,6 +105,7 @@ class StreamMeter:
         self._dropped: dict[DropCause, int] = dict.fromkeys(DROP_CAUSES, 0)
         self._period_results = 0
         self._latency = {stage: LatencyHistogram() for stage in STAGES}
+        self._spreads = {"found": Spread(), "acknowledged": Spread()}
 
     @property
     def in_flight(self) -> int:
@@ -122,19 +142,35 @@ class StreamMeter:
         with self._lock:
             self._results += 1
             self._period_results += 1
-            self._in_flight -= 1
-            self._latency["wait"].add(result.wait_ms)
-            self._latency["preprocess"].add(result.preprocess_ms)
-            self._latency["infer"].add(result.infer_ms)
-            self._latency["decode"].add(result.decode_ms)
-            until_found_ms = (result.decoded_ns - result.captured_ns) / 1e6
-            self._until_found.add(until_found_ms)
-            self._late += until_found_ms > self._target_ms
+            self._found(result)
+
+    def gated(self, result: Result) -> None:
+        """Count a result that is not published; the work for it was done, and in time or late, like any other's."""
+        with self._lock:
+            self._dropped["gated"] += 1
+            self._found(result)
+
+    def _found(self, result: Result) -> None:
+        self._in_flight -= 1
+        self._latency["wait"].add(result.wait_ms)
+        self._latency["preprocess"].add(result.preprocess_ms)
+        self._latency["infer"].add(result.infer_ms)
+        self._latency["decode"].add(result.decode_ms)
+        until_found_ms = (result.decoded_ns - result.captured_ns) / 1e6
+        self._until_found.add(until_found_ms)
+        self._spreads["found"].add(until_found_ms)
+        self._late += until_found_ms > self._target_ms
 
     def acknowledged(self, publish_ms: float, total_ms: float) -> None:
         with self._lock:
             self._latency["publish"].add(publish_ms)
             self._latency["total"].add(total_ms)
+            self._spreads["acknowledged"].add(total_ms)
+
+    def spreads(self) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Return how long all frames since the start took: until found, and until the broker had the result."""
+        with self._lock:
+            return {until: spread.told() for until, spread in self._spreads.items()}
 
     def take(self, period_s: float) -> dict[str, Any]:
         """Return the counts, and the rate and latency of the period that ends now."""
@@ -145,9 +181,10 @@ class StreamMeter:
             found = self._until_found.take()
             late = self._late
         late += counts["dropped"]["overrun"] + counts["dropped"]["stale"]
-        now = Pace(counts["frames"], counts["results"], late, found["p99"] if found else None)
+        served = counts["results"] + counts["dropped"]["gated"]
+        now = Pace(counts["frames"], served, late, found["p99"] if found else None)
         before, self._before = self._before, now
-        self.pace = Pace(now.frames - before.frames, now.results - before.results, now.late - before.late, now.p99_ms)
+        self.pace = Pace(now.frames - before.frames, now.found - before.found, now.late - before.late, now.p99_ms)
         return counts | {"results_per_s": round(results / period_s, 2), "latency_ms": latency_ms}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_TOPIC_BYTES = 1024  # of a topic that somebody else names
+
 
 @dataclass(frozen=True)
 class Topics:
@@ -37,3 +39,43 @@ class Topics:
 
     def stream_status(self, stream: str) -> str:
         return f"{self._root}/streams/{stream}/status"
+
+    def counts(self, stream: str) -> str:
+        return f"{self._root}/streams/{stream}/counts"
+
+    def snapshot(self, stream: str) -> str:
+        return f"{self._root}/streams/{stream}/snapshot"
+
+    def switch(self, stream: str) -> str:
+        """Where ON and OFF are taken for a stream; `+` for all of them."""
+        return f"{self._root}/streams/{stream}/set"
+
+    def switched_stream(self, topic: str) -> str | None:
+        """Return the stream that a message on this topic switches."""
+        head, tail = f"{self._root}/streams/", "/set"
+        name = topic[len(head) : -len(tail)]
+        return name if topic == f"{head}{name}{tail}" and name and "/" not in name else None
+
+    @property
+    def commands(self) -> str:
+        """What all commands are subscribed to by; their acknowledgements are one level below."""
+        return self.command("+")
+
+    def command(self, name: str) -> str:
+        return f"{self._root}/cmd/{name}"
+
+    def acknowledgement(self, name: str) -> str:
+        return f"{self.command(name)}/ack"
+
+    def commanded(self, topic: str) -> str | None:
+        """Return the name of the command that comes on this topic."""
+        head = self.command("")
+        name = topic[len(head) :]
+        return name if topic.startswith(head) and name and "/" not in name else None
+
+    def is_for_answers(self, topic: str) -> bool:
+        """Tell whether an answer may go where its asker wants it: none to be taken for a message or command of ours."""
+        levels = topic.removeprefix(f"{self.prefix}/").split("/")
+        is_ours = topic.startswith(f"{self.prefix}/") and (levels[0] == self.device or "cmd" in levels)
+        is_name = 0 < len(topic.encode(errors="replace")) <= MOST_TOPIC_BYTES and topic.isprintable()
+        return is_name and not is_ours and not topic.startswith("$") and "+" not in topic and "#" not in topic

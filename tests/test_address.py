@@ -144,3 +144,8 @@ def test_credentials_in_the_path_are_not_shown() -> None:
     address = parse_address("rtsp://cam/user=admin_password=hunter2_channel=1_stream=0.sdp", Path())
     assert address.shown == "rtsp://cam/user=…_password=…_channel=1_stream=0.sdp"
     assert "hunter2" in address.secret_url
+
+
+def test_a_path_of_many_words_for_secrets_is_shown_in_no_time() -> None:
+    path = "pass" * 100_000
+    assert parse_address(f"rtsp://camera/{path}", Path()).shown == f"rtsp://camera/{path}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,11 @@ from bench_samples import block, engine_run, recorded, steady
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.benching.blocks import rates_per_s, student_t
+from edge.benching.arrivals import poisson
+from edge.benching.blocks import arrivals_spread, rates_per_s, student_t
 from edge.benching.judge import drift, judge, spread
+from edge.benching.run import blocks_of
+from edge.benching.scenario import Query
 
 STEADY = [100.0, 101.0, 99.0, 100.5, 99.5, 100.0, 101.0, 99.0]
 
@@ -74,7 +78,7 @@ def test_late_queries_are_told_but_not_a_few_of_many() -> None:
     assert judge(few).valid
 
 
-def test_server_is_judged_by_its_latency_and_not_by_the_rate_that_is_given() -> None:
+def test_server_is_judged_by_what_random_arrivals_do_not_explain() -> None:
     def arrived(rates: list[int], medians_ms: list[float]) -> list[dict[str, Any]]:
         pairs = zip(rates, medians_ms, strict=True)
         return [{"latency_ms": [ms] * rate, "images": rate, "seconds": 1.0} for rate, ms in pairs]
@@ -85,6 +89,39 @@ def test_server_is_judged_by_its_latency_and_not_by_the_rate_that_is_given() -> 
     assert not judge(kept_up).valid
     piling_up = arrived(rates, [10.0, 10.5, 11.0, 11.5, 12.0, 12.5, 13.0, 13.5])
     assert "queries pile up, so offer a lower rate" in str(judge(piling_up, scenario="server").why)
+    stalled = arrived([50, 70, 45, 6, 39, 66, 50, 58], [10.0] * 8)
+    assert "beyond what random arrivals give" in str(judge(stalled, scenario="server").why)
+
+
+@pytest.mark.parametrize("load", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("queries", [100, 400, 2000])
+def test_short_runs_of_a_server_that_never_varies_are_trusted(load: float, queries: int) -> None:
+    runs = [queue(load, 0.01, queries, seed) for seed in range(100)]
+    assert sum(judge(run, scenario="server").valid for run in runs) >= 85
+    assert sum("differ" in str(judge(run, scenario="server").why) for run in runs) <= 8
+
+
+def test_server_that_hangs_once_is_not_trusted() -> None:
+    runs = [queue(0.5, 0.01, 2000, seed, hang_s=10.0) for seed in range(20)]
+    assert not any(judge(run, scenario="server").valid for run in runs)
+
+
+def test_spread_of_arrivals_is_that_of_a_poisson_process() -> None:
+    random = np.random.default_rng(9)
+    beyond = 0
+    for _ in range(1000):
+        blocks = [{"latency_ms": [1.0], "images": 50, "seconds": each} for each in random.gamma(50, 0.01, 10)]
+        beyond += (spread(rates_per_s(blocks)) or 0) > arrivals_spread(blocks)
+    assert 2 <= beyond <= 30  # 10 are expected
+
+
+def queue(load: float, service_s: float, queries: int, seed: int, hang_s: float = 0.0) -> list[dict[str, Any]]:
+    """Return the blocks of a server that takes as long for each query, but for one in the middle."""
+    arrivals_s, free_s, found = list(islice(poisson(load / service_s, seed), queries)), 0.0, []
+    for number, at_s in enumerate(arrivals_s):
+        free_s = max(free_s, at_s) + service_s + (hang_s if number == queries // 2 else 0.0)
+        found.append(Query(int(at_s * 1e9), int(free_s * 1e9), 1))
+    return [each.to_json() for each in blocks_of(found, 0)]
 
 
 def test_drift_is_hardly_ever_found_where_there_is_none() -> None:

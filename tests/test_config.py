@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.config import Config, load_config, read_secret
+from edge.config import Config, load_config
 from edge.errors import ConfigError
 
 MINIMAL: dict[str, Any] = {
@@ -23,7 +23,7 @@ MINIMAL: dict[str, Any] = {
 FULL: dict[str, Any] = {
     "device": {"name": "bench-01", "power_mode": "keep", "state_dir": "/var/lib/edge"},
     "mqtt": {
-        "url": "mqtt://127.0.0.1:1883", "prefix": "edge", "username": "u", "password_file": "secret.txt",
+        "url": "mqtts://127.0.0.1:1883", "prefix": "edge", "username": "u", "password_file": "secret.txt",
         "ca": "secret.txt", "cert": "secret.txt", "key": "secret.txt", "queue_messages": 100, "in_flight": 8,
     },
     "telemetry": {"period_s": 5},
@@ -77,6 +77,7 @@ def document(values: dict[str, Any]) -> str:
 def load(folder: Path, values: dict[str, Any] | str | bytes) -> Config:
     (folder / "clip.mp4").touch()
     (folder / "secret.txt").write_text("S3cret\n", encoding="utf-8")
+    (folder / "secret.txt").chmod(0o600)
     text = document(values) if isinstance(values, dict) else values
     (folder / "edge.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
     return load_config(folder / "edge.toml")
@@ -301,19 +302,6 @@ def test_the_brokers_credentials_come_from_the_url_or_the_file(tmp_path: Path) -
     assert load(tmp_path, {"mqtt": {}}).mqtt.credentials() == (None, None)
 
 
-def test_a_secret_loses_only_the_newline_at_its_end(tmp_path: Path) -> None:
-    (tmp_path / "s").write_bytes(b" p w \r\n")
-    assert read_secret(tmp_path / "s") == " p w "
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe", None])
-def test_a_secret_that_cannot_be_read_is_a_sentence(tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / "s").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"password file .* cannot be read .*; wanted a readable text file"):
-        read_secret(tmp_path / "s")
-
-
 @settings(max_examples=300)
 @given(mutated())
 def test_any_mutation_is_a_configuration_or_one_line(values: dict[str, Any]) -> None:
@@ -341,3 +329,19 @@ def loads_or_says_one_line(content: str | bytes) -> None:
             assert all(stream.model in config.models for stream in config.streams.values())
     assert len(told.splitlines()) == 1
     assert "S3cret" not in told
+
+
+@pytest.mark.parametrize("version", [{}, {"version": 1}])
+def test_the_first_version_need_not_be_named(tmp_path: Path, version: dict[str, Any]) -> None:
+    assert load(tmp_path, version | MINIMAL).version == 1
+
+
+def test_a_newer_version_is_refused_whatever_else_the_file_holds(tmp_path: Path) -> None:
+    told = refusal(tmp_path, {"version": 2, "flux": {"level": 3}} | changed(MINIMAL, "device", "name", to=5))
+    assert "version: found 2, wanted 1: this file was made for a newer edge; install that one" in told
+    assert "flux" not in told
+
+
+@pytest.mark.parametrize("version", [0, -1, 1.0, "1", True])
+def test_what_is_no_version_is_refused(tmp_path: Path, version: Any) -> None:
+    assert f"version: found {version!r}, wanted " in refusal(tmp_path, {"version": version} | MINIMAL)

@@ -159,6 +159,7 @@ def test_a_camera_that_freezes_is_reopened_and_its_password_file_shows_nowhere(
     tmp_path: Path, configure: Configure, start_edge: StartEdge, subscriber: Subscriber, rtsp_server: RtspServer
 ) -> None:
     (tmp_path / "password.txt").write_text("pass-word\n", encoding="utf-8")
+    (tmp_path / "password.txt").chmod(0o600)
     door = {
         "source": rtsp_server.url,
         "username": "viewer-name",

@@ -14,6 +14,7 @@ from edge.backends.engine import Engine
 from edge.backends.ort import OrtEngine
 from edge.errors import ModelError
 from edge.infer import Inference, batch_limit, picture_input
+from edge.records import EngineTimes
 
 
 def engine(folder: Path, batch: int | str, inputs: tuple[str, ...] = ("x",)) -> Engine:
@@ -81,3 +82,24 @@ def test_warming_up_leaves_everything_ready(tmp_path: Path, fixed: int | str, ma
         inference = Inference(context, model, max_batch)
         inference.warm_up()
         assert len(context.outputs["sum"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("fixed", "max_batch", "sizes"),
+    [("N", 4, [1, 2, 3, 4]), ("N", 8, list(range(1, 9))), ("N", 64, [1, 64]), (4, 2, [4])],
+)
+def test_each_size_that_a_stream_will_meet_is_warm(
+    tmp_path: Path, fixed: int | str, max_batch: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = engine(tmp_path, fixed)
+    with model.make_context(batch_limit(model, max_batch)) as context:
+        ran: list[int] = []
+        infer = context.infer
+
+        def recorded(batch_size: int) -> EngineTimes:
+            ran.append(batch_size)
+            return infer(batch_size)
+
+        monkeypatch.setattr(context, "infer", recorded)
+        Inference(context, model, max_batch).warm_up()
+        assert ran == sizes

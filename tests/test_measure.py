@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waveforms import MEANS_W, WAVEFORMS
 
-from edge.benching.measure import Effort, InterruptedRunError, Measurement, Setting, Target, blocks_of, row_of
+from edge.benching.measure import Effort, InterruptedRunError, Measurement, Turns
 from edge.benching.row import Row
+from edge.benching.run import Setting, blocks_of, row_of
 from edge.benching.scenario import Length, Query, Scenario
+from edge.benching.target import Target
 from edge.host.sensors import Sensors
 
 EFFORT = Effort(Length(1.0), 0.05, is_thorough=False, target_p99_ms=None, seed=1)
@@ -101,7 +105,7 @@ def test_scripted_power_gives_the_joules_that_were_written(board: Path, tmp_path
         with Known(0.005) as system:
             measurement = Measurement(system, sensors, setting(), effort)
             row = measurement.measure()
-        run = measurement._run
+        (run,) = measurement.stretches
         sensors.stop()
         assert writer.wait(PATIENCE_S) == 0
     log = json.loads((tmp_path / "log").read_text(encoding="utf-8"))["VDD_IN"]
@@ -141,13 +145,13 @@ def test_row_of_a_board_that_heats_up_is_invalid_and_says_why(board: Path, senso
     with Known(0.01) as system:
         measurement = Measurement(system, sensors, setting(), EFFORT)
         measurement.measure()
-        run = measurement._run
+        (run,) = measurement.stretches
     assert run.start is not None
     assert run.end is not None
     hot = {name: None if each is None else each + 8 for name, each in run.end.conditions.temperature_c.items()}
     run.end.conditions.temperature_c.clear()
     run.end.conditions.temperature_c.update(hot)
-    row = row_of(setting(), run)
+    row = row_of(setting(), [run])
     assert not row.valid
     assert row.why
 
@@ -220,8 +224,7 @@ class Interrupting(Known):
 def test_interrupted_run_keeps_what_was_measured_and_is_no_valid_row(no_sensors: Sensors) -> None:
     with Interrupting(40) as system, pytest.raises(InterruptedRunError) as raised:
         Measurement(system, no_sensors, setting(), EFFORT).measure()
-    row = raised.value.row
-    assert row is not None
+    (row,) = raised.value.rows
     assert 10 < sum(block.images for block in row.samples) < 80
     assert not row.valid
     assert "interrupted" in (row.why or "")
@@ -230,4 +233,69 @@ def test_interrupted_run_keeps_what_was_measured_and_is_no_valid_row(no_sensors:
 def test_run_that_is_interrupted_while_it_warms_up_has_no_row(no_sensors: Sensors) -> None:
     with Interrupting(1) as system, pytest.raises(InterruptedRunError) as raised:
         Measurement(system, no_sensors, setting(), EFFORT).measure()
-    assert raised.value.row is None
+    assert raised.value.rows == []
+
+
+class Recorded(Known):
+    """Writes down its name for each query that it takes."""
+
+    def __init__(self, name: str, seconds: float, taken: list[str]) -> None:
+        super().__init__(seconds)
+        self._name, self._taken = name, taken
+
+    def issue(self, images: int, finish: Callable[[], None]) -> None:
+        self._taken.append(self._name)
+        super().issue(images, finish)
+
+
+def test_settings_that_are_compared_take_turns(no_sensors: Sensors) -> None:
+    taken: list[str] = []
+    turns = Turns()
+    with Recorded("a", 0.004, taken) as one, Recorded("b", 0.002, taken) as other:
+        for system in (one, other):
+            turns.join(Measurement(system, no_sensors, setting(), EFFORT, stretches=5))
+        assert "".join(name for name, _ in groupby(taken)) == "ab", "each is warmed up alone"
+        taken.clear()
+        rows = turns.rows()
+    assert "".join(name for name, _ in groupby(taken)) == "ab" * 5
+    assert (rows[0].latency_ms or 0) > (rows[1].latency_ms or 0)
+    for row in rows:
+        assert sum(block.seconds for block in row.samples) > 0.99 * EFFORT.length.seconds
+        assert len(row.samples) == 10
+        assert row.memory_mb is None, "the other's is in it"
+
+
+def test_turns_of_a_slow_system_hold_the_queries_of_one_run(no_sensors: Sensors) -> None:
+    with Known(0.25) as system:
+        row = Measurement(system, no_sensors, setting(), EFFORT, stretches=5).measure()
+    assert [len(block.latency_ms) for block in row.samples] == [1] * 5
+
+
+def test_power_of_turns_is_that_of_its_own_stretches(board: Path, sensors: Sensors) -> None:
+    class Hungry(Known):
+        def __init__(self, watts: float) -> None:
+            super().__init__(0.01)
+            self._watts = watts
+
+        def issue(self, images: int, finish: Callable[[], None]) -> None:
+            set_watts(board, "VDD_IN", self._watts)
+            super().issue(images, finish)
+
+    turns = Turns()
+    effort = replace(EFFORT, length=Length(4.0), warm_up_s=1.0)
+    with Hungry(4.0) as one, Hungry(8.0) as other:
+        for system in (one, other):
+            turns.join(Measurement(system, sensors, setting(), effort, stretches=4))
+        rows = turns.rows()
+    assert [row.power_w for row in rows] == [pytest.approx(4.0, rel=0.02), pytest.approx(8.0, rel=0.02)]
+
+
+def test_interrupted_turns_keep_what_each_has(no_sensors: Sensors) -> None:
+    turns = Turns()
+    with Known(0.01) as one, Interrupting(40) as other:
+        for system in (one, other):
+            turns.join(Measurement(system, no_sensors, setting(), EFFORT, stretches=4))
+        with pytest.raises(InterruptedRunError) as raised:
+            turns.rows()
+    assert [row.valid for row in raised.value.rows] == [False, False]
+    assert all("interrupted" in (row.why or "") for row in raised.value.rows)

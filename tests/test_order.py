@@ -92,6 +92,18 @@ def test_closing_lets_every_lane_go() -> None:
     assert have_ended(early)
 
 
+def test_what_comes_after_closing_gets_no_number_and_is_told_apart() -> None:
+    published: list[Result] = []
+    order = Order(published.append, places=2)
+    assert order.hand_in(0, result(0))
+    assert order.hand_in(2, result(2))
+    order.close()
+    assert not order.hand_in(1, result(1))
+    assert not order.hand_in(3, result(3))
+    assert [(each.frame, each.seq) for each in published] == [(0, 0), (2, 1)]
+    assert order.next_seq == 2
+
+
 def test_one_result_at_a_time_is_published() -> None:
     inside = threading.Lock()
     published: list[int] = []

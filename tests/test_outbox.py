@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edge.clock import now_ns
 from edge.outbox import Outbox
-from edge.records import Message, OutboxState
+from edge.records import MESSAGE_KINDS, Message, MessageKind, OutboxState
 
 
 def message(body: str, *, retain: bool = False, topic: str = "t", made_ns: int = 0) -> Message:
@@ -46,6 +46,19 @@ def test_a_stream_that_reconnects_again_and_again_holds_one_place() -> None:
     waiting.put(message("result"))
     assert waiting.state([]).messages <= 10
     assert drained(waiting) == ["try 999", "result"]
+
+
+def test_what_a_broker_was_told_to_forget_is_not_told_again() -> None:
+    waiting = Outbox(10)
+    for body in ("running", ""):
+        waiting.put(message(body, retain=True, topic="streams/door/status"))
+    forgotten = waiting.pop()
+    assert forgotten is not None
+    waiting.renew_retained()
+    assert drained(waiting) == [""]  # it was not acknowledged yet
+    waiting.settle(forgotten)
+    waiting.renew_retained()
+    assert drained(waiting) == []
 
 
 def test_what_was_not_acknowledged_goes_first_again() -> None:
@@ -135,3 +148,41 @@ def test_the_bound_holds_and_each_message_is_sent_waits_or_is_counted(bound: int
     left = [each for each in iter(waiting.pop, None) if each]
     assert (told.messages, told.bytes) == (len(left), sum(len(each.body) for each in left))
     assert put == len(sent) + sum(not each.retain for each in left) + told.dropped
+
+
+KINDS = st.lists(st.sampled_from(MESSAGE_KINDS), max_size=60)
+
+
+@given(KINDS)
+def test_what_matters_most_goes_out_first_and_within_its_kind_in_order(kinds: list[MessageKind]) -> None:
+    waiting = Outbox(100)
+    for number, kind in enumerate(kinds):
+        waiting.put(Message("t", b"%d" % number, kind=kind))
+    numbers = drained(waiting)
+    sent = [kinds[int(body)] for body in numbers]
+    assert sent == sorted(kinds, key=MESSAGE_KINDS.index)
+    for kind in MESSAGE_KINDS:
+        of_kind = [int(body) for body in numbers if kinds[int(body)] == kind]
+        assert of_kind == sorted(of_kind)
+
+
+@given(KINDS, st.integers(1, 10))
+def test_what_matters_least_is_given_up_first_and_counted_by_kind(kinds: list[MessageKind], bound: int) -> None:
+    waiting = Outbox(bound)
+    for number, kind in enumerate(kinds):
+        waiting.put(Message("t", b"%d" % number, kind=kind))
+    told = waiting.state()
+    kept = [kinds[int(body)] for body in drained(waiting)]
+    dropped = [kind for kind in MESSAGE_KINDS for _ in range(told.dropped_by_kind[kind])]
+    assert sorted(kept + dropped) == sorted(kinds)
+    assert told.dropped == told.dropped_by_cause["full"] == len(dropped) == max(len(kinds) - bound, 0)
+
+
+def test_a_refused_message_is_counted_with_its_kind_and_cause() -> None:
+    waiting = Outbox(10)
+    waiting.put(message("a"))
+    taken = waiting.pop()
+    assert taken is not None
+    waiting.settle(taken, "refused")
+    told = waiting.state()
+    assert (told.messages, told.dropped_by_cause["refused"], told.dropped_by_kind["status"]) == (0, 1, 1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -34,6 +37,8 @@ class Silent:
     def stream_state(self, stream: Stream, reason: str | None) -> None: ...
 
     def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None: ...
+
+    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None: ...
 
     def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None: ...
 
@@ -70,6 +75,25 @@ def test_a_refused_change_leaves_everything_as_it_was(tmp_path: Path, pipeline: 
     assert pipeline.models == models
     assert pipeline.streams == streams
     assert threading.active_count() == threads
+
+
+def test_a_stream_that_is_taken_out_or_changed_goes_with_its_memory_at_once(tmp_path: Path, pipeline: Pipeline) -> None:
+    """Not when the garbage collector comes; it never comes to what was there when the daemon froze it."""
+    gc.collect()
+    gc.disable()
+    try:
+        eventually(lambda: bool(pipeline.streams["old"].meter.counts()["results"]), "a result")
+        gone: list[weakref.ref[Any]] = [
+            weakref.ref(pipeline.streams["old"]),
+            weakref.ref(pipeline.streams["old"]._camera),
+        ]
+        pipeline.change(config(tmp_path, MODEL + GOOD.format("old") + "max_age_ms = 100\n" + GOOD.format("other")))
+        gone += [weakref.ref(stream) for name, stream in pipeline.streams.items() if name == "other"]
+        eventually(lambda: bool(pipeline.streams["other"].meter.counts()["results"]), "a result")
+        pipeline.change(config(tmp_path, MODEL + GOOD.format("old") + "max_age_ms = 100\n"))
+        eventually(lambda: [each() for each in gone] == [None] * 3, "what was taken out is gone", timeout_s=10)
+    finally:
+        gc.enable()
 
 
 class Kept(Silent):

@@ -20,6 +20,7 @@ import jsonschema
 import numpy as np
 import paho.mqtt.client as mqtt
 import pytest
+from counting_broker import CountingBroker
 from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.enums import CallbackAPIVersion
@@ -27,9 +28,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge import schemas
 from edge.clock import now_ns
 from edge.config import MqttSettings
+from edge.encode import ResultEncoder, found, to_json
 from edge.errors import ConfigError, EdgeError
 from edge.outbox import Outbox
-from edge.publish import Publisher, ResultEncoder, found, to_json, try_connection
+from edge.outbox.journal import Journal
+from edge.publish import Publisher, try_connection
 from edge.records import DROP_CAUSES, BoardState, Classes, Detections, DropCause, Findings, Message, OutboxState, Result
 
 LONG_S = 15.0  # a wait that only a failing test reaches
@@ -144,11 +147,13 @@ def accepts(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def mosquitto(folder: Path, port: int, *, anonymous: bool = True) -> Iterator[None]:
+def mosquitto(folder: Path, port: int, *, anonymous: bool = True, acl: Path | None = None) -> Iterator[None]:
     config = folder / "mosquitto.conf"
     user = "user root\n" if os.geteuid() == 0 else ""  # else it cannot read the folder
     config.write_text(
-        f"{user}listener {port} 127.0.0.1\nallow_anonymous {str(anonymous).lower()}\nmax_queued_messages 0\n",
+        f"{user}listener {port} 127.0.0.1\nallow_anonymous {str(anonymous).lower()}\n"
+        # Without a bound on what it queues, Mosquitto 2.0.11 hangs up after a message that it refuses.
+        + (f"acl_file {acl}\n" if acl else "max_queued_messages 0\n"),
         encoding="utf-8",
     )
     with subprocess.Popen([str(MOSQUITTO), "-c", str(config)], stderr=subprocess.DEVNULL) as process:
@@ -275,6 +280,7 @@ LOST_PROGRAM = """
 import sys, time
 from edge.config import MqttSettings
 from edge.outbox import Outbox
+from edge.outbox.journal import Journal
 from edge.publish import Publisher
 from edge.records import Message
 will = Message("edge/dev/status", b'{"state":"offline"}', retain=True)
@@ -445,3 +451,96 @@ def test_a_certificate_that_is_none_is_a_sentence(tmp_path: Path) -> None:
     settings = settings.model_copy(update={"ca": tmp_path / "ca.pem"})
     with pytest.raises(ConfigError, match=r"\[mqtt\] ca, cert or key cannot be used .*; wanted PEM files"):
         Publisher(settings, "edge-test", WILL, Outbox(10), Sent())
+
+
+# What MQTT 5 adds
+
+
+def properties(came: queue.Queue[mqtt.MQTTMessage], count: int) -> dict[str, Any]:
+    """Return the properties of the next messages by topic."""
+    return {each.topic: each.properties for each in (came.get(timeout=LONG_S) for _ in range(count))}
+
+
+@pytest.mark.broker
+@needs_broker
+def test_each_message_tells_its_content_type_and_what_else_was_asked_for(broker: int) -> None:
+    with subscribed(broker) as came, publishing(broker) as publisher:
+        publisher.put(result_message(0))
+        publisher.put(Message("edge/dev/telemetry", b"{}", kind="telemetry", expiry_s=300))
+        publisher.put(Message("edge/dev/snapshot", b"\xff\xd8", content_type="image/jpeg", correlation=b"17"))
+        told = properties(came, 3)
+    assert told["edge/dev/streams/s/results"].ContentType == "application/json"
+    assert not hasattr(told["edge/dev/streams/s/results"], "MessageExpiryInterval")
+    assert 290 <= told["edge/dev/telemetry"].MessageExpiryInterval <= 300
+    assert told["edge/dev/snapshot"].ContentType == "image/jpeg"
+    assert told["edge/dev/snapshot"].CorrelationData == b"17"
+
+
+@pytest.mark.broker
+@needs_broker
+def test_a_broker_of_mqtt_3_gets_the_same_messages(broker: int) -> None:
+    with subscribed(broker) as came, publishing(broker, version="3.1.1") as publisher:
+        for number in range(100):
+            message = result_message(number)
+            message.expiry_s = 5
+            publisher.put(message)
+        assert [each["seq"] for each in results(came, 100)] == list(range(100))
+
+
+@pytest.mark.broker
+@needs_broker
+def test_what_the_broker_refuses_is_counted_and_not_sent_again(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "acl").write_text("topic read #\n", encoding="utf-8")
+    (tmp_path / "acl").chmod(0o600)
+    with mosquitto(tmp_path, port, acl=tmp_path / "acl"), publishing(port, version="5") as publisher:
+        publisher.put(result_message(0))
+        assert eventually(lambda: publisher.outbox().dropped_by_cause["refused"] == 1)
+        assert publisher.outbox().messages == 0
+
+
+@pytest.mark.broker
+@needs_broker
+def test_a_topic_that_the_broker_refuses_is_told_once_a_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    (tmp_path / "acl").write_text("topic read #\n", encoding="utf-8")
+    (tmp_path / "acl").chmod(0o600)
+    with mosquitto(tmp_path, port, acl=tmp_path / "acl"), publishing(port, version="5") as publisher:
+        for number in range(50):
+            publisher.put(result_message(number))
+        publisher.put(Message("another", b"{}"))
+        assert eventually(lambda: publisher.outbox().dropped_by_cause["refused"] == 51)
+    assert caplog.text.count("refused a message on") == 2
+    assert caplog.text.count("refused a message on another") == 1
+
+
+def test_no_more_is_on_its_way_than_the_broker_takes_and_of_the_backlog_at_most_half(tmp_path: Path) -> None:
+    killed = Outbox(1000, Journal(tmp_path / "journal"))
+    for _ in range(100):
+        killed.put(Message("backlog", b"{}", kind="result"))
+    broker = CountingBroker(b"\x21" + (10).to_bytes(2, "big"))  # receive maximum
+    store = Outbox(1000, Journal(tmp_path / "journal"))
+    publisher = Publisher(mqtt_settings(broker.port), "edge-test", WILL, store, Sent())
+    publisher.start()
+    assert eventually(lambda: len(broker.topics) == 5)
+    for _ in range(20):
+        publisher.put(Message("live", b"{}", kind="result"))
+    assert eventually(lambda: len(broker.topics) == 10)
+    time.sleep(0.3)
+    assert broker.topics == ["backlog"] * 5 + ["live"] * 5
+    publisher.finish(0)
+    assert publisher.join(LONG_S)
+    assert publisher.outbox().messages == 120
+
+
+def test_a_message_longer_than_the_broker_takes_does_not_hold_up_those_behind_it() -> None:
+    """Sent, it would end the connection, and be sent again on the next one, for ever."""
+    broker = CountingBroker(b"\x27" + (1000).to_bytes(4, "big"))  # maximum packet size
+    with publishing(broker.port) as publisher:
+        publisher.put(Message("long", b"x" * 990, kind="answer"))
+        publisher.put(Message("short", b"x" * 900, kind="answer"))
+        assert eventually(lambda: broker.topics == ["short"])
+        state = publisher.outbox()
+        assert (state.messages, state.dropped_by_cause["refused"]) == (1, 1)

@@ -270,6 +270,46 @@ def test_a_gpu_that_is_lost_ends_the_process_with_code_3_and_everything_flushed(
 
 
 @pytest.mark.broker
+def test_an_engine_that_fails_again_and_again_is_opened_again_and_the_others_serve_on(
+    tmp_path: Path, subscriber: Subscriber, configure: Configure, start_edge: StartEdge
+) -> None:
+    """The fault outlasts the first new engine, so that a second one comes, after a pause."""
+    tables: dict[str, Any] = {
+        **STREAM,
+        "models.cpu": {"path": "conveyor", "backend": "onnxruntime"},
+        "streams.other": belt(fps=10) | {"model": "cpu"},
+    }
+    config, state = configure(tables), tmp_path / "state"
+    edge = start_edge(config, state_dir=state, environment=emulated(tmp_path))
+    wait_for_engine(subscriber, GPU)
+    assert edge.end() == 0
+    before = len(subscriber.messages)
+    faulty = emulated(tmp_path, fail_enqueue=40, fail_until_engine=3)
+    again = start_edge(config, name="again", state_dir=state, environment=faulty)
+    raised = wait_for_alarm(subscriber, "raised", "fails at each batch of conveyor")
+    assert (raised["alarm"], raised["model"]) == ("engine_failing", "conveyor")
+    assert raised["next"] == "it is opened again now"
+    wait_for_alarm(subscriber, "raised", "it is opened again in 5 s")
+    wait_for_alarm(subscriber, "cleared", "serves conveyor again")
+    after = len(subscriber.messages)
+    subscriber.wait_for_results("belt", 10, after=after)
+    assert again.end() == 0
+    subscriber.wait_for_state("stopped", after=before)
+    last = subscriber.telemetry()[-1]["streams"]
+    assert last["belt"]["dropped"]["error"] >= 10
+    assert last["other"]["dropped"]["error"] == 0
+    for stream in ("belt", "other"):
+        counts = last[stream]
+        assert counts["frames"] == counts["results"] + counts["in_flight"] + sum(counts["dropped"].values())
+    results = [m.body for m in subscriber.messages[before:] if m.topic.endswith("/streams/belt/results")]
+    assert [result["seq"] for result in results] == list(range(last["belt"]["results"]))
+    assert all(result["engine"].startswith(GPU) for result in results)
+    assert again.log.count("its engine cannot be opened again") == 1
+    assert again.log.count("serves, in place of") == 1
+    assert misuses(tmp_path) == ""
+
+
+@pytest.mark.broker
 def test_without_the_gpu_that_was_there_it_starts_on_the_cpu(
     tmp_path: Path, subscriber: Subscriber, configure: Configure, start_edge: StartEdge
 ) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
 import socket
+import sqlite3
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +25,9 @@ from conftest import (
     eventually,
     subscribed,
     tiny_model,
+    write_config,
 )
+from counting_broker import CountingBroker
 
 pytestmark = pytest.mark.broker
 
@@ -59,18 +63,49 @@ def test_a_signal_ends_the_daemon_with_every_frame_told(
     assert json.loads(daemon.output)["messages_lost"] == 0
 
 
-def test_without_a_broker_sigterm_ends_the_daemon_in_time_and_the_lost_messages_are_counted(
-    configure: Configure, start_edge: StartEdge
+def test_without_a_broker_sigterm_ends_the_daemon_in_time_and_the_next_start_sends_what_waited(
+    configure: Configure, start_edge: StartEdge, broker: Mosquitto, subscriber: Subscriber
 ) -> None:
-    daemon = start_edge(configure({"streams.belt": belt()}))
+    broker.end()
+    config = configure({"streams.belt": belt()})
+    daemon = start_edge(config)
     daemon.await_log("stream belt is running")
     time.sleep(1)
     assert daemon.end(timeout_s=STOP_S) == 0
-    told = re.search(r"(\d+) messages were not acknowledged by broker mqtt://127\.0\.0\.1:\d+ and are lost", daemon.log)
+    told = re.search(
+        r"(\d+) messages were not acknowledged by broker mqtt://127\.0\.0\.1:\d+: they wait on", daemon.log
+    )
     assert told is not None
     summary = json.loads(daemon.output)
-    # With the results: two statuses of the stream, telemetry, and two of the daemon.
-    assert int(told[1]) == summary["messages_lost"] > summary["streams"]["belt"]["results"] > 0
+    results = summary["streams"]["belt"]["results"]
+    assert summary["messages_lost"] == 0
+    assert int(told[1]) == summary["messages_kept"] > results > 0  # with telemetry
+    broker.start()
+    again = start_edge(config, name="again", state_dir=daemon_state(config))
+    eventually(lambda: seqs_of(subscriber, summary["boot"]) == list(range(results)), "what waited, in order")
+    assert again.end(timeout_s=STOP_S) == 0
+
+
+def daemon_state(config: Path) -> Path:
+    """Return the state directory of the first daemon of a test."""
+    return config.parent / "edge-state"
+
+
+def seqs_of(subscriber: Subscriber, boot: str) -> list[int]:
+    return [result["seq"] for result in subscriber.results("belt") if result["boot"] == boot]
+
+
+def test_without_a_broker_what_need_not_be_kept_is_lost_and_counted(
+    configure: Configure, start_edge: StartEdge
+) -> None:
+    daemon = start_edge(configure({"streams.belt": belt(qos=0)}))
+    daemon.await_log("stream belt is running")
+    time.sleep(1)
+    assert daemon.end(timeout_s=STOP_S) == 0
+    told = re.search(r"(\d+) messages were not acknowledged by broker \S+ and are lost", daemon.log)
+    assert told is not None
+    summary = json.loads(daemon.output)
+    assert int(told[1]) == summary["messages_lost"] == summary["streams"]["belt"]["results"] > 0
 
 
 def test_a_broker_that_dies_before_sigterm_does_not_delay_the_end(
@@ -83,6 +118,27 @@ def test_a_broker_that_dies_before_sigterm_does_not_delay_the_end(
     assert daemon.end(timeout_s=STOP_S) == 0
     assert "messages were not acknowledged" in daemon.log
     broker.send(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("frames", [0, 60])
+def test_what_a_silent_broker_has_not_acknowledged_is_on_disk_when_sigterm_ends_the_daemon(
+    tmp_path: Path, start_edge: StartEdge, frames: int
+) -> None:
+    """Also where the signal comes while a daemon whose sources have ended waits for the broker."""
+    broker = CountingBroker()
+    config = write_config(
+        tmp_path / "edge.toml",
+        f"mqtt://127.0.0.1:{broker.port}",
+        {"streams.belt": belt(frames=frames), "outbox": {"memory_s": 600}},
+    )
+    daemon = start_edge(config)
+    daemon.await_log("stream belt is ended" if frames else "stream belt is running")
+    time.sleep(STOP_S if frames else 2)
+    assert daemon.end(timeout_s=STOP_S) == 0
+    summary = json.loads(daemon.output)
+    with contextlib.closing(sqlite3.connect(daemon_state(config) / "outbox.db")) as disk:
+        on_disk = disk.execute("SELECT count(*) FROM messages").fetchone()[0]
+    assert on_disk == summary["messages_kept"] > summary["streams"]["belt"]["results"] > 0  # with telemetry
 
 
 def test_a_camera_that_takes_the_connection_and_says_nothing_does_not_delay_the_end(
@@ -103,7 +159,8 @@ def test_what_was_found_before_the_broker_came_arrives_from_the_first_result_on(
     configure: Configure, start_edge: StartEdge, broker: Mosquitto, subscriber: Subscriber
 ) -> None:
     broker.end()  # it keeps the subscriber's session, and so whatever comes before the subscriber is back
-    daemon = start_edge(configure({"streams.belt": belt()}))
+    # What waits in memory keeps its place before what comes later.
+    daemon = start_edge(configure({"outbox": {"memory_s": 3600}, "streams.belt": belt()}))
     daemon.await_log("is away")
     daemon.await_log("stream belt is running")
     time.sleep(1)
@@ -118,7 +175,7 @@ def test_a_full_queue_drops_the_oldest_results_and_counts_them(
     configure: Configure, start_edge: StartEdge, broker: Mosquitto, subscriber: Subscriber
 ) -> None:
     broker.end()
-    config = configure({"mqtt": {"queue_messages": 50}, "streams.belt": belt()})
+    config = configure({"mqtt": {"queue_messages": 50}, "outbox": {"max_mb": 0}, "streams.belt": belt()})
     daemon = start_edge(config)
     daemon.await_log("stream belt is running")
     time.sleep(4)
@@ -129,6 +186,7 @@ def test_a_full_queue_drops_the_oldest_results_and_counts_them(
     seqs = subscriber.seqs("belt")
     assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
     assert 0 < seqs[0] <= subscriber.telemetry()[-1]["outbox"]["dropped"]
+    assert {"outbox_full"} == {alarm["alarm"] for alarm in subscriber.alarms()}
     assert subscriber.states()[0] == "online"
     assert subscriber.states("belt")[0] == "running"
 
@@ -238,6 +296,7 @@ def test_systemd_is_told_of_ready_watchdog_reload_and_stop(
     daemon = start_edge(configure({"streams.belt": belt(fps=5)}), environment=service_manager.environment(watchdog_s=1))
     service_manager.wait_for("READY=1")
     service_manager.wait_for("WATCHDOG=1")
+    service_manager.wait_for("STATUS=1 of 1 streams run, ")
     ready = len(service_manager.told)
     daemon.send(signal.SIGHUP)
     service_manager.wait_for("RELOADING=1\nMONOTONIC_USEC=", after=ready)

@@ -149,3 +149,14 @@ def test_a_url_that_a_mistake_made_a_path_is_blotted_out() -> None:
     told = without_credentials("/etc/edge/rtsp:/user:secret@camera/main does not exist")
     assert "secret" not in told
     assert told.endswith("camera/main does not exist")
+
+
+def test_text_of_whatever_length_and_signs_is_blotted_out_in_no_time() -> None:
+    # Each sign of these once began a search of the whole rest: minutes, in which the daemon did nothing else.
+    for signs in ("/:", "//", "/", "@/:", "//a:@"):
+        text = signs * 30_000
+        assert len(without_credentials(text)) <= len(text)
+
+
+def test_a_key_is_told_at_no_more_length_than_a_value(tmp_path: Path) -> None:
+    assert len(refusal(tmp_path, f'owner = "me"\n{"x" * 50_000} = 1\n')) < 200

@@ -44,6 +44,8 @@ class Told:
     def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:  # noqa: ARG002 -- likewise
         self.steps.append((step, reason))
 
+    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None: ...
+
     def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None:
         self.agreements.append((model.engine.label, agreement, is_low))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,17 @@ from edge.errors import EngineError, GpuLostError, GpuMemoryError, ModelError
 log = logging.getLogger(__name__)
 
 _HASH_SHOWN = 12  # characters of the ONNX hash in a label
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 MOST_ATTEMPTS = 2  # of trying an engine, that end with the process
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """What serves instead of the wanted engines, and why."""
+
+    reason: str
+    tried: Mapping[str, frozenset[str]]  # model → labels of those that did not serve well
+    engines: Mapping[str, str]  # model → label; the others are served as they were exported
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Place:
     board: str
     settings: EnginesSettings
     force: bool = False  # INT8 serves without proof
+    fallback: Fallback | None = None
 
 
 def build_settings(
@@ -115,6 +127,24 @@ class Supply:
             raise
         except (EngineError, ModelError) as error:  # ModelError: its form of this precision cannot be made here
             return Supplied(self.open_reference(), str(error))
+
+    def open_instead(self, fallback: Fallback, name: str) -> Supplied:
+        """Open the fallback of this model where it is kept, else the model as it was exported; no other is made.
+
+        The latter touches no GPU, whatever is wrong with that.
+        """
+        engine = self._open_kept_as(fallback.engines.get(name, "")) or self.open_reference()
+        lacking = None if fallback.tried.get(name) == frozenset({engine.label}) else fallback.reason
+        return Supplied(engine, lacking, may_build=False)
+
+    def _open_kept_as(self, label: str) -> Engine | None:
+        """Open the stored plan that has this label; None where there is none, or it cannot be used."""
+        backend, _, rest = label.partition("/")
+        for precision in PRECISIONS:
+            if backend.startswith("trt") and rest == f"{precision}/{self._shown_hash}":
+                with contextlib.suppress(EngineError, ModelError):
+                    return self._open_plan(self._store.load(self._key(precision)), precision)
+        return None
 
     def lower_target(self) -> bool:
         """Go over to the next better precision, INT8 being refused; False where there is no other to be built."""

@@ -75,6 +75,21 @@ def student_t(confidence: float, degrees: float) -> float:
     return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
 
 
+def arrivals_spread(blocks: Sequence[Block]) -> float:
+    """Return which spread of images/s queries that come at random give 99 times of 100, on an engine that never varies.
+
+    n arrivals of a Poisson process take n independent gaps, so that this time has a relative deviation of 1/√n. The
+    deviation of a few blocks varies itself: by chi-squared ÷ degrees of freedom (as Wilson and Hilferty have it).
+    """
+    images = [each["images"] for each in blocks if each["images"] and each["seconds"] > 0]
+    degrees = len(images) - 1
+    if degrees < 1:
+        return 0.0
+    part = 2 / (9 * degrees)
+    quantile = (1 - part + NormalDist().inv_cdf(0.99) * math.sqrt(part)) ** 3
+    return math.sqrt(quantile * float(np.mean([1 / each for each in images])))
+
+
 def _draws(blocks: int) -> NDArray[np.int64]:
     """Return how often each block is drawn: first each once, then at random, always in the same way."""
     drawn = np.random.default_rng(0).multinomial(blocks, [1 / blocks] * blocks, size=_RESAMPLES)

@@ -27,10 +27,6 @@ from edge.model import model_file, supply_of
 from edge.networks import find
 
 COUNTED = (
-    "The published layers before fusion are those of Caffe, without dropout: there a batch normalisation is two layers "
-    "where ONNX has one node."
-)
-COUNTED = (
     "A layer is, in the ONNX file, a node that is no constant; in the parsed network, a layer of TensorRT's that is no "
     "constant; in the engine, a kernel that computes: what only moves a tensor into another format or type is counted "
     "apart."

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge.benching.blocks import LEAST_BLOCKS, Array, Block, medians_ms, rates_per_s, student_t
+from edge.benching.blocks import (
+    LEAST_BLOCKS,
+    Array,
+    Block,
+    arrivals_spread,
+    medians_ms,
+    rates_per_s,
+    student_t,
+)
 
 WIDEST_SPREAD = 0.10  # standard deviation of the blocks ÷ their mean: pyperf's bound
 KNOWN_WITHIN = 0.05  # half the 95 % interval of the mean ÷ the mean
@@ -47,16 +55,18 @@ def judge(
 ) -> Judgement:
     """Judge the blocks of one row in the order in which they were measured, and the state of the board beside them.
 
-    What is judged is images/s, but in the server scenario, where the rate is given, the median latency.
+    What is judged is images/s; in the server scenario, where queries come at random, only what these do not explain,
+    and whether latency grows.
     """
     is_server = scenario == "server"
-    values = medians_ms(blocks) if is_server else rates_per_s(blocks)
+    values = rates_per_s(blocks)
+    by_chance = arrivals_spread(blocks) if is_server else 0.0
     checks: tuple[Callable[[], str | None], ...] = (
         lambda: _throttled(is_throttled),
         lambda: _rise(temperature_start_c, temperature_end_c),
         lambda: _count(values),
-        lambda: _spread(values),
-        lambda: _drift(values, is_latency=is_server),
+        lambda: _spread(values, by_chance),
+        lambda: _drift(medians_ms(blocks) if is_server else values, is_latency=is_server),
         lambda: None if is_server else _outliers(blocks),
     )
     return Judgement(spread(values), tuple(told for check in checks if (told := check())))
@@ -106,13 +116,16 @@ def _count(values: Array) -> str | None:
     return f"unstable: {blocks} of samples, wanted at least {LEAST_BLOCKS}; measure longer"
 
 
-def _spread(values: Array) -> str | None:
-    found = spread(values)
-    if found is None or len(values) < LEAST_BLOCKS:
+def _spread(values: Array, by_chance: float) -> str | None:
+    whole = spread(values)
+    if whole is None or len(values) < LEAST_BLOCKS:
         return None
+    found = math.sqrt(max(whole**2 - by_chance**2, 0.0))
     if found > WIDEST_SPREAD:
+        beyond = " beyond what random arrivals give" if by_chance else ""
         wanted = f"wanted at most {WIDEST_SPREAD:.0%}"
-        return f"unstable: the blocks differ by {found:.0%} (standard deviation), {wanted}; stop what else runs here"
+        differ = f"the blocks differ by {found:.0%} (standard deviation){beyond}"
+        return f"unstable: {differ}, {wanted}; stop what else runs here"
     within = _half_width(found, len(values))
     if within <= KNOWN_WITHIN:
         return None

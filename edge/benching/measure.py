@@ -1,52 +1,26 @@
-"""One setting measured: warmed up apart, then every query taken down, with power and temperature over the same time."""
+"""One setting measured: warmed up apart, then every query taken down, in one stretch or in several that take turns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from edge.benching.arrivals import poisson
-from edge.benching.judge import judge
-from edge.benching.row import LEAST_SAMPLES, Block, Row, ratio, significant, speed_of
-from edge.benching.scenario import ClosedLoop, Length, Query, Scenario, System, serve
+from edge.benching.row import LEAST_SAMPLES, Row
+from edge.benching.run import Sensors, Setting, Stretch, row_of
+from edge.benching.scenario import ClosedLoop, Length, Query, System, serve
+from edge.benching.target import Target
 from edge.clock import now_ns
-from edge.host.sensors import Reading
 
-# Blocks of a run's samples: one a second, and so many of a shorter run; one a query where there are fewer.
-LEAST_BLOCKS = 10
 # A board is warm when its hottest sensor has risen by no more than this from one stretch of warming up to the next.
 STEADY_C = 0.5
 STRETCH_S = 3.0
 LONGEST_WARM_UP_S = 120.0
-# Rails that feed the GPU and nothing else: VDD_GPU_SOC and VDD_CPU_GPU_CV feed more; gpu0 is NVML's.
-GPU_RAILS = ("VDD_SYS_GPU", "POM_5V_GPU", "GPU", "VDD_GPU", "gpu0")
-MOST_GAP = 0.1  # share of the measured time of which the power may be missing
 # The highest rate that meets a target is found to within this ratio, in so many probes at most.
 RATE_WITHIN = 1.04
 MOST_PROBES = 8
+_DONE = object()
 _ROOM = 1.1  # above what the lanes do when they never wait, as that is a short measurement
-_DECIMALS_MS = 4  # a tenth of a microsecond
-
-
-class Sensors(Protocol):
-    """The machine's sensors."""
-
-    def read(self, images: int | None = None, power_mode: str | None = None) -> Reading:
-        """Return what was measured since the last call."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a row is of."""
-
-    device: str
-    power_mode: str | None
-    precision: str
-    network: str
-    batch: int
-    lanes: int
-    scenario: Scenario
 
 
 @dataclass(frozen=True)
@@ -61,94 +35,115 @@ class Effort:
 
 
 class InterruptedRunError(KeyboardInterrupt):
-    """Ctrl-C in the midst of a run, with the row of what was measured until then; None where that is nothing."""
+    """Ctrl-C in the midst of runs, with the rows of what was measured until then."""
 
-    def __init__(self, row: Row | None) -> None:
+    def __init__(self, rows: list[Row]) -> None:
         super().__init__()
-        self.row = row
+        self.rows = rows
 
 
-@dataclass
-class Run:
-    """The queries of one run, and what the sensors told of the same time."""
+class Turns:
+    """Settings that are measured side by side, a stretch of each in turn, so that what drifts hits all alike."""
 
-    queries: list[Query] = field(default_factory=list)
-    start_ns: int = 0
-    start: Reading | None = None
-    end: Reading | None = None
+    def __init__(self) -> None:
+        self._members: list[Measurement] = []
+        self._steps: dict[Measurement, Iterator[None]] = {}  # of those that are not done yet
 
-    def begin(self, sensors: Sensors, mode: str | None) -> None:
-        self.start = sensors.read(power_mode=mode)
-        self.start_ns = now_ns()
+    def __bool__(self) -> bool:
+        return bool(self._members)
 
-    def finish(self, sensors: Sensors, mode: str | None) -> None:
-        self.end = sensors.read(sum(query.images for query in self.queries), mode)
+    def join(self, member: Measurement) -> None:
+        """Warm a system up; raise InterruptedRunError at Ctrl-C, and what it failed with."""
+        self._members.append(member)
+        self._steps[member] = member.steps()
+        self._step(member)
 
-    def blocks(self) -> tuple[Block, ...]:
-        return blocks_of(self.queries, self.start_ns)
+    def rows(self) -> list[Row]:
+        """Measure; raise InterruptedRunError at Ctrl-C, with what each has until then; a system's failure is raised."""
+        while self._steps:
+            for member in tuple(self._steps):
+                self._step(member)
+        return [member.row() for member in self._members]
 
-    def meets(self, target_p99_ms: float) -> bool:
-        p99_ms = speed_of(self.blocks()).latency_p99_ms
-        return p99_ms is not None and p99_ms <= target_p99_ms
-
-
-class Target:
-    """Tells from the queries as they end when a p99 can only be missed."""
-
-    def __init__(self, target_p99_ms: float, queries: int) -> None:
-        """Take the target, and how many queries there will be at least."""
-        self._target_ms = target_p99_ms
-        self._allowed = (queries - 1) // LEAST_SAMPLES + 1  # np.percentile looks at the two samples around its place
-        self._over = 0
-
-    def is_missed_by(self, query: Query) -> bool:
-        """Take one more query; tell whether those beyond the target are too many, whatever comes."""
-        self._over += query.latency_ms > self._target_ms
-        return self._over > self._allowed
+    def _step(self, member: Measurement) -> None:
+        try:
+            if next(self._steps[member], _DONE) is _DONE:
+                del self._steps[member]
+        except KeyboardInterrupt:
+            rows = [each.interrupted_row() if each in self._steps else each.row() for each in self._members]
+            raise InterruptedRunError([row for row in rows if row is not None]) from None
 
 
 class Measurement:
-    """One setting on one system under test."""
+    """One setting on one system under test; with several stretches, others may be measured between them."""
 
-    def __init__(self, system: System, sensors: Sensors, setting: Setting, effort: Effort) -> None:
+    def __init__(self, system: System, sensors: Sensors, setting: Setting, effort: Effort, stretches: int = 1) -> None:
         self._system = system
         self._sensors = sensors
         self._setting = setting
         self._effort = effort
-        self._run = Run()  # the one at work
+        self._count = stretches
+        self.stretches: list[Stretch] = []  # of the row; the last one may be at work
+        self._hopeless: str | None = None  # why there can be no row to be trusted
 
     def measure(self) -> Row:
         """Return the row; raise InterruptedRunError at Ctrl-C, and what the system failed with."""
-        try:
-            if self._setting.scenario == "server":
-                return self._serve()
-            return self._keep_busy()
-        except KeyboardInterrupt:
-            row = None
-            if self._run.queries:
-                self._run.finish(self._sensors, self._setting.power_mode)
-                why = "interrupted: only what was measured until then is told"
-                row = replace(row_of(self._setting, self._run), valid=False, why=why)
-            raise InterruptedRunError(row) from None
+        turns = Turns()
+        turns.join(self)
+        return turns.rows()[0]
 
-    def _keep_busy(self) -> Row:
-        length, target_ms = self._effort.length, self._effort.target_p99_ms
+    def steps(self) -> Iterator[None]:
+        """Warm up, and then measure a stretch with each step."""
+        return self._serve() if self._setting.scenario == "server" else self._keep_busy()
+
+    def row(self) -> Row:
+        """Return what was measured, once there are no more steps."""
+        row = self._row_of(self.stretches)
+        return row if self._hopeless is None else replace(row, valid=False, why=self._hopeless)
+
+    def interrupted_row(self) -> Row | None:
+        """Return the row of what was measured until now; None where that is nothing."""
+        kept = [each for each in self.stretches if each.queries]
+        if not kept:
+            return None
+        if kept[-1].end is None:
+            kept[-1].finish(self._sensors, self._setting.power_mode)
+        why = "interrupted: only what was measured until then is told"
+        return replace(self._row_of(kept), valid=False, why=why)
+
+    def _row_of(self, stretches: list[Stretch]) -> Row:
+        row = row_of(self._setting, stretches)
+        # With others open beside it, nobody can tell how much of the memory is this one's.
+        return row if self._count == 1 else replace(row, memory_mb=None)
+
+    def _keep_busy(self) -> Iterator[None]:
+        target_ms = self._effort.target_p99_ms
         loop = ClosedLoop(self._system, self._setting.scenario)
         self._warm_up(loop)
-        self._begin()
-        if target_ms is None:
-            loop.run(length, self._run.queries, self._run.start_ns)
-        else:
-            # A p99 needs its samples, but not to tell that it is missed.
-            target = Target(target_ms, LEAST_SAMPLES)
-            patient = replace(length, least_queries=LEAST_SAMPLES)
-            loop.run(patient, self._run.queries, self._run.start_ns, target.is_missed_by)
-        self._run.finish(self._sensors, self._setting.power_mode)
-        return row_of(self._setting, self._run)
+        yield
+        # A p99 needs its samples, but not to tell that it is missed.
+        target = None if target_ms is None else Target(target_ms, LEAST_SAMPLES)
+        whole = self._effort.length
+        if target is not None:
+            whole = replace(whole, least_queries=LEAST_SAMPLES)
+        for _ in range(self._count):
+            length = whole.part(self._count)
+            if target is not None and target.is_missed:
+                length = replace(length, least_queries=1)
+            self._warm_again(loop)
+            self.stretches.append(stretch := self._begin())
+            loop.run(length, stretch.queries, stretch.start_ns, target.is_missed_by if target else None)
+            self._finish(stretch)
+            self._leave(loop)
+            yield
 
-    def _begin(self) -> None:
-        self._run = Run()
-        self._run.begin(self._sensors, self._setting.power_mode)
+    def _begin(self) -> Stretch:
+        stretch = Stretch()
+        stretch.begin(self._sensors, self._setting.power_mode)
+        return stretch
+
+    def _finish(self, stretch: Stretch) -> None:
+        stretch.finish(self._sensors, self._setting.power_mode)
 
     def _warm_up(self, loop: ClosedLoop) -> None:
         """Run until everything is allocated and cached, and, where that is measured, the heat sink warm."""
@@ -165,28 +160,43 @@ class Measurement:
                 return
             before_c = now_c
 
-    def _serve(self) -> Row:
-        """Return the row of the highest rate that meets the target, found by bisection."""
+    def _warm_again(self, loop: ClosedLoop) -> None:
+        """Run for a moment where another system has had the caches meanwhile."""
+        if self._count > 1:
+            loop.run(Length(self._effort.warm_up_s / self._count, least_queries=1), [], now_ns())
+
+    def _leave(self, loop: ClosedLoop) -> None:
+        """Leave the machine to others."""
+        if self._count > 1:
+            loop.drain()
+
+    def _serve(self) -> Iterator[None]:
+        """Find the highest rate that meets the target, by bisection; a probe is a stretch."""
         target_ms = self._effort.target_p99_ms or 0.0
-        low, high = 0.0, self._capacity_per_s() * _ROOM
-        best: Run | None = None
+        loop = ClosedLoop(self._system, "offline")
+        self._warm_up(loop)
+        low, high = 0.0, self._capacity_per_s(loop) * _ROOM
+        yield
+        best: Stretch | None = None
         for _ in range(MOST_PROBES):
             rate_per_s = (low + high) / 2
+            self._warm_again(loop)
+            loop.drain()
             self._probe(rate_per_s, target_ms)
-            if self._run.meets(target_ms):
-                low, best = rate_per_s, self._run
+            (probed,) = self.stretches
+            if probed.meets(target_ms):
+                low, best = rate_per_s, probed
             else:
                 high = rate_per_s
+            yield
             if low and high / low <= RATE_WITHIN:
                 break
         if best is None:
-            told = f"no rate meets the target of {target_ms:g} ms: {high:.3g} images/s miss it, too"
-            return replace(row_of(self._setting, self._run), valid=False, why=told)
-        return row_of(self._setting, best)
+            self._hopeless = f"no rate meets the target of {target_ms:g} ms: {high:.3g} images/s miss it, too"
+        else:
+            self.stretches = [best]
 
-    def _capacity_per_s(self) -> float:
-        loop = ClosedLoop(self._system, "offline")
-        self._warm_up(loop)
+    def _capacity_per_s(self, loop: ClosedLoop) -> float:
         queries: list[Query] = []
         start_ns = now_ns()
         loop.run(Length(self._effort.length.seconds / 2), queries, start_ns)
@@ -198,76 +208,7 @@ class Measurement:
         planned = length.images or int(rate_per_s * length.seconds)
         target = Target(target_ms, max(LEAST_SAMPLES, planned))
         arrivals_s = poisson(rate_per_s, self._effort.seed)
-        self._begin()
-        serve(self._system, arrivals_s, length, self._run.queries, self._run.start_ns, target.is_missed_by)
-        self._run.finish(self._sensors, self._setting.power_mode)
-
-
-def row_of(setting: Setting, run: Run) -> Row:
-    """Return the row of a run that has queries and readings."""
-    if run.start is None or run.end is None:
-        raise RuntimeError("a row of a run that has not ended")
-    blocks, reading = run.blocks(), run.end
-    speed, power_w = speed_of(blocks), power_of(reading)
-    gpu_w = next((rail.power_w for name in GPU_RAILS if (rail := reading.period.rails.get(name))), None)
-    start_c, end_c = run.start.conditions.hottest_c, reading.conditions.hottest_c
-    judged = judge(
-        [block.to_json() for block in blocks],
-        scenario=setting.scenario,
-        is_throttled=reading.throttled,
-        temperature_start_c=start_c,
-        temperature_end_c=end_c,
-    )
-    return Row(
-        device=setting.device,
-        power_mode=setting.power_mode,
-        precision=setting.precision,
-        network=setting.network,
-        batch=setting.batch,
-        images_per_s=speed.images_per_s,
-        power_w=significant(power_w),
-        images_per_s_per_w=ratio(speed.images_per_s, power_w),
-        gpu_power_w=significant(gpu_w),
-        gpu_images_per_s_per_w=ratio(speed.images_per_s, gpu_w),
-        latency_ms=speed.latency_ms,
-        latency_p90_ms=speed.latency_p90_ms,
-        latency_p99_ms=speed.latency_p99_ms,
-        latency_max_ms=speed.latency_max_ms,
-        energy_j_per_image=ratio(power_w, speed.images_per_s),
-        scenario=setting.scenario,
-        lanes=setting.lanes,
-        spread=significant(judged.spread),
-        valid=judged.valid,
-        why=judged.why,
-        rails_w={name: significant(rail.power_w) for name, rail in reading.period.rails.items()},
-        cpu_load=reading.cpu_load,
-        gpu_load=significant(reading.conditions.gpu_load),
-        memory_mb=reading.memory_mb,
-        temperature_start_c=start_c,
-        temperature_end_c=end_c,
-        throttled=reading.throttled,
-        samples=blocks,
-    )
-
-
-def blocks_of(queries: Sequence[Query], start_ns: int) -> tuple[Block, ...]:
-    """Cut a run into blocks of nearly as many queries each, which together last from its start to its last query."""
-    ordered = sorted(queries, key=lambda query: query.end_ns)
-    seconds = (ordered[-1].end_ns - start_ns) / 1e9 if ordered else 0.0
-    count = min(max(LEAST_BLOCKS, int(seconds)), len(ordered))
-    blocks = []
-    for number in range(count):
-        part = ordered[number * len(ordered) // count : (number + 1) * len(ordered) // count]
-        latencies_ms = tuple(round(query.latency_ms, _DECIMALS_MS) for query in part)
-        seconds = (part[-1].end_ns - start_ns) / 1e9
-        blocks.append(Block(latencies_ms, sum(query.images for query in part), seconds))
-        start_ns = part[-1].end_ns
-    return tuple(blocks)
-
-
-def power_of(reading: Reading) -> float | None:
-    """Return the mean power of all; None where it was read during too little of the time."""
-    total = reading.period.total
-    if total is None or total.gap_s > MOST_GAP * reading.period.seconds:
-        return None
-    return total.power_w
+        stretch = self._begin()
+        self.stretches = [stretch]
+        serve(self._system, arrivals_s, length, stretch.queries, stretch.start_ns, target.is_missed_by)
+        self._finish(stretch)

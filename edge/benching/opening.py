@@ -60,3 +60,16 @@ def open_alone(subject: Subject, cell: Cell, place: Place, batches: Sequence[int
     in_caller = cell.scenario == "single-stream"
     with EngineAlone(engine, cell.batch, lanes, seed, in_caller=in_caller) as alone:
         yield alone
+
+
+def make_form(subject: Subject, cell: Cell, place: Place) -> None:
+    """Make the INT8 form of a network, where that is measured; one of a model has to prove itself.
+
+    Raises ModelError where that cannot be done.
+    """
+    if subject.is_random and cell.precision == "int8":
+        from edge.benching.int8_form import make_int8_form  # noqa: PLC0415 -- imports onnx, which is slow
+
+        settings = subject.settings
+        supply = supply_of(settings, read_manifest(settings.path), place, threads=1)
+        make_int8_form(supply.onnx, supply.here.backend, place.state_dir)

@@ -11,8 +11,8 @@ from typing import Any
 from edge.benching.baseline import key_of
 from edge.benching.plot import svg
 from edge.benching.table import Row, Sheet, cell_text, is_numeric, rows_sheet
-from edge.drawing import can_draw
-from edge.errors import ConfigError, EdgeError
+from edge.drawing import can_draw, write_whole
+from edge.errors import ConfigError
 
 _NO_DRAWING = "The drawings need matplotlib, which is not installed here: pip install 'edge-runtime[plot]'"
 _STYLE = """
@@ -59,10 +59,7 @@ def write_page(
 ) -> None:
     """Write the page; raise EdgeError where that cannot be done."""
     text = page(run, title, sheets=sheets, target_p99_ms=target_p99_ms)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise EdgeError(f"--html {path} cannot be written ({error.strerror}); see the folder's rights") from None
+    write_whole(path, text.encode(), "--html")
 
 
 def page(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from rich.table import Table
 
 from edge.benching.row import Row
 from edge.benching.table import Sheet, cell_text, rows_sheet, to_csv, to_markdown
+from edge.errors import EdgeError
 
 Form = Literal["table", "json", "csv", "markdown"]
 FORMS: tuple[Form, ...] = ("json", "csv", "markdown")  # as options name them; a table else
@@ -69,14 +72,24 @@ def _rank(row: Row) -> tuple[bool, float]:
 
 
 def show(report: Report, form: Form) -> None:
-    """Print a report on standard output."""
+    """Print a report on standard output; raise EdgeError where there is no room for it."""
     shown: Mapping[Form, Callable[[Report], None]] = {
         "json": lambda each: print(json.dumps(each.to_json(), allow_nan=False)),  # noqa: T201 -- the command's output
         "csv": lambda each: print(to_csv([row.to_json() for row in each.rows]), end=""),  # noqa: T201 -- likewise
         "markdown": lambda each: print(markdown(each), end=""),  # noqa: T201 -- likewise
         "table": lambda each: show_table(each, Console()),
     }
-    shown[form](report)
+    try:
+        shown[form](report)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Python would try again at its end, and complain of it with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise EdgeError(
+            f"the report cannot be written to standard output ({error.strerror}); let it go where there is room"
+        ) from None
 
 
 def markdown(report: Report) -> str:
@@ -101,13 +114,14 @@ def show_table(report: Report, console: Console) -> None:
         table.add_row(*(cell_text(line[place]) for place in places), mark)
     console.print(table)
     for each in report.sheets:
+        console.print(f"{each.title}:", markup=False, highlight=False, soft_wrap=True)
         console.print(_beside(each))
     for note in _notes(report, with_reasons=True):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _beside(sheet: Sheet) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=sheet.title, title_justify="left", padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in sheet.heads:
         table.add_column(head, justify="left" if head in _TEXTS else "right")
     for line in sheet.lines:

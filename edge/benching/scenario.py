@@ -68,6 +68,11 @@ class Length:
     images: int | None = None  # None: by time
     least_queries: int = LEAST_QUERIES
 
+    def part(self, parts: int) -> Length:
+        """Return the length of each of so many runs, which together are as long."""
+        images = None if self.images is None else math.ceil(self.images / parts)
+        return Length(self.seconds / parts, images, math.ceil(self.least_queries / parts))
+
     def is_reached(self, queries: int, images: int, elapsed_ns: int) -> bool:
         if queries < self.least_queries:
             return False
@@ -93,7 +98,8 @@ class _Run:
         self._taken.append(query)
         self._images += query.images
         if self._is_hopeless is not None and self._is_hopeless(query):
-            self._length, self._is_hopeless = replace(self._length, least_queries=LEAST_QUERIES), None
+            least = min(self._length.least_queries, LEAST_QUERIES)
+            self._length, self._is_hopeless = replace(self._length, least_queries=least), None
         if self._length.is_reached(len(self._taken), self._images, query.end_ns - self.start_ns):
             self.enough.set()
 

@@ -114,7 +114,7 @@ def open_model(name: str, settings: ModelSettings, place: Place, precision: Prec
     model = Model(name, settings.model_copy(update={"precision": precision}), place)
     try:
         if f"/{precision}/" not in model.engine.label:
-            if not model.may_build or precision == "int8":
+            if not model.may_build or (precision == "int8" and not place.force):
                 found = model.lacking or f"{model.engine.label} serves"
                 raise ModelError(f"{name} is not served in {precision} here: {found}")
             former = model.engine

@@ -15,6 +15,11 @@ class Notifier:
         if self._address.startswith("@"):
             self._address = "\0" + self._address[1:]  # an abstract socket
 
+    @property
+    def is_heard(self) -> bool:
+        """Tell whether a service manager has started this process, and so starts it again."""
+        return bool(self._address)
+
     def ready(self) -> None:
         self._send("READY=1")
 
@@ -27,6 +32,10 @@ class Notifier:
 
     def status(self, text: str) -> None:
         self._send(f"STATUS={text}")
+
+    def extend_start(self, seconds: float) -> None:
+        """Ask for so much time from now until `ready`."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def watchdog_ping(self) -> None:
         self._send("WATCHDOG=1")

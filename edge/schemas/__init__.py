@@ -4,7 +4,7 @@ from importlib.resources import files
 
 from edge.errors import ConfigError
 
-NAMES = ("result", "telemetry", "status", "stream-status", "alarm", "governor")
+NAMES = ("result", "telemetry", "status", "stream-status", "alarm", "governor", "command", "ack", "counts")
 
 
 def read(name: str) -> str:

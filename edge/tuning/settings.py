@@ -23,12 +23,14 @@ def model_to_tune(config: Config, path: Path, named: str | None) -> str:
 
 
 def alone(config: Config, name: str, *, saturate: bool) -> Config:
-    """Return the configuration with this model's streams alone, whose files play for ever."""
+    """Return the configuration with this model's streams alone: files play for ever, and every result counts."""
     streams = {}
     for stream, settings in config.streams.items():
         if not settings.enabled or settings.model != name:
             continue
-        changes: dict[str, Any] = {"loop": settings.source.scheme == "file"}
+        # Every frame is measured, whether or not its result would be published.
+        changes: dict[str, Any] = {"max_results_per_s": 0.0, "only_changes": False}
+        changes["loop"] = settings.source.scheme == "file"
         if saturate:
             if settings.source.is_live:
                 raise ConfigError(

@@ -78,6 +78,8 @@ class Tap:
         log.info("model %s: %s, %.0f %%", model.name, step, 100 * progress)
         self.engine = step, reason
 
+    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None: ...
+
     def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None: ...
 
     def take(self) -> Slice:

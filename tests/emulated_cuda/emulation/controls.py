@@ -22,6 +22,7 @@ class Controls:
     letterbox_library: str = ""  # the preprocess kernel, compiled for this machine
     # Faults while running
     fail_enqueue: int | None = None  # this enqueue is refused; the next works
+    fail_until_engine: int = 0  # or all from it on, until so many engines have been loaded
     sticky_from_enqueue: int | None = None  # this enqueue is refused, and every call from then on fails
     lost_from_enqueue: int | None = None  # from this enqueue on there is no device any more
     gpu_lost: bool = False  # there is no device

@@ -37,6 +37,7 @@ class Machine:
         self.is_initialised = False
         self.failure: Code | None = None  # of a kernel: it never goes away
         self.enqueues = 0
+        self.engines = 0
         self.streams: dict[int, Stream] = {}
         self._memory: Memory | None = None
 
@@ -133,7 +134,8 @@ class Machine:
         if controls.sticky_from_enqueue is not None and count >= controls.sticky_from_enqueue:
             self.fail(Code.ILLEGAL_ADDRESS)
             raise CudaFailure(Code.ILLEGAL_ADDRESS)
-        if count == controls.fail_enqueue:
+        first = controls.fail_enqueue
+        if first is not None and (count == first or (count > first and self.engines < controls.fail_until_engine)):
             raise CudaFailure(Code.LAUNCH_OUT_OF_RESOURCES)
 
     def check_alone(self, stream: Stream, operation: Operation) -> None:

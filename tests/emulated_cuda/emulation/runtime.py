@@ -65,6 +65,7 @@ class Runtime(Bound):
                 raise PlanRefused("Error Code 4: Internal Error (Engine deserialization failed.)")
             plan = plans.parse(content, plans.version_numbers(VERSION))
             self._check_device(plan)
+            machine.engines += 1
             return ICudaEngine._make(self, plan, len(content))
         except PlanRefused as refused:
             self._error(f"IRuntime::deserializeCudaEngine: {refused}")

@@ -1,0 +1,207 @@
+"""What publishing costs and how much of it is sustained: `.venv/bin/python benchmarks/messages.py [--json OUT]`.
+
+All parts run in turn, in each round, each in a process of its own, at QoS 1 to a Mosquitto started for it, with a
+subscriber (mosquitto_sub) on the same cores.
+
+daemon      the whole daemon: 8×8 pictures in memory, a model that does nothing, several streams
+publisher   the publisher by itself, from ready messages
+put         what a lane pays to hand a message over, in a running outbox, with and without the journal's copy
+disk        messages from memory to the disk and back, with a commit's fsync
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from pipeline import IDENTITY, IDENTITY_DECODER, IDENTITY_PX, _write_identity_model, mosquitto, report
+from rich.console import Console
+
+from edge.config import MqttSettings
+from edge.outbox.journal import Journal
+from edge.outbox.outbox import Outbox
+from edge.outbox.shelf import Shelf
+from edge.outbox.shelving import Shelving
+from edge.publish import Publisher
+from edge.records import Message
+
+STREAMS = 4
+FRAMES = 5000  # of each stream
+MESSAGES = 20_000
+ON_DISK = 50_000
+WAITING = 500  # messages that the publisher's part keeps ready
+TARGET = {"daemon_results_per_s": "≥ 2000", "put_us": "≤ 40"}
+BODY = (
+    b'{"v":1,"device":"bench","boot":"0123456789abcdef0123456789abcdef","stream":"s0","model":"model","seq":1234,'
+    b'"frame":1234,"captured_at":"2026-11-21T06:20:01.123456Z","size":[1920,1080],"detections":['
+    + b",".join([b'{"label":"person","class_id":0,"score":0.8612,"box":[104.2,220.1,60.4,181.9]}'] * 4)
+    + b'],"latency_ms":{"wait":3.1,"preprocess":0.4,"infer":19.8,"decode":0.3},"batch":2,"dropped":{"overrun":5,'
+    b'"stale":1,"gated":0,"error":0,"stopped":0},"engine":"ort-cpu/int8/3f9c","power_mode":null,"throttled":null}'
+)
+CONFIG = """
+[device]
+name = "bench"
+state_dir = {state}
+[mqtt]
+url = "mqtt://127.0.0.1:{port}"
+queue_messages = 100000
+[models.model]
+path = {model}
+max_batch = 4
+"""
+STREAM = """
+[streams.s{number}]
+source = "synthetic://conveyor"
+model = "model"
+delivery = "every"
+"""
+
+
+def message() -> Message:
+    now = time.monotonic_ns()
+    return Message("edge/bench/streams/s0/results", BODY, kind="result", stream="s0", captured_ns=now, decoded_ns=now)
+
+
+def publisher(port: int) -> dict[str, float]:
+    """Publish ready messages as fast as they are acknowledged."""
+    settings = MqttSettings(url=f"mqtt://127.0.0.1:{port}")
+    will = Message("edge/bench/status", b"{}", retain=True)
+    outbox = Outbox(settings.queue_messages)
+    sender = Publisher(settings, "bench", will, outbox, lambda _message, _at_ns: None)
+    sender.start()
+    while not sender.connected:
+        time.sleep(0.01)
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
+    for _ in range(MESSAGES // WAITING):
+        for _ in range(WAITING):
+            sender.put(message())
+        while outbox.state().messages > WAITING:
+            time.sleep(0.001)
+    sender.finish(60)
+    sender.join(60)
+    cpu_s = time.process_time() - start_cpu_s
+    seconds = time.perf_counter() - start_s
+    return {"publisher_messages_per_s": MESSAGES / seconds, "publisher_cpu_us": cpu_s / MESSAGES * 1e6}
+
+
+def put(folder: str) -> dict[str, float]:
+    """Hand messages over and take them away again, as a lane and a publisher do."""
+    told = dict[str, float]()
+    for name, journal in (("put_us", Journal(Path(folder) / "journal")), ("put_without_journal_us", None)):
+        outbox, spent_ns = Outbox(10_000, journal), list[int]()
+        for _ in range(MESSAGES):
+            each = message()
+            start_ns = time.perf_counter_ns()
+            outbox.put(each)
+            spent_ns.append(time.perf_counter_ns() - start_ns)
+            if (taken := outbox.pop()) is not None:
+                outbox.settle(taken)
+        told[name] = statistics.median(spent_ns) / 1000
+    return told
+
+
+def disk(folder: str) -> dict[str, float]:
+    """Move messages from memory to the disk and back."""
+    outbox = Outbox(2 * ON_DISK)
+    shelf = Shelf(Path(folder) / "outbox.db", 1000, 3600, "commit")
+    shelving = Shelving(outbox, shelf, 0, 0.01, lambda _alarm, _reason, _step: None)
+    for _ in range(ON_DISK):
+        outbox.put(message())
+    start_s = time.perf_counter()
+    shelving.start()
+    while outbox.state().disk_messages < ON_DISK:
+        time.sleep(0.005)
+    written_s = time.perf_counter()
+    outbox.set_connected(connected=True)
+    while outbox.state().messages:
+        taken = outbox.pop()
+        if taken is None:
+            time.sleep(0.0005)
+        else:
+            outbox.settle(taken)
+    read_s = time.perf_counter()
+    shelving.close(60)
+    return {"to_disk_per_s": ON_DISK / (written_s - start_s), "from_disk_per_s": ON_DISK / (read_s - written_s)}
+
+
+def daemon(folder: Path, port: int) -> dict[str, float]:
+    """Run the whole daemon, as `pipeline.py` does."""
+    model = folder / "identity"
+    if not model.exists():
+        model.mkdir()
+        (model / "model.toml").write_text(IDENTITY, encoding="utf-8")
+        (model / "decoder.py").write_text(IDENTITY_DECODER, encoding="utf-8")
+        _write_identity_model(model / "identity.onnx")
+    values = {"state": json.dumps(str(folder / "state")), "port": port, "model": json.dumps(str(model))}
+    text = CONFIG.format(**values) + "".join(STREAM.format(number=number) for number in range(STREAMS))
+    (folder / "config.toml").write_text(text, encoding="utf-8")
+    arguments = {"config": str(folder / "config.toml"), "blank_px": IDENTITY_PX, "frames": FRAMES}
+    command = [sys.executable, str(Path(__file__).with_name("measured.py")), "serve", json.dumps(arguments)]
+    measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return {
+        "daemon_results_per_s": measured["frames_per_s"],
+        "daemon_cpu_us": measured["cpu_ms_per_frame"] * 1000,
+    }
+
+
+def apart(part: str, argument: str | int) -> dict[str, float]:
+    """Run a part in a process of its own."""
+    command = [sys.executable, __file__, "--part", part, str(argument)]
+    told: dict[str, float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return told
+
+
+def run_round(folder: Path, port: int, broker: psutil.Process) -> dict[str, float]:
+    figures = dict[str, float]()
+    before_s = sum(broker.cpu_times()[:2])
+    figures |= daemon(folder, port)
+    figures["broker_cpu_us"] = (sum(broker.cpu_times()[:2]) - before_s) / (STREAMS * FRAMES) * 1e6
+    figures |= apart("publisher", port)
+    for part, place in (("put", "/dev/shm"), ("disk", None)):  # noqa: S108 -- a folder of its own is made in it
+        with tempfile.TemporaryDirectory(dir=place) as at:
+            figures |= apart(part, at)
+    return figures
+
+
+PARTS: dict[str, Callable[..., dict[str, float]]] = {"publisher": publisher, "put": put, "disk": disk}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write figures and raw rounds here too")
+    parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.part:
+        name, argument = options.part
+        json.dump(PARTS[name](int(argument) if argument.isdigit() else argument), sys.stdout)
+        return
+    subscriber = shutil.which("mosquitto_sub")
+    if subscriber is None:
+        sys.exit("mosquitto_sub is not installed; install it: apt-get install mosquitto-clients")
+    rounds, console = list[dict[str, float]](), Console(stderr=True)
+    with mosquitto() as port, tempfile.TemporaryDirectory() as folder:
+        listening = [subscriber, "-p", str(port), "-q", "1", "-t", "edge/#"]
+        with subprocess.Popen(listening, stdout=subprocess.DEVNULL) as process:
+            broker = next(each for each in psutil.Process().children() if each.name() == "mosquitto")
+            for number in range(options.rounds):
+                rounds.append(run_round(Path(folder), port, broker))
+                console.print(f"round {number + 1} of {options.rounds} done")
+            process.terminate()
+    document = json.dumps(report(rounds, console), indent=1)
+    print(document)
+    if options.json is not None:
+        options.json.write_text(document + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What Prometheus reads: the figures of telemetry over HTTP."""

@@ -1,0 +1,85 @@
+"""An outbox with its disk, as the daemon has one, without a daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from edge.outbox.journal import Journal
+from edge.outbox.outbox import Outbox
+from edge.outbox.shelf import Shelf
+from edge.outbox.shelving import Shelving
+from edge.records import Message, MessageKind
+
+PATIENCE_S = 30.0
+
+
+class Shelved:
+    """An outbox, its thread, and what it told."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        bound: int = 10_000,
+        memory_s: float = 0,
+        commit_s: float = 0.01,
+        max_mb: int = 64,
+        journal: Path | None = None,
+    ) -> None:
+        self.path = folder / "outbox.db"
+        self.told: list[tuple[str, str | None]] = []
+        self.outbox = Outbox(bound, Journal(journal, 4) if journal else None)
+        shelf = Shelf(self.path, max_mb, 3600, "commit") if max_mb else None
+        self.shelving = Shelving(self.outbox, shelf, memory_s, commit_s, self._tell)
+
+    def _tell(self, alarm: str, reason: str | None, step: str) -> None:
+        assert step
+        self.told.append((alarm, reason))
+
+    def put(self, first: int, count: int, kind: MessageKind = "result", size: int = 100) -> None:
+        for number in range(first, first + count):
+            self.outbox.put(Message("t", (b"%d " % number).ljust(size, b"x"), kind=kind))
+
+    def on_disk(self, count: int) -> None:
+        """Wait until so many messages are on disk."""
+        eventually(lambda: self.outbox.state().disk_messages == count, f"{count} on disk: {self.outbox.state()}")
+
+    def sent(self, count: int) -> list[int]:
+        """Take so many messages as a publisher does, with a broker that takes each of them."""
+        self.outbox.set_connected(connected=True)
+        found = list[int]()
+
+        def take() -> bool:
+            self.sent_more(found)
+            return len(found) >= count
+
+        eventually(take, f"{count} messages: {len(found)} came; {self.outbox.state()}")
+        return found
+
+    def sent_more(self, found: list[int]) -> bool:
+        """Add what can be sent now; tell whether nothing waits any more."""
+        while (message := self.outbox.pop()) is not None:
+            found.append(int(message.body.split()[0]))
+            self.outbox.settle(message)
+        return self.outbox.state().messages == 0
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    until_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until_s, f"waited for: {what}"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def shelved(folder: Path, **options: object) -> Iterator[Shelved]:
+    made = Shelved(folder, **options)  # type: ignore[arg-type]
+    made.shelving.start()
+    try:
+        yield made
+    finally:
+        assert made.shelving.close(PATIENCE_S)
+        made.outbox.close_journal()

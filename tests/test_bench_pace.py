@@ -1,0 +1,82 @@
+"""The time left of a benchmark, as its progress bar tells it."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from edge import progress
+from edge.benching.pace import Pace
+from edge.benching.row import Row
+from edge.benching.subject import Subject
+from edge.benching.together import Group, Point, groups
+from edge.benching.wish import Cell, Wish
+from edge.config import ModelSettings
+
+QUICK = Wish(("VGG-19",), quick=True).effort
+
+
+def point(network: str, batch: int, precision: Any = "fp32") -> Point:
+    settings = ModelSettings.model_validate({"path": str(Path())})
+    return Point(Subject(network, settings), Cell("single-stream", None, precision, None, batch))
+
+
+def group(network: str, batch: int) -> Group:
+    return Group((point(network, batch),))
+
+
+def row(network: str, images_per_s: float) -> Row:
+    blank = dict.fromkeys(Row.__dataclass_fields__)
+    return Row(**blank | {"network": network, "images_per_s": images_per_s})  # type: ignore[arg-type]
+
+
+def test_what_has_more_to_compute_is_planned_to_take_longer() -> None:
+    pace = Pace(QUICK, [])
+    assert pace.planned_s(group("VGG-19", 128)) > 20 * pace.planned_s(group("AlexNet", 1))
+
+
+def test_plan_learns_from_the_rows_of_the_same_network_and_of_others() -> None:
+    rows: list[Row] = []
+    pace = Pace(QUICK, rows)
+    rows.append(row("AlexNet", 10.0))
+    slow_s = pace.planned_s(group("VGG-19", 64))
+    rows[0] = row("AlexNet", 100.0)
+    assert slow_s / pace.planned_s(group("VGG-19", 64)) == pytest.approx(10, rel=0.1)
+    rows.append(row("VGG-19", 1.0))
+    assert 5 * 64 < pace.planned_s(group("VGG-19", 64)) < 8 * 64
+
+
+def test_model_of_unknown_work_is_planned_by_its_seconds_and_by_itself() -> None:
+    rows: list[Row] = []
+    pace = Pace(QUICK, rows)
+    assert 1 < pace.planned_s(group("mine", 8)) < 3
+    rows.append(row("mine", 2.0))
+    assert pace.planned_s(group("mine", 8)) > 20
+
+
+def test_precisions_of_one_setting_are_one_group() -> None:
+    points = [point("a", batch, precision) for precision in ("fp32", "int8") for batch in (1, 2)]
+    points.append(replace(points[0], cell=replace(points[0].cell, power_mode="MAXQ")))
+    assert list(map(str, groups(points))) == ["a fp32, int8 batch 1", "a fp32, int8 batch 2", "a MAXQ fp32 batch 1"]
+
+
+def test_time_left_is_that_of_the_rows_and_not_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.StringIO()
+
+    def console(**_: Any) -> Console:
+        return Console(file=output, force_terminal=True, width=120)
+
+    monkeypatch.setattr(progress, "Console", console)
+    told = [
+        output.getvalue()
+        for _ in progress.timed(["short", "shorter", "long"], {"short": 10, "shorter": 10, "long": 3600}.__getitem__)
+    ]
+    assert len(told) == 3
+    assert "3/3 long" in output.getvalue()
+    assert re.search(r"1:00:00 left|0:59:5\d left", output.getvalue())

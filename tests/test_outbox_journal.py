@@ -1,0 +1,216 @@
+"""Copies that outlive the process: what is read again, what is not, and how room is found."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.outbox.form import pack, unpack
+from edge.outbox.journal import SEGMENT_BYTES, Journal
+from edge.outbox.opening import open_journal
+from edge.outbox.outbox import Outbox
+from edge.records import MESSAGE_KINDS, Message
+
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
+MESSAGES = st.builds(
+    Message,
+    topic=TEXTS,
+    body=st.binary(max_size=300),
+    qos=st.sampled_from((0, 1)),
+    kind=st.sampled_from(MESSAGE_KINDS),
+    content_type=TEXTS,
+    expiry_s=st.none() | st.integers(0, 2**31 - 1),
+    correlation=st.none() | st.binary(max_size=40),
+    stream=st.none() | TEXTS,
+    captured_ns=st.integers(0, 2**62),
+    decoded_ns=st.integers(0, 2**62),
+    made_ns=st.integers(0, 2**62),
+    times_sent=st.integers(0, 1),
+    number=st.just(5),
+)
+
+
+@given(MESSAGES)
+def test_a_message_comes_back_as_it_was(message: Message) -> None:
+    assert unpack(pack(message), 5) == replace(message, is_backlog=True)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_message_are_refused_with_a_value_error(data: bytes) -> None:
+    try:
+        unpack(data, 1)
+    except ValueError:
+        return
+
+
+@contextmanager
+def journal(path: Path, segments: int = 4) -> Iterator[Journal]:
+    opened = Journal(path, segments)
+    yield opened
+    opened._map.close()
+    os.close(opened._fd)
+
+
+def left(path: Path, segments: int = 4) -> list[tuple[int, bytes]]:
+    with journal(path, segments) as again:
+        return [(number, data) for _, number, data in again.left()]
+
+
+def test_what_was_not_removed_is_read_again_in_order(tmp_path: Path) -> None:
+    with journal(tmp_path / "j") as first:
+        places = [first.add(number, b"%d" % number) for number in range(1000)]
+        for number in range(0, 1000, 2):
+            first.remove(places[number])
+    assert left(tmp_path / "j") == [(number, b"%d" % number) for number in range(1, 1000, 2)]
+
+
+def test_a_second_process_adds_and_the_third_reads_both(tmp_path: Path) -> None:
+    with journal(tmp_path / "j") as first:
+        first.add(1, b"first")
+    with journal(tmp_path / "j") as second:
+        assert [number for _, number, _ in second.left()] == [1]
+        second.add(2, b"second")
+    assert left(tmp_path / "j") == [(1, b"first"), (2, b"second")]
+
+
+def test_segments_are_used_again_without_end(tmp_path: Path) -> None:
+    data = bytes(SEGMENT_BYTES // 8)
+    with journal(tmp_path / "j", segments=2) as first:
+        for number in range(200):
+            at = first.add(number, data)
+            assert at >= 0
+            first.remove(at)
+        assert first.add(1000, b"last") >= 0
+    assert left(tmp_path / "j", segments=2) == [(1000, b"last")]
+    assert (tmp_path / "j").stat().st_size <= 3 * SEGMENT_BYTES
+
+
+def test_a_full_journal_and_a_message_too_long_say_so(tmp_path: Path) -> None:
+    data = bytes(SEGMENT_BYTES // 2)
+    with journal(tmp_path / "j", segments=3) as first:
+        assert first.add(0, bytes(SEGMENT_BYTES)) == -1
+        places = [first.add(number, data) for number in range(4)]
+        assert places[:3] == sorted(places[:3])
+        assert places[3] == -1
+        assert first.fullness == 1
+        first.remove(places[0])
+        assert first.add(5, data) >= 0
+
+
+def test_nothing_of_an_earlier_use_of_a_segment_is_read(tmp_path: Path) -> None:
+    """A new record may end where an old one began, so that old ones lie well-formed behind it."""
+    with journal(tmp_path / "j", segments=1) as first:
+        for number in range(10):
+            first.add(number, b"same length")
+        for at, _, _ in list(first.left()):
+            first.remove(at)
+    with journal(tmp_path / "j", segments=1) as second:
+        second.left()
+        second.add(100, b"same length")
+    assert left(tmp_path / "j", segments=1) == [(100, b"same length")]
+
+
+def test_a_file_of_another_kind_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "j").write_bytes(b"something else")
+    assert left(tmp_path / "j") == []
+
+
+@given(st.integers(0, 2**32))
+def test_a_damaged_journal_gives_only_what_was_written(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    path = tmp_path_factory.mktemp("journal") / "j"
+    dice = random.Random(seed)
+    written = {number: dice.randbytes(dice.randrange(300)) for number in range(40)}
+    with journal(path, 1) as first:
+        for number, data in written.items():
+            first.add(number, data)
+        for _ in range(dice.randrange(1, 6)):
+            first._map[4096 + dice.randrange(8000)] = dice.randrange(256)
+    found = left(path, 1)
+    assert all(written[number] == data for number, data in found if number in written)
+    assert [number for number, _ in found] == sorted(number for number, _ in found)
+
+
+KILLED = """
+import itertools, sys
+from pathlib import Path
+from edge.outbox.journal import Journal
+from edge.outbox.outbox import Outbox
+from edge.records import Message
+
+waiting = Outbox(1000, Journal(Path(sys.argv[1])))
+for number in itertools.count():
+    waiting.put(Message("t", b"%d" % number, kind="result"))
+    print(number, flush=True)  # it is handed over
+    if number >= 50:
+        taken = waiting.pop()
+        print(-int(taken.body), flush=True)  # from here on it may be gone
+        waiting.settle(taken)
+"""
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_kill_9_loses_nothing_that_was_handed_over(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "j"
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = [int(process.stdout.readline()) for _ in range(random.Random(seed).randrange(100, 4000))]
+        process.send_signal(signal.SIGKILL)
+        told += [int(line) for line in process.stdout.read().split("\n")[:-1]]
+    highest, lowest = max(told), -min(told)
+    waiting = Outbox(10_000, Journal(path))
+    found = [int(message.body) for message in iter(waiting.pop, None) if message]
+    assert found == list(range(found[0], found[-1] + 1))
+    assert found[0] <= lowest + 1
+    assert found[-1] >= highest
+
+
+def test_the_journal_lies_in_memory_where_only_we_may_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shared = Path("/dev/shm") / f"edge-test-{os.getpid()}"
+    shared.mkdir()
+    try:
+        monkeypatch.setenv("RUNTIME_DIRECTORY", str(shared / "run"))
+        opened = open_journal(tmp_path)
+        assert opened is not None
+        assert opened.path.parent == shared / "run"
+        assert opened.path.stat().st_mode & 0o777 == 0o600
+        assert opened.path.parent.stat().st_mode & 0o777 == 0o700
+        opened.close()
+        assert not opened.path.exists(), "nothing waits, nothing stays"
+    finally:
+        for name in ("run", "."):
+            (shared / name).rmdir() if name == "run" else shared.rmdir()
+
+
+def test_without_a_folder_in_memory_there_is_no_journal_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "open").mkdir(mode=0o777)
+    (tmp_path / "open").chmod(0o777)
+    monkeypatch.setattr("edge.outbox.opening._folders", lambda: iter([tmp_path / "run", tmp_path / "open"]))
+    monkeypatch.setattr("edge.outbox.opening.MEMORY_FILE_SYSTEMS", ("none",))
+    assert open_journal(tmp_path) is None
+    assert "run is not in memory" in caplog.text
+    assert "open is not a folder that we alone may write to" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_two_state_directories_have_two_journals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"/dev/shm/edge-test-{os.getpid()}-two")
+    one, other = open_journal(tmp_path / "one"), open_journal(tmp_path / "other")
+    assert one is not None
+    assert other is not None
+    assert one.path != other.path
+    for each in (one, other):
+        each.close()
+    one.path.parent.rmdir()

@@ -1,0 +1,194 @@
+"""What waits on disk: order, bounds, what gives way, and times over a restart of the kernel or of the clock."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.clock import now_ns
+from edge.outbox import form
+from edge.outbox.shelf import LOWEST, Gone, Shelf, Sync
+from edge.records import Message, MessageKind
+
+YEAR_S = 31_536_000.0
+
+
+def shelf(path: Path, max_mb: int = 100, max_age_s: float = YEAR_S, first: int = 10**6) -> Shelf:
+    opened = Shelf(path, max_mb, max_age_s, "never")
+    opened.open(first)
+    return opened
+
+
+def message(number: int, size: int = 20, kind: MessageKind = "result", age_s: float = 0) -> Message:
+    body = (b"%d " % number).ljust(size, b"x")
+    return Message("t", body, kind=kind, made_ns=now_ns() - int(age_s * 1e9), number=number)
+
+
+def number(key: int) -> int:
+    return key & (2**58 - 1)
+
+
+def numbers(opened: Shelf) -> list[int]:
+    return sorted(number(each.number) for each in opened.read(LOWEST, 10**6))
+
+
+def test_what_was_added_is_there_after_a_restart_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+    first = shelf(tmp_path / "db")
+    for batch in ((5, 6), (1, 2), (9,)):
+        first.change([message(number) for number in batch], ())
+    first.close()
+    again = shelf(tmp_path / "db")
+    assert numbers(again) == [1, 2, 5, 6, 9]
+    key = again.read(LOWEST, 2)[1].number
+    assert [each.body.split()[0] for each in again.read(key, 2)] == [b"5", b"6"]
+    assert all(each.is_shelved and each.is_backlog for each in again.read(LOWEST, 9))
+    assert (again.stock().messages, again.stock().bytes) == (5, 100)
+
+
+def test_adding_twice_keeps_one(tmp_path: Path) -> None:
+    opened = shelf(tmp_path / "db")
+    opened.change([message(1)], ())
+    opened.change([message(1), message(2)], ())
+    assert numbers(opened) == [1, 2]
+    assert opened.stock().messages == 2
+
+
+def test_rows_of_a_process_whose_clock_was_ahead_are_older_than_all_to_come(tmp_path: Path) -> None:
+    first = shelf(tmp_path / "db", first=10**6)
+    first.change([message(number) for number in (10**6 + 3, 10**6 + 7, 10**6 + 8)], ())
+    first.close()
+    again = shelf(tmp_path / "db", first=500)
+    again.change([message(500)], ())
+    assert [each.body.split()[0] for each in again.read(LOWEST, 9)] == [b"1000003", b"1000007", b"1000008", b"500"]
+
+
+def test_only_we_may_read_the_file(tmp_path: Path) -> None:
+    shelf(tmp_path / "db")
+    assert (tmp_path / "db").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_too_old_goes_first(tmp_path: Path) -> None:
+    opened = shelf(tmp_path / "db", max_age_s=100)
+    gone = opened.change([message(1, age_s=200), message(2, age_s=101), message(3, age_s=50)], ())
+    assert [(number(each.key), each.reason) for each in gone] == [(1, "age"), (2, "age")]
+    assert numbers(opened) == [3]
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("size", [50, 900, 5000, 15_000])
+def test_a_full_disk_share_gives_up_telemetry_then_results_then_alarms_oldest_first(tmp_path: Path, size: int) -> None:
+    opened, count, largest = shelf(tmp_path / "db", max_mb=2), 0, 0
+    gone, added = list[Gone](), Counter[str]()
+    kinds: tuple[MessageKind, ...] = ("alarm", "result", "telemetry", "result")
+    for _ in range(3_000_000 // (size + 120) // 4):
+        batch = [message(count + each, size, kind) for each, kind in enumerate(kinds)]
+        count += len(batch)
+        added.update(kinds)
+        gone += opened.change(batch, ())
+        largest = max(largest, folder_bytes(tmp_path))
+    assert largest <= 2 * 10**6
+    by_kind = {kind: [number(each.key) for each in gone if each.kind == kind] for kind in kinds}
+    assert all(each.reason == "full" for each in gone)
+    assert all(numbers == sorted(numbers) for numbers in by_kind.values())
+    assert 0 < len(by_kind["result"]) < added["result"]
+    assert added["telemetry"] - len(by_kind["telemetry"]) <= 1 + 8_000 // size, "all telemetry went before a result"
+    assert not by_kind["alarm"]
+    told = opened.stock()
+    assert told.messages == count - len(gone) == len(numbers(opened))
+    assert told.bytes == sum(len(each.body) for each in opened.read(LOWEST, 10**6))
+
+
+def test_room_that_became_free_is_used_again_and_given_back_at_the_end(tmp_path: Path) -> None:
+    opened = shelf(tmp_path / "db", max_mb=16)
+    for begin in range(0, 40_000, 1000):
+        batch = [message(begin + each, 500) for each in range(1000)]
+        assert not opened.change(batch, ())
+        opened.change((), [opened.key(each) for each in batch])
+    assert opened.stock().messages == 0
+    opened.shrink()
+    assert folder_bytes(tmp_path) < 300_000
+
+
+def test_a_message_for_which_there_is_no_room_at_all_goes_alone(tmp_path: Path) -> None:
+    opened = shelf(tmp_path / "db", max_mb=1)
+    opened.change([message(1), message(2, kind="telemetry")], ())
+    gone = opened.change([message(3, 900_000, "answer")], ())
+    assert [(number(each.key), each.kind, each.reason) for each in gone] == [(3, "answer", "full")]
+    assert numbers(opened) == [1, 2]
+
+
+@given(st.integers(1, 10**15), st.integers(0, 10**12))
+def test_ages_go_by_the_monotonic_clock_within_one_start_of_the_kernel(made_ns: int, further_ns: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(form, "wall_ns", lambda: 1_800_000_000 * 10**9)
+        packed = form.pack(Message("t", b"", made_ns=made_ns, captured_ns=made_ns - 5))
+        patch.setattr(form, "wall_ns", lambda: 1_800_000_000 * 10**9 + further_ns)  # set forward meanwhile
+        again = form.unpack(packed, 1)
+    assert (again.made_ns, again.captured_ns) == (made_ns, made_ns - 5)
+
+
+def test_after_a_restart_of_the_kernel_ages_go_by_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall, kernel = 1_800_000_000 * 10**9, form.kernel_start()
+    monkeypatch.setattr(form, "wall_ns", lambda: wall)
+    monkeypatch.setattr(form, "now_ns", lambda: 900 * 10**9)
+    packed = form.pack(Message("t", b"", made_ns=890 * 10**9, captured_ns=889 * 10**9, decoded_ns=889 * 10**9))
+    monkeypatch.setattr(form, "kernel_start", lambda: kernel ^ 1)
+    monkeypatch.setattr(form, "wall_ns", lambda: wall + 60 * 10**9)
+    monkeypatch.setattr(form, "now_ns", lambda: 5 * 10**9)  # 5 s up, and 60 s later
+    again = form.unpack(packed, 1)
+    assert (5 * 10**9 - again.made_ns, 5 * 10**9 - again.captured_ns) == (70 * 10**9, 71 * 10**9)
+    # The clock was set back by an hour: made in the future it was not.
+    monkeypatch.setattr(form, "wall_ns", lambda: wall - 3600 * 10**9)
+    assert form.unpack(packed, 1).made_ns == 5 * 10**9
+
+
+def test_a_clock_that_was_never_set_says_nothing_of_ages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board without a battery starts in 1970 and hears of the time later."""
+    kernel = form.kernel_start()
+    monkeypatch.setattr(form, "wall_ns", lambda: 100 * 10**9)
+    first = shelf(tmp_path / "db", max_age_s=100)
+    first.change([message(1)], ())
+    first.close()
+    monkeypatch.setattr(form, "wall_ns", lambda: 1_800_000_000 * 10**9)
+    monkeypatch.setattr(form, "kernel_start", lambda: kernel ^ 2)
+    again = shelf(tmp_path / "db", max_age_s=100)
+    assert again.change((), ()) == []
+    assert now_ns() - again.read(LOWEST, 1)[0].made_ns < 60 * 10**9
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    shelf(tmp_path / "db").close()
+    with sqlite3.connect(tmp_path / "db") as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(sqlite3.DatabaseError, match="another version"):
+        shelf(tmp_path / "db")
+
+
+@pytest.mark.parametrize(("sync", "level"), [("commit", 2), ("checkpoint", 1), ("never", 0)])
+def test_each_commit_is_brought_to_the_medium_unless_less_is_asked_for(tmp_path: Path, sync: Sync, level: int) -> None:
+    opened = Shelf(tmp_path / "db", 100, YEAR_S, sync)
+    opened.open(1)
+    assert opened._connected.execute("PRAGMA synchronous").fetchone() == (level,)
+    assert opened._connected.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_long_backlog_that_is_too_old_goes_in_parts(tmp_path: Path) -> None:
+    """Else one transaction would take minutes, past the end of a daemon that is to stop."""
+    opened = shelf(tmp_path / "outbox.db")
+    opened.change([message(each, age_s=10) for each in range(3000)], [])
+    opened.close()
+    opened = shelf(tmp_path / "outbox.db", max_age_s=5)
+    gone = opened.change([], [])
+    assert 0 < len(gone) <= 1500
+    while more := opened.change([], []):
+        gone += more
+    assert [number(each.key) for each in gone] == list(range(3000))

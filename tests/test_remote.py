@@ -1,0 +1,125 @@
+"""From a request to the messages that answer it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from edge.commands import Outcome
+from edge.config import CommandsSettings, Config, HomeAssistantSettings
+from edge.effects import Hands
+from edge.records import MESSAGE_KINDS, Classes, Message, Request, Result
+from edge.remote import Remote
+from edge.snapshots import Snapshots
+from edge.stream import Stream, TakeSnapshot
+from edge.topics import Topics
+
+TOPICS = Topics("edge", "bench-01")
+HOME = HomeAssistantSettings(enabled=True, prefix="home")
+HEAD = {"v": 1, "device": "bench-01", "boot": "0123456789"}
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """Put the level back that a test has commanded."""
+    before = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(before)
+
+
+def remote(folder: Path, sent: list[Message], **tables: Any) -> Remote:
+    config = Config(**({"commands": CommandsSettings(allow=("log_level",))} | tables))
+    each = Remote(config, TOPICS, HEAD, folder, sent.append, lambda: None)
+    each.start(cast(Hands, None), "board")
+    return each
+
+
+def request(**others: Any) -> Request:
+    body = json.dumps({"id": "a", "args": {"level": "info"}}).encode()
+    return Request(TOPICS.command("log_level"), body, retained=False, **others)
+
+
+def test_an_answer_carries_the_correlation_data_of_its_asker(tmp_path: Path) -> None:
+    sent: list[Message] = []
+    desk = remote(tmp_path, sent)
+    for number, topic in ((1, "me"), (2, "you")):
+        desk.inbox.put(request(response_topic=topic, correlation=bytes([number])))
+        desk.look()
+    assert [(each.topic, each.correlation) for each in sent] == [
+        ("edge/bench-01/cmd/log_level/ack", b"\x01"),
+        ("me", b"\x01"),
+        ("edge/bench-01/cmd/log_level/ack", b"\x02"),
+        ("you", b"\x02"),
+    ]
+    assert len({each.body for each in sent}) == 1
+    assert {(each.kind, each.qos, each.retain) for each in sent} == {("answer", 1, False)}
+
+
+def test_an_answer_is_sent_once_where_its_asker_wants_it_on_its_own_topic(tmp_path: Path) -> None:
+    sent: list[Message] = []
+    desk = remote(tmp_path, sent)
+    desk.inbox.put(request(response_topic="edge/bench-01/cmd/log_level/ack"))
+    desk.look()
+    assert len(sent) == 1
+
+
+def test_one_request_is_worked_on_a_tick(tmp_path: Path) -> None:
+    sent: list[Message] = []
+    desk = remote(tmp_path, sent)
+    for _ in range(3):
+        desk.inbox.put(request())
+    for count in (1, 2, 3, 3):
+        desk.look()
+        assert len(sent) == count
+
+
+def test_what_came_before_the_start_waits_for_it(tmp_path: Path) -> None:
+    sent: list[Message] = []
+    early = Remote(Config(), TOPICS, HEAD, tmp_path, sent.append, lambda: None)
+    early.inbox.put(request())
+    early.look()
+    early.close()
+    assert sent == []
+
+
+@pytest.mark.parametrize(
+    ("allow", "home", "topics"),
+    [
+        ((), HomeAssistantSettings(), []),
+        (("reload",), HomeAssistantSettings(), ["edge/bench-01/cmd/+"]),
+        ((), HOME, ["home/status"]),
+        (("stream_on",), HOME, ["edge/bench-01/cmd/+", "home/status"]),
+        (
+            ("stream_on", "stream_off"),
+            HOME,
+            ["edge/bench-01/cmd/+", "home/status", "edge/bench-01/streams/+/set"],
+        ),
+    ],
+)
+def test_only_what_is_configured_is_listened_to(
+    tmp_path: Path, allow: tuple[Any, ...], home: HomeAssistantSettings, topics: list[str]
+) -> None:
+    config = Config(commands=CommandsSettings(allow=allow), homeassistant=home)
+    assert Remote(config, TOPICS, HEAD, tmp_path, lambda _: None, lambda: None).subscriptions == topics
+
+
+def test_a_picture_gives_way_to_results_and_not_they_to_it() -> None:
+    sent: list[Message] = []
+    outcomes: list[Outcome] = []
+    takes: list[TakeSnapshot] = []
+    snapshots = Snapshots(TOPICS, sent.append, lambda: None)
+    snapshots.ask(cast(Stream, SimpleNamespace(name="door", ask_snapshot=takes.append)), outcomes.append)
+    nothing = Classes(np.array([], np.float32), np.array([], np.int64))
+    shown = SimpleNamespace(stream="door", findings=nothing, labels=(), size_px=(8, 8), frame=0, captured_at_ns=0)
+    takes[0](np.zeros((8, 8, 3), np.uint8), cast(Result, shown))
+    snapshots.look()
+    assert [each.reason for each in outcomes] == [None]
+    assert [each.topic for each in sent] == [TOPICS.snapshot("door")]
+    assert MESSAGE_KINDS.index(sent[0].kind) > MESSAGE_KINDS.index("result")
