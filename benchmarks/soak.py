@@ -154,7 +154,10 @@ class Subscriber:
     def _connect(name: str, port: int, qos: int, take: Callable[[str, Json], None]) -> mqtt.Client:
         client = mqtt.Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
         client.on_connect = lambda client, *_: client.subscribe("edge/#", qos=qos)
-        client.on_message = lambda _client, _data, message: take(message.topic, json.loads(message.payload))
+        # An empty message only takes away what the broker has retained.
+        client.on_message = lambda _client, _data, message: (
+            take(message.topic, json.loads(message.payload)) if message.payload else None
+        )
         client.reconnect_delay_set(1, 1)
         session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         session.SessionExpiryInterval = 3600 * qos
