@@ -364,7 +364,7 @@ def _document(
         "telemetry_messages": ledger.telemetry,
         "verdicts": {name: asdict(verdict) | {"is_flat": verdict.is_flat} for name, verdict in verdicts.items()},
         "faults": faults,
-        "log_warnings": sum(" WARNING " in line or " ERROR " in line for line in log.splitlines()),
+        "log_warnings": sum(line.startswith(("WARNING ", "ERROR ")) for line in log.splitlines()),
         "events": [asdict(event) for event in events],
         "samples": asdict(samples),
     }
