@@ -57,7 +57,7 @@ class Announcer:
         self._told = told
         self._topics = topics
         self._publish = publish
-        self._head = {"v": 1, "device": topics.device, "boot": boot}
+        self.head = {"v": 1, "device": topics.device, "boot": boot}  # which every message begins with
         self._encoder = ResultEncoder(topics.device, boot)
         self._builds: dict[str, dict[str, Any]] = {}  # how far the making of each lacking engine is
         self._low_since: dict[str, str] = {}  # models whose agreement is too low, with the engine's label
@@ -162,7 +162,7 @@ class Announcer:
     def decision(self, decision: Decision) -> None:
         """Tell what the governor decided, and why."""
         log.info("governor: %s", decision.reason)
-        body = self._head | {
+        body = self.head | {
             "at": utc_text(wall_ns()),
             "power_mode": decision.mode,
             "max_batch": decision.max_batch,
@@ -195,7 +195,7 @@ class Announcer:
         return self._status("offline", None, {})
 
     def _status(self, state: str, at: str | None, engines: dict[str, str]) -> Message:
-        body = self._head | {
+        body = self.head | {
             "state": state,
             "at": at,
             "version": __version__,

@@ -75,8 +75,7 @@ class Daemon:
         self._reload_asked = False
         self._is_to_restart = False
         self._stays = False  # a command has switched streams off: that the others have ended is no end
-        head = {"v": 1, "device": config.device.name, "boot": self._boot}
-        self._remote = Remote(config, self._topics, head, state_dir, self._publish, self._wake.set)
+        self._remote = Remote(config, self._topics, self._say.head, state_dir, self._publish, self._wake.set)
         self._say.on_result = self._remote.result
         self._outbox, self._shelving = open_outbox(config.mqtt, config.outbox, state_dir, self._say.outbox)
         self._publisher = Publisher(

@@ -28,7 +28,7 @@ class Mending:
         """Take `swap`, which brings an engine into service, and `tell`: fault (None: it is over), pause."""
         self._model = model
         self._swap = swap
-        self._outlet = tell
+        self._tell = tell
         self._times = 0
         self._last_ns = 0
         self._is_told = False
@@ -44,7 +44,7 @@ class Mending:
             self._begin(lanes, fault)
         elif self._is_told and any(lane.is_well for lane in lanes) and not any(lane.faults for lane in lanes):
             self._is_told = False
-            self._outlet(self._model, None, 0.0)
+            self._tell(self._model, None, 0.0)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -55,7 +55,7 @@ class Mending:
         pause_s = min(FIRST_PAUSE_S * 2 ** (self._times - 1), LONGEST_PAUSE_S) if self._times else 0.0
         self._times += 1
         self._is_told = True
-        self._outlet(self._model, fault, pause_s)
+        self._tell(self._model, fault, pause_s)
         name = f"mending-{self._model.name}"
         self.thread = threading.Thread(target=self._run, args=(lanes, pause_s), name=name, daemon=True)
         self.thread.start()
