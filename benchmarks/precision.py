@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -32,7 +31,7 @@ from rounded import rounded
 
 from edge.average_precision import TrueBoxes, mean_average_precision
 from edge.backends.convert import fp16_file, source_sha256
-from edge.backends.ort import OrtEngine
+from edge.backends.ort import OrtEngine, import_onnxruntime
 from edge.capture.conveyor import Conveyor
 from edge.decode import Decoder
 from edge.infer import Inference, picture_input
@@ -269,7 +268,7 @@ def machine() -> dict[str, Any]:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "CPU part"))]
     return {
         "processor": f"{platform.machine()} {names[0] if names else ''}".strip(),
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": import_onnxruntime().__version__,
         "python": platform.python_version(),
     }
 
