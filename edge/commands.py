@@ -36,6 +36,11 @@ class Outcome:
     reason: str | None = None
 
 
+def unexpected(error: Exception) -> str:
+    """Return the reason of a command that a defect of ours made fail."""
+    return f"unexpected failure ({error!r:.200}); see the log"
+
+
 # Takes the checked arguments and whom to tell the outcome, which may be later and on another thread; raises EdgeError
 # where the command is refused.
 Effect = Callable[[Any, Callable[[Outcome], None]], None]
@@ -56,7 +61,7 @@ class Allowance:
         return True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)  # two that are alike are still two, and each is answered
 class _Asked:
     """One command: who waits for its answer, or the answer."""
 
@@ -108,6 +113,10 @@ class Commands:
                 self._run(known, asked, args)
         except EdgeError as error:
             self._refuse(asked, str(error))
+        # Whatever a request stumbles over must not end the daemon that it was sent to.
+        except Exception as error:
+            log.exception("command %s failed unexpectedly", name)
+            self._refuse(asked, unexpected(error))
 
     def _permitted(self, name: str, request: Request, *, has_room: bool) -> CommandName:
         """Return the command where it may be run now; raise CommandError where it may not."""
@@ -152,7 +161,7 @@ class Commands:
         # Whatever a command stumbles over must not end the daemon that it was sent to.
         except Exception as error:
             log.exception("command %s failed unexpectedly", effect)
-            self._outcomes.append((asked, Outcome(reason=f"unexpected failure ({error!r}); see the log")))
+            self._outcomes.append((asked, Outcome(reason=unexpected(error))))
         self.settle()
 
     def settle(self) -> None:
@@ -176,7 +185,15 @@ class Commands:
             self._finish(asked, Outcome(reason=reason))
 
     def _finish(self, asked: _Asked, outcome: Outcome) -> None:
+        """Record and answer; where the answer cannot be sent, that is the answer."""
         askers, asked.askers = asked.askers, []
+        failure = self._tell(asked, askers, outcome)
+        if failure is not None:
+            self._tell(asked, askers, Outcome(reason=unexpected(failure)))
+        asked.args = None
+
+    def _tell(self, asked: _Asked, askers: list[Request], outcome: Outcome) -> Exception | None:
+        """Record and answer; return what kept the answer from being sent, which is in the log."""
         asked.answer = self._head | {
             "at": utc_text(wall_ns()),
             "id": asked.id,
@@ -185,9 +202,16 @@ class Commands:
             "reason": outcome.reason,
             "result": outcome.result,
         }
-        self._audit(asked.answer, asked.args)
-        asked.args = None
-        self._answer(asked.name, askers, asked.answer)
+        try:
+            self._audit(asked.answer, asked.args)
+        except Exception:
+            log.exception("command %s cannot be recorded", asked.name)
+        try:
+            self._answer(asked.name, askers, asked.answer)
+        except Exception as error:
+            log.exception("command %s cannot be answered", asked.name)
+            return error
+        return None
 
     def _forget_oldest(self) -> None:
         """Keep the newest answers; what is still at work is kept in any case."""

@@ -135,6 +135,11 @@ class Daemon:
                 log.warning("no [streams.NAME] is enabled in %s: nothing to do until a reload", self._config_path)
             log.info("%d streams run as boot %s", len(self._pipeline.streams), self._boot)
             self._serve()
+        except EdgeError:
+            raise
+        except Exception:  # before the stop, which may stumble over the same
+            log.critical("the daemon fails unexpectedly and stops", exc_info=True)
+            raise
         finally:
             self._stop()
         self._starts.end("clean" if self._pipeline.lost is None else "lost")

@@ -66,10 +66,14 @@ class Remote:
         """Work on one request, so that ticks stay short, and on what has come to its end."""
         if self._commands is None or self._effects is None:
             return
-        if (taken := self.inbox.take()) is not None:
-            self._wake()  # there may be more
-            self._take(self._commands, *taken)
-        self._effects.look()
+        try:
+            if (taken := self.inbox.take()) is not None:
+                self._wake()  # there may be more
+                self._take(self._commands, *taken)
+            self._effects.look()
+        # Whatever a command stumbles over must not end the daemon that it was sent to.
+        except Exception:
+            log.exception("the work on commands failed unexpectedly")
         self._commands.settle()
         if self._home is not None:
             self._home.look()

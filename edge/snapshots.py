@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from edge.annotate import as_jpeg, draw
 from edge.clock import now_ns, utc_text
 from edge.command_args import CommandError
-from edge.commands import Outcome
+from edge.commands import Outcome, unexpected
 from edge.records import Message, Result
 from edge.stream import Stream
 from edge.topics import Topics
+
+log = logging.getLogger(__name__)
 
 WAIT_S = 5.0  # for a stream's next frame
 EXPIRY_S = 60
@@ -73,18 +76,25 @@ class Snapshots:
         if not asked:
             return
         try:
+            outcome = self._sent(picture, result)
+        # Those who asked are no longer waited for, and would else never hear of it.
+        except Exception as error:
+            log.exception("a snapshot of stream %s failed unexpectedly", result.stream)
+            outcome = Outcome(reason=unexpected(error))
+        for each in asked:
+            each.told(outcome)
+
+    def _sent(self, picture: NDArray[np.uint8], result: Result) -> Outcome:
+        """Publish a picture with what was found drawn in; return what there is to tell of it."""
+        try:
             jpeg = as_jpeg(draw(picture, result.findings, result.labels))
         # What a decoder of the user's own found may be of any kind, and cannot always be drawn.
         except Exception as error:  # noqa: BLE001
-            outcome = Outcome(reason=f"what was found cannot be drawn: {error}")
-        else:
-            topic = self._topics.snapshot(result.stream)
-            # As telemetry, for a picture has the size of hundreds of results, and on a bad link must not push them out.
-            message = Message(topic, jpeg, kind="telemetry", content_type="image/jpeg", expiry_s=EXPIRY_S)
-            self._publish(message)
-            outcome = Outcome(_told_of(result, topic, len(jpeg)))
-        for each in asked:
-            each.told(outcome)
+            return Outcome(reason=f"what was found cannot be drawn: {error}")
+        topic = self._topics.snapshot(result.stream)
+        # As telemetry, for a picture has the size of hundreds of results, and on a bad link must not push them out.
+        self._publish(Message(topic, jpeg, kind="telemetry", content_type="image/jpeg", expiry_s=EXPIRY_S))
+        return Outcome(_told_of(result, topic, len(jpeg)))
 
 
 def _told_of(result: Result, topic: str, size_bytes: int) -> dict[str, Any]:

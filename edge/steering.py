@@ -174,10 +174,10 @@ class Steering:
             return not self._stopped
 
     def _look(self, modes: PowerModes) -> None:
+        stored = modes.stored()
         with self._wake:
             seen, self._seen = self._seen, None
             asked, self._asked = self._asked, None
-        stored = modes.stored()
         if stored is not None and stored.name != self.power_mode:
             self._changed_elsewhere(stored.name)
         if asked is not None:
@@ -205,6 +205,9 @@ class Steering:
         except EdgeError as error:
             told(error)
             return
+        except Exception as error:  # who asked is waited for no longer; the thread's top tells the rest
+            told(PowerModeError(f"the power mode is left as it is: {error}"))
+            raise
         if self._governor is not None:
             self._held = mode.name, now_ns() + int(self._wanted.governor.hold_s * 1e9)
         told(mode.name)

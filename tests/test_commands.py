@@ -117,6 +117,10 @@ def test_an_id_that_is_none_is_left_out_of_the_answer(value: Any, told: Any) -> 
     assert id_of({"id": value, "junk": 1}) == told
 
 
+def broken_down(*_: object) -> None:
+    raise ZeroDivisionError
+
+
 class Desk:
     """Commands with effects that only count, or that end when they are told to."""
 
@@ -143,6 +147,7 @@ class Desk:
         return run
 
     def _answer(self, _name: str, askers: list[Request], answer: Json) -> None:
+        json.dumps(answer)
         self.answers.append(answer)
         self.askers.extend(askers)
 
@@ -219,6 +224,70 @@ def test_a_defect_of_ours_is_an_answer_too(caplog: pytest.LogCaptureFixture) -> 
     desk.send("restart", "a")
     assert "unexpected failure (ZeroDivisionError()" in desk.answers[0]["reason"]
     assert "Traceback" in caplog.text
+
+
+def test_of_commands_that_are_alike_each_is_answered_in_whatever_order_they_end() -> None:
+    desk = Desk("snapshot")
+    for _ in range(9):
+        desk.send("snapshot")
+    for told in reversed(desk.ends[1:]):
+        told(Outcome({}))
+    desk.commands.settle()
+    assert [answer["ok"] for answer in desk.answers] == [True] * 8
+    desk.commands.close()
+    assert [answer["ok"] for answer in desk.answers] == [True] * 8 + [False]
+
+
+def test_a_defect_in_the_checks_of_a_command_is_answered_and_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk("log_level")
+    with monkeypatch.context() as broken:
+        broken.setattr("edge.commands.checked_args", broken_down)
+        desk.send("log_level", "a")
+    (answer,) = desk.answers
+    assert (answer["id"], answer["ok"], desk.commands.refused) == ("a", False, 1)
+    assert "unexpected failure (ZeroDivisionError()" in answer["reason"]
+    assert "Traceback" in caplog.text
+    assert [line for line, _ in desk.audited] == desk.answers
+    desk.send("log_level", "a")
+    assert desk.answers[-1]["ok"]
+
+
+def test_a_command_that_cannot_be_recorded_is_answered_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk("log_level")
+    monkeypatch.setattr(desk.commands, "_audit", broken_down)
+    desk.send("log_level", "a")
+    assert [answer["ok"] for answer in desk.answers] == [True]
+    assert "Traceback" in caplog.text
+
+
+def test_an_answer_that_cannot_be_sent_is_replaced_by_one_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk("snapshot")
+    desk.send("snapshot", "a")
+    desk.ends[0](Outcome({"bytes": b"no JSON"}))
+    desk.commands.settle()
+    (answer,) = desk.answers
+    assert (answer["id"], answer["ok"], answer["result"]) == ("a", False, None)
+    assert "unexpected failure (TypeError(" in answer["reason"]
+    assert [line["ok"] for line, _ in desk.audited] == [True, False]
+    assert "Traceback" in caplog.text
+
+
+def test_where_no_answer_can_be_sent_the_next_command_is_run_still(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk("log_level", "snapshot")
+    desk.send("snapshot", "a")
+    with monkeypatch.context() as broken:
+        broken.setattr(desk.commands, "_answer", broken_down)
+        desk.send("log_level", "b")
+        desk.commands.close()
+    assert caplog.text.count("Traceback") == 4
+    desk.send("log_level", "c")
+    assert [answer["id"] for answer in desk.answers] == ["c"]
 
 
 def test_what_is_at_work_when_the_daemon_stops_is_answered() -> None:

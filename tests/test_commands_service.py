@@ -229,6 +229,25 @@ def test_several_who_ask_for_a_snapshot_at_once_get_one(
     assert len([m for m in subscriber.messages if m.topic.endswith("/snapshot") and "/streams/" in m.topic]) == 1
 
 
+def test_snapshots_that_are_asked_for_without_an_id_are_each_answered(
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
+) -> None:
+    daemon = start_edge(configure(allowing("snapshot", **{"streams.slow": belt(fps=0.5)})))
+    subscriber.wait_for_results("slow", 1)
+    for _ in range(12):
+        commander.publish(f"{ROOT_TOPIC}/cmd/snapshot", b'{"args": {"stream": "slow"}}')
+
+    def answers() -> list[Json]:
+        return [m.body for m in subscriber.messages if m.topic == f"{ROOT_TOPIC}/cmd/snapshot/ack"]
+
+    eventually(lambda: len(answers()) == 12, "an answer to each")
+    before = len(subscriber.messages)
+    subscriber.wait_for_results("slow", 1, after=before)
+    assert daemon.end() == 0
+    assert sorted(each["ok"] for each in answers()) == [False] * 4 + [True] * 8
+    assert all(each["ok"] or "busy" in each["reason"] for each in answers())
+
+
 def test_a_stream_that_is_off_says_so_also_at_the_start_and_after_its_source_has_ended(
     configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
 ) -> None:

@@ -46,6 +46,19 @@ def request(**others: Any) -> Request:
     return Request(TOPICS.command("log_level"), body, retained=False, **others)
 
 
+def broken_down(*_: object) -> None:
+    raise ZeroDivisionError
+
+
+def ask_for_door(snapshots: Snapshots, outcomes: list[Outcome]) -> None:
+    """Ask for a picture of a stream, which gives it at once."""
+    takes: list[TakeSnapshot] = []
+    snapshots.ask(cast(Stream, SimpleNamespace(name="door", ask_snapshot=takes.append)), outcomes.append)
+    nothing = Classes(np.array([], np.float32), np.array([], np.int64))
+    shown = SimpleNamespace(stream="door", findings=nothing, labels=(), size_px=(8, 8), frame=0, captured_at_ns=0)
+    takes[0](np.zeros((8, 8, 3), np.uint8), cast(Result, shown))
+
+
 def test_an_answer_carries_the_correlation_data_of_its_asker(tmp_path: Path) -> None:
     sent: list[Message] = []
     desk = remote(tmp_path, sent)
@@ -110,15 +123,36 @@ def test_only_what_is_configured_is_listened_to(
     assert Remote(config, TOPICS, HEAD, tmp_path, lambda _: None, lambda: None).subscriptions == topics
 
 
+def test_what_fails_on_the_way_to_the_commands_stops_none_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[Message] = []
+    desk = remote(tmp_path, sent)
+    with monkeypatch.context() as broken:
+        broken.setattr(Snapshots, "look", broken_down)
+        desk.inbox.put(request())
+        desk.look()
+    assert "Traceback" in caplog.text
+    desk.inbox.put(request())
+    desk.look()
+    assert [each.topic for each in sent] == ["edge/bench-01/cmd/log_level/ack"] * 2
+
+
+def test_a_picture_that_cannot_be_published_is_told_to_who_asked_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    outcomes: list[Outcome] = []
+    snapshots = Snapshots(TOPICS, broken_down, lambda: None)
+    ask_for_door(snapshots, outcomes)
+    snapshots.look()
+    (outcome,) = outcomes
+    assert "unexpected failure (ZeroDivisionError()" in (outcome.reason or "")
+    assert "Traceback" in caplog.text
+
+
 def test_a_picture_gives_way_to_results_and_not_they_to_it() -> None:
     sent: list[Message] = []
     outcomes: list[Outcome] = []
-    takes: list[TakeSnapshot] = []
     snapshots = Snapshots(TOPICS, sent.append, lambda: None)
-    snapshots.ask(cast(Stream, SimpleNamespace(name="door", ask_snapshot=takes.append)), outcomes.append)
-    nothing = Classes(np.array([], np.float32), np.array([], np.int64))
-    shown = SimpleNamespace(stream="door", findings=nothing, labels=(), size_px=(8, 8), frame=0, captured_at_ns=0)
-    takes[0](np.zeros((8, 8, 3), np.uint8), cast(Result, shown))
+    ask_for_door(snapshots, outcomes)
     snapshots.look()
     assert [each.reason for each in outcomes] == [None]
     assert [each.topic for each in sent] == [TOPICS.snapshot("door")]

@@ -8,12 +8,14 @@ import re
 import signal
 import socket
 import sqlite3
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from conftest import (
+    Child,
     Configure,
     Json,
     Mosquitto,
@@ -22,6 +24,7 @@ from conftest import (
     StartEdge,
     Subscriber,
     belt,
+    clean_environment,
     eventually,
     subscribed,
     tiny_model,
@@ -46,6 +49,16 @@ def decode(outputs, options):
     return np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64)
 """
 
+# The command `edge`, with a defect that the daemon comes to at its first tick.
+BROKEN = """
+import sys
+from edge.cli import main
+from edge.pipeline import Pipeline
+
+Pipeline.mend = lambda self: [][1]
+sys.exit(main())
+"""
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_daemon_with_every_frame_told(
@@ -61,6 +74,21 @@ def test_a_signal_ends_the_daemon_with_every_frame_told(
     assert last["in_flight"] == 0
     assert subscriber.seqs("belt") == list(range(last["results"]))
     assert json.loads(daemon.output)["messages_lost"] == 0
+
+
+def test_a_defect_that_ends_the_daemon_is_in_the_log_with_its_traceback(
+    tmp_path: Path, configure: Configure, subscriber: Subscriber
+) -> None:
+    config = configure({"streams.belt": belt()})
+    command: list[str | Path] = [sys.executable, "-c", BROKEN, "run", config]
+    daemon = Child([*command, "--state-dir", tmp_path / "state"], tmp_path, "edge", clean_environment())
+    daemon.start()
+    assert daemon.wait() == 1
+    assert subscriber.wait_for_state("stopped")
+    told, _, stop = daemon.log.partition("stream belt is off")
+    assert "CRITICAL the daemon fails unexpectedly and stops\nTraceback (most recent call last):" in told
+    assert "IndexError: list index out of range" in told
+    assert "edge: unexpected failure (IndexError: list index out of range)" in stop
 
 
 def test_without_a_broker_sigterm_ends_the_daemon_in_time_and_the_next_start_sends_what_waited(

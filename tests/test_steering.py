@@ -13,6 +13,7 @@ from conftest import eventually
 from emulated_boards.power_modes import install_tools, write_power_modes
 
 from edge.config import GovernorSettings
+from edge.errors import EdgeError
 from edge.governor import Decision, Snapshot, StreamSeen
 from edge.steering import Steering, Wanted
 
@@ -149,6 +150,23 @@ def test_a_mode_that_a_person_sets_is_left_alone(board: Callable[..., Path]) -> 
         observe(steering, CALM, 40, from_s=10.0)
         assert steering.power_mode == "MAXN"
     assert "by hand" in heard.decisions[-1].reason
+
+
+def test_who_asks_for_a_mode_hears_of_a_defect_that_keeps_it_from_being_set(
+    board: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken_down(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("no such number")
+
+    board("tx2", 1)
+    monkeypatch.setattr("edge.steering.set_mode", broken_down)
+    answers: list[str | EdgeError] = []
+    with steered(Heard()) as steering:
+        eventually(lambda: bool(steering.mode_names), "the modes")
+        steering.ask("MAXN", answers.append)
+        eventually(lambda: bool(answers), "an answer")
+    assert "left as it is: no such number" in str(answers[0])
+    assert "Traceback" in caplog.text
 
 
 def test_a_failed_change_is_told_and_cleared_when_it_works_again(
