@@ -72,7 +72,7 @@ def test_outside_systemd_nothing_watches(monkeypatch: pytest.MonkeyPatch) -> Non
     assert watchdog_period_s() is None
 
 
-@pytest.mark.parametrize("pid", [None, str(os.getpid())])
+@pytest.mark.parametrize("pid", [None, str(os.getpid())], ids=["any", "ours"])
 def test_the_watchdogs_period_is_told_in_seconds(monkeypatch: pytest.MonkeyPatch, pid: str | None) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "2500000")
     if pid is None:
