@@ -8,6 +8,7 @@
 import ctypes
 import time
 from datetime import datetime, timezone
+from functools import lru_cache
 
 now_ns = time.monotonic_ns
 wall_ns = time.time_ns
@@ -40,7 +41,16 @@ class _Timex(ctypes.Structure):
 
 
 def clock_synchronised() -> bool | None:
-    """Tell whether the kernel calls the system clock synchronised (adjtimex(2)); None where it cannot be asked."""
+    """Return whether the kernel calls the system clock synchronised; None where it cannot be asked.
+
+    The kernel is asked once a second at most, so that this may be called for each message.
+    """
+    return _synchronised_in(now_ns() // 1_000_000_000)
+
+
+@lru_cache(maxsize=1)
+def _synchronised_in(_second: int) -> bool | None:
+    """Ask the kernel (adjtimex(2)); with no modes set, that needs no privilege."""
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         timex = _Timex()

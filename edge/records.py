@@ -166,6 +166,7 @@ class Message:
     copy_at: int = -1  # where its copy lies in the journal; -1: there is none
     is_shelved: bool = False  # it is on disk
     is_backlog: bool = False  # it comes from the disk or from an earlier process
+    is_age_known: bool = True  # else its times are an estimate, by a wall clock that was or is not synchronised
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,7 @@ class OutboxState:
     disk: DiskState = "off"
     journal: bool = False  # what waits in memory outlives the process
     without_copy: int = 0  # messages handed over since the start that found no room in the journal
+    dropped_on_disk: int = 0  # of those dropped as "full", how many found the disk full
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -27,12 +27,13 @@ class Shelved:
         memory_s: float = 0,
         commit_s: float = 0.01,
         max_mb: int = 64,
+        max_age_s: float = 3600,
         journal: Path | None = None,
     ) -> None:
         self.path = folder / "outbox.db"
         self.told: list[tuple[str, str | None]] = []
         self.outbox = Outbox(bound, Journal(journal, 4) if journal else None)
-        shelf = Shelf(self.path, max_mb, 3600, "commit") if max_mb else None
+        shelf = Shelf(self.path, max_mb, max_age_s, "commit") if max_mb else None
         self.shelving = Shelving(self.outbox, shelf, memory_s, commit_s, self._tell)
 
     def _tell(self, alarm: str, reason: str | None, step: str) -> None:

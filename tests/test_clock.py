@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge import clock
 from edge.clock import clock_synchronised, elapsed_ms, now_ns, utc_text, wall_ns
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -64,3 +67,32 @@ def test_wall_time_is_of_this_age() -> None:
 
 def test_the_kernel_says_whether_its_clock_is_synchronised_or_nothing() -> None:
     assert clock_synchronised() in (True, False, None)
+
+
+class Kernel:
+    """A C library whose kernel answers with what it was made with: a result and a status."""
+
+    def __init__(self, result: int, status: int) -> None:
+        self.asked = 0
+        self._answer = result, status
+
+    def adjtimex(self, reference: Any) -> int:
+        self.asked += 1
+        result, reference._obj.status = self._answer
+        return result
+
+
+@pytest.mark.parametrize(
+    ("result", "status", "told"), [(0, 0x2001, True), (5, 0x0041, False), (0, 0x0040, False), (-1, 0, None)]
+)
+def test_the_kernel_is_asked_once_a_second_at_most(
+    monkeypatch: pytest.MonkeyPatch, result: int, status: int, *, told: bool | None
+) -> None:
+    kernel, moment_ns = Kernel(result, status), 10**18
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: kernel)
+    monkeypatch.setattr(clock, "now_ns", lambda: moment_ns)
+    for _ in range(30):
+        assert clock_synchronised() is told
+        moment_ns += 10**8
+    assert kernel.asked == 3
+    clock._synchronised_in.cache_clear()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from shelved import PATIENCE_S, Shelved, eventually, shelved
 
+from edge.clock import now_ns
 from edge.outbox.shelf import Gone
 from edge.records import Message
 
@@ -115,6 +116,10 @@ def test_without_a_disk_memory_is_bounded_and_that_is_told(tmp_path: Path) -> No
     with shelved(tmp_path, bound=100, max_mb=0) as made:
         made.put(0, 150)
         eventually(lambda: bool(made.told), "an alarm")
+        assert made.told[0][1] is not None
+        assert made.told[0][1].endswith(
+            " found the 100 places in memory taken ([mqtt] queue_messages), and the disk is off ([outbox] max_mb)"
+        )
         state = made.outbox.state()
         assert (state.messages, state.dropped_by_kind["result"], state.dropped_by_cause["full"]) == (100, 50, 50)
         assert state.disk == "off"
@@ -130,10 +135,30 @@ def test_a_full_disk_share_is_told_and_ends_when_all_is_sent(tmp_path: Path) -> 
             eventually(lambda: made.outbox.state().messages == made.outbox.state().disk_messages, "all is on disk")
         eventually(lambda: bool(made.told), "an alarm")
         alarm, reason = made.told[0]
-        assert (alarm, reason is not None) == ("outbox_full", True)
+        assert alarm == "outbox_full"
+        assert reason is not None
+        assert reason.endswith(" found the disk's 1 MB full ([outbox] max_mb)")
         state = made.outbox.state()
         assert state.messages + state.dropped == 4000
         assert made.sent(state.messages) == list(range(state.dropped, 4000))
+        eventually(lambda: made.told[-1] == ("outbox_full", None), "the alarm is cleared")
+
+
+def test_what_is_too_old_is_told_as_that_and_a_further_cause_in_addition(tmp_path: Path) -> None:
+    with shelved(tmp_path, max_mb=1, max_age_s=1000) as made:
+        for number in range(3):
+            made.outbox.put(Message("t", b"%d " % number, kind="result", made_ns=now_ns() - 2000 * 10**9))
+        eventually(lambda: bool(made.told), "an alarm")
+        age = "messages were dropped: 3 were older than 1000 s ([outbox] max_age_s)"
+        assert made.told == [("outbox_full", age)]
+        for first in range(0, 4000, 500):
+            made.put(first, 500, size=500)
+            eventually(lambda: made.outbox.state().messages == made.outbox.state().disk_messages, "all is on disk")
+        eventually(lambda: len(made.told) == 2, "a second alarm")
+        assert made.told[1][1] is not None
+        assert made.told[1][1].startswith(age + "; ")
+        assert made.told[1][1].endswith(" found the disk's 1 MB full ([outbox] max_mb)")
+        made.sent(made.outbox.state().messages)
         eventually(lambda: made.told[-1] == ("outbox_full", None), "the alarm is cleared")
 
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.outbox import form
 from edge.outbox.form import pack, unpack
 from edge.outbox.journal import SEGMENT_BYTES, Journal
 from edge.outbox.opening import open_journal
@@ -39,11 +40,43 @@ MESSAGES = st.builds(
     times_sent=st.integers(0, 1),
     number=st.just(5),
 )
+CLOCKS = st.sampled_from((True, False, None))  # whether it is synchronised; None: not known
 
 
 @given(MESSAGES)
 def test_a_message_comes_back_as_it_was(message: Message) -> None:
     assert unpack(pack(message), 5) == replace(message, is_backlog=True)
+
+
+@given(message=MESSAGES, before=CLOCKS, between=CLOCKS, after=CLOCKS, first=st.booleans(), second=st.booleans())
+def test_its_age_is_known_within_one_start_of_the_kernel_or_by_a_clock_synchronised_each_time(
+    *, message: Message, before: bool | None, between: bool | None, after: bool | None, first: bool, second: bool
+) -> None:
+    """Packed, read, packed again and read again: `first` and `second` are whether the kernel starts in between."""
+    with pytest.MonkeyPatch.context() as patch:
+        clocks = [(1, before), (1 + first, between), (1 + first + second, after)]
+
+        def at(moment: int) -> None:
+            patch.setattr(form, "kernel_start", lambda: clocks[moment][0])
+            patch.setattr(form, "clock_synchronised", lambda: clocks[moment][1])
+
+        at(0)
+        packed = pack(message)
+        at(1)
+        once = unpack(packed, 5)
+        packed = pack(once)
+        at(2)
+        twice = unpack(packed, 5)
+    once_known = not first or (before is True and between is True)
+    twice_known = once_known and (not second or (between is True and after is True))
+    assert timeless(once) == replace(timeless(message), is_backlog=True, is_age_known=once_known)
+    assert timeless(twice) == replace(timeless(message), is_backlog=True, is_age_known=twice_known)
+    if not first:
+        assert (once.captured_ns, once.made_ns) == (message.captured_ns, message.made_ns)
+
+
+def timeless(message: Message) -> Message:
+    return replace(message, captured_ns=0, decoded_ns=0, made_ns=0)
 
 
 @given(st.binary(max_size=200))

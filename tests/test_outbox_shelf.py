@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ from hypothesis import strategies as st
 
 from edge.clock import now_ns
 from edge.outbox import form
+from edge.outbox import shelf as shelf_module
 from edge.outbox.shelf import LOWEST, Gone, Shelf, Sync
 from edge.records import Message, MessageKind
 
 YEAR_S = 31_536_000.0
+DAY_S = 86_400
 
 
 def shelf(path: Path, max_mb: int = 100, max_age_s: float = YEAR_S, first: int = 10**6) -> Shelf:
@@ -162,6 +166,108 @@ def test_a_clock_that_was_never_set_says_nothing_of_ages(tmp_path: Path, monkeyp
     again = shelf(tmp_path / "db", max_age_s=100)
     assert again.change((), ()) == []
     assert now_ns() - again.read(LOWEST, 1)[0].made_ns < 60 * 10**9
+
+
+class Machine:
+    """The clocks that the outbox asks: which start of the kernel it is, and what the wall clock tells."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.start, self.wall_s, self.is_synchronised = 7, 1_800_000_000, True
+        patch.setattr(form, "kernel_start", lambda: self.start)
+        patch.setattr(form, "wall_ns", lambda: self.wall_s * 10**9)
+        for module in (form, shelf_module):
+            patch.setattr(module, "clock_synchronised", lambda: self.is_synchronised, raising=False)
+
+    def reboot(self, wall_s: int, *, is_synchronised: bool) -> None:
+        self.start, self.wall_s, self.is_synchronised = self.start + 1, wall_s, is_synchronised
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def reasons(gone: Iterable[Gone]) -> list[tuple[int, str]]:
+    return [(number(each.key), each.reason) for each in gone]
+
+
+@pytest.mark.parametrize("off_s", [-9 * DAY_S, -900 * DAY_S, -9000 * DAY_S])
+@pytest.mark.parametrize(("then", "now"), [(False, True), (True, False), (False, False)])
+def test_by_a_clock_that_was_or_is_not_synchronised_nothing_is_too_old_after_a_reboot(
+    tmp_path: Path, machine: Machine, off_s: int, *, then: bool, now: bool
+) -> None:
+    machine.wall_s, machine.is_synchronised = 1_800_000_000 + off_s, then
+    first = shelf(tmp_path / "db", max_age_s=100)
+    first.change([message(1), message(2, kind="alarm")], ())
+    first.close()
+    machine.reboot(1_800_000_000, is_synchronised=now)
+    again = shelf(tmp_path / "db", max_age_s=100)
+    assert again.change((), ()) == []
+    assert numbers(again) == [1, 2]
+
+
+def test_by_a_clock_synchronised_then_and_now_what_is_too_old_goes_after_a_reboot(
+    tmp_path: Path, machine: Machine
+) -> None:
+    first = shelf(tmp_path / "db", max_age_s=100)
+    first.change([message(1), message(2)], ())
+    first.close()
+    machine.reboot(machine.wall_s + 99, is_synchronised=True)
+    again = shelf(tmp_path / "db", max_age_s=100)
+    assert again.change((), ()) == []
+    machine.wall_s += 2
+    assert reasons(again.change((), ())) == [(1, "age"), (2, "age")]
+
+
+def test_ages_that_are_not_known_keep_no_others_from_becoming_too_old(tmp_path: Path, machine: Machine) -> None:
+    machine.is_synchronised = False
+    first = shelf(tmp_path / "db", max_age_s=100)
+    first.change([message(each) for each in range(5, 8)], ())
+    machine.is_synchronised = True
+    first.change([message(8)], ())
+    first.close()
+    machine.reboot(machine.wall_s + 50, is_synchronised=True)
+    again = shelf(tmp_path / "db", max_age_s=100)
+    assert again.change([message(9, age_s=90)], ()) == []
+    machine.wall_s += 60
+    assert reasons(again.change([message(10)], ())) == [(8, "age")]
+    # What comes before those that were passed over is found, too.
+    assert reasons(again.change([message(3, age_s=200)], ())) == [(3, "age")]
+    assert numbers(again) == [5, 6, 7, 9, 10]
+
+
+def test_once_the_clock_is_synchronised_what_it_can_tell_of_is_too_old(tmp_path: Path, machine: Machine) -> None:
+    first = shelf(tmp_path / "db", max_age_s=100)
+    first.change([message(1)], ())
+    first.close()
+    machine.reboot(machine.wall_s + 1000, is_synchronised=False)
+    again = shelf(tmp_path / "db", max_age_s=100)
+    assert again.change((), ()) == []
+    machine.is_synchronised = True
+    assert reasons(again.change((), ())) == [(1, "age")]
+
+
+def test_rows_of_earlier_versions_are_read_and_too_old_only_within_one_start_of_the_kernel(
+    tmp_path: Path, machine: Machine
+) -> None:
+    """They do not say whether the clock was synchronised."""
+    head = struct.Struct("<BBBHHhiiqqqqQ")
+    made_ns = now_ns() - 200 * 10**9
+    packed = head.pack(3, 1, 1, 1, 4, 4, -1, 9, 5, 6, made_ns, machine.wall_s * 10**9 - now_ns(), machine.start)
+    packed += b"ttextdoorbody"
+    first = shelf(tmp_path / "db")
+    first._connected.execute("INSERT INTO messages VALUES (?, 4, ?)", ((3 << 58) + 1, packed))
+    first.close()
+    same = shelf(tmp_path / "db", max_age_s=1000)
+    found = same.read(LOWEST, 9)[0]
+    assert (found.topic, found.content_type, found.stream, found.body) == ("t", "text", "door", b"body")
+    assert (found.times_sent, found.expiry_s, found.made_ns, found.is_age_known) == (1, 9, made_ns, True)
+    machine.reboot(machine.wall_s + 9 * DAY_S, is_synchronised=True)
+    again = shelf(tmp_path / "db", max_age_s=1000)
+    assert again.change((), ()) == []
+    machine.start -= 1
+    same = shelf(tmp_path / "db", max_age_s=100)
+    assert reasons(same.change((), ())) == [(1, "age")]
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:

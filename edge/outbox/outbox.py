@@ -29,7 +29,7 @@ class Outbox:
 
     def __init__(self, bound: int, journal: Journal | None = None) -> None:
         """Take how many messages may wait in memory: past that, the oldest of what goes out last are dropped."""
-        self._bound = bound
+        self.bound = bound
         self._journal = journal
         self._lock = threading.Lock()
         self._waiting = Waiting()
@@ -38,6 +38,7 @@ class Outbox:
         self._number = wall_ns() // 1000  # so that no earlier process, which may have lost its files, had higher ones
         self._dropped_by_kind: dict[MessageKind, int] = dict.fromkeys(MESSAGE_KINDS, 0)
         self._dropped_by_cause: dict[DropReason, int] = dict.fromkeys(DROP_REASONS, 0)
+        self._dropped_on_disk = 0  # for want of room
         self._without_copy = 0
         self._moving: list[Message] = []  # on their way from memory to the disk
         self._stock = Stock()
@@ -84,8 +85,8 @@ class Outbox:
             self._without_copy += message.copy_at < 0
 
     def _hold_bound(self) -> None:
-        if self._waiting.count > self._bound:
-            self._forget(self._waiting.drop_to(self._bound))
+        if self._waiting.count > self.bound:
+            self._forget(self._waiting.drop_to(self.bound))
 
     def _forget(self, messages: Iterable[Message]) -> None:
         for message in messages:
@@ -170,13 +171,14 @@ class Outbox:
                 self._disk,
                 self._journal is not None,
                 self._without_copy,
+                self._dropped_on_disk,
             )
 
     # The disk
 
     def _is_pressed(self) -> bool:
-        is_worth_it = self._waiting.durable >= WORTH_SHARE * self._bound
-        return (is_worth_it and self._waiting.count >= HIGH_SHARE * self._bound) or (
+        is_worth_it = self._waiting.durable >= WORTH_SHARE * self.bound
+        return (is_worth_it and self._waiting.count >= HIGH_SHARE * self.bound) or (
             self._journal is not None and self._journal.fullness >= HIGH_SHARE
         )
 
@@ -219,6 +221,7 @@ class Outbox:
                 self._settled.pop(key, None)
             for each in gone:
                 self._count(each.kind, each.reason)
+                self._dropped_on_disk += each.reason == "full"
             self._stock = stock
 
     def note_stock(self, stock: Stock) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge.clock import now_ns
+from edge.clock import clock_synchronised, now_ns
 from edge.outbox.form import pack, unpack
 from edge.records import MESSAGE_KINDS, DropReason, Message, MessageKind
 
@@ -66,6 +66,8 @@ class Shelf:
 
     def __init__(self, path: Path, max_mb: int, max_age_s: float, sync: Sync) -> None:
         self.path = path
+        self.max_mb = max_mb
+        self.max_age_s = max_age_s
         self._max_age_ns = int(max_age_s * 1e9)
         self._sync = sync
         self._log_pages = max(8, min(1000, max_mb * 10**6 // LOG_SHARE // PAGE_BYTES))
@@ -76,6 +78,9 @@ class Shelf:
         self._inode = 0
         self._ahead = 0  # how far its numbers are ahead of ours
         self._messages = self._bytes = 0
+        # By kind, and by whether the clock is synchronised: the key up to which no age is known, so that not every
+        # change reads all those again.
+        self._undated: dict[tuple[int, bool | None], int] = {}
 
     def open(self, first: int) -> None:
         """Open or make the file; messages numbered from `first` on will come behind all that it holds."""
@@ -94,6 +99,7 @@ class Shelf:
         self._inode = self.path.stat().st_ino
         highest = max((key & NUMBERS for (key,) in self._ends("max")), default=-1)
         self._ahead = max(highest - first + 1, 0)
+        self._undated.clear()
         self._messages, self._bytes = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
 
     def _ends(self, function: Literal["min", "max"]) -> list[tuple[int]]:
@@ -146,6 +152,8 @@ class Shelf:
             return Gone(key, message.kind, "full")
         # It is there already where the process was killed before the journal's copy was taken away.
         added = self._connected.execute("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (key, size, pack(message)))
+        if any(key < passed for (kind, _), passed in self._undated.items() if kind == key >> _KIND_BITS):
+            self._undated.clear()
         self._messages += added.rowcount
         self._bytes += added.rowcount * size
         return None
@@ -157,15 +165,22 @@ class Shelf:
             self._bytes -= row[0]
 
     def _too_old(self) -> Iterator[Gone]:
-        """Remove what is older than it may become."""
-        made_before_ns = now_ns() - self._max_age_ns
-        for _ in range(AGED_AT_ONCE):
-            old = [each for each in self._oldest() if each.made_ns < made_before_ns]
-            if not old:
-                return
-            for message in old:
-                self._remove(message.number)
-                yield Gone(message.number, message.kind, "age")
+        """Remove what is known to be older than it may become."""
+        made_before_ns, is_synchronised = now_ns() - self._max_age_ns, clock_synchronised()
+        for kind, name in enumerate(MESSAGE_KINDS):
+            first, last = _range(kind)
+            for _ in range(AGED_AT_ONCE):
+                found = self.read(self._undated.get((kind, is_synchronised), first - 1), 1)
+                if not found or found[0].number > last:
+                    break
+                message = found[0]
+                if not message.is_age_known:
+                    self._undated[kind, is_synchronised] = message.number
+                elif message.made_ns < made_before_ns:
+                    self._remove(message.number)
+                    yield Gone(message.number, name, "age")
+                else:
+                    break
 
     def _oldest(self) -> list[Message]:
         """Return the oldest of each kind."""

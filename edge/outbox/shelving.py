@@ -17,7 +17,7 @@ from edge.clock import now_ns
 from edge.outbox.outbox import Outbox
 from edge.outbox.salvage import salvaged
 from edge.outbox.shelf import LOWEST, Shelf, Stock
-from edge.outbox.standing import Standing, Tell
+from edge.outbox.standing import Bounds, Standing, Tell
 from edge.records import Message
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,8 @@ class Shelving:
         self._shelf = shelf
         self._memory_ns = int(memory_s * 1e9)
         self._commit_ns = int(commit_s * 1e9)
-        self._alarms = Standing(tell)
+        on_disk = (shelf.max_mb, shelf.max_age_s) if shelf else ()
+        self._alarms = Standing(tell, Bounds(outbox.bound, *on_disk))
         self._wake = threading.Event()
         self._closing = False
         self._read: set[int] = set()  # keys of what was read from the disk and is not taken from it yet

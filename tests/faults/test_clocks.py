@@ -1,12 +1,16 @@
-"""The wall clock is set by an hour while the daemon runs: order, ages, rates and the outbox go by another clock."""
+"""The wall clock is set while the daemon runs, or wrong before a reboot: order, ages, rates and the outbox bear it."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import mmap
 import shutil
+import sqlite3
 import struct
 import subprocess
 import time
+import uuid
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -14,6 +18,7 @@ import pytest
 from conftest import Child, Configure, Json, Mosquitto, StartEdge, Subscriber, belt, eventually, subscribed
 
 HOUR_S = 3600
+DAYS_S = 9 * 24 * HOUR_S
 FPS = 20
 PERIOD_S = 0.5
 SOURCE = Path(__file__).with_name("wall_clock.c")
@@ -30,15 +35,24 @@ class WallClock:
         self.library = folder / "wall_clock.so"
         compiler = shutil.which("cc") or pytest.skip("no C compiler is installed: apt-get install gcc libc6-dev")
         subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", self.library, SOURCE], check=True)
-        offset = folder / "wall-clock"
-        offset.write_bytes(bytes(8))
-        with offset.open("r+b") as file:
-            self._offset = mmap.mmap(file.fileno(), 8)
-        self.environment = {"LD_PRELOAD": str(self.library), "WALL_CLOCK_OFFSET": str(offset)}
+        setting, self._kernel_start = folder / "wall-clock", folder / "kernel-start"
+        setting.write_bytes(bytes(16))
+        with setting.open("r+b") as file:
+            self._setting = mmap.mmap(file.fileno(), 16)
+        self.environment = {
+            "LD_PRELOAD": str(self.library),
+            "WALL_CLOCK": str(setting),
+            "KERNEL_START": str(self._kernel_start),
+        }
+        self.reboot()
 
-    def move(self, offset_s: int) -> None:
+    def move(self, offset_s: int, *, synchronised: bool = True) -> None:
         """Set the clock to so many seconds off the machine's."""
-        self._offset[:] = struct.pack("q", offset_s)
+        self._setting[:] = struct.pack("qq", offset_s, synchronised)
+
+    def reboot(self) -> None:
+        """Let the processes to come take the kernel for another start of it."""
+        self._kernel_start.write_text(f"{uuid.uuid4()}\n", encoding="ascii")
 
 
 @pytest.fixture
@@ -155,3 +169,66 @@ def test_what_waits_on_disk_outlives_a_restart_with_the_clock_set_by_an_hour(
         assert {each["boot"] for each in earlier}.isdisjoint(each["boot"] for each in now)
         assert all(0 <= each["age_ms"] < 60_000 for each in subscriber.results("belt"))
         assert subscriber.telemetry()[-1]["outbox"]["dropped"] == 0
+
+
+def newest_on_disk(folder: Path) -> int:
+    """Return the key of the newest result on disk."""
+    with contextlib.closing(sqlite3.connect(folder / "edge-state" / "outbox.db")) as disk:
+        newest: int = disk.execute("SELECT coalesce(max(key), 0) FROM messages WHERE key < 4 << 58").fetchone()[0]
+    return newest
+
+
+def backlog_after_a_reboot(
+    clock: WallClock, configure: Configure, start_edge: StartEdge, mosquitto: Mosquitto, *, synchronised: bool
+) -> tuple[int, list[Json], Subscriber]:
+    """Let results wait on disk over a reboot, before which the clock was days behind.
+
+    Return how many waited, the results of that boot that came, and the subscriber.
+    """
+    config = configure({"streams.belt": belt(fps=FPS), "outbox": {"memory_s": 0.2, "commit_s": 0.1, "max_age_s": 120}})
+    clock.move(-DAYS_S, synchronised=synchronised)
+    first = start_edge(config, environment=clock.environment)
+    first.await_log("stream belt is running")
+    time.sleep(3)
+    assert first.end() == 0
+    waited = json.loads(first.output)["streams"]["belt"]["results"]
+    newest = newest_on_disk(config.parent)
+    clock.reboot()
+    clock.move(0)
+    second = start_edge(config, environment=clock.environment)
+    eventually(lambda: newest_on_disk(config.parent) > newest, "the disk is used while the broker is away")
+    mosquitto.start()
+    with subscribed(mosquitto.port) as subscriber:
+        wait_for_results_at(subscriber, 0, FPS)
+        eventually(lambda: subscriber.telemetry()[-1]["outbox"]["messages"] < FPS, "the backlog is sent")
+        assert second.end() == 0
+        subscriber.wait_for_state("stopped")
+        return (
+            waited,
+            [each for each in subscriber.results("belt") if offset_s(each["captured_at"]) == -DAYS_S],
+            subscriber,
+        )
+
+
+@pytest.mark.broker
+def test_a_backlog_from_before_a_reboot_with_a_wrong_clock_that_was_not_synchronised_is_sent(
+    clock: WallClock, configure: Configure, start_edge: StartEdge, mosquitto: Mosquitto
+) -> None:
+    waited, came, subscriber = backlog_after_a_reboot(clock, configure, start_edge, mosquitto, synchronised=False)
+    assert waited > FPS
+    assert sorted({each["seq"] for each in came}) == list(range(waited))
+    assert subscriber.telemetry()[-1]["outbox"]["dropped"] == 0
+    assert subscriber.alarms() == []
+
+
+@pytest.mark.broker
+def test_a_backlog_of_days_by_a_synchronised_clock_is_dropped_as_too_old_and_the_alarm_says_so(
+    clock: WallClock, configure: Configure, start_edge: StartEdge, mosquitto: Mosquitto
+) -> None:
+    waited, came, subscriber = backlog_after_a_reboot(clock, configure, start_edge, mosquitto, synchronised=True)
+    assert (waited > FPS, came) == (True, [])
+    assert subscriber.telemetry()[-1]["outbox"]["dropped_by_cause"]["age"] >= waited
+    raised = subscriber.alarms()[0]
+    assert (raised["alarm"], raised["state"]) == ("outbox_full", "raised")
+    assert "older than 120 s ([outbox] max_age_s)" in raised["reason"]
+    assert "raise max_age_s" in raised["next"]
