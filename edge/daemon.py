@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from time import sleep
 from types import FrameType
 from typing import Any
 
@@ -47,7 +48,7 @@ SEND_S = 4.3
 EXIT_S = 4.8
 # When the sources have ended by themselves, nobody waits: a slow broker gets longer to take what there is.
 FLUSH_S = 30.0
-# How often the daemon looks whether every source has ended.
+# How often the daemon looks whether every source has ended, and whether a signal has come.
 END_POLL_S = 0.1
 # What the unit gives a start, of which a pause before it shall take nothing.
 START_S = 300.0
@@ -101,8 +102,7 @@ class Daemon:
         self._notifier.status(f"waits {loop.pause_s:g} s, as {loop.told}")
         until_ns = now_ns() + int(loop.pause_s * 1e9)
         while self._stop_signal is None and now_ns() < until_ns:
-            self._wake.wait((until_ns - now_ns()) / 1e9)
-            self._wake.clear()
+            sleep(END_POLL_S)
         if self._stop_signal is not None:
             self._starts.end("clean")
         return self._stop_signal is None
@@ -165,12 +165,12 @@ class Daemon:
         }
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- a handler's signature
-        """Take SIGTERM, SIGINT (stop) or SIGHUP (reload)."""
+        """Take SIGTERM, SIGINT (stop) or SIGHUP (reload); the next tick sees it."""
+        # This runs in the midst of whatever the main thread does: a lock that it holds would be waited for without end.
         if number == signal.SIGHUP:
             self._reload_asked = True
         else:
             self._stop_signal = number
-        self._wake.set()
 
     @property
     def config(self) -> Config:
