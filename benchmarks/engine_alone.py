@@ -16,12 +16,12 @@ import sys
 import time
 from pathlib import Path
 
-from edge.backends.ort import OrtEngine, import_onnxruntime
-from edge.benching.engine_alone import EngineAlone, fill_gaussian
-from edge.benching.scenario import ClosedLoop, Length, Query
-from edge.clock import now_ns
-from edge.manifest import find_model, read_manifest
-from edge.model import model_file, usable_cores
+from edge.core.clock import now_ns
+from edge.core.manifest import find_model, read_manifest
+from edge.inference.backends.ort import OrtEngine, import_onnxruntime
+from edge.perf.bench.load_generator import ClosedLoop, Length, Query
+from edge.perf.bench.system_engine import EngineAlone, fill_gaussian
+from edge.pipeline.served_model import model_file, usable_cores
 
 WITHIN = 0.03
 AGREES, DIFFERS, UNCLEAR = "agrees", "differs", "unclear"

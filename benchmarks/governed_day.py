@@ -22,8 +22,8 @@ from simulated_tx2 import (
     read_published,
 )
 
-from edge.governor import Decision, Governor, Rules, Snapshot, StreamSeen
-from edge.profiles import Machine, OperatingPoint, Profile
+from edge.core.tuned_profile import Machine, OperatingPoint, Profile
+from edge.power.governor import Decision, Governor, Rules, Snapshot, StreamSeen
 
 PERIOD_S = 5  # between decisions: the telemetry's
 STALL_S = 0.5  # in which a switch serves nothing

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from edge.backends.letterbox import (
+from edge.inference.backends.tensorrt.letterbox_kernel import (
     FORMATS,
     PICTURE,
     TARGET,

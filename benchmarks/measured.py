@@ -21,15 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import edge.capture.camera
-from edge.address import Address, parse_address
-from edge.backends.ort import OrtEngine
 from edge.capture import Source, open_source
-from edge.config import ModelSettings, load_config
-from edge.daemon import Daemon
-from edge.infer import Inference
-from edge.model import Model
-from edge.places import default_state_dir
-from edge.records import Message
+from edge.core.config import ModelSettings, load_config
+from edge.core.records import Message
+from edge.core.source_url import Address, parse_address
+from edge.core.state_dir import default_state_dir
+from edge.daemon.daemon import Daemon
+from edge.inference.backends.ort import OrtEngine
+from edge.inference.infer import Inference
+from edge.pipeline.served_model import Model
 
 Picture = NDArray[np.uint8]
 

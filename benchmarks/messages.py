@@ -26,13 +26,13 @@ import psutil
 from pipeline import IDENTITY, IDENTITY_DECODER, IDENTITY_PX, _write_identity_model, mosquitto, report
 from rich.console import Console
 
-from edge.config import MqttSettings
-from edge.outbox.journal import Journal
-from edge.outbox.outbox import Outbox
-from edge.outbox.shelf import Shelf
-from edge.outbox.shelving import Shelving
-from edge.publish import Publisher
-from edge.records import Message
+from edge.core.config import MqttSettings
+from edge.core.records import Message
+from edge.mqtt.outbox.journal import Journal
+from edge.mqtt.outbox.outbox import Outbox
+from edge.mqtt.outbox.spool import Shelf
+from edge.mqtt.outbox.spooler import Shelving
+from edge.mqtt.publisher import Publisher
 
 STREAMS = 4
 FRAMES = 5000  # of each stream

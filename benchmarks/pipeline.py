@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.host.board import board_name
-from edge.model import usable_cores
+from edge.pipeline.served_model import usable_cores
 
 VIDEO_FRAMES = 1394
 IDENTITY_FRAMES = 20_000

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from emulated_boards import boards
 
-from edge.host.sensors import Sensors
+from edge.host.sensors.sensors import Sensors
 
 BOARDS = ("orin-nano", "tx2")  # 3 and 12 rails
 BOUND = 0.01  # of one core

@@ -1,9 +1,9 @@
 """A simulated Jetson TX2: published power and latency by mode and batch, and frames that queue before one engine.
 
 Frames are simulated one by one, at a grid of rates: Poisson arrivals; a batch leaves when the engine is free and the
-batch is full or its oldest frame has waited `max_wait_ms`, as `edge/batch.py` has it; a frame that is older than the
-target when its batch forms is dropped (`max_age_ms`). As that bound lets the queue forget within a tenth of a second,
-a day is put together from the grid, second by second.
+batch is full or its oldest frame has waited `max_wait_ms`, as `edge/pipeline/batch.py` has it; a frame that is older
+than the target when its batch forms is dropped (`max_age_ms`). As that bound lets the queue forget within a tenth of a
+second, a day is put together from the grid, second by second.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.benching.published import published_rows
+from edge.perf.bench.published import published_rows
 
 MODES = {"max-q": "MAXQ", "max-p": "MAXP_CORE_ARM"}  # as published → as a TX2's nvpmodel has it
 MAX_Q, MAX_P = MODES.values()

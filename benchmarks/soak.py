@@ -35,10 +35,10 @@ from soak_judge import Verdict, judge
 from soak_ledger import Json, Ledger
 from soak_plot import draw
 
-from edge.drawing import check_plot
-from edge.errors import EdgeError
+from edge.core.errors import EdgeError
 from edge.host.board import board_name
-from edge.model import usable_cores
+from edge.perf.plotting import check_plot
+from edge.pipeline.served_model import usable_cores
 
 STREAMS = 8
 SAMPLE_S = 1.0

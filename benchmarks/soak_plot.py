@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from soak_judge import HOUR_S, medians
 
-from edge.drawing import save
+from edge.perf.plotting import save
 
 COLOURS = {
     "broker killed": "tab:red",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from edge.errors import EdgeError
+from edge.core.errors import EdgeError
 
 Stall = tuple[int, float]  # at which query, for how many seconds
 

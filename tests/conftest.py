@@ -32,7 +32,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from edge import schemas
+from edge.mqtt import schemas
 
 # No test asserts time. Continuous integration draws the same examples each time, so that a change is judged by what it
 # changes; at a developer's desk they are new ones each time.

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from edge.backends.build import build
-from edge.backends.build_records import BuildRequest, BuildSettings
-from edge.backends.cuda import open_device
-from edge.backends.phases import Reporter
-from edge.backends.trt import TrtEngine, TrtSettings
+from edge.inference.backends.cuda import open_device
+from edge.inference.backends.tensorrt.build_progress import Reporter
+from edge.inference.backends.tensorrt.build_protocol import BuildRequest, BuildSettings
+from edge.inference.backends.tensorrt.builder import build
+from edge.inference.backends.tensorrt.engine import TrtEngine, TrtSettings
 
 EMULATION = Path(__file__).with_name("emulated_cuda")
 _MODULES = ("tensorrt", "pycuda", "cuda", "emulation")

@@ -15,9 +15,16 @@ import pytest
 from letterbox_reference import Picture
 from numpy.typing import NDArray
 
-from edge.backends.letterbox import PICTURE, TARGET, TargetSettings, launch_shape, picture_record, target_record
+from edge.inference.backends.tensorrt.letterbox_kernel import (
+    PICTURE,
+    TARGET,
+    TargetSettings,
+    launch_shape,
+    picture_record,
+    target_record,
+)
 
-KERNELS = Path(__file__).parents[1] / "edge" / "backends" / "kernels"
+KERNELS = Path(__file__).parents[1] / "edge" / "inference" / "backends" / "tensorrt" / "kernels"
 HOST = Path(__file__).with_name("kernels_host")
 GUARD_BYTES = 64  # around the input: none of them may change
 GUARD = 0xA5

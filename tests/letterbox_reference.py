@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.backends.letterbox import Box, TargetSettings
+from edge.inference.backends.tensorrt.letterbox_kernel import Box, TargetSettings
 
 Bytes = NDArray[np.uint8]
 

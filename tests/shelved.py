@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edge.outbox.journal import Journal
-from edge.outbox.outbox import Outbox
-from edge.outbox.shelf import Shelf
-from edge.outbox.shelving import Shelving
-from edge.records import Message, MessageKind
+from edge.core.records import Message, MessageKind
+from edge.mqtt.outbox.journal import Journal
+from edge.mqtt.outbox.outbox import Outbox
+from edge.mqtt.outbox.spool import Shelf
+from edge.mqtt.outbox.spooler import Shelving
 
 PATIENCE_S = 30.0
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.address import SCHEMES, Address, parse_address
+from edge.core.source_url import SCHEMES, Address, parse_address
 
 HERE = Path("/srv/edge")
 SECRET = "S3cret"  # no part of any other text below

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.admission import FILE, Admission, Entry, Form, Here, admitted, fastest, read_entries, record
-from edge.errors import ModelError
+from edge.core.errors import ModelError
+from edge.inference.admission import FILE, Admission, Entry, Form, Here, admitted, fastest, read_entries, record
 
 HERE = Here("ort-cpu", "onnxruntime 1.31.1", None, "x86_64 avx512_vnni", "EPYC, 2 cores")
 ORIN = Here("trt", "tensorrt 10.3.0.30", "Orin sm_87 8 SMs", None, "aarch64 0xd42, 6 cores")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from edge.agreement import Tally, agreement, disagreement, iou, matches, output_error, psnr, ssim
-from edge.records import Classes, Detections, Findings
+from edge.core.records import Classes, Detections, Findings
+from edge.precision.agreement import Tally, agreement, disagreement, iou, matches, output_error, psnr, ssim
 
 SIDES = st.floats(0.5, 200, width=32)
 

@@ -6,8 +6,8 @@ import json
 
 from jsonschema import Draft202012Validator
 
-from edge import schemas
-from edge.alarms import Alarms
+from edge.daemon.alarms import Alarms
+from edge.mqtt import schemas
 
 
 def make() -> Alarms:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.benching.arrivals import poisson
+from edge.perf.bench.arrivals import poisson
 
 COUNT = 4000
 # The distance that Kolmogorov and Smirnov's statistic exceeds once in a thousand times (Smirnov 1948), times √n.

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.average_precision import MeanPrecision, TrueBoxes, mean_average_precision
-from edge.records import Detections
+from edge.core.records import Detections
+from edge.precision.average_precision import MeanPrecision, TrueBoxes, mean_average_precision
 
 Row = tuple[float, ...]
 

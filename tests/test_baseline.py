@@ -12,9 +12,9 @@ from bench_samples import Block, engine_run, recorded, row, slower, steady
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.benching.baseline import compare, comparison_sheet
-from edge.benching.earlier_run import check_same_machine, read_run
-from edge.errors import ConfigError
+from edge.core.errors import ConfigError
+from edge.perf.bench.baseline_file import check_same_machine, read_run
+from edge.perf.bench.regression import compare, comparison_sheet
 
 QUIET = [100.0, 101.0, 99.0, 100.5, 99.5, 100.0]
 DRAWS = 1000

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.batch import EVERY_BATCHES_AHEAD, Batcher, Room
-from edge.clock import now_ns
-from edge.records import Batch, DropCause, Frame, Result
+from edge.core.clock import now_ns
+from edge.core.records import Batch, DropCause, Frame, Result
+from edge.pipeline.batch import EVERY_BATCHES_AHEAD, Batcher, Room
 
 PICTURE = np.zeros((1, 1, 3), np.uint8)
 LONG_S = 10.0  # a wait that only a hanging test reaches

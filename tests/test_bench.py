@@ -32,14 +32,14 @@ from emulated_boards import boards
 from small_models import identity
 from tuned_board import KnownPower
 
-from edge.bench import bench
-from edge.benching.report import Report
-from edge.benching.wish import Wish
-from edge.errors import ConfigError, EdgeError, ModelError
-from edge.host.sensors import Sensors
-from edge.networks import NAMES
-from edge.places import state_lock
-from edge.tuning.mode_keeper import Power
+from edge.cli.bench import bench
+from edge.core.errors import ConfigError, EdgeError, ModelError
+from edge.core.state_dir import state_lock
+from edge.host.sensors.sensors import Sensors
+from edge.perf.bench.networks import NAMES
+from edge.perf.bench.plan import Wish
+from edge.perf.bench.report import Report
+from edge.power.mode_guard import Power
 
 Bench = Callable[..., Report]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge.cli import main
+from edge.cli.main import main
 
 QUICK = ("--engine-only", "--frames", "120", "--quick")
 

@@ -12,19 +12,19 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edge.backends.convert import source_sha256
-from edge.backends.forms import form_file
-from edge.backends.ort import OrtEngine
-from edge.bench import SPEED_ONLY, bench, tell_fusion
-from edge.benching import together
-from edge.benching.engine_alone import fill_gaussian
-from edge.benching.int8_form import make_int8_form
-from edge.benching.opening import open_alone
-from edge.benching.report import Report
-from edge.benching.wish import Wish
-from edge.errors import GpuMemoryError
-from edge.host.sensors import Sensors
-from edge.networks import find, write
+from edge.cli.bench import SPEED_ONLY, bench, tell_fusion
+from edge.core.errors import GpuMemoryError
+from edge.host.sensors.sensors import Sensors
+from edge.inference.backends.ort import OrtEngine
+from edge.inference.fp16.convert import source_sha256
+from edge.inference.model_variants import form_file
+from edge.perf.bench import interleaved as together
+from edge.perf.bench.networks import find, write
+from edge.perf.bench.plan import Wish
+from edge.perf.bench.random_int8 import make_int8_form
+from edge.perf.bench.report import Report
+from edge.perf.bench.system_engine import fill_gaussian
+from edge.perf.bench.systems import open_alone
 
 Measured = Callable[..., Report]
 

@@ -9,11 +9,11 @@ from bench_samples import block, engine_run, recorded, steady
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.benching.arrivals import poisson
-from edge.benching.blocks import arrivals_spread, rates_per_s, student_t
-from edge.benching.judge import drift, judge, spread
-from edge.benching.run import blocks_of
-from edge.benching.scenario import Query
+from edge.perf.bench.arrivals import poisson
+from edge.perf.bench.collect import blocks_of
+from edge.perf.bench.load_generator import Query
+from edge.perf.bench.sample_statistics import arrivals_spread, rates_per_s, student_t
+from edge.perf.bench.stability import drift, judge, spread
 
 STEADY = [100.0, 101.0, 99.0, 100.5, 99.5, 100.0, 101.0, 99.0]
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edge import progress
-from edge.benching.pace import Pace
-from edge.benching.row import Row
-from edge.benching.subject import Subject
-from edge.benching.together import Group, Point, groups
-from edge.benching.wish import Cell, Wish
-from edge.config import ModelSettings
+from edge.core import progress
+from edge.core.config import ModelSettings
+from edge.perf.bench.eta import Pace
+from edge.perf.bench.interleaved import Group, Point, groups
+from edge.perf.bench.plan import Cell, Wish
+from edge.perf.bench.row import Row
+from edge.perf.bench.subject import Subject
 
 QUICK = Wish(("VGG-19",), quick=True).effort
 

@@ -14,12 +14,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from bench_samples import row, steady
 
-from edge.benching.page import check_page, page, write_page
-from edge.benching.plot import plot, svg
-from edge.benching.published import beside, published_rows, published_sheet
-from edge.benching.speedup import speedup_sheet
-from edge.drawing import check_plot
-from edge.errors import ConfigError, EdgeError
+from edge.core.errors import ConfigError, EdgeError
+from edge.perf.bench.html_report import check_page, page, write_page
+from edge.perf.bench.plot import plot, svg
+from edge.perf.bench.published import beside, published_rows, published_sheet
+from edge.perf.bench.speedup import speedup_sheet
+from edge.perf.plotting import check_plot
 
 pytest.importorskip("matplotlib")
 PATIENCE_S = 120.0

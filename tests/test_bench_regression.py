@@ -13,7 +13,7 @@ from conftest import PATIENCE_S, clean_environment, edge_command
 SLOWED = """
 import os
 import time
-from edge.backends.ort import OrtContext
+from edge.inference.backends.ort import OrtContext
 
 infer = OrtContext.infer
 

@@ -9,9 +9,9 @@ from bench_samples import row, steady
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.benching.published import published_rows
-from edge.benching.speedup import speedup_sheet, speedups
-from edge.benching.table import PUBLISHED_COLUMNS, Sheet, number, rows_sheet, to_csv, to_markdown
+from edge.perf.bench.published import published_rows
+from edge.perf.bench.speedup import speedup_sheet, speedups
+from edge.perf.bench.tables import PUBLISHED_COLUMNS, Sheet, number, rows_sheet, to_csv, to_markdown
 
 MEASURED: dict[str, Any] = {
     "device": "bench-01",

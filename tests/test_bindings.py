@@ -16,7 +16,7 @@ from bindings.downloads import HERE, fetched, run_python, surface_of, with_stub_
 from bindings.uses import CUDART, PYCUDA, STREAMS, TENSORRT, Surface, Use, collect, missing, offers
 
 ROOT = Path(__file__).parents[1]
-BACKENDS = ROOT / "edge" / "backends"
+BACKENDS = ROOT / "edge" / "inference" / "backends"
 EMULATION = Path(__file__).with_name("emulated_cuda")
 # JetPack 6, 7.0, 7.2, and the first that drops what 10 had.
 TENSORRT_VERSIONS = {
@@ -29,9 +29,9 @@ CUDA_BINDINGS = {"12": "cuda-bindings>=12.9,<13", "13": "cuda-bindings>=13,<14"}
 RTX = "tensorrt_rtx_bindings"
 PYCUDA_RECORD = HERE / "pycuda-2026.1.json"
 # Names that are our own things in a file.
-OUR_OWN = {"trt.py": {"execution"}}  # there an Execution of execution.py, which holds the library's
+OUR_OWN = {"engine.py": {"execution"}}  # there an Execution of execution.py, which holds the library's
 # What runs where TensorRT-RTX serves: building, not running.
-BUILDING = ("build.py", "trt_library.py")
+BUILDING = ("tensorrt/builder.py", "tensorrt/library.py")
 
 
 def uses_in(files: Iterable[Path], receivers: Iterable[str]) -> list[Use]:
@@ -77,13 +77,13 @@ def pycuda() -> Surface:
 
 @pytest.mark.parametrize("version", TENSORRT_VERSIONS)
 def test_all_that_is_used_of_tensorrt_is_in_each_version(version: str) -> None:
-    uses = uses_of_tensorrt(BACKENDS.glob("*.py"))
+    uses = uses_of_tensorrt(BACKENDS.rglob("*.py"))
     assert {"builder", "config", "cuda_engine", "execution", "network", "parser", "trt"} <= {u.receiver for u in uses}
     assert missing(tensorrt(version), uses, TENSORRT) == []
 
 
 def test_what_not_every_version_has_is_in_one_of_them_at_least() -> None:
-    guarded = [use for use in uses_of_tensorrt(BACKENDS.glob("*.py")) if use.is_guarded]
+    guarded = [use for use in uses_of_tensorrt(BACKENDS.rglob("*.py")) if use.is_guarded]
     surfaces = [tensorrt(version) for version in TENSORRT_VERSIONS]
     nowhere = [use for use in guarded if not any(offers(each, TENSORRT[use.receiver], use) for each in surfaces)]
     assert nowhere == []
@@ -94,8 +94,8 @@ def test_every_way_to_build_sets_flags_that_the_version_has(version: str) -> Non
     folder = tensorrt_folder(version)
     program = """if True:
         import json, tensorrt_bindings as trt
-        from edge.backends.build import ways
-        from edge.backends.build_records import BuildSettings
+        from edge.inference.backends.tensorrt.builder import ways
+        from edge.inference.backends.tensorrt.build_protocol import BuildSettings
         known = {*trt.BuilderFlag.__members__, *trt.NetworkDefinitionCreationFlag.__members__}
         settings = [BuildSettings(p, d, 1, 3, 64) for p, d in (("fp32", "gpu"), ("fp16", "gpu"), ("fp16", "dla0"))]
         print(json.dumps([sorted({*way} - known) for each in settings for way in ways(trt, each)]))
@@ -114,7 +114,7 @@ def test_all_that_building_uses_is_in_tensorrt_rtx() -> None:
 
 
 def test_all_that_is_used_of_pycuda_is_in_it() -> None:
-    uses = uses_in([BACKENDS / "cuda.py"], PYCUDA) + uses_in(BACKENDS.glob("*.py"), STREAMS)
+    uses = uses_in([BACKENDS / "cuda.py"], PYCUDA) + uses_in(BACKENDS.rglob("*.py"), STREAMS)
     assert {"driver", "context", "device", "stream", "function", "allocation"} <= {use.receiver for use in uses}
     assert missing(pycuda(), uses, PYCUDA) == []
     assert [use for use in uses if use.is_guarded and not offers(pycuda(), PYCUDA[use.receiver], use)] == []
@@ -123,13 +123,13 @@ def test_all_that_is_used_of_pycuda_is_in_it() -> None:
 def test_the_record_of_pycuda_agrees_with_the_one_installed() -> None:
     if importlib.util.find_spec("pycuda") is None:
         pytest.skip("pycuda is not installed, which has to be built: pip install '.[jetson]'")
-    uses = uses_in([BACKENDS / "cuda.py"], PYCUDA) + uses_in(BACKENDS.glob("*.py"), STREAMS)
+    uses = uses_in([BACKENDS / "cuda.py"], PYCUDA) + uses_in(BACKENDS.rglob("*.py"), STREAMS)
     assert missing(surface_of("pycuda.driver", []), uses, PYCUDA) == []
 
 
 @pytest.mark.parametrize("major", CUDA_BINDINGS)
 def test_all_that_is_used_of_cuda_bindings_is_in_both_majors(major: str) -> None:
-    uses = uses_in(BACKENDS.glob("*.py"), CUDART)
+    uses = uses_in(BACKENDS.rglob("*.py"), CUDART)
     assert "cudaGraphLaunch" in {use.member for use in uses}
     assert missing(cudart(major), uses, CUDART) == []
 
@@ -268,7 +268,7 @@ def test_a_misspelt_name_is_told_with_its_place(source: str, told: list[str]) ->
 
 def test_a_misspelt_name_in_our_source_would_be_found() -> None:
     """Break each use of a member once: one letter more, and every version must miss it."""
-    uses = uses_of_tensorrt(BACKENDS.glob("*.py"))
+    uses = uses_of_tensorrt(BACKENDS.rglob("*.py"))
     surface = tensorrt("10.3.0")
     broken = [Use(use.receiver, use.member + "x", use.place) for use in uses]
     assert len(missing(surface, broken, TENSORRT)) == len(broken)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from emulated_boards.power_modes import install_tools, write_power_modes
 
-from edge.board_power import BoardPower, board_power
+from edge.power.mode_switch import BoardPower, board_power
 
 
 @pytest.fixture
 def emulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], BoardPower]:
     monkeypatch.setenv("EDGE_ROOT", str(tmp_path))
     monkeypatch.setenv("PATH", install_tools(tmp_path / "bin"))
-    monkeypatch.setattr("edge.host.power.os.geteuid", lambda: 0)  # the fake programs let anybody
+    monkeypatch.setattr("edge.power.modes.os.geteuid", lambda: 0)  # the fake programs let anybody
 
     def board(name: str) -> BoardPower:
         write_power_modes(tmp_path, name)

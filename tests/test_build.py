@@ -15,14 +15,20 @@ import stand_in_tensorrt
 from conftest import CONVEYOR, real_data
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.backends import build as build_module
-from edge.backends.build import build
-from edge.backends.build_records import BuildCancelled, BuildFacts, BuildRequest, BuildSettings, UnsupportedModelError
-from edge.backends.convert import fp16_file
-from edge.backends.phases import Reporter
-from edge.backends.plans import MAGIC, read_header
-from edge.backends.trt_library import load_tensorrt, make_logger
-from edge.errors import EngineError, GpuMemoryError
+from edge.core.errors import EngineError, GpuMemoryError
+from edge.inference.backends.tensorrt import builder as build_module
+from edge.inference.backends.tensorrt.build_progress import Reporter
+from edge.inference.backends.tensorrt.build_protocol import (
+    BuildCancelled,
+    BuildFacts,
+    BuildRequest,
+    BuildSettings,
+    UnsupportedModelError,
+)
+from edge.inference.backends.tensorrt.builder import build
+from edge.inference.backends.tensorrt.library import load_tensorrt, make_logger
+from edge.inference.backends.tensorrt.plan_store import MAGIC, read_header
+from edge.inference.fp16.convert import fp16_file
 
 SETTINGS = BuildSettings("fp32", "gpu", max_batch=4, builder_level=3, workspace_mb=256)
 ROW = (3, 16, 16)

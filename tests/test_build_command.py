@@ -17,13 +17,13 @@ from conftest import CONVEYOR, ROOT, Child, clean_environment, eventually
 from rich.console import Console
 from rich.progress import TaskProgressColumn
 
-from edge import build as build_command
-from edge import progress
-from edge.backends.build import library_name
-from edge.backends.gpu import Gpu
-from edge.backends.trt_library import load_tensorrt
-from edge.cli import INTERRUPTED, main
-from edge.errors import EngineError
+from edge.cli.engines import build as build_command
+from edge.cli.main import INTERRUPTED, main
+from edge.core import progress
+from edge.core.errors import EngineError
+from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.tensorrt.builder import library_name
+from edge.inference.backends.tensorrt.library import load_tensorrt
 
 ORIN = Gpu(
     name="Orin",

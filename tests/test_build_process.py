@@ -20,18 +20,23 @@ from conftest import CONVEYOR, PATIENCE_S, eventually
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.backends import build_process
-from edge.backends.build_process import (
+from edge.core.errors import EngineError, GpuMemoryError
+from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.tensorrt import build_process
+from edge.inference.backends.tensorrt.build_process import (
     KEPT_FREE_MB,
     LEAST_WORKSPACE_MB,
     MOST_WORKSPACE_MB,
     build_plan,
     default_workspace_mb,
 )
-from edge.backends.build_records import BuildCancelled, BuildSettings, BuiltPlan, UnsupportedModelError
-from edge.backends.gpu import Gpu
-from edge.backends.trt_library import load_tensorrt
-from edge.errors import EngineError, GpuMemoryError
+from edge.inference.backends.tensorrt.build_protocol import (
+    BuildCancelled,
+    BuildSettings,
+    BuiltPlan,
+    UnsupportedModelError,
+)
+from edge.inference.backends.tensorrt.library import load_tensorrt
 
 SETTINGS = BuildSettings("fp32", "gpu", max_batch=4, builder_level=3, workspace_mb=160)
 ORIN = Gpu(
@@ -267,8 +272,8 @@ def test_an_unfinished_timing_cache_does_not_stay(trouble: Trouble) -> None:
 PARENT = """
 import sys
 from pathlib import Path
-from edge.backends.build_process import build_plan
-from edge.backends.build_records import BuildSettings
+from edge.inference.backends.tensorrt.build_process import build_plan
+from edge.inference.backends.tensorrt.build_protocol import BuildSettings
 
 def progress(phase, fraction):
     print(phase, flush=True)

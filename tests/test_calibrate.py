@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quantizable import images, network
 
-from edge.backends.calibrate import BINS, METHODS, Histogram, Probe, Range, calibrate
-from edge.errors import ModelError
+from edge.core.errors import ModelError
+from edge.precision.activation_ranges import BINS, METHODS, Histogram, Probe, Range, calibrate
 
 FINITE = st.floats(-1e4, 1e4, width=32)
 

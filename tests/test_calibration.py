@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge.backends.calibrate import Range
-from edge.backends.prepare import Layer
-from edge.backends.rounding import IntegerWeights
-from edge.calibration import Numbers, best_of
+from edge.precision.activation_ranges import Range
+from edge.precision.calibration import Numbers, best_of
+from edge.precision.quantizable_graph import Layer
+from edge.precision.weight_rounding import IntegerWeights
 
 
 def layer(name: str, tensor: str) -> Layer:

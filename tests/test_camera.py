@@ -14,12 +14,12 @@ import pytest
 from numpy.typing import NDArray
 
 import edge.capture.camera
-from edge.address import Address, parse_address
-from edge.batch import EVERY_BATCHES_AHEAD, Batcher
 from edge.capture.camera import Camera, CameraSettings
-from edge.clock import now_ns, wall_ns
-from edge.errors import SourceError
-from edge.records import DropCause, Frame, Result, StreamState
+from edge.core.clock import now_ns, wall_ns
+from edge.core.errors import SourceError
+from edge.core.records import DropCause, Frame, Result, StreamState
+from edge.core.source_url import Address, parse_address
+from edge.pipeline.batch import EVERY_BATCHES_AHEAD, Batcher
 
 LONG_S = 15.0  # a wait that only a failing test reaches
 SIZE = (64, 48)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.profiles import OperatingPoint
-from edge.tuning.candidate import Axes, Candidate, Judge, Measured, ordered
+from edge.core.tuned_profile import OperatingPoint
+from edge.perf.tune.candidate import Axes, Candidate, Judge, Measured, ordered
 
 ONE = Candidate("FAST", "gpu", "fp16", 1, 1)
 ORDER = ("FAST", "MIDDLE", "SLOW")

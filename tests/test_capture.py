@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.address import parse_address
 from edge.capture import Source, open_source
-from edge.errors import SourceError
+from edge.core.errors import SourceError
+from edge.core.source_url import parse_address
 
 SHADE_STEP = 20  # between the pictures of a test video
 

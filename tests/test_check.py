@@ -11,8 +11,8 @@ import pytest
 from emulated_boards.boards import build
 from emulated_boards.power_modes import install_tools, write_power_modes
 
-from edge.cli import main
-from edge.config import Config, load_config
+from edge.cli.main import main
+from edge.core.config import Config, load_config
 
 SAMPLE = Path(__file__).parents[1] / "systemd" / "edge.toml"
 CONFIG = """

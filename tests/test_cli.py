@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge import __version__
-from edge.cli import main
+from edge.cli.main import main
 
 HEAVY = ("cv2", "numpy", "onnxruntime", "paho", "rich", "pydantic", "amqtt", "psutil")
 
@@ -135,7 +135,9 @@ def test_a_reader_that_goes_away_is_no_failure() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
 
 
-@pytest.mark.parametrize("code", ["import edge", "import edge.cli", "from edge.cli import main; main(['--help'])"])
+@pytest.mark.parametrize(
+    "code", ["import edge", "import edge.cli.main", "from edge.cli.main import main; main(['--help'])"]
+)
 def test_a_quick_start_imports_nothing_heavy(code: str) -> None:
     program = f"""
 import contextlib, io, sys

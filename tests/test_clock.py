@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge import clock
-from edge.clock import clock_synchronised, elapsed_ms, now_ns, utc_text, wall_ns
+from edge.core import clock
+from edge.core.clock import clock_synchronised, elapsed_ms, now_ns, utc_text, wall_ns
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 YEAR_9999_NS = 253_402_300_799 * 10**9

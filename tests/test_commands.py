@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from edge import schemas
-from edge.audit import MOST_BYTES as MOST_AUDITED
-from edge.audit import Audit, shown_args
-from edge.command_args import ARGS, MOST_BYTES, CommandError, checked_args, id_of, read_object
-from edge.commands import MOST_KNOWN, WINDOW_NS, Allowance, Commands, Outcome
-from edge.config import CommandName, CommandsSettings
-from edge.inbox import MOST_WAITING, Inbox
-from edge.records import Request
-from edge.topics import Topics
+from edge.core.config import CommandName, CommandsSettings
+from edge.core.records import Request
+from edge.daemon.commands.arguments import ARGS, MOST_BYTES, CommandError, checked_args, id_of, read_object
+from edge.daemon.commands.audit_log import MOST_BYTES as MOST_AUDITED
+from edge.daemon.commands.audit_log import Audit, shown_args
+from edge.daemon.commands.dispatcher import MOST_KNOWN, WINDOW_NS, Allowance, Commands, Outcome
+from edge.daemon.commands.inbox import MOST_WAITING, Inbox
+from edge.mqtt import schemas
+from edge.mqtt.topics import Topics
 
 SCHEMA = json.loads(schemas.read("command"))
 TOPICS = Topics("site/edge", "bench-01")
@@ -243,7 +243,7 @@ def test_a_defect_in_the_checks_of_a_command_is_answered_and_counted(
 ) -> None:
     desk = Desk("log_level")
     with monkeypatch.context() as broken:
-        broken.setattr("edge.commands.checked_args", broken_down)
+        broken.setattr("edge.daemon.commands.dispatcher.checked_args", broken_down)
         desk.send("log_level", "a")
     (answer,) = desk.answers
     assert (answer["id"], answer["ok"], desk.commands.refused) == ("a", False, 1)
@@ -306,7 +306,7 @@ def test_a_topic_that_no_command_could_have_is_counted_and_has_no_answer() -> No
 
 def test_so_many_are_taken_in_any_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0
-    monkeypatch.setattr("edge.commands.now_ns", lambda: now)
+    monkeypatch.setattr("edge.daemon.commands.dispatcher.now_ns", lambda: now)
     allowance = Allowance(2)
     assert [allowance.take() for _ in range(3)] == [True, True, False]
     now = WINDOW_NS - 1

@@ -9,9 +9,9 @@ from emulated_boards import boards, tree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.host.conditions import ConditionReader, Conditions, averaged, throttled_by
-from edge.host.over_current import OverCurrent
-from edge.host.thermal import is_slowing, plausible_c, zone_name
+from edge.host.sensors.conditions import ConditionReader, Conditions, averaged, throttled_by
+from edge.host.sensors.over_current import OverCurrent
+from edge.host.sensors.thermal import is_slowing, plausible_c, zone_name
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_events_are_counted_from_the_start_also_where_a_counter_is_set_back(
 
 
 def test_a_sensor_that_appears_later_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.host.conditions.SEARCH_PERIOD_NS", 0)
+    monkeypatch.setattr("edge.host.sensors.conditions.SEARCH_PERIOD_NS", 0)
     monkeypatch.setenv("EDGE_ROOT", str(tmp_path))
     reader = ConditionReader()
     assert reader.read().temperature_c == {}

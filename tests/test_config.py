@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.config import Config, load_config
-from edge.errors import ConfigError
+from edge.core.config import Config, load_config
+from edge.core.errors import ConfigError
 
 MINIMAL: dict[str, Any] = {
     "models": {"detector": {"path": "."}},

@@ -25,17 +25,17 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.address import parse_address
-from edge.backends.convert import RangeCheck, fp16_file, source_sha256
-from edge.backends.fp16 import is_fp16, to_fp16
-from edge.backends.ort import OrtEngine
-from edge.backends.trt_library import bits, load_tensorrt, make_logger
 from edge.capture import open_source
-from edge.decode import Decoder
-from edge.errors import EngineError, ModelError
-from edge.manifest import Manifest, read_manifest
-from edge.preprocess import Preprocessor
-from edge.records import Detections
+from edge.core.errors import EngineError, ModelError
+from edge.core.manifest import Manifest, read_manifest
+from edge.core.records import Detections
+from edge.core.source_url import parse_address
+from edge.inference.backends.ort import OrtEngine
+from edge.inference.backends.tensorrt.library import bits, load_tensorrt, make_logger
+from edge.inference.decode import Decoder
+from edge.inference.fp16.cast import is_fp16, to_fp16
+from edge.inference.fp16.convert import RangeCheck, fp16_file, source_sha256
+from edge.inference.preprocess import Preprocessor
 
 FLOAT, HALF, INT32, INT64, BOOL = (
     TensorProto.FLOAT,

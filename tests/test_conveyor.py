@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from edge.capture.conveyor import LABELS, Conveyor, Truth
+from edge.capture.scene.conveyor import LABELS, Conveyor, Truth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

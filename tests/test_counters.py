@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edge.host.conditions import Conditions, with_nvml
-from edge.host.counters import Nvml, find_nvml
+from edge.host.sensors.conditions import Conditions, with_nvml
+from edge.host.sensors.energy_counters import Nvml, find_nvml
 
 
 class NVMLError(Exception):

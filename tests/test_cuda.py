@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from emulated_engines import emulated_gpu
 
-from edge.backends.cuda import CudaDevice, MemoryKind, capture_graph, graphs_work, open_device
-from edge.errors import EngineError, GpuMemoryError
+from edge.core.errors import EngineError, GpuMemoryError
+from edge.inference.backends.cuda import CudaDevice, MemoryKind, capture_graph, graphs_work, open_device
 
 KINDS: tuple[MemoryKind, ...] = ("mapped", "registered", "pinned")
 NUMBERS = np.arange(1000, dtype=np.float32).reshape(10, 100)

@@ -34,9 +34,9 @@ TOGETHER_S = 0.0003  # so soon may a second one come that the handler is still a
 WITH_LOCKS_HELD = """
 import os, signal, sys
 from pathlib import Path
-from edge.config import load_config
-from edge.daemon import Daemon
-from edge.signals import heard_by
+from edge.core.config import load_config
+from edge.daemon.daemon import Daemon
+from edge.core.process import heard_by
 
 def locks(thing, seen):
     if id(thing) in seen:

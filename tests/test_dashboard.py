@@ -14,10 +14,10 @@ import pytest
 from prometheus_client.openmetrics import parser
 from test_metrics import OPENMETRICS, body_of, result
 
-from edge.host.sensors import Reading
-from edge.metrics.page import Page
-from edge.records import EngineTimes
-from edge.telemetry import ModelMeter, StreamMeter
+from edge.core.records import EngineTimes
+from edge.daemon.prometheus.exposition import Page
+from edge.daemon.telemetry import ModelMeter, StreamMeter
+from edge.host.sensors.sensors import Reading
 
 DASHBOARD = json.loads((Path(__file__).parents[1] / "docs" / "grafana.json").read_text(encoding="utf-8"))
 GRID_COLUMNS = 24

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.backends.engine import TensorSpec
-from edge.decode import Decoder
-from edge.errors import EngineError, ModelError
-from edge.manifest import InputSettings, Manifest
-from edge.preprocess import Preprocessor
-from edge.records import Classes, Detections, Geometry
+from edge.core.errors import EngineError, ModelError
+from edge.core.manifest import InputSettings, Manifest
+from edge.core.records import Classes, Detections, Geometry
+from edge.inference.backends.engine import TensorSpec
+from edge.inference.decode import Decoder
+from edge.inference.preprocess import Preprocessor
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from numpy.typing import NDArray
 
-from edge.manifest import read_labels, read_manifest
+from edge.core.manifest import read_labels, read_manifest
 
 DIGITS = ROOT / "engines" / "digits"
 PIXELS = "0123456789abcdefg"

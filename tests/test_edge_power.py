@@ -27,8 +27,8 @@ import pytest
 from conftest import PATIENCE_S, eventually
 from emulated_boards.power_modes import install_tools, write_power_modes
 
-from edge.host import edge_power
-from edge.host.power import NoSuchModeError, PowerModeError, read_modes, set_mode
+from edge.power import edge_power
+from edge.power.modes import NoSuchModeError, PowerModeError, read_modes, set_mode
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the service runs as root, and lets other users in or not")
 
@@ -171,7 +171,7 @@ def test_several_requests_share_a_connection(start: Start) -> None:
 
 def test_the_daemons_own_client_sets_and_is_refused(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     helper = start("orin-nx")
-    monkeypatch.setattr("edge.host.power.os.geteuid", lambda: 1000)  # so that only the socket leads to a change
+    monkeypatch.setattr("edge.power.modes.os.geteuid", lambda: 1000)  # so that only the socket leads to a change
     modes = read_modes()
     assert modes is not None
     done = set_mode(modes, modes.modes[1])

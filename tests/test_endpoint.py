@@ -16,8 +16,8 @@ from conftest import eventually, free_port
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.metrics import endpoint as endpoint_module
-from edge.metrics.endpoint import LONGEST_HEAD, MOST_CONNECTIONS, Endpoint
+from edge.daemon.prometheus import http_server as endpoint_module
+from edge.daemon.prometheus.http_server import LONGEST_HEAD, MOST_CONNECTIONS, Endpoint
 
 TIMEOUT_S = 10.0
 PAGE = b"page " * 200_000  # more than the socket's buffers hold

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.host.energy import Energy, Sample, coverage, energy, intersection, segments, sum_of
+from edge.host.sensors.energy import Energy, Sample, coverage, energy, intersection, segments, sum_of
 
 S = 1_000_000_000
 BOUND_NS, HOLD_NS = S // 2, S // 10

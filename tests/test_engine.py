@@ -12,11 +12,11 @@ from emulated_engines import build_and_load, emulated_gpu
 from onnx import helper
 from small_models import FLOAT, Shape, identity, nonzero, numbers, rows_found, save
 
-from edge.backends.cuda import open_device
-from edge.backends.engine import Context, Engine, TensorSpec
-from edge.backends.ort import OrtEngine
-from edge.backends.trt_library import load_tensorrt
-from edge.errors import EngineError
+from edge.core.errors import EngineError
+from edge.inference.backends.cuda import open_device
+from edge.inference.backends.engine import Context, Engine, TensorSpec
+from edge.inference.backends.ort import OrtEngine
+from edge.inference.backends.tensorrt.library import load_tensorrt
 
 Open = Callable[[Path], Engine]
 MAX_BATCH = 5

@@ -10,11 +10,11 @@ import pytest
 from conftest import CONVEYOR
 from small_models import identity, reshaping
 
-from edge.backends.ort import OrtEngine
-from edge.benching.engine_alone import EngineAlone, fill_gaussian
-from edge.benching.scenario import ClosedLoop, Length, Query, Scenario
-from edge.clock import now_ns
-from edge.errors import EngineError
+from edge.core.clock import now_ns
+from edge.core.errors import EngineError
+from edge.inference.backends.ort import OrtEngine
+from edge.perf.bench.load_generator import ClosedLoop, Length, Query, Scenario
+from edge.perf.bench.system_engine import EngineAlone, fill_gaussian
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_candidate import ONE, measured
 
-from edge.errors import EdgeError
-from edge.tuning.finished import Finished
+from edge.core.errors import EdgeError
+from edge.perf.tune.measurements_file import Finished
 
 CONDITIONS = {"seconds": 20.0, "streams": {"a": {"source": Path("clip.mp4")}}}
 

@@ -10,11 +10,11 @@ import pytest
 from quantized import sign
 from small_models import identity
 
-from edge.admission import Precision
-from edge.backends import identity as machine
-from edge.backends.convert import source_sha256
-from edge.backends.forms import form_file, form_of
-from edge.errors import ModelError
+from edge.core.errors import ModelError
+from edge.inference import runtime_identity as machine
+from edge.inference.admission import Precision
+from edge.inference.fp16.convert import source_sha256
+from edge.inference.model_variants import form_file, form_of
 
 
 def variant(source: Path, name: str, folder: Path | None = None) -> Path:

@@ -11,8 +11,8 @@ from conftest import RtspServer, real_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import ConfigError, SourceError
-from edge.frames import Picture, open_frames, spread
+from edge.cli.engines.frame_source import Picture, open_frames, spread
+from edge.core.errors import ConfigError, SourceError
 
 
 def read(source: str | Path, count: int) -> list[Picture]:

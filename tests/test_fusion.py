@@ -20,15 +20,16 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from test_inspect import GPU, SAMPLES, TIMES_MS, answer_of, put_plan_on_gpu
 
-from edge.backends import inspected, trt_library
-from edge.backends.gpu import Gpu
-from edge.backends.kernels_run import layers_run, read_profile
-from edge.benching import fusion as fusion_module
-from edge.benching.fusion import PUBLISHED, Fusion, fusion
-from edge.benching.fusion_table import show
-from edge.errors import EngineError, ModelError
-from edge.networks import find, write
-from edge.networks.catalog import graph_of
+from edge.core.errors import EngineError, ModelError
+from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.ort_profile import layers_run, read_profile
+from edge.inference.backends.tensorrt import inspector as inspected
+from edge.inference.backends.tensorrt import library as trt_library
+from edge.perf.bench import fusion as fusion_module
+from edge.perf.bench.fusion import PUBLISHED, Fusion, fusion
+from edge.perf.bench.fusion_table import show
+from edge.perf.bench.networks import find, write
+from edge.perf.bench.networks.catalog import graph_of
 
 MANIFEST = """
 task = "classify"

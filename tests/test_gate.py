@@ -11,12 +11,12 @@ from conftest import Configure, Json, StartEdge, Subscriber, belt, write_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.config import load_config
-from edge.gate import Gate
-from edge.order import Order
-from edge.records import Classes, Detections, Findings, Result
-from edge.telemetry import Pace, StreamMeter
-from edge.tuning.settings import alone
+from edge.core.config import load_config
+from edge.core.records import Classes, Detections, Findings, Result
+from edge.daemon.telemetry import Pace, StreamMeter
+from edge.perf.tune.tuned_config import alone
+from edge.pipeline.filters import Gate
+from edge.pipeline.reorder import Order
 
 SECOND_NS = 1_000_000_000
 

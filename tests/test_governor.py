@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.governor import Decision, Governor, Rules, Snapshot, StreamSeen
-from edge.governor.forecast import Forecast, by_mode
-from edge.profiles import Machine, OperatingPoint, Profile
+from edge.core.tuned_profile import Machine, OperatingPoint, Profile
+from edge.power.governor import Decision, Governor, Rules, Snapshot, StreamSeen
+from edge.power.governor.forecast import Forecast, by_mode
 
 PERIOD_S = 5.0
 TARGET_MS = 50.0

@@ -19,12 +19,20 @@ from home_assistant import TOPIC, commanded, rendered, violations_of_discovery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.config import Config
-from edge.effects import Hands
-from edge.home import Home
-from edge.homeassistant import MOST_LABELS, Discovery, Shown, ShownStream, counts_of, object_id, switched
-from edge.records import Classes, Detections, Message, Result
-from edge.topics import Topics
+from edge.core.config import Config
+from edge.core.records import Classes, Detections, Message, Result
+from edge.daemon.commands.handlers import Hands
+from edge.daemon.homeassistant.discovery import (
+    MOST_LABELS,
+    Discovery,
+    Shown,
+    ShownStream,
+    counts_of,
+    object_id,
+    switched,
+)
+from edge.daemon.homeassistant.publisher import Home
+from edge.mqtt.topics import Topics
 
 TOPICS = Topics("edge", "bench-01")
 CONFIG_TOPIC = "homeassistant/device/edge_bench-01/config"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge.host.board import board_name
-from edge.host.sensors import Sensors
+from edge.host.sensors.sensors import Sensors
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edge.backends.engine import Engine
-from edge.backends.ort import OrtEngine
-from edge.errors import ModelError
-from edge.infer import Inference, batch_limit, picture_input
-from edge.records import EngineTimes
+from edge.core.errors import ModelError
+from edge.core.records import EngineTimes
+from edge.inference.backends.engine import Engine
+from edge.inference.backends.ort import OrtEngine
+from edge.inference.infer import Inference, batch_limit, picture_input
 
 
 def engine(folder: Path, batch: int | str, inputs: tuple[str, ...] = ("x",)) -> Engine:

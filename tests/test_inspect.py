@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from conftest import CONVEYOR
 
-from edge.backends import inspected, trt_library
-from edge.backends.build_records import BuildFacts, BuiltPlan
-from edge.backends.gpu import Gpu
-from edge.backends.layers import Inspection, IoTensor
-from edge.backends.plans import MAGIC, PlanStore
-from edge.cli import main
-from edge.errors import EngineError
+from edge.cli.main import main
+from edge.core.errors import EngineError
 from edge.host.board import board_name
+from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.tensorrt import inspector as inspected
+from edge.inference.backends.tensorrt import library as trt_library
+from edge.inference.backends.tensorrt.build_protocol import BuildFacts, BuiltPlan
+from edge.inference.backends.tensorrt.layers import Inspection, IoTensor
+from edge.inference.backends.tensorrt.plan_store import MAGIC, PlanStore
 
 SAMPLES = Path(__file__).parent / "inspector"
 GPU = Gpu(
@@ -134,7 +135,7 @@ def put_plan_on_gpu(
         assert loaded == plan
         return Inspection(answer, tensors, 12_000_000, times)
 
-    monkeypatch.setattr("edge.backends.inspection.inspect_plan", inspect_plan)
+    monkeypatch.setattr("edge.inference.backends.tensorrt.inspection.inspect_plan", inspect_plan)
 
 
 def answer_of(sample: str) -> str:

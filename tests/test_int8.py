@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge.int8 import are_blank, digest, hold_back
+from edge.precision.quantizer import are_blank, digest, hold_back
 
 
 def test_every_second_frame_is_held_back_and_one_serves_as_both() -> None:

@@ -14,9 +14,9 @@ from conftest import CONVEYOR, Configure, Json, StartEdge, Subscriber, belt
 from onnx import helper, numpy_helper
 from test_self_heal import emulated, end_well, wait_for_alarm
 
-from edge.backends.convert import source_sha256
-from edge.frames import open_frames
-from edge.stored_frames import store_frames, stored_folder
+from edge.cli.engines.frame_source import open_frames
+from edge.inference.fp16.convert import source_sha256
+from edge.precision.calibration_frames import store_frames, stored_folder
 
 FP32, INT8 = "ort-cpu/fp32/", "ort-cpu/int8/"
 

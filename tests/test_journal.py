@@ -184,7 +184,7 @@ COMMAND = """
 import sys
 from edge.host import journal
 journal.SOCKET = sys.argv.pop(1)
-from edge.cli import main
+from edge.cli.main import main
 sys.exit(main())
 """
 

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from jtop_service.machine import OUTSIDER, ROOT, Machine, jtop_machine, reply
 
-from edge.errors import EdgeError
-from edge.host import jtop
-from edge.host.jtop import JtopClient, JtopError, JtopRefusedError
+from edge.core.errors import EdgeError
+from edge.power import jtop
+from edge.power.jtop import JtopClient, JtopError, JtopRefusedError
 
 DRIVE = Path(__file__).parent / "jtop_service/drive.py"
 STATE = "/var/lib/nvpmodel/fake_mode"
@@ -119,7 +119,7 @@ def test_real_service_is_closed_to_a_user_outside_of_its_group(machine: Machine)
     assert f"user number {OUTSIDER} may not use jtop's service" in told["told"]
     assert "usermod -aG jtop" in told["told"]
     # The client's own look at the rights is not what keeps the outsider away.
-    bridge = ["sh", "-c", f"""echo '{{"verb": "get"}}' | {machine.python} -m edge.host.jtop_bridge"""]
+    bridge = ["sh", "-c", f"""echo '{{"verb": "get"}}' | {machine.python} -m edge.power.jtop_bridge"""]
     assert reply(machine.run(bridge, OUTSIDER))["error"] == "forbidden"
 
 

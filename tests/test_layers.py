@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.backends.layers import (
+from edge.core.errors import EngineError, ModelError
+from edge.inference.backends.tensorrt.layers import (
     IoTensor,
     Layer,
     LayerTensor,
@@ -28,8 +29,7 @@ from edge.backends.layers import (
     read_layers,
     with_times,
 )
-from edge.backends.trt_library import load_tensorrt
-from edge.errors import EngineError, ModelError
+from edge.inference.backends.tensorrt.library import load_tensorrt
 
 SAMPLES = Path(__file__).parent / "inspector"
 CONVOLUTION = "/stem/Conv + /stem/Relu"

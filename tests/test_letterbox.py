@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from letterbox_host import HostKernel, compile_for_host, readable_by
 from letterbox_reference import Bytes, Picture, check_batch, noise, normalised, opencv_levels
 
-from edge.backends.engine import TensorSpec
-from edge.backends.letterbox import (
+from edge.core.errors import EngineError
+from edge.core.manifest import InputSettings
+from edge.inference.backends.engine import TensorSpec
+from edge.inference.backends.tensorrt.letterbox_kernel import (
     DTYPES,
     FORMATS,
     PICTURE,
@@ -33,12 +35,10 @@ from edge.backends.letterbox import (
     picture_record,
     target_record,
 )
-from edge.errors import EngineError
-from edge.manifest import InputSettings
-from edge.preprocess import DevicePreprocessor, Preprocessor, target_settings
+from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
 
 ROOT = Path(__file__).parents[1]
-KERNELS = ROOT / "edge" / "backends" / "kernels"
+KERNELS = ROOT / "edge" / "inference" / "backends" / "tensorrt" / "kernels"
 UINT8 = TargetSettings(
     width=64,
     height=48,

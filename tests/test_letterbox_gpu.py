@@ -12,7 +12,7 @@ from letterbox_host import HostKernel, compile_for_host, input_shape
 from letterbox_reference import Picture, check_batch, noise
 from numpy.typing import NDArray
 
-from edge.backends.letterbox import (
+from edge.inference.backends.tensorrt.letterbox_kernel import (
     DTYPES,
     FORMATS,
     PICTURE,

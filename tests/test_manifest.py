@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import ModelError
-from edge.manifest import Manifest, find_model, read_labels, read_manifest
+from edge.core.errors import ModelError
+from edge.core.manifest import Manifest, find_model, read_labels, read_manifest
 
 DESIGNED = """
 task = "detect"                  # classify, detect, segment, pose, image

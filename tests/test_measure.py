@@ -21,12 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from waveforms import MEANS_W, WAVEFORMS
 
-from edge.benching.measure import Effort, InterruptedRunError, Measurement, Turns
-from edge.benching.row import Row
-from edge.benching.run import Setting, blocks_of, row_of
-from edge.benching.scenario import Length, Query, Scenario
-from edge.benching.target import Target
-from edge.host.sensors import Sensors
+from edge.host.sensors.sensors import Sensors
+from edge.perf.bench.collect import Setting, blocks_of, row_of
+from edge.perf.bench.load_generator import Length, Query, Scenario
+from edge.perf.bench.measure import Effort, InterruptedRunError, Measurement, Turns
+from edge.perf.bench.row import Row
+from edge.perf.bench.target import Target
 
 EFFORT = Effort(Length(1.0), 0.05, is_thorough=False, target_p99_ms=None, seed=1)
 MV = 5000

@@ -25,13 +25,13 @@ from prometheus_client import parser
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 
-from edge.config import HttpSettings
-from edge.host.sensors import Reading
-from edge.metrics.exporter import Exporter, address
-from edge.metrics.page import Page
-from edge.metrics.rows import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS
-from edge.records import DROP_CAUSES, Classes, EngineTimes, OutboxState, Result
-from edge.telemetry import SPREAD_BOUNDS_S, ModelMeter, StreamMeter, Telemetry
+from edge.core.config import HttpSettings
+from edge.core.records import DROP_CAUSES, Classes, EngineTimes, OutboxState, Result
+from edge.daemon.prometheus.exporter import Exporter, address
+from edge.daemon.prometheus.exposition import Page
+from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS
+from edge.daemon.telemetry import SPREAD_BOUNDS_S, ModelMeter, StreamMeter, Telemetry
+from edge.host.sensors.sensors import Reading
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 Parse = Callable[[str], Iterable[Metric]]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tuned_board import KnownPower
 
-from edge.errors import EdgeError
-from edge.tuning.finished import Finished
-from edge.tuning.mode_keeper import ModeKeeper
+from edge.core.errors import EdgeError
+from edge.perf.tune.measurements_file import Finished
+from edge.power.mode_guard import ModeKeeper
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edge.config import ModelSettings
-from edge.errors import ModelError
-from edge.manifest import read_manifest
-from edge.model import Model, lane_plan, model_file, usable_cores
+from edge.core.config import ModelSettings
+from edge.core.errors import ModelError
+from edge.core.manifest import read_manifest
+from edge.pipeline.served_model import Model, lane_plan, model_file, usable_cores
 
 MANIFEST = """
 task = "classify"

@@ -24,20 +24,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import checker, shape_inference
 
-from edge.backends import build as build_module
-from edge.backends.build_records import BuildRequest, BuildSettings
-from edge.backends.calibrate import Probe, calibrate
-from edge.backends.convert import fp16_file
-from edge.backends.phases import Reporter
-from edge.backends.prepare import activations, layers_of, prepare
-from edge.backends.quantize import checked, place
-from edge.backends.ranges import check_ranges
-from edge.backends.trt_library import load_tensorrt, make_logger
-from edge.config import ModelSettings
-from edge.errors import ConfigError, EdgeError, EngineError
-from edge.manifest import read_manifest
-from edge.model import Model
-from edge.networks import NAMES, Network, find, write
+from edge.core.config import ModelSettings
+from edge.core.errors import ConfigError, EdgeError, EngineError
+from edge.core.manifest import read_manifest
+from edge.inference.backends.tensorrt import builder as build_module
+from edge.inference.backends.tensorrt.build_progress import Reporter
+from edge.inference.backends.tensorrt.build_protocol import BuildRequest, BuildSettings
+from edge.inference.backends.tensorrt.library import load_tensorrt, make_logger
+from edge.inference.fp16.convert import fp16_file
+from edge.inference.fp16.ranges import check_ranges
+from edge.perf.bench.networks import NAMES, Network, find, write
+from edge.pipeline.served_model import Model
+from edge.precision.activation_ranges import Probe, calibrate
+from edge.precision.qdq import checked, place
+from edge.precision.quantizable_graph import activations, layers_of, prepare
 
 # Parameters as the reference implementations of each have them without training's extra heads, and the papers'
 # multiply-accumulates in 10⁹ (ResNets with the stride in the 3×3 layer).
@@ -186,7 +186,7 @@ def test_activations_stay_far_within_fp16(name: str, written: Written) -> None:
 
 def test_layers_before_fusion_are_those_that_were_published() -> None:
     """ONNX flattens in a node of its own; in Caffe, in which ResNet-152 is, two layers normalise."""
-    from edge.networks.catalog import graph_of  # noqa: PLC0415 -- not for users of the package
+    from edge.perf.bench.networks.catalog import graph_of  # noqa: PLC0415 -- not for users of the package
 
     nodes = {name: Counter(node.op for node in graph_of(name).nodes) for name in PUBLISHED}
     assert nodes["VGG-19"].total() - nodes["VGG-19"]["Flatten"] == 43
@@ -277,8 +277,8 @@ def test_a_disk_that_fails_half_way_is_told_and_nothing_is_left(tmp_path: Path) 
     told = in_a_process(f"""
 import resource
 from pathlib import Path
-from edge.errors import EdgeError
-from edge.networks import find, write
+from edge.core.errors import EdgeError
+from edge.perf.bench.networks import find, write
 resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
 try:
     write(find("MobileNet-v2"), Path({str(tmp_path)!r}))
@@ -303,8 +303,8 @@ def test_without_the_package_onnx_networks_are_known_and_writing_is_refused_in_a
 import sys
 from pathlib import Path
 sys.modules["onnx"] = None
-from edge.errors import ModelError
-from edge.networks import find, write
+from edge.core.errors import ModelError
+from edge.perf.bench.networks import find, write
 network = find("vgg19")
 try:
     write(network, Path({str(tmp_path)!r}))
@@ -323,7 +323,7 @@ def test_writing_takes_little_memory_however_large_the_weights(tmp_path: Path) -
 import resource
 from pathlib import Path
 import onnx
-from edge.networks import find, write
+from edge.perf.bench.networks import find, write
 before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 place = write(find("AlexNet"), Path({str(tmp_path)!r}))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) // 1024)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.order import Order
-from edge.records import Classes, Result
+from edge.core.records import Classes, Result
+from edge.pipeline.reorder import Order
 
 LONG_S = 10.0  # a wait that only a hanging test reaches
 NOTHING_FOUND = Classes(np.empty(0, np.float32), np.empty(0, np.int64))

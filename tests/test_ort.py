@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 from small_models import FLOAT, Shape, identity, numbers, reshaping, save
 
-from edge.backends.ort import OrtEngine, _with_fallbacks, best_provider
-from edge.errors import EngineError, ModelError
+from edge.core.errors import EngineError, ModelError
+from edge.inference.backends.ort import OrtEngine, _with_fallbacks, best_provider
 
 
 def refusal(path: Path) -> str:

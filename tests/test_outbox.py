@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.clock import now_ns
-from edge.outbox import Outbox
-from edge.records import MESSAGE_KINDS, Message, MessageKind, OutboxState
+from edge.core.clock import now_ns
+from edge.core.records import MESSAGE_KINDS, Message, MessageKind, OutboxState
+from edge.mqtt.outbox import Outbox
 
 
 def message(body: str, *, retain: bool = False, topic: str = "t", made_ns: int = 0) -> Message:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from shelved import PATIENCE_S, Shelved, eventually, shelved
 
-from edge.clock import now_ns
-from edge.outbox.shelf import Gone
-from edge.records import Message
+from edge.core.clock import now_ns
+from edge.core.records import Message
+from edge.mqtt.outbox.spool import Gone
 
 
 def test_while_the_broker_is_there_nothing_is_written(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.outbox import form
-from edge.outbox.form import pack, unpack
-from edge.outbox.journal import SEGMENT_BYTES, Journal
-from edge.outbox.opening import open_journal
-from edge.outbox.outbox import Outbox
-from edge.records import MESSAGE_KINDS, Message
+from edge.core.records import MESSAGE_KINDS, Message
+from edge.mqtt.outbox import codec as form
+from edge.mqtt.outbox.codec import pack, unpack
+from edge.mqtt.outbox.factory import open_journal
+from edge.mqtt.outbox.journal import SEGMENT_BYTES, Journal
+from edge.mqtt.outbox.outbox import Outbox
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
 MESSAGES = st.builds(
@@ -177,9 +177,9 @@ def test_a_damaged_journal_gives_only_what_was_written(tmp_path_factory: pytest.
 KILLED = """
 import itertools, sys
 from pathlib import Path
-from edge.outbox.journal import Journal
-from edge.outbox.outbox import Outbox
-from edge.records import Message
+from edge.mqtt.outbox.journal import Journal
+from edge.mqtt.outbox.outbox import Outbox
+from edge.core.records import Message
 
 waiting = Outbox(1000, Journal(Path(sys.argv[1])))
 for number in itertools.count():
@@ -230,8 +230,8 @@ def test_without_a_folder_in_memory_there_is_no_journal_and_that_is_said(
 ) -> None:
     (tmp_path / "open").mkdir(mode=0o777)
     (tmp_path / "open").chmod(0o777)
-    monkeypatch.setattr("edge.outbox.opening._folders", lambda: iter([tmp_path / "run", tmp_path / "open"]))
-    monkeypatch.setattr("edge.outbox.opening.MEMORY_FILE_SYSTEMS", ("none",))
+    monkeypatch.setattr("edge.mqtt.outbox.factory._folders", lambda: iter([tmp_path / "run", tmp_path / "open"]))
+    monkeypatch.setattr("edge.mqtt.outbox.factory.MEMORY_FILE_SYSTEMS", ("none",))
     assert open_journal(tmp_path) is None
     assert "run is not in memory" in caplog.text
     assert "open is not a folder that we alone may write to" in caplog.text

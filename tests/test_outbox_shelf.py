@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.clock import now_ns
-from edge.outbox import form
-from edge.outbox import shelf as shelf_module
-from edge.outbox.shelf import LOWEST, Gone, Shelf, Sync
-from edge.records import Message, MessageKind
+from edge.core.clock import now_ns
+from edge.core.records import Message, MessageKind
+from edge.mqtt.outbox import codec as form
+from edge.mqtt.outbox import spool as shelf_module
+from edge.mqtt.outbox.spool import LOWEST, Gone, Shelf, Sync
 
 YEAR_S = 31_536_000.0
 DAY_S = 86_400

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from shelved import Shelved, shelved
 
-from edge.records import MESSAGE_KINDS, Message
+from edge.core.records import MESSAGE_KINDS, Message
 
 STEPS = 120
 

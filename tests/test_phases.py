@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.backends.phases import BUILT, READ, Phases, Reporter
+from edge.inference.backends.tensorrt.build_progress import BUILT, READ, Phases, Reporter
 
 NAMES = st.sampled_from(["a", "b", "c"])
 EVENTS = st.lists(

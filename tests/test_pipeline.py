@@ -14,15 +14,15 @@ import pytest
 from conftest import eventually
 from onnx import TensorProto, helper
 
-from edge.backends.ort import OrtEngine
-from edge.backends.supply import Place
-from edge.config import Config, EnginesSettings, load_config
-from edge.errors import ConfigError, ModelError
-from edge.model import Model
-from edge.pipeline import Pipeline
-from edge.rebuild import Step
-from edge.records import Result
-from edge.stream import Stream
+from edge.core.config import Config, EnginesSettings, load_config
+from edge.core.errors import ConfigError, ModelError
+from edge.core.records import Result
+from edge.inference.backends.ort import OrtEngine
+from edge.inference.engine_provider import Place
+from edge.pipeline.engine_rebuild import Step
+from edge.pipeline.pipeline import Pipeline
+from edge.pipeline.served_model import Model
+from edge.pipeline.stream import Stream
 
 MODEL = '[models.m]\npath = "conveyor"\nlanes = 1\n'
 GOOD = '[streams.{}]\nsource = "synthetic://conveyor?size=160x120"\nmodel = "m"\n'

@@ -23,11 +23,11 @@ from conftest import PATIENCE_S
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.backends import plans as plans_module
-from edge.backends.build_records import MB, BuildFacts, BuildSettings, BuiltPlan
-from edge.backends.gpu import Gpu
-from edge.backends.plans import PlanKey, PlanStore, StalePlanError, plan_key, read_header
-from edge.errors import EngineError
+from edge.core.errors import EngineError
+from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.tensorrt import plan_store as plans_module
+from edge.inference.backends.tensorrt.build_protocol import MB, BuildFacts, BuildSettings, BuiltPlan
+from edge.inference.backends.tensorrt.plan_store import PlanKey, PlanStore, StalePlanError, plan_key, read_header
 
 KEY = PlanKey(
     onnx_sha256="c0ffee",
@@ -370,7 +370,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from test_plans import KEY, plan
-from edge.backends.plans import PlanStore
+from edge.inference.backends.tensorrt.plan_store import PlanStore
 
 left = int(sys.argv[2])
 

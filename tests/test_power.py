@@ -13,12 +13,12 @@ import pytest
 from conftest import eventually
 from emulated_boards.power_modes import BOARDS, install_tools, write_power_modes
 
-from edge.cli import main
-from edge.errors import ConfigError, EdgeError
-from edge.host import edge_power
-from edge.host.edge_power import Conf, Mode
-from edge.host.power import NoSuchModeError, PowerModeError, PowerModes, read_modes, set_mode
-from edge.host.power_choice import budget_w, resolve
+from edge.cli.main import main
+from edge.core.errors import ConfigError, EdgeError
+from edge.power import edge_power
+from edge.power.edge_power import Conf, Mode
+from edge.power.mode_selection import budget_w, resolve
+from edge.power.modes import NoSuchModeError, PowerModeError, PowerModes, read_modes, set_mode
 
 # In the mode that the board starts in.
 MEANT = {
@@ -270,7 +270,7 @@ class Jtop:
 
 @pytest.fixture
 def no_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.host.power.os.geteuid", lambda: 1000)
+    monkeypatch.setattr("edge.power.modes.os.geteuid", lambda: 1000)
 
 
 @pytest.mark.usefixtures("no_root")

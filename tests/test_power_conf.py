@@ -11,8 +11,8 @@ from emulated_boards.power_modes import BOARDS, PowerBoard, Row, conf_text, writ
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.host import edge_power
-from edge.host.edge_power import Conf, Mode, PowerError, parse_conf, parse_query, parse_request, read_conf, resolved
+from edge.power import edge_power
+from edge.power.edge_power import Conf, Mode, PowerError, parse_conf, parse_query, parse_request, read_conf, resolved
 
 GROUPS = {
     "tx2": [[0, 1, 2, 3, 4]],

@@ -12,7 +12,7 @@ from conftest import PATIENCE_S, clean_environment, edge_command
 from emulated_boards.boards import build
 from emulated_boards.power_modes import install_tools, write_power_modes
 
-from edge.cli import main
+from edge.cli.main import main
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.backends.engine import TensorSpec
-from edge.errors import ModelError
-from edge.manifest import InputSettings
-from edge.preprocess import Preprocessor
-from edge.records import Geometry
+from edge.core.errors import ModelError
+from edge.core.manifest import InputSettings
+from edge.core.records import Geometry
+from edge.inference.backends.engine import TensorSpec
+from edge.inference.preprocess import Preprocessor
 
 PLANAR = (1, 3, 48, 64)  # N, C, H, W
 INTERLEAVED = (1, 48, 64, 3)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import EdgeError
-from edge.profiles import (
+from edge.core.errors import EdgeError
+from edge.core.tuned_profile import (
     Machine,
     OperatingPoint,
     Profile,

@@ -25,15 +25,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge import schemas
-from edge.clock import now_ns
-from edge.config import MqttSettings
-from edge.encode import ResultEncoder, found, to_json
-from edge.errors import ConfigError, EdgeError
-from edge.outbox import Outbox
-from edge.outbox.journal import Journal
-from edge.publish import Publisher, try_connection
-from edge.records import DROP_CAUSES, BoardState, Classes, Detections, DropCause, Findings, Message, OutboxState, Result
+from edge.core.clock import now_ns
+from edge.core.config import MqttSettings
+from edge.core.errors import ConfigError, EdgeError
+from edge.core.records import (
+    DROP_CAUSES,
+    BoardState,
+    Classes,
+    Detections,
+    DropCause,
+    Findings,
+    Message,
+    OutboxState,
+    Result,
+)
+from edge.mqtt import schemas
+from edge.mqtt.encode import ResultEncoder, found, to_json
+from edge.mqtt.outbox import Outbox
+from edge.mqtt.outbox.journal import Journal
+from edge.mqtt.publisher import Publisher, try_connection
 
 LONG_S = 15.0  # a wait that only a failing test reaches
 NO_DROPS: dict[DropCause, int] = dict.fromkeys(DROP_CAUSES, 0)
@@ -278,11 +288,11 @@ def test_a_retained_message_stands_for_late_subscribers(broker: int) -> None:
 
 LOST_PROGRAM = """
 import sys, time
-from edge.config import MqttSettings
-from edge.outbox import Outbox
-from edge.outbox.journal import Journal
-from edge.publish import Publisher
-from edge.records import Message
+from edge.core.config import MqttSettings
+from edge.mqtt.outbox import Outbox
+from edge.mqtt.outbox.journal import Journal
+from edge.mqtt.publisher import Publisher
+from edge.core.records import Message
 will = Message("edge/dev/status", b'{"state":"offline"}', retain=True)
 settings = MqttSettings(url=f"mqtt://127.0.0.1:{sys.argv[1]}")
 publisher = Publisher(settings, "edge-lost", will, Outbox(10), lambda message, at_ns: None)

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from bench_samples import row
 
-from edge.benching.published import beside, published_device, published_rows, published_sheet
-from edge.benching.table import cell_text
-from edge.errors import ConfigError
+from edge.core.errors import ConfigError
+from edge.perf.bench.published import beside, published_device, published_rows, published_sheet
+from edge.perf.bench.tables import cell_text
 
 
 def _ours(**others: Any) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from conftest import CONVEYOR, run_edge, write_toml
 from onnx import TensorProto, helper
 from quantizable import SIDE, network
 
-from edge import cli
-from edge.backends.convert import source_sha256
-from edge.judge import Judge, likeness
-from edge.records import Classes, Detections
-from edge.sensitivity import Score
+from edge.cli import main as cli
+from edge.core.records import Classes, Detections
+from edge.inference.fp16.convert import source_sha256
+from edge.precision.layer_search import Score
+from edge.precision.scorer import Judge, likeness
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_wrong_arguments_are_told(
 def test_without_the_package_onnx_it_is_told(
     classifier: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "edge.int8", None)
+    monkeypatch.setitem(sys.modules, "edge.precision.quantizer", None)
     assert "cannot be quantized: the Python package" in fails(capsys, quantize(classifier, pictures))
 
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from quantizable import SIDE, images, network
 
-from edge.backends import build as build_module
-from edge.backends.calibrate import Probe, Range, calibrate
-from edge.backends.prepare import activations, layers_of, prepare
-from edge.backends.quantize import Placement, checked, naive, place
-from edge.backends.rounding import Samples, Window, round_weights
-from edge.backends.trt_library import load_tensorrt, make_logger
-from edge.errors import EngineError, ModelError
+from edge.core.errors import EngineError, ModelError
+from edge.inference.backends.tensorrt import builder as build_module
+from edge.inference.backends.tensorrt.library import load_tensorrt, make_logger
+from edge.precision.activation_ranges import Probe, Range, calibrate
+from edge.precision.qdq import Placement, checked, naive, place
+from edge.precision.quantizable_graph import activations, layers_of, prepare
+from edge.precision.weight_rounding import Samples, Window, round_weights
 
 PLACEMENTS: tuple[Placement, ...] = ("tensorrt", "cpu")
 ALL = ["stem", "deep", "mix", "head", "classes"]
@@ -173,7 +173,7 @@ def test_rounded_weights_reach_the_file_as_they_are(prepared: ModelProto, placem
 @pytest.mark.parametrize("groups", [1, 2, 6])
 @pytest.mark.parametrize("limit", [0, 1000])
 def test_a_layer_gives_nearly_what_it_gave(groups: int, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.backends.rounding._MOST_INPUTS", limit)
+    monkeypatch.setattr("edge.precision.weight_rounding._MOST_INPUTS", limit)
     random = np.random.default_rng(groups)
     weights = random.normal(size=(6, 6 // groups, 3, 2)).astype(np.float32)
     attributes: dict[str, Any] = {"strides": [2, 1], "dilations": [1, 2], "pads": [1, 0, 2, 1], "group": groups}

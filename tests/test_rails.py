@@ -11,11 +11,11 @@ from emulated_boards import boards, tree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.host import rails
-from edge.host.attribute import Attribute, number_in
-from edge.host.counters import Counter, find_rapl
-from edge.host.rail import rail_of, total_of
-from edge.host.rails import find_buses, find_channels
+from edge.host.sensors import jetson_rails as rails
+from edge.host.sensors.energy_counters import Counter, find_rapl
+from edge.host.sensors.jetson_rails import find_buses, find_channels
+from edge.host.sensors.rail_table import rail_of, total_of
+from edge.host.sensors.sysfs import Attribute, number_in
 
 NANO = ("POM_5V_IN", "POM_5V_GPU", "POM_5V_CPU")
 

@@ -18,11 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from test_convert import BOOL, INT64, assert_agrees, branches, casts, float32, make_model, node, row, session, value
 
-from edge.backends import ranges
-from edge.backends.convert import fp16_file
-from edge.backends.fp16 import to_fp16
-from edge.backends.ranges import FP16_MAX, MARGIN, Feed, beyond_fp16, check_ranges, measure_ranges
-from edge.errors import ModelError
+from edge.core.errors import ModelError
+from edge.inference.fp16 import ranges
+from edge.inference.fp16.cast import to_fp16
+from edge.inference.fp16.convert import fp16_file
+from edge.inference.fp16.ranges import FP16_MAX, MARGIN, Feed, beyond_fp16, check_ranges, measure_ranges
 
 LIMIT = FP16_MAX / MARGIN
 

@@ -11,12 +11,12 @@ import pytest
 from conftest import CONVEYOR
 from numpy.typing import NDArray
 
-from edge.agreement import OutputError
-from edge.config import ModelSettings
-from edge.model import Model
-from edge.records import Detections
-from edge.samples import Samples
-from edge.verdict import MAX_MEAN_ERROR, Answer, Verdict, answers, compare
+from edge.core.config import ModelSettings
+from edge.core.records import Detections
+from edge.pipeline.frame_samples import Samples
+from edge.pipeline.served_model import Model
+from edge.precision.agreement import OutputError
+from edge.precision.verdict import MAX_MEAN_ERROR, Answer, Verdict, answers, compare
 
 
 def pictures(count: int) -> list[NDArray[np.uint8]]:
@@ -78,7 +78,7 @@ def test_where_nothing_is_found_the_raw_outputs_decide() -> None:
 
 def test_samples_are_the_newest_pictures_and_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0]
-    monkeypatch.setattr("edge.samples.now_ns", lambda: clock[0])
+    monkeypatch.setattr("edge.pipeline.frame_samples.now_ns", lambda: clock[0])
     samples = Samples(places=3, every_s=1.0)
     image: Any = np.zeros((2, 2, 3), np.uint8)
     for second in range(10):

@@ -12,14 +12,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from edge.commands import Outcome
-from edge.config import CommandsSettings, Config, HomeAssistantSettings
-from edge.effects import Hands
-from edge.records import MESSAGE_KINDS, Classes, Message, Request, Result
-from edge.remote import Remote
-from edge.snapshots import Snapshots
-from edge.stream import Stream, TakeSnapshot
-from edge.topics import Topics
+from edge.core.config import CommandsSettings, Config, HomeAssistantSettings
+from edge.core.records import MESSAGE_KINDS, Classes, Message, Request, Result
+from edge.daemon.commands.dispatcher import Outcome
+from edge.daemon.commands.handlers import Hands
+from edge.daemon.commands.service import Remote
+from edge.daemon.commands.snapshots import Snapshots
+from edge.mqtt.topics import Topics
+from edge.pipeline.stream import Stream, TakeSnapshot
 
 TOPICS = Topics("edge", "bench-01")
 HOME = HomeAssistantSettings(enabled=True, prefix="home")

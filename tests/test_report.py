@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.errors import ConfigError
-from edge.records import Classes, Detections, Findings
-from edge.report import Page, Worst, draw_pair, render, write_report
+from edge.core.errors import ConfigError
+from edge.core.records import Classes, Detections, Findings
+from edge.precision.verification_report import Page, Worst, draw_pair, render, write_report
 
 GRAY = np.full((120, 160, 3), 128, np.uint8)
 

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edge.backends.engine import TensorSpec
-from edge.cli import main
-from edge.manifest import read_manifest
-from edge.repository import draft
+from edge.cli.engines.repository import draft
+from edge.cli.main import main
+from edge.core.manifest import read_manifest
+from edge.inference.backends.engine import TensorSpec
 
 FLOAT = np.dtype(np.float32)
 INPUT = (TensorSpec("images", (None, 3, 64, 64), FLOAT),)

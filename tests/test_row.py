@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.benching.row import LEAST_SAMPLES, Block, Row, percentile, ratio, speed_of
-from edge.benching.table import PUBLISHED_COLUMNS
+from edge.perf.bench.row import LEAST_SAMPLES, Block, Row, percentile, ratio, speed_of
+from edge.perf.bench.tables import PUBLISHED_COLUMNS
 
 MS = st.floats(0.001, 1e5)
 BLOCKS = st.lists(

@@ -9,10 +9,10 @@ from itertools import count
 import pytest
 from benched import Known
 
-from edge.benching.arrivals import poisson
-from edge.benching.scenario import QUERY_IMAGES, ClosedLoop, Length, Query, Scenario, serve
-from edge.clock import now_ns
-from edge.errors import EdgeError, EngineError
+from edge.core.clock import now_ns
+from edge.core.errors import EdgeError, EngineError
+from edge.perf.bench.arrivals import poisson
+from edge.perf.bench.load_generator import QUERY_IMAGES, ClosedLoop, Length, Query, Scenario, serve
 
 
 def closed(system: Known, scenario: Scenario, length: Length) -> tuple[list[Query], float]:
@@ -124,7 +124,7 @@ def test_failure_of_the_system_is_raised_and_not_waited_out() -> None:
 
 
 def test_query_that_never_ends_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.benching.scenario.LONGEST_QUERY_S", 0.2)
+    monkeypatch.setattr("edge.perf.bench.load_generator.LONGEST_QUERY_S", 0.2)
     with Known(60.0) as system:
         with pytest.raises(EdgeError, match=r"no query ended within 0\.2 s"):
             closed(system, "single-stream", Length(0.0))

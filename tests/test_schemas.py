@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from edge import schemas
-from edge.errors import ConfigError
+from edge.core.errors import ConfigError
+from edge.mqtt import schemas
 
 STATUS: dict[str, Any] = {
     "v": 1, "device": "bench-01", "boot": "0123456789", "state": "online", "at": "2026-11-21T06:20:01.123456Z",

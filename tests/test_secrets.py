@@ -25,9 +25,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from edge.config import Config, load_config
-from edge.errors import ConfigError
-from edge.secrets import others_may, read_secret
+from edge.core.config import Config, load_config
+from edge.core.errors import ConfigError
+from edge.core.secret_files import others_may, read_secret
 
 
 def secret_file(folder: Path, content: bytes = b"S3cret\n", mode: int = 0o600) -> Path:
@@ -130,7 +130,7 @@ def test_what_root_hands_to_a_service_through_its_group_is_no_others() -> None:
 LOAD_AS_NOBODY = """
 import os, sys
 from pathlib import Path
-from edge.config import load_config
+from edge.core.config import load_config
 os.setgid(65534)
 os.setuid(65534)
 load_config(Path(sys.argv[1]))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.curves import plot
-from edge.sensitivity import SAME, Choice, Evaluate, Layers, Notes, Score, Search
+from edge.precision.layer_search import SAME, Choice, Evaluate, Layers, Notes, Score, Search
+from edge.precision.search_plot import plot
 
 AIM = Score(0.97, 0.97, 0.97)
 

@@ -14,10 +14,10 @@ import pytest
 from emulated_boards import boards, tree
 from jsonschema import Draft202012Validator
 
-from edge import schemas
-from edge.host import sensors as sensors_module
-from edge.host.sampler import STOP_S
-from edge.host.sensors import Sensors
+from edge.host.sensors import sensors as sensors_module
+from edge.host.sensors.rail_sampler import STOP_S
+from edge.host.sensors.sensors import Sensors
+from edge.mqtt import schemas
 
 PATIENCE_S = 20.0
 # What never waits for a sensor may still wait for a processor.
@@ -255,7 +255,7 @@ def test_a_bus_that_hangs_for_2_s_holds_up_nothing_else(opened: Opened) -> None:
 def test_a_zone_that_hangs_makes_temperatures_null_and_power_goes_on(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.host.observer.FRESH_NS", 1_500_000_000)
+    monkeypatch.setattr("edge.host.sensors.condition_sampler.FRESH_NS", 1_500_000_000)
     sensors = opened("orin-nano")
     eventually(lambda: sensors.read().conditions.at_ns > 0, "conditions")
     end = hang(opened.root / "sys/devices/virtual/thermal/thermal_zone0/temp")

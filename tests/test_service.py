@@ -52,8 +52,8 @@ def decode(outputs, options):
 # The command `edge`, with a defect that the daemon comes to at its first tick.
 BROKEN = """
 import sys
-from edge.cli import main
-from edge.pipeline import Pipeline
+from edge.cli.main import main
+from edge.pipeline.pipeline import Pipeline
 
 Pipeline.mend = lambda self: [][1]
 sys.exit(main())

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from edge.errors import ConfigError, ModelError
-from edge.settings import Table, read_settings, without_credentials
+from edge.core.errors import ConfigError, ModelError
+from edge.core.validation import Table, read_settings, without_credentials
 
 
 class Lamp(Table):

@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from edge.backends.ort import OrtEngine
-from edge.backends.supply import Place
-from edge.config import EnginesSettings, load_config
-from edge.model import Model
-from edge.pipeline import Pipeline
-from edge.rebuild import Step
-from edge.records import Detections, Result
-from edge.samples import Sample, Sampling
-from edge.stream import Stream
+from edge.core.config import EnginesSettings, load_config
+from edge.core.records import Detections, Result
+from edge.inference.backends.ort import OrtEngine
+from edge.inference.engine_provider import Place
+from edge.pipeline.engine_rebuild import Step
+from edge.pipeline.frame_samples import Sample, Sampling
+from edge.pipeline.pipeline import Pipeline
+from edge.pipeline.served_model import Model
+from edge.pipeline.stream import Stream
 
 NOTHING = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
 SAMPLE = Sample(np.zeros((1, 1, 3), np.uint8), NOTHING, None, "an engine")

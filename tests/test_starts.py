@@ -17,12 +17,12 @@ from emulated_engines import EMULATION, emulated_gpu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge import starts
-from edge.backends.supply import Fallback, Place, Supplied
-from edge.config import EnginesSettings, ModelSettings
-from edge.manifest import read_manifest
-from edge.model import supply_of
-from edge.starts import CrashLoop, Starts
+from edge.core.config import EnginesSettings, ModelSettings
+from edge.core.manifest import read_manifest
+from edge.daemon import start_history as starts
+from edge.daemon.start_history import CrashLoop, Starts
+from edge.inference.engine_provider import Fallback, Place, Supplied
+from edge.pipeline.served_model import supply_of
 
 REFERENCE, GPU = "ort-cpu/fp32/", "trt/fp16/"
 ENGINES = {"detector": "trt/fp16/3f9c"}
@@ -158,10 +158,10 @@ def test_a_record_of_whatever_content_lets_the_daemon_start(content: bytes) -> N
 # The daemon with times that a test can wait for.
 SOON = """
 import sys
-from edge import daemon, starts
+from edge.daemon import daemon, starts
 starts.SETTLED_S = daemon.SETTLED_S = float(sys.argv.pop(1))
 starts.FIRST_PAUSE_S = float(sys.argv.pop(1))
-from edge.cli import main
+from edge.cli.main import main
 sys.exit(main())
 """
 

@@ -12,10 +12,10 @@ import pytest
 from conftest import eventually
 from emulated_boards.power_modes import install_tools, write_power_modes
 
-from edge.config import GovernorSettings
-from edge.errors import EdgeError
-from edge.governor import Decision, Snapshot, StreamSeen
-from edge.steering import Steering, Wanted
+from edge.core.config import GovernorSettings
+from edge.core.errors import EdgeError
+from edge.power.controller import Steering, Wanted
+from edge.power.governor import Decision, Snapshot, StreamSeen
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes power modes")
 
@@ -159,7 +159,7 @@ def test_who_asks_for_a_mode_hears_of_a_defect_that_keeps_it_from_being_set(
         raise ZeroDivisionError("no such number")
 
     board("tx2", 1)
-    monkeypatch.setattr("edge.steering.set_mode", broken_down)
+    monkeypatch.setattr("edge.power.controller.set_mode", broken_down)
     answers: list[str | EdgeError] = []
     with steered(Heard()) as steering:
         eventually(lambda: bool(steering.mode_names), "the modes")

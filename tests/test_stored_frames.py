@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.errors import EdgeError
-from edge.stored_frames import KEPT_FRAMES, read_stored, store_frames, stored_folder
+from edge.core.errors import EdgeError
+from edge.precision.calibration_frames import KEPT_FRAMES, read_stored, store_frames, stored_folder
 
 
 def test_frames_are_kept_as_they_are_and_replace_those_before(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge.tuning.tap import Slice, is_settled, percentile, total
+from edge.perf.tune.recording_outlet import Slice, is_settled, percentile, total
 
 
 def loaded(images: int, hottest_c: float | None = None) -> Slice:

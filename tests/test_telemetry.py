@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge import schemas
-from edge.host.energy import Energy
-from edge.host.ledger import Period
-from edge.host.sensors import Reading, Sensors
-from edge.records import DROP_CAUSES, STAGES, Classes, DropCause, EngineTimes, OutboxState, Result
-from edge.telemetry import LatencyHistogram, ModelMeter, Pace, StreamMeter, Telemetry, Work, energy_of
+from edge.core.records import DROP_CAUSES, STAGES, Classes, DropCause, EngineTimes, OutboxState, Result
+from edge.daemon.telemetry import LatencyHistogram, ModelMeter, Pace, StreamMeter, Telemetry, Work, energy_of
+from edge.host.sensors.energy import Energy
+from edge.host.sensors.energy_ledger import Period
+from edge.host.sensors.sensors import Reading, Sensors
+from edge.mqtt import schemas
 
 QUANTILES = {"p50": 50, "p90": 90, "p99": 99}
 UNMEASURED = (

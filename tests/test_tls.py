@@ -16,15 +16,15 @@ import pytest
 from authority import Authority, Certified
 from conftest import Mosquitto, StartEdge, belt, eventually, free_port, run_edge, subscribed, write_config
 
-from edge import publish
-from edge.check import _connect
-from edge.cli import main
-from edge.config import MqttSettings, load_config
-from edge.errors import ConfigError, EdgeError, UnansweredError
-from edge.outbox import Outbox
-from edge.publish import Publisher
-from edge.records import Message, Request
-from edge.tls import tls_context, why_away
+from edge.cli.check import _connect
+from edge.cli.main import main
+from edge.core.config import MqttSettings, load_config
+from edge.core.errors import ConfigError, EdgeError, UnansweredError
+from edge.core.records import Message, Request
+from edge.mqtt import publisher as publish
+from edge.mqtt.outbox import Outbox
+from edge.mqtt.publisher import Publisher
+from edge.mqtt.tls import tls_context, why_away
 
 HOSTS = ("127.0.0.1", "localhost")
 WILL = Message("edge/dev/status", b'{"state":"offline"}', retain=True)
@@ -286,7 +286,7 @@ def test_without_a_certificate_a_broker_that_wants_one_says_so(
 ) -> None:
     if version == "tlsv1.2":  # what a broker speaks, not only what it speaks at least
         monkeypatch.setattr(publish, "tls_context", only_tls_1_2)
-        monkeypatch.setattr("edge.tls.tls_context", only_tls_1_2)
+        monkeypatch.setattr("edge.mqtt.tls.tls_context", only_tls_1_2)
     broker = start_broker(authority.ca, authority.sign("broker", *HOSTS), "require_certificate true")
     told = why_refused(tls_settings(broker.tls_url, authority.ca), caplog, monkeypatch)
     assert "it wants a certificate of ours; set [mqtt] cert and key" in told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge.topics import Topics
+from edge.mqtt.topics import Topics
 
 TOPICS = Topics("edge", "bench-01")
 

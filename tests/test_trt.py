@@ -14,11 +14,11 @@ from emulated_engines import build_and_load, build_plan_here, emulated_gpu, load
 from onnx import helper
 from small_models import identity, nonzero, numbers, save
 
-from edge.backends.cuda import Graph, find_gpu, graphs_work, open_device
-from edge.backends.ort import OrtEngine
-from edge.errors import EngineError, GpuLostError, GpuMemoryError
-from edge.manifest import InputSettings
-from edge.preprocess import DevicePreprocessor, Preprocessor, target_settings
+from edge.core.errors import EngineError, GpuLostError, GpuMemoryError
+from edge.core.manifest import InputSettings
+from edge.inference.backends.cuda import Graph, find_gpu, graphs_work, open_device
+from edge.inference.backends.ort import OrtEngine
+from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
 
 SHAPE = (3, 2, 2)
 KINDS = {"orin-nano": "mapped", "thor": "registered", "discrete": "pinned"}

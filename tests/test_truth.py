@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.errors import ConfigError
-from edge.records import Classes, Detections
-from edge.truth import accuracy, read_boxes, read_classes
+from edge.core.errors import ConfigError
+from edge.core.records import Classes, Detections
+from edge.precision.ground_truth import accuracy, read_boxes, read_classes
 
 LABELS = ("bolt", "nut", "cell phone")
 

@@ -18,18 +18,18 @@ from emulated_boards.power_modes import install_tools, write_power_modes
 from emulated_engines import EMULATION
 from tuned_board import IDLE_W, IMAGE_J, KnownPower, KnownSensors
 
-from edge import tune
-from edge.backends.supply import Place
-from edge.config import EnginesSettings, ModelSettings
-from edge.errors import ConfigError, EdgeError
+from edge.cli import tune
+from edge.core.config import EnginesSettings, ModelSettings
+from edge.core.errors import ConfigError, EdgeError
+from edge.core.state_dir import state_lock
+from edge.core.tuned_profile import Profile, profile_path
 from edge.host.board import board_name
-from edge.model import Model, usable_cores
-from edge.places import state_lock
-from edge.profiles import Profile, profile_path
-from edge.tuning import trial
-from edge.tuning.mode_keeper import Power
-from edge.tuning.trial import Sensors
-from edge.tuning.wish import Wish, default_devices
+from edge.inference.engine_provider import Place
+from edge.perf.tune import trial
+from edge.perf.tune.plan import Wish, default_devices
+from edge.perf.tune.trial import Sensors
+from edge.pipeline.served_model import Model, usable_cores
+from edge.power.mode_guard import Power
 
 MODEL = {"models.conveyor": {"path": str(CONVEYOR)}}
 STREAM = {"streams.a": belt(size="160x120", fps=40)}

@@ -6,11 +6,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.average_precision import TrueBoxes
-from edge.comparison import Answer
-from edge.frames import Shown
-from edge.records import Detections
-from edge.verified import WORST_SHOWN, Seen
+from edge.cli.engines.frame_source import Shown
+from edge.core.records import Detections
+from edge.precision.average_precision import TrueBoxes
+from edge.precision.comparison import Answer
+from edge.precision.verification import WORST_SHOWN, Seen
 
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 

@@ -16,13 +16,13 @@ from emulated_engines import emulated_gpu
 from onnx import TensorProto, helper, numpy_helper
 from quantized import quantize
 
-from edge.admission import FILE, admitted, read_entries
-from edge.backends.forms import form_of
-from edge.backends.identity import on_onnxruntime
-from edge.capture.conveyor import LABELS, Conveyor
-from edge.cli import main
-from edge.manifest import read_manifest
-from edge.verify import NOT_ADMITTED
+from edge.capture.scene.conveyor import LABELS, Conveyor
+from edge.cli.engines.verify import NOT_ADMITTED
+from edge.cli.main import main
+from edge.core.manifest import read_manifest
+from edge.inference.admission import FILE, admitted, read_entries
+from edge.inference.model_variants import form_of
+from edge.inference.runtime_identity import on_onnxruntime
 
 SCENE = "synthetic://conveyor?seed=11&frames=400&size=320x240"
 COLORS = {"blue": (255, 30, 30), "green": (30, 255, 30), "red": (30, 30, 255)}

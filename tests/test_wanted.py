@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import ConfigError
-from edge.records import Classes, Detections
-from edge.wanted import Wanted
+from edge.core.errors import ConfigError
+from edge.core.records import Classes, Detections
+from edge.pipeline.wanted import Wanted
 
 LABELS = ("person", "car", "dog")
 

@@ -19,7 +19,7 @@ import pytest
 from emulated_boards import boards, tree
 from waveforms import MEANS_W
 
-from edge.host.sensors import Reading, Sensors
+from edge.host.sensors.sensors import Reading, Sensors
 
 SECONDS = 62.0
 MEASURED_S = 60.0

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edge.errors import EdgeError
-from edge.host.conditions import Conditions
+from edge.core.errors import EdgeError
+from edge.host.sensors.conditions import Conditions
 
 IDLE_W = {"HIGH": 8.0, "MID": 3.0, "LOW": 2.0, "OTHER": 1.0}  # from the fastest to the slowest
 IMAGE_J = {"HIGH": 0.010, "MID": 0.020, "LOW": 0.200, "OTHER": 0.010}

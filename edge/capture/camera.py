@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.address import Address
 from edge.capture.source import Source, open_source
-from edge.clock import now_ns, wall_ns
-from edge.errors import SourceError
-from edge.records import Frame, FrameOwner, StreamState
+from edge.core.clock import now_ns, wall_ns
+from edge.core.errors import SourceError
+from edge.core.records import Frame, FrameOwner, StreamState
+from edge.core.source_url import Address
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.address import Address
-from edge.errors import SourceError
+from edge.core.errors import SourceError
+from edge.core.source_url import Address
 
 
 class Source(Protocol):
@@ -47,7 +47,7 @@ def _open_file(path: Path, address: Address) -> Source:
     """Open a folder of pictures, a picture, or a video."""
     if not path.exists():
         raise SourceError(f"{path} does not exist; wanted a picture, a folder of pictures or a video", permanent=True)
-    from edge.capture.pictures import PictureSource, is_picture  # noqa: PLC0415
+    from edge.capture.image_files import PictureSource, is_picture  # noqa: PLC0415
 
     if path.is_dir() or is_picture(path):
         return PictureSource(path)

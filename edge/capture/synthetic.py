@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.address import Address
-from edge.capture.conveyor import Conveyor
-from edge.errors import SourceError
+from edge.capture.scene.conveyor import Conveyor
+from edge.core.errors import SourceError
+from edge.core.source_url import Address
 
 DEFAULTS = {"fps": "30", "size": "640x480", "seed": "1", "frames": "0"}
 LARGEST_PX = 8192

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.address import Address
-from edge.errors import SourceError
+from edge.core.errors import SourceError
+from edge.core.source_url import Address
 
 # Calls into the libraries below cannot be interrupted, so they may take no longer than this.
 TIMEOUT_MS = 3000

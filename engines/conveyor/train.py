@@ -42,7 +42,7 @@ HERE = Path(__file__).resolve().parent
 # The scene is found in this checkout, whether or not the package is installed.
 sys.path.insert(0, str(HERE.parents[1]))
 
-from edge.capture.conveyor import LABELS, Conveyor  # noqa: E402 - after the line above
+from edge.capture.scene.conveyor import LABELS, Conveyor  # noqa: E402 - after the line above
 
 SIZE_PX = 320
 STRIDES_PX = (8, 16, 32)

@@ -14,7 +14,7 @@ import pytest
 from bad_link import BadLink, needs_namespaces
 from conftest import Child, Mosquitto, StartEdge, Subscriber, belt, eventually, subscribed, write_config
 
-from edge.clock import utc_text, wall_ns
+from edge.core.clock import utc_text, wall_ns
 
 RESULTS_PER_S = 20
 RECOVERY_S = 10.0  # what the issue allows, from the link's return to live results of normal age

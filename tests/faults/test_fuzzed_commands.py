@@ -12,11 +12,11 @@ from commander import ROOT_TOPIC, commanding
 from conftest import VALIDATORS, Configure, Json, Mosquitto, StartEdge, Subscriber, belt
 from jsonschema import Draft202012Validator
 
-from edge import schemas
-from edge.command_args import ARGS
-from edge.commands import Commands, Outcome
-from edge.config import CommandName, CommandsSettings
-from edge.records import Request
+from edge.core.config import CommandName, CommandsSettings
+from edge.core.records import Request
+from edge.daemon.commands.arguments import ARGS
+from edge.daemon.commands.dispatcher import Commands, Outcome
+from edge.mqtt import schemas
 
 SEED = 20261121
 DIRECT = 10_000

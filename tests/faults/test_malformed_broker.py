@@ -16,12 +16,12 @@ import pytest
 from conftest import Configure, Mosquitto, StartEdge, belt, eventually, subscribed
 from raw_broker import CONNACK_5, RawBroker, varint
 
-from edge import publish
-from edge.clock import now_ns
-from edge.config import MqttSettings
-from edge.outbox import Outbox
-from edge.publish import Publisher
-from edge.records import Message, Request
+from edge.core.clock import now_ns
+from edge.core.config import MqttSettings
+from edge.core.records import Message, Request
+from edge.mqtt import publisher as publish
+from edge.mqtt.outbox import Outbox
+from edge.mqtt.publisher import Publisher
 
 PACKETS = 1000
 SEED = 11

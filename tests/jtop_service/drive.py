@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
-from edge.errors import EdgeError
-from edge.host.jtop import JtopClient
+from edge.core.errors import EdgeError
+from edge.power.jtop import JtopClient
 
 
 def main(python: str, verb: str, mode: str = "") -> None:

@@ -1,0 +1,64 @@
+"""A picture, or a folder of pictures in the order of their names, as a source."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.core.errors import SourceError
+
+log = logging.getLogger(__name__)
+
+# Pictures carry no time; played live, they come at this rate unless the stream's `fps` is lower.
+PICTURES_PER_S = 10.0
+
+
+def is_picture(path: Path) -> bool:
+    """Tell by the file's first bytes whether OpenCV reads it as a picture."""
+    return path.is_file() and cv2.haveImageReader(str(path))
+
+
+class PictureSource:
+    """Still pictures; those that cannot be read are left out and logged."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = path
+        self._paths = [path] if path.is_file() else sorted(each for each in path.iterdir() if is_picture(each))
+        if not self._paths:
+            raise SourceError(
+                f"folder {path} holds no picture; wanted files such as .jpg or .png in it", permanent=True
+            )
+        self._next = 0
+        self._shown = 0
+        self._picture: NDArray[np.uint8] | None = None
+
+    def grab(self) -> float | None:
+        while self._next < len(self._paths):
+            path = self._paths[self._next]
+            self._next += 1
+            picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if picture is None:
+                log.warning("picture %s cannot be decoded; it is left out", path)
+                continue
+            self._picture = np.asarray(picture, np.uint8)
+            self._shown += 1
+            return (self._shown - 1) / PICTURES_PER_S
+        if not self._shown:
+            raise SourceError(f"{self._folder} holds no picture that can be decoded", permanent=True)
+        return None
+
+    def retrieve(self, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:  # noqa: ARG002 -- imread makes its own
+        if self._picture is None:
+            raise RuntimeError("retrieve before grab")
+        return self._picture
+
+    def ending(self) -> str | None:
+        left_out = len(self._paths) - self._shown
+        return f"{left_out} of {len(self._paths)} pictures could not be decoded" if left_out else None
+
+    def close(self) -> None:
+        self._picture = None

@@ -1,0 +1,161 @@
+"""The frames that a model is calibrated and verified on: spread over a source, or those that people have labelled."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.capture import Source, open_source
+from edge.capture.image_files import is_picture
+from edge.core.clock import now_ns
+from edge.core.errors import ConfigError, SourceError
+from edge.core.manifest import Task
+from edge.core.source_url import Address, parse_address
+from edge.precision.ground_truth import Label, read_boxes, read_classes
+
+log = logging.getLogger(__name__)
+
+DEFAULT_COUNT = 64
+STEP_S = 0.5  # between two frames of a source without end: neighbours show nearly the same
+
+Picture = NDArray[np.uint8]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A frame, and what stands in it where that is known."""
+
+    name: str
+    picture: Picture
+    true: Label | None = None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The chosen frames, read one after the other."""
+
+    count: int  # expected
+    frames: Iterator[Shown]
+
+
+def open_frames(source: str, count: int, option: str) -> Frames:
+    """Choose `count` frames of a source, spread over it where it has an end; `option` is who asked.
+
+    Raises ConfigError where the source is none or has no frame, SourceError (also later) where it cannot be read.
+    """
+    try:
+        address = parse_address(source, Path())
+    except ValueError as error:
+        raise ConfigError(f"{option} {error}") from None
+    path = Path(address.location)
+    if address.scheme == "file" and not path.exists():
+        raise ConfigError(f"{option} {path} does not exist; wanted a video, a picture, a folder of pictures or a URL")
+    if address.scheme == "file" and path.is_dir():
+        return _of_folder(path, count, option)
+    is_endless = address.is_live or (address.scheme == "synthetic" and address.options.get("frames", "0") == "0")
+    if is_endless:
+        return Frames(count, islice(_now_and_then(address), count))
+    length = _length(address)
+    if not length:
+        raise ConfigError(f"{option} {address.shown} has no frame; wanted a video with pictures in it")
+    places = spread(range(length), count)
+    return Frames(len(places), _at(address, places))
+
+
+def labelled_frames(truth: Path, source: str | None, count: int | None, task: Task, labels: Sequence[str]) -> Frames:
+    """Choose `count` of the labelled pictures, spread over them; all where it is None."""
+    if not truth.exists():
+        raise ConfigError(f"--truth {truth} does not exist; wanted a COCO JSON file, or a folder with a folder a class")
+    if truth.is_dir() != (task == "classify"):
+        found, wanted = ("folder", "a COCO JSON file of boxes") if truth.is_dir() else ("file", "a folder a class")
+        raise ConfigError(f"--truth {truth}: found a {found}, wanted {wanted} for a model whose task is {task}")
+    known: dict[Path, Label] = {}
+    if task == "classify":
+        known.update(read_classes(truth, labels))
+    else:
+        known.update(read_boxes(truth, truth.parent if source is None else Path(source), labels))
+    chosen = spread(list(known), count or len(known))
+    return Frames(len(chosen), (Shown(path.name, _read(path), known[path]) for path in chosen))
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Return `count` items at even distances, in order; all where there are fewer."""
+    if len(items) <= count:
+        return list(items)
+    return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]
+
+
+def _of_folder(folder: Path, count: int, option: str) -> Frames:
+    pictures = sorted(each for each in folder.iterdir() if is_picture(each))
+    if not pictures:
+        raise ConfigError(f"{option} {folder}: the folder holds no picture; wanted files such as .jpg or .png in it")
+    chosen = spread(pictures, count)
+    return Frames(len(chosen), _readable(chosen))
+
+
+def _readable(paths: Sequence[Path]) -> Iterator[Shown]:
+    """Yield pictures; of those that nobody has labelled, one that cannot be decoded is passed over."""
+    for path in paths:
+        try:
+            picture = _read(path)
+        except SourceError as error:
+            log.warning("%s; it is left out", error)
+        else:
+            yield Shown(path.name, picture)
+
+
+def _read(path: Path) -> Picture:
+    with _opened(Address("file", str(path))) as source:
+        source.grab()
+        return source.retrieve(None)
+
+
+@contextlib.contextmanager
+def _opened(address: Address) -> Iterator[Source]:
+    with contextlib.closing(open_source(address)) as source:
+        yield source
+
+
+def _length(address: Address) -> int:
+    """Count a source's frames; what a file says of itself need not be true."""
+    with _opened(address) as source:
+        length = 0
+        while source.grab() is not None:
+            length += 1
+    return length
+
+
+def _at(address: Address, places: Sequence[int]) -> Iterator[Shown]:
+    with _opened(address) as source:
+        wanted = set(places)
+        for place in range(max(places) + 1):
+            if source.grab() is None:
+                return
+            if place in wanted:
+                yield Shown(f"frame {place}", source.retrieve(None))
+
+
+def _now_and_then(address: Address) -> Iterator[Shown]:
+    with _opened(address) as source:
+        place, due_s = 0, 0.0
+        while True:
+            try:
+                media_s = source.grab()
+            except TimeoutError:
+                raise SourceError(f"{address.shown} gave no frame in time; see that the camera is up") from None
+            if media_s is None:
+                return
+            at_s = now_ns() / 1e9 if address.is_live else media_s
+            if at_s >= due_s:
+                due_s = at_s + STEP_S
+                yield Shown(f"frame {place}", source.retrieve(None))
+            place += 1

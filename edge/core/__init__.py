@@ -1,0 +1,1 @@
+"""Configuration, manifest, records, errors, clock, and the state directory."""

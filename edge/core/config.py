@@ -1,0 +1,355 @@
+"""The daemon's configuration: one TOML file, read once, with its limits where each key is declared."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from edge.core.errors import ConfigError
+from edge.core.manifest import built_in_model
+from edge.core.secret_files import CREDENTIAL, check_private, credential_path, read_secret
+from edge.core.source_url import Address, expand_home, parse_address
+from edge.core.validation import Table, read_settings
+
+log = logging.getLogger(__name__)
+
+MQTT_PORT = {"mqtt": 1883, "mqtts": 8883}
+MIN_MASK_POINTS = 3
+VERSION = 1  # of the configuration's form; it grows when a key changes its meaning or goes
+MAX_PIXEL = 65_535
+
+# Names become topic levels and file names.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
+AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1, le=256)]
+
+
+def _existing_path(value: Any, info: ValidationInfo) -> Any:
+    """Turn a path of the file into an absolute one that exists."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"found {value!r}, wanted a path")
+    if value.startswith(CREDENTIAL):
+        return credential_path(value.removeprefix(CREDENTIAL))
+    path = _folder(info) / expand_home(value)
+    if not os.path.exists(path):  # noqa: PTH110 -- Path.exists raises for a name that is too long
+        raise ValueError(f"{path} does not exist; wanted an existing path (relative ones start at the config file)")
+    return path
+
+
+def _model_folder(value: Any, info: ValidationInfo) -> Any:
+    """Turn a path of the file, or the name of a model that comes with the package, into a folder."""
+    try:
+        return _existing_path(value, info)
+    except ValueError:
+        if isinstance(value, str) and (folder := built_in_model(value)):
+            return folder
+        raise
+
+
+def _folder(info: ValidationInfo) -> Path:
+    return Path((info.context or {}).get("folder", "."))
+
+
+def _secret_path(value: Any, info: ValidationInfo) -> Any:
+    path = _existing_path(value, info)
+    check_private(path)
+    return path
+
+
+ExistingPath = Annotated[Path, BeforeValidator(_existing_path)]
+SecretPath = Annotated[Path, BeforeValidator(_secret_path)]
+
+
+class DeviceSettings(Table):
+    name: Name = Field(default_factory=lambda: socket.gethostname() or "edge")
+    power_mode: str = Field("keep", min_length=1, max_length=64)  # which modes a board has is known on it alone
+    state_dir: str | None = None
+
+
+class MqttSettings(Table):
+    """The broker; `mqtts://` for TLS."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+    prefix: str = Field("edge", pattern=r"^[^/+#\x00-\x1f][^+#\x00-\x1f]*$")
+    username: str | None = None
+    password_file: SecretPath | None = None
+    ca: ExistingPath | None = None
+    cert: ExistingPath | None = None
+    key: SecretPath | None = None
+    version: Literal["auto", "5", "3.1.1"] = "auto"
+    queue_messages: int = Field(10_000, ge=10, le=1_000_000)
+    in_flight: int = Field(64, ge=1, le=1000)
+
+    @field_validator("url")
+    @classmethod
+    def _broker_url(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            port, host = parts.port, parts.hostname
+        except ValueError:
+            raise ValueError("no valid host and port; wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]") from None
+        if parts.scheme not in MQTT_PORT or not host or port == 0 or parts.path.strip("/") or parts.query:
+            raise ValueError(f"found {url!r}, wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
+        return url
+
+    @model_validator(mode="after")
+    def _what_belongs_together(self) -> MqttSettings:
+        if self.password_file is not None and self.username is None and urlsplit(self.url).username is None:
+            raise ValueError("password_file stands without a username; wanted both")
+        files = {"ca": self.ca, "cert": self.cert, "key": self.key}
+        if not self.tls and (found := [name for name, path in files.items() if path is not None]):
+            raise ValueError(f"found {', '.join(found)} and {self.shown}, which is not encrypted; wanted mqtts://")
+        if (self.cert is None) != (self.key is None):
+            found_one, lacking = ("cert", "key") if self.key is None else ("key", "cert")
+            raise ValueError(f"{found_one} stands without a {lacking}; wanted both, in two PEM files")
+        return self
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def tls(self) -> bool:
+        return urlsplit(self.url).scheme == "mqtts"
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.url)
+        return parts.port or MQTT_PORT[parts.scheme]
+
+    @property
+    def shown(self) -> str:
+        """The broker's address without credentials."""
+        return f"{urlsplit(self.url).scheme}://{self.host}:{self.port}"
+
+    def credentials(self) -> tuple[str | None, str | None]:
+        """Return user name and password; the URL's are used where the file sets none."""
+        parts = urlsplit(self.url)
+        username = self.username or (unquote(parts.username) if parts.username else None)
+        in_url = unquote(parts.password) if parts.password else None
+        return username, read_secret(self.password_file) if self.password_file else in_url
+
+
+class OutboxSettings(Table):
+    """Where messages wait that no broker has acknowledged, and how many of them."""
+
+    memory_s: float = Field(2.0, ge=0, le=3600)
+    commit_s: float = Field(1.0, ge=0.01, le=3600)
+    sync: Literal["commit", "checkpoint", "never"] = "commit"
+    max_mb: int = Field(256, ge=0, le=1_000_000)
+    max_age_s: float = Field(604_800.0, ge=1, le=31_536_000)
+
+
+class TelemetrySettings(Table):
+    period_s: float = Field(5.0, ge=0.2, le=3600)
+    expiry_s: float = Field(300.0, ge=1, le=31_536_000)
+
+
+class EnginesSettings(Table):
+    """How engines are built, and how many of them are kept."""
+
+    builder_level: int = Field(3, ge=0, le=5)
+    workspace_mb: Literal["auto"] | Annotated[int, Field(ge=16, le=65_536)] = "auto"
+    cache_mb: int = Field(4096, ge=64, le=1_000_000)
+
+
+class AccuracySettings(Table):
+    """How the agreement of what serves with the model as it was exported is watched."""
+
+    shadow: float = Field(0.0, ge=0, le=1)
+    window: int = Field(200, ge=20, le=100_000)
+    fallback: bool = False
+
+
+class ModelSettings(Table):
+    path: Annotated[Path, BeforeValidator(_model_folder)]
+    precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
+    max_batch: int = Field(4, ge=1, le=1024)
+    max_wait_ms: float = Field(0.0, ge=0, le=10_000)
+    lanes: AutoOrCount = "auto"
+    threads: AutoOrCount = "auto"
+    backend: Literal["auto", "tensorrt", "onnxruntime"] = "auto"
+    device: Literal["auto", "gpu", "dla0", "dla1", "cpu"] = "auto"
+    memory: Literal["auto", "mapped", "registered", "pinned"] = "auto"
+    wait: Literal["block", "spin"] = "block"
+
+
+def _strings(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class GovernorSettings(Table):
+    """Which power modes the governor may choose among, and how soon."""
+
+    enabled: bool = False
+    modes: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()  # names or ids; empty: all without a reboot
+    min_dwell_s: float = Field(60.0, ge=1, le=86_400)
+    switch_cost_j: float = Field(5.0, ge=0, le=10_000)
+    max_switches_per_h: int = Field(12, ge=1, le=3600)
+    max_temperature_c: float | None = Field(None, ge=20, le=120)
+    low_battery: float = Field(0.2, ge=0, le=1)
+    hold_s: float = Field(3600.0, ge=0, le=604_800)
+
+
+CommandName = Literal[
+    "power_mode",
+    "reload",
+    "stream_on",
+    "stream_off",
+    "stream_add",
+    "stream_remove",
+    "snapshot",
+    "log_level",
+    "restart",
+]
+
+
+class CommandsSettings(Table):
+    """Which commands are taken over MQTT; none unless they are named."""
+
+    allow: Annotated[tuple[CommandName, ...], BeforeValidator(_strings)] = ()
+    max_per_min: int = Field(60, ge=1, le=6000)
+
+
+class HomeAssistantSettings(Table):
+    enabled: bool = False
+    prefix: str = Field("homeassistant", pattern=r"^[^/+#\x00-\x1f][^+#\x00-\x1f]*$")
+
+
+class HttpSettings(Table):
+    """The endpoint that Prometheus reads."""
+
+    enabled: bool = False
+    host: str = Field("127.0.0.1", min_length=1, max_length=255)
+    port: int = Field(9469, ge=1, le=65_535)
+
+
+def _address(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"found {value!r}, wanted a path or URL in quotes")  # noqa: TRY004 -- pydantic's protocol
+    address = parse_address(value, _folder(info))
+    if address.scheme == "file" and not os.path.exists(address.location):  # noqa: PTH110 -- as above
+        raise ValueError(f"{address.location} does not exist; wanted an existing file or folder of images")
+    return address
+
+
+def _polygons(value: Any) -> Any:
+    try:
+        return tuple(_polygon(points) for points in value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"found {value!r:.80}, wanted polygons of 3 points or more in source pixels: [[[x, y], [x, y], [x, y]]]"
+        ) from None
+
+
+def _polygon(points: Any) -> tuple[tuple[int, int], ...]:
+    polygon = tuple((x, y) for x, y in points)
+    if len(polygon) < MIN_MASK_POINTS or any(type(n) is not int or not 0 <= n <= MAX_PIXEL for p in polygon for n in p):
+        raise ValueError
+    return polygon
+
+
+class StreamSettings(Table):
+    """One camera or file, and what of its results is published."""
+
+    source: Annotated[Address, BeforeValidator(_address)]
+    model: Name
+    delivery: Literal["live", "every"] = "live"
+    max_age_ms: float = Field(0.0, ge=0, le=3_600_000)
+    loop: bool = False
+    fps: float = Field(0.0, ge=0, le=1000)
+    stall_s: float = Field(10.0, ge=1, le=3600)
+    target_p99_ms: float | None = Field(None, gt=0, le=60_000)
+    username: str | None = None
+    password_file: SecretPath | None = None
+    labels: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()
+    score_threshold: float | None = Field(None, ge=0, le=1)
+    min_size: float = Field(0.0, ge=0, le=MAX_PIXEL)
+    masks: Annotated[tuple[tuple[tuple[int, int], ...], ...], BeforeValidator(_polygons)] = ()
+    qos: Literal[0, 1] = 1
+    max_results_per_s: float = Field(0.0, ge=0, le=1000)
+    only_changes: bool = False
+    enabled: bool = True
+
+    @field_validator("delivery")
+    @classmethod
+    def _source_can_wait(cls, delivery: str, info: ValidationInfo) -> str:
+        source = info.data.get("source")
+        if delivery == "every" and source is not None and source.is_live:
+            raise ValueError(f"found 'every' on a {source.scheme}:// source, which cannot wait; wanted 'live'")
+        return delivery
+
+    @model_validator(mode="after")
+    def _password_has_a_user(self) -> StreamSettings:
+        if self.password_file is not None and self.username is None and self.source.username is None:
+            raise ValueError("password_file stands without a username; wanted both")
+        return self
+
+    def address(self) -> Address:
+        """Return the source with its credentials, those of the file before those of the URL."""
+        return replace(
+            self.source,
+            username=self.username or self.source.username,
+            password=read_secret(self.password_file) if self.password_file else self.source.password,
+        )
+
+
+class Config(Table):
+    """The whole file."""
+
+    version: int = Field(VERSION, ge=1)
+    device: DeviceSettings = Field(default_factory=DeviceSettings)
+    mqtt: MqttSettings = MqttSettings()
+    outbox: OutboxSettings = OutboxSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    engines: EnginesSettings = EnginesSettings()
+    accuracy: AccuracySettings = AccuracySettings()
+    governor: GovernorSettings = GovernorSettings()
+    commands: CommandsSettings = CommandsSettings()
+    homeassistant: HomeAssistantSettings = HomeAssistantSettings()
+    http: HttpSettings = HttpSettings()
+    models: dict[Name, ModelSettings] = Field(default_factory=dict)
+    streams: dict[Name, StreamSettings] = Field(default_factory=dict)
+
+    # Before anything else of the file is looked at: what a newer form holds cannot be judged here.
+    @model_validator(mode="before")
+    @classmethod
+    def _version_is_known(cls, values: Any) -> Any:
+        version = values.get("version") if isinstance(values, dict) else None
+        if type(version) is int and version > VERSION:
+            raise ValueError(
+                f"version: found {version}, wanted {VERSION}: this file was made for a newer edge; install that one, "
+                "or put back the file that this one had"
+            )
+        return values
+
+    @model_validator(mode="after")
+    def _streams_name_their_models(self) -> Config:
+        for name, stream in self.streams.items():
+            if stream.model not in self.models:
+                known = ", ".join(self.models) or "none: add a [models.NAME] table"
+                raise ValueError(f"[streams.{name}] model: found {stream.model!r}, wanted one of the models ({known})")
+        return self
+
+
+def load_config(path: Path) -> Config:
+    """Read the configuration; raise ConfigError in one sentence where it cannot be used."""
+    config = read_settings(path, Config, ConfigError)
+    for place, has_password in _urls(config):
+        if has_password:
+            log.warning("%s holds a password in its URL, where others may read it; wanted a password_file", place)
+    return config
+
+
+def _urls(config: Config) -> Iterator[tuple[str, bool]]:
+    """Yield each place of a URL, and whether a password stands in it."""
+    yield "[mqtt] url", urlsplit(config.mqtt.url).password is not None
+    for name, stream in config.streams.items():
+        yield f"[streams.{name}] source", stream.source.password is not None

@@ -1,0 +1,139 @@
+"""`model.toml`: what stands beside a model's files and says how to feed it and how to read it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+
+from edge.core.errors import ModelError
+from edge.core.validation import Table, read_settings
+
+PerChannel = tuple[float, ...]
+Task = Literal["classify", "detect"]
+MIN_AGREEMENT: dict[Task, float] = {"detect": 0.95, "classify": 0.98}
+
+
+def _strings(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class InputSettings(Table):
+    """How a source picture becomes the model's input: x = (pixel - mean) * scale / std, per channel."""
+
+    color: Literal["bgr", "rgb", "gray"] = "rgb"
+    resize: Literal["letterbox", "stretch", "crop"] = "letterbox"
+    anchor: Literal["top-left", "center"] = "center"
+    pad: int = Field(114, ge=0, le=255)
+    scale: float = Field(1.0, gt=0)
+    mean: PerChannel = (0.0, 0.0, 0.0)
+    std: PerChannel = (1.0, 1.0, 1.0)
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _three_numbers(cls, value: Any) -> Any:
+        if not isinstance(value, list) or len(value) not in (1, 3):
+            raise ValueError(f"found {value!r:.80}, wanted a list of one number a channel: 3, or 1 for gray")
+        return tuple(value)
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, value: PerChannel) -> PerChannel:
+        if min(value) <= 0:
+            raise ValueError(f"found {list(value)}, wanted numbers greater than 0")
+        return value
+
+
+class OutputSettings(Table):
+    """How the model's outputs are read; keys of one's own reach the decoder."""
+
+    model_config = ConfigDict(extra="allow")
+
+    decoder: str
+    score_threshold: float = Field(0.25, ge=0, le=1)
+    iou_threshold: float = Field(0.45, ge=0, le=1)
+    nms: bool | None = None  # None: as the decoder is known to need
+    max_detections: int = Field(300, ge=1)
+
+
+class AccuracySettings(Table):
+    """What a form of the model in less precision must keep of FP32 to be served."""
+
+    min_agreement: float | None = Field(None, gt=0, le=1)  # None: as MIN_AGREEMENT has it
+    fp16_blocked_ops: Annotated[
+        tuple[str, ...], BeforeValidator(_strings)
+    ] = ()  # operator types that stay FP32 in FP16
+
+
+class Manifest(Table):
+    """One model's `model.toml`."""
+
+    task: Task
+    onnx: str
+    labels: str | None = None
+    input: InputSettings = InputSettings()
+    output: OutputSettings
+    accuracy: AccuracySettings = AccuracySettings()
+
+    @property
+    def min_agreement(self) -> float:
+        """The least agreement with FP32 in what is found: F1 of boxes, share of same best classes."""
+        wanted = self.accuracy.min_agreement
+        return MIN_AGREEMENT[self.task] if wanted is None else wanted
+
+    @property
+    def reading_sha256(self) -> str:
+        """The hash of how the model is fed and read: what is found depends on it as much as on the model's file."""
+        # Keys that are not set are left out, so that a new key with a default changes no hash.
+        told = self.model_dump(include={"task", "input", "output"}, exclude_unset=True, mode="json")
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `model.toml` in `folder`; raise ModelError in one sentence where it cannot be used."""
+    path = folder / "model.toml"
+    if not os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
+        raise ModelError(
+            f"{folder} holds no model.toml; wanted a model folder: draft one with `edge engines add FILE.onnx`"
+        )
+    return read_settings(path, Manifest, ModelError)
+
+
+def find_model(name: str) -> Path:
+    """Return the folder of a model given as a path, or as a name under `engines/` here or in the package."""
+    for folder in (Path(name), Path("engines") / name, built_in_model(name)):
+        if folder is not None and os.path.isfile(folder / "model.toml"):  # noqa: PTH113 -- Path's raises for a long name
+            return folder
+    raise ModelError(
+        f"model {name!r} is neither a folder with a model.toml nor a name under engines/; "
+        "`edge engines list` shows what there is"
+    )
+
+
+def built_in_models() -> list[Path]:
+    """Return the folders of the models that come with the package."""
+    package = Path(__file__).parents[1]
+    # In a checkout the models lie beside the package, in a wheel inside it.
+    return sorted(path.parent for root in (package, package.parent) for path in root.glob("engines/*/model.toml"))
+
+
+def built_in_model(name: str) -> Path | None:
+    """Return the folder of a model that comes with the package; None where it has no model of this name."""
+    return next((folder for folder in built_in_models() if folder.name == name), None)
+
+
+def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Read the labels file, one label a line; an empty tuple where the manifest names none."""
+    if manifest.labels is None:
+        return ()
+    path = folder / manifest.labels
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, ValueError) as error:  # ValueError: also a zero byte in the name
+        raise ModelError(
+            f"labels file {str(path)!r} cannot be read ({error}); wanted a UTF-8 text file, one label a line"
+        ) from None

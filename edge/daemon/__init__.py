@@ -1,0 +1,1 @@
+"""The life of `edge run`: ticks, telemetry, alarms, commands, Home Assistant."""

@@ -1,0 +1,1 @@
+"""Commands over MQTT: service, dispatcher, arguments, handlers, audit log."""

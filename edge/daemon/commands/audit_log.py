@@ -1,0 +1,72 @@
+"""The record of commands: JSON lines in a file of bounded size, beside an older one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from edge.core.source_url import without_secrets
+from edge.core.validation import without_credentials
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 1_000_000  # of each of the two files
+MOST_SHOWN = 2000  # characters of a command's arguments
+_CAMERA = re.compile("rtsps?:", re.IGNORECASE)
+_SECRET_KEY = re.compile("pass|pwd|secret|token", re.IGNORECASE)  # refused, and yet not to be written down
+
+
+class Audit:
+    """Writes what was asked, and what came of it, to `commands.jsonl`; a full file becomes `commands.jsonl.1`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "commands.jsonl"
+        self._is_silent = False
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append a line and log it; a disk that does not take it is told once, and stops no command."""
+        text = json.dumps(line, ensure_ascii=True)
+        log.info("command %s", text)
+        try:
+            self._make_room(len(text) + 1)
+            with self._path.open("a", encoding="ascii") as file:
+                file.write(text + "\n")
+            self._is_silent = False
+        except OSError as error:
+            if not self._is_silent:
+                log.warning(
+                    "commands are not recorded in %s (%s); see its rights and the space left", self._path, error
+                )
+            self._is_silent = True
+
+    def _make_room(self, added_bytes: int) -> None:
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            return
+        if size + added_bytes > MOST_BYTES:
+            self._path.replace(self._path.with_suffix(".jsonl.1"))
+
+
+def shown_args(args: Any) -> Any:
+    """Return a command's arguments as they may be recorded: no credentials, and of bounded length."""
+    shown = _without_secrets(args)
+    text = json.dumps(shown)
+    return shown if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "…"
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        text = without_credentials(value)
+        return without_secrets(text) if _CAMERA.search(text) else text
+    if isinstance(value, dict):
+        return {
+            _without_secrets(key): "…" if _SECRET_KEY.search(key) else _without_secrets(each)
+            for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_secrets(each) for each in value]
+    return value

@@ -1,0 +1,200 @@
+"""What Home Assistant is told of this device: one discovery message, and what it sends back; pure.
+
+Home Assistant reads our messages by templates. A value that is null, or not there, renders as None, which it shows as
+unknown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge.core.config import CommandName
+from edge.core.records import Classes, Findings
+from edge.mqtt.topics import Topics
+
+# Each label is an entity of its own, and a home wants to see few of them; a stream's `labels` chooses which.
+MOST_LABELS = 20
+
+Component = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ShownStream:
+    """What of a stream makes its entities."""
+
+    name: str
+    labels: tuple[str, ...]  # that it may publish
+    classifies: bool  # else it finds boxes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What of the device makes its entities."""
+
+    streams: tuple[ShownStream, ...]
+    models: tuple[str, ...]
+    power_modes: tuple[str, ...]  # that can be chosen
+    allow: tuple[CommandName, ...]
+
+
+class Discovery:
+    """The discovery message of one device, as Home Assistant documents it for devices."""
+
+    def __init__(self, prefix: str, topics: Topics, version: str, board: str) -> None:
+        self.birth_topic = f"{prefix}/status"
+        self._id = object_id(f"{topics.prefix}_{topics.device}")
+        self.topic = f"{prefix}/device/{self._id}/config"
+        self._topics = topics
+        self._head = {
+            "device": {"identifiers": [self._id], "name": topics.device, "model": board, "sw_version": version},
+            "origin": {"name": "edge", "sw_version": version},
+            "availability": [_available(topics.status, "online")],
+            "state_topic": topics.telemetry,
+            "qos": 1,
+        }
+
+    def body(self, shown: Shown, former: Mapping[str, Component] | None = None) -> dict[str, Any]:
+        """Return the message; components of the `former` one that are gone are named, so that they disappear."""
+        components = self._of_device(shown)
+        for stream in shown.streams:
+            components |= self._of_stream(stream, shown.allow)
+        for key, component in components.items():
+            component["unique_id"] = f"{self._id}_{key}"
+        gone = {key: {"platform": each["platform"]} for key, each in (former or {}).items() if key not in components}
+        return self._head | {"components": components | gone}
+
+    def _of_device(self, shown: Shown) -> dict[str, Component]:
+        hottest = f"{_path('board', 'temperature_c')} or {{}}"
+        throttled = _path("board", "throttled")
+        components = {
+            "power": _sensor("power", _value("board", "power_w"), "W", device_class="power"),
+            "efficiency": _sensor("images per second and watt", _value("board", "images_per_s_per_w"), "1/s/W"),
+            "temperature": _sensor(
+                "temperature",
+                f"{{{{ ({hottest}).values() | select('number') | max | default(none) }}}}",
+                "°C",
+                device_class="temperature",
+            ),
+            "throttled": {
+                "platform": "binary_sensor",
+                "name": "throttled",
+                "device_class": "problem",
+                "entity_category": "diagnostic",
+                "value_template": f"{{{{ none if {throttled} is none else ('ON' if {throttled} else 'OFF') }}}}",
+            },
+        }
+        for model in shown.models:
+            energy = _value("models", model, "energy_j_per_image")
+            components[f"model_{model}_energy"] = _sensor(f"{model} energy per inference", energy, "J")
+        if "power_mode" in shown.allow and shown.power_modes:
+            components["power_mode"] = self._power_mode(shown.power_modes)
+        return components
+
+    def _power_mode(self, modes: Sequence[str]) -> Component:
+        return {
+            "platform": "select",
+            "name": "power mode",
+            "entity_category": "config",
+            "options": list(modes),
+            "state_topic": self._topics.status,
+            "value_template": _value("power_mode"),
+            "command_topic": self._topics.command("power_mode"),
+            "command_template": '{"args":{"mode":{{ value | tojson }}}}',
+        }
+
+    def _of_stream(self, stream: ShownStream, allow: Sequence[str]) -> dict[str, Component]:
+        name, key = stream.name, f"stream_{stream.name}"
+        latency = _value("streams", name, "latency_ms", "total", "p99")
+        components = {
+            f"{key}_rate": _sensor(f"{name} frames per second", _value("streams", name, "results_per_s"), "1/s"),
+            f"{key}_latency": _sensor(f"{name} latency p99", latency, "ms", device_class="duration"),
+        }
+        if stream.classifies:
+            top = {"platform": "sensor", "name": f"{name} class", "value_template": _value("top")}
+            components[f"{key}_class"] = top | {"state_topic": self._topics.counts(name)}
+        else:
+            components |= self._counts(stream)
+        running = [_available(self._topics.status, "online"), _available(self._topics.stream_status(name), "running")]
+        for component in components.values():
+            component |= {"availability": running, "availability_mode": "all"}
+        if {"stream_on", "stream_off"} <= set(allow):
+            components[f"{key}_switch"] = self._switch(name)
+        return components
+
+    def _counts(self, stream: ShownStream) -> dict[str, Component]:
+        """Return one sensor of all objects, and one of each label."""
+        counts = f"({_path('counts')} or {{}})"
+        key, topic = f"stream_{stream.name}", self._topics.counts(stream.name)
+        found = {f"{key}_objects": _sensor(f"{stream.name} objects", f"{{{{ {counts}.values() | sum }}}}", None)}
+        for label in stream.labels[:MOST_LABELS]:
+            template = f"{{{{ {counts}.get({_literal(label)}, 0) }}}}"
+            found[f"{key}_label_{object_id(label)}"] = _sensor(f"{stream.name} {label}", template, None)
+        for component in found.values():
+            component["state_topic"] = topic
+        return found
+
+    def _switch(self, stream: str) -> Component:
+        return {
+            "platform": "switch",
+            "name": stream,
+            "state_topic": self._topics.stream_status(stream),
+            "value_template": "{{ 'OFF' if value_json is not defined or value_json.state == 'off' else 'ON' }}",
+            "command_topic": self._topics.switch(stream),
+            "payload_on": "ON",
+            "payload_off": "OFF",
+        }
+
+
+def counts_of(findings: Findings, labels: Sequence[str]) -> dict[str, Any]:
+    """Return how many of each label were found, and the best class where a picture was classified."""
+    names = [labels[each] if each < len(labels) else str(each) for each in findings.class_ids.tolist()]
+    top = names[0] if names and isinstance(findings, Classes) else None
+    return {"counts": dict(Counter(names)), "top": top}
+
+
+def switched(body: bytes) -> CommandName | None:
+    """Return the command that a switch's ON or OFF stands for."""
+    return {b"ON": "stream_on", b"OFF": "stream_off"}.get(body)  # type: ignore[return-value]
+
+
+def object_id(name: str) -> str:
+    """Return a name in the signs that an object id may have; names that differ stay different."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    return plain if plain == name else f"{plain[:64]}_{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:6]}"
+
+
+def _sensor(name: str, template: str, unit: str | None, *, device_class: str | None = None) -> Component:
+    component = {"platform": "sensor", "name": name, "value_template": template, "state_class": "measurement"}
+    if unit is not None:
+        component["unit_of_measurement"] = unit
+    if device_class is not None:
+        component["device_class"] = device_class
+    return component
+
+
+def _available(topic: str, state: str) -> dict[str, str]:
+    is_it = f"value_json is defined and value_json.state == '{state}'"
+    return {"topic": topic, "value_template": f"{{{{ 'online' if {is_it} else 'offline' }}}}"}
+
+
+def _value(*keys: str) -> str:
+    return f"{{{{ {_path(*keys)} }}}}"
+
+
+def _path(*keys: str) -> str:
+    """Return an expression for a value deep in a message; none where anything on the way is missing or null."""
+    expression = "value_json"
+    for key in keys[:-1]:
+        expression = f"({expression}.get({_literal(key)}) or {{}})"
+    return f"{expression}.get({_literal(keys[-1])})"
+
+
+def _literal(text: str) -> str:
+    """Return text as a string of a template, whatever it holds."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
+    return f"'{escaped}'"

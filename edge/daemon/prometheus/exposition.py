@@ -1,0 +1,145 @@
+"""The page that Prometheus reads, in either of its text formats; prometheus-client, an optional package, writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Literal
+
+from prometheus_client import ProcessCollector, generate_latest
+from prometheus_client import metrics_core as core
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+from edge import __version__
+from edge.daemon.prometheus.counters import Spreads, Totals, Values
+from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS, Json, Row
+from edge.daemon.telemetry import SPREAD_BOUNDS_S, ModelMeter, StreamMeter
+
+Format = Literal["text", "openmetrics"]
+FORMATS: dict[Format, tuple[Callable[[Collector], bytes], str]] = {
+    "text": (generate_latest, "text/plain; version=0.0.4; charset=utf-8"),
+    "openmetrics": (openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST),
+}
+UNITS = ("seconds", "joules", "watts", "celsius", "ratio", "bytes", "hertz")
+BOUNDS = (*map(str, SPREAD_BOUNDS_S), "+Inf")
+_OF_MODELS = (
+    Row("edge_model_images_total", "Images inferred.", ("model",), lambda _: iter(())),
+    Row("edge_model_busy_seconds_total", "Time that the engine ran, of all lanes.", ("model",), lambda _: iter(())),
+)
+
+
+Alarms = Sequence[Mapping[str, Any]]  # those that stand, as the status lists them
+
+
+class Page:
+    """The figures of the newest period as text, made once for each format and period, however often it is read."""
+
+    def __init__(self) -> None:
+        self._totals = Totals()
+        self._newest = _Period([])
+
+    def take(
+        self,
+        body: Json,
+        streams: Mapping[str, StreamMeter],
+        models: Mapping[str, ModelMeter],
+        alarms: Alarms,
+        dropped_readers: int,
+        *,
+        is_connected: bool,
+    ) -> None:
+        """Take in the telemetry message of a period, the meters that it was made of, and what stands beside it."""
+        self._totals.take(body, streams, models)
+        families = [*_infos(body), *_standing(alarms), *_gauges(body), *_counters(self._totals.values)]
+        families += [
+            _latency(self._totals.spreads),
+            core.GaugeMetricFamily("edge_mqtt_connected", "Whether the broker is there.", float(is_connected)),
+            core.CounterMetricFamily(
+                "edge_scrape_dropped_connections_total",
+                "Readers of this page that were too slow, or gave way to newer ones.",
+                dropped_readers,
+            ),
+        ]
+        self._newest = _Period(families)
+
+    def text(self, accept: str) -> tuple[bytes, str]:
+        """Return the page, and its content type, for an Accept header; called by another thread than `take`."""
+        return self._newest.text("openmetrics" if "application/openmetrics-text" in accept else "text")
+
+
+class _Period(Collector):
+    """The figures of one period."""
+
+    def __init__(self, families: list[core.Metric]) -> None:
+        self._families = families
+        self._process = ProcessCollector(registry=None)
+        self._texts: dict[Format, tuple[bytes, str]] = {}
+
+    def collect(self) -> Iterable[core.Metric]:
+        return [*self._families, *self._process.collect()]
+
+    def text(self, as_format: Format) -> tuple[bytes, str]:
+        if as_format not in self._texts:
+            write, content_type = FORMATS[as_format]
+            self._texts[as_format] = write(self), content_type
+        return self._texts[as_format]
+
+
+def _infos(body: Json) -> Iterator[core.Metric]:
+    board, mode = body["board"], body["board"]["power_mode"]
+    build = {"version": __version__, "device": body["device"], "board": board["name"], "boot": body["boot"]}
+    yield _info("edge_build", "What runs, and where.", [build])
+    engines = [{"model": name, "engine": told["engine"]} for name, told in body["models"].items()]
+    yield _info("edge_model", "The engine that serves a model.", engines)
+    yield _info("edge_power_mode", "The power mode that the board is in.", [] if mode is None else [{"mode": mode}])
+
+
+def _standing(alarms: Alarms) -> Iterator[core.Metric]:
+    yield core.GaugeMetricFamily("edge_alarms", "How many alarms stand.", len(alarms))
+    labels = ("alarm", "model", "severity")
+    family = core.GaugeMetricFamily("edge_alarm", "1 for each alarm that stands.", labels=labels)
+    for alarm in alarms:
+        family.add_metric((alarm["alarm"], alarm["model"] or "", alarm["severity"]), 1)
+    yield family
+
+
+def _info(name: str, told: str, labels: Iterable[dict[str, str]]) -> core.Metric:
+    family = core.Metric(name, told, "info")
+    for each in labels:
+        family.add_sample(f"{name}_info", each, 1)
+    return family
+
+
+def _gauges(body: Json) -> Iterator[core.Metric]:
+    for row in GAUGES:
+        family = core.GaugeMetricFamily(row.name, row.told, labels=row.labels, unit=_unit(row.name))
+        for labels, value in row.read(body):
+            if value is not None:
+                family.add_metric(labels, float(value))
+        yield family
+
+
+def _counters(totals: Mapping[str, Values]) -> Iterator[core.Metric]:
+    for row in (*STREAM_COUNTERS, *COUNTERS, *PERIODS, *_OF_MODELS):
+        unit = _unit(row.name.removesuffix("_total"))
+        family = core.CounterMetricFamily(row.name, row.told, labels=row.labels, unit=unit)
+        for labels, value in totals[row.name].items():
+            family.add_metric(labels, value)
+        yield family
+
+
+def _latency(spreads: Spreads) -> core.Metric:
+    family = core.HistogramMetricFamily(
+        "edge_stream_latency_seconds",
+        "From a frame's capture until it was found what is in it, and until the broker acknowledged its result.",
+        labels=("stream", "until"),
+        unit="seconds",
+    )
+    for labels, (counts, sum_s) in spreads.items():
+        family.add_metric(labels, list(zip(BOUNDS, accumulate(counts), strict=True)), sum_s)
+    return family
+
+
+def _unit(name: str) -> str:
+    return next((unit for unit in UNITS if name.endswith(f"_{unit}")), "")

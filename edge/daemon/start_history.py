@@ -1,0 +1,151 @@
+"""The daemon's last starts: how each ended, and what follows where the daemon ends by itself again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from edge.core.clock import now_ns
+
+log = logging.getLogger(__name__)
+
+End = Literal["clean", "lost"]
+
+SETTLED_S = 120.0  # who has served for so long has not ended because of its start
+WITHIN_S = 600.0
+MANY = 3  # bad ends within that time that make a loop
+KEPT = 8
+FIRST_PAUSE_S = 5.0
+LONGEST_PAUSE_S = 60.0
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass
+class Start:
+    """One start of the daemon; a process that was killed wrote no end."""
+
+    machine_boot: str  # the machine's, not the daemon's: with it the monotonic clock begins anew
+    at_ns: int
+    settled: bool = False
+    ended: End | None = None
+    engines: dict[str, str] = field(default_factory=dict)  # model → label of what served it last
+
+    @property
+    def was_bad(self) -> bool:
+        """Tell whether it ended by a crash or a lost GPU soon after its start."""
+        return not self.settled and self.ended != "clean"
+
+
+@dataclass(frozen=True)
+class CrashLoop:
+    """Starts that ended badly one after the other, and what is to be done about them."""
+
+    count: int
+    pause_s: float
+    tried: Mapping[str, frozenset[str]]  # model → labels of what served in these starts
+    engines: Mapping[str, str]  # model → label of what served well, and not in these starts
+
+    @property
+    def told(self) -> str:
+        return f"the daemon ended by itself {self.count} times within {WITHIN_S / 60:g} min, soon after each start"
+
+
+class Starts:
+    """The record of starts in the state directory: a few writes a start, and none while the daemon serves."""
+
+    def __init__(self, state_dir: Path, *, restarted: bool) -> None:
+        """Take whether somebody starts the daemon again by itself: without that there is no loop, and no record."""
+        self._path = state_dir / "starts.json" if restarted else None
+        self._good_engines: dict[str, str] = {}
+        self._past = self._read()
+        self._now = Start(_machine_boot(), now_ns())
+        self._serving_since_ns: int | None = None
+
+    def crash_loop(self) -> CrashLoop | None:
+        """Tell whether the starts before this one ended badly one after the other."""
+        bad = list(itertools.takewhile(self._counts, reversed(self._past)))
+        if len(bad) < MANY:
+            return None
+        names = {name for start in bad for name in start.engines}
+        tried = {name: frozenset(start.engines[name] for start in bad if name in start.engines) for name in names}
+        engines = {name: label for name, label in self._good_engines.items() if label not in tried.get(name, ())}
+        return CrashLoop(len(bad), min(FIRST_PAUSE_S * 2 ** (len(bad) - MANY), LONGEST_PAUSE_S), tried, engines)
+
+    def begin(self) -> None:
+        """Note this start, before anything is done that can end the process."""
+        self._write()
+
+    def look(self, engines: Mapping[str, str]) -> bool:
+        """Note which engines serve, and once that they have served well; tell when that has just come true."""
+        now = self._now
+        self._serving_since_ns = self._serving_since_ns or now_ns()
+        settles = not now.settled and (now_ns() - self._serving_since_ns) / 1e9 >= SETTLED_S
+        if settles or engines != now.engines:
+            now.settled, now.engines = now.settled or settles, dict(engines)
+            self._good_engines = now.engines if now.settled else self._good_engines
+            self._write()
+        return settles
+
+    def end(self, how: End) -> None:
+        """Note how it ended; who cannot note it has crashed."""
+        self._now.ended = how
+        self._write()
+
+    def _counts(self, start: Start) -> bool:
+        is_new = start.machine_boot == self._now.machine_boot and (self._now.at_ns - start.at_ns) / 1e9 <= WITHIN_S
+        return is_new and start.was_bad
+
+    def _read(self) -> list[Start]:
+        """Read the record; one that is damaged is as good as none, and is written anew."""
+        if self._path is None:
+            return []
+        try:
+            record = _Record.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            log.warning("the record of starts %s cannot be read (%s); it begins anew", self._path, type(error).__name__)
+            return []
+        self._good_engines = record.good_engines
+        return record.starts
+
+    def _write(self) -> None:
+        """Write the record in one step; where that cannot be, the next start knows less, and this one serves on."""
+        if self._path is None:
+            return
+        record = _Record(good_engines=self._good_engines, starts=[*self._past[1 - KEPT :], self._now])
+        aside = self._path.with_suffix(".tmp")
+        try:
+            with aside.open("wb") as file:
+                file.write(record.model_dump_json(indent=1).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(self._path)
+        except OSError as error:
+            log.warning("the record of starts %s cannot be written (%s)", self._path, error.strerror)
+            with contextlib.suppress(OSError):
+                aside.unlink()
+
+
+class _Record(BaseModel):
+    """The file."""
+
+    model_config = ConfigDict(strict=True)
+
+    good_engines: dict[str, str]  # model → label of what served it in the last start that settled
+    starts: list[Start]  # the oldest first
+
+
+def _machine_boot() -> str:
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"

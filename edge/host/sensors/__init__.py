@@ -1,0 +1,1 @@
+"""Sensors of the board: rails, energy, temperature, load."""

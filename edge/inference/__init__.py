@@ -1,0 +1,1 @@
+"""A picture in, findings out, on one engine."""

@@ -1,0 +1,280 @@
+"""`precision.json`: how well a model's forms of less precision were measured to agree with FP32, and which may serve.
+
+An entry holds for the very files, the reading of model.toml, and the backend that it was measured with: a device can
+lose what another keeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from edge.core.errors import ModelError
+from edge.core.validation import Table
+
+log = logging.getLogger(__name__)
+
+FILE = "precision.json"
+VERSION = 1
+MIN_FRAMES = 4  # fewer prove nothing
+# Boxes can match one for one while scores are lost, as where boxes and scores share the scale of one quantized tensor.
+MAX_SCORE_SHIFT = 0.1
+_NAME_DIGITS = 12
+_MAX_TOLD = 300  # characters of what is wrong with an entry
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class Here:
+    """What runs a model on this machine: all that its accuracy can depend on beside the model's files."""
+
+    backend: str  # ort-cpu or trt
+    library: str  # "onnxruntime 1.23.0", "tensorrt 10.3.0.30"
+    gpu: str | None  # "Orin sm_87 8 SMs"
+    instructions: str | None  # of the CPU that runs it: "x86_64 avx512_vnni". Sums of INT8 can overflow without some
+    machine: str  # the processor: for speed, on which agreement does not depend
+
+    def __str__(self) -> str:
+        return ", ".join(each for each in (self.library, self.gpu, self.instructions) if each)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model in one precision: the files that an entry must have been measured with."""
+
+    precision: Precision
+    onnx_sha256: str  # of the FP32 model
+    file_sha256: str  # of what is to be served
+    reading_sha256: str  # of how model.toml feeds and reads it
+
+
+class Entry(Table):
+    """One measurement."""
+
+    model_config = ConfigDict(extra="ignore")  # of a newer version
+
+    precision: Precision
+    against: Precision
+    onnx: str  # names, and hashes of what they stood for
+    onnx_sha256: str
+    file: str
+    file_sha256: str
+    reading_sha256: str
+    backend: str
+    library: str
+    gpu: str | None
+    instructions: str | None
+    machine: str
+    metric: Literal["f1", "top1"]
+    agreement: float = Field(ge=0, le=1)
+    measured: dict[str, int | float | None]  # all figures of agreement
+    frames: int = Field(ge=1)
+    data_sha256: str  # of the frames
+    ms: float = Field(gt=0)  # median of an inference of one picture, as the next
+    against_ms: float = Field(gt=0)
+    truth: dict[str, dict[str, float]] | None = None  # figures by precision, where labels were given
+    at: str
+
+    @property
+    def here(self) -> Here:
+        return Here(self.backend, self.library, self.gpu, self.instructions, self.machine)
+
+    @property
+    def key(self) -> tuple[str | None, ...]:
+        """What a newer measurement of the same replaces."""
+        return (
+            *(self.onnx, self.precision, self.against, self.reading_sha256),
+            *(self.backend, self.library, self.gpu, self.instructions, self.machine),
+        )
+
+
+def read_entries(onnx: Path, state_dir: Path) -> list[Entry]:
+    """Return what is recorded of a model, the newest first; nothing where the file is missing or damaged."""
+    newest: dict[tuple[str | None, ...], Entry] = {}
+    for path in _places(onnx, state_dir):
+        for entry in _entries(path):
+            if entry.onnx == onnx.name and (entry.key not in newest or newest[entry.key].at < entry.at):
+                newest[entry.key] = entry
+    return sorted(newest.values(), key=lambda entry: entry.at, reverse=True)
+
+
+def record(entry: Entry, onnx: Path, state_dir: Path) -> Path:
+    """Keep an entry in place of the one before it; return the file.
+
+    What was measured with another FP32 file of the same name goes: nothing can admit it again.
+    """
+    for path in (places := _places(onnx, state_dir)):
+        kept = [
+            each
+            for each in _entries(path)
+            if each.onnx != entry.onnx or (each.onnx_sha256 == entry.onnx_sha256 and each.key != entry.key)
+        ]
+        document = {"v": VERSION, "entries": [each.model_dump() for each in (*kept, entry)]}
+        try:
+            _write(path, json.dumps(document, indent=1).encode() + b"\n", onnx)
+        except OSError as error:
+            reason = f"{path} cannot be written ({error.strerror})"
+            log.debug("%s", reason)
+        else:
+            return path
+    raise ModelError(
+        f"neither {places[0]} can be written nor is there another place: {reason}; see the folders' rights"
+    )
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Whether a form may serve here."""
+
+    form: Form
+    entry: Entry | None  # what admits it; None for FP32, which needs no proof, and where nothing does
+    reason: str | None = None  # in one sentence, why it may not; None: it may
+
+
+def admitted(entries: Sequence[Entry], form: Form, here: Here, min_agreement: float) -> Admission:
+    """Judge a form by the newest entry that was measured with it, here."""
+    if form.precision == "fp32":
+        return Admission(form, None)
+    left = [entry for entry in entries if entry.precision == form.precision and entry.against == "fp32"]
+    again = f"verify it here: edge engines verify MODEL --precision {form.precision}"
+    if not left:
+        return Admission(form, None, f"{form.precision} was not held against fp32 yet; {again}")
+    for rule in _RULES:
+        fitting = [entry for entry in left if rule.holds(entry, form, here)]
+        if not fitting:
+            return Admission(form, None, f"{rule.tell(max(left, key=_at), here)}; {again}")
+        left = fitting
+    entry = max(left, key=_at)
+    return Admission(form, entry, why_not(entry, min_agreement))
+
+
+def _at(entry: Entry) -> str:
+    return entry.at
+
+
+def why_not(entry: Entry, min_agreement: float) -> str | None:
+    """Return why a measurement is not good enough; None where it is."""
+    if entry.frames < MIN_FRAMES:
+        return f"{entry.precision} was measured on too few frames: {entry.frames}, wanted {MIN_FRAMES} or more"
+    if entry.agreement < min_agreement:
+        return (
+            f"{entry.precision} agrees with {entry.against} by {entry.metric} {entry.agreement:.3f} on "
+            f"{entry.frames} frames, wanted {min_agreement:g} ([accuracy] min_agreement)"
+        )
+    shift = entry.measured.get("score_shift") or 0.0
+    if entry.metric == "f1" and abs(shift) > MAX_SCORE_SHIFT:
+        return (
+            f"the scores of {entry.precision} are off by {shift:+.3f} in the mean, wanted {MAX_SCORE_SHIFT:g} at most: "
+            "thresholds would mean something else"
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What must be equal, and how it is told that it is not."""
+
+    holds: Callable[[Entry, Form, Here], bool]
+    tell: Callable[[Entry, Here], str]
+
+
+# In the order in which one that fails explains most.
+_RULES = (
+    _Rule(
+        lambda entry, form, _: entry.onnx_sha256 == form.onnx_sha256,
+        lambda entry, _: f"{entry.onnx} has changed since {entry.precision} was verified on {_day(entry)}",
+    ),
+    _Rule(
+        lambda entry, form, _: entry.reading_sha256 == form.reading_sha256,
+        lambda entry, _: f"model.toml has changed since {entry.precision} was verified on {_day(entry)}",
+    ),
+    _Rule(
+        lambda entry, _, here: entry.backend == here.backend,
+        lambda entry, here: f"{entry.precision} was verified on {entry.backend}, and here runs {here.backend}",
+    ),
+    _Rule(
+        lambda entry, form, _: entry.file_sha256 == form.file_sha256,
+        lambda entry, _: f"{entry.file} is not the file that was verified on {_day(entry)}",
+    ),
+    _Rule(
+        lambda entry, _, here: replace(entry.here, machine="") == replace(here, machine=""),
+        lambda entry, here: f"{entry.precision} was verified with {entry.here}, and here is {here}",
+    ),
+)
+
+
+def _day(entry: Entry) -> str:
+    return entry.at[:10]
+
+
+def fastest(entries: Sequence[Entry], admissions: Sequence[Admission], here: Here) -> Precision:
+    """Return the admitted precision that was measured as the fastest on this machine: FP32 where none was faster.
+
+    Each entry's times were taken in turn with those of FP32, so their ratio is what tells; those of another machine
+    tell nothing.
+    """
+    ratios: dict[Precision, float] = {"fp32": 1.0}
+    for admission in admissions:
+        mine = [entry for entry in entries if admission.reason is None and _measures(entry, admission.form, here)]
+        if mine:
+            newest = max(mine, key=_at)
+            ratios[newest.precision] = newest.ms / newest.against_ms
+    return min(ratios, key=lambda precision: ratios[precision])
+
+
+def _measures(entry: Entry, form: Form, here: Here) -> bool:
+    same = Form(entry.precision, entry.onnx_sha256, entry.file_sha256, form.reading_sha256) == form
+    return same and entry.against == "fp32" and entry.here == here
+
+
+def _places(onnx: Path, state_dir: Path) -> tuple[Path, Path]:
+    """Return where the file may be: beside the model, or in the state where that folder is read-only."""
+    place = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_NAME_DIGITS]
+    return onnx.with_name(FILE), state_dir / "models" / f"{onnx.stem}-{place}.{FILE}"
+
+
+def _entries(path: Path) -> list[Entry]:
+    """Read a file's entries; those that cannot be read admit nothing."""
+    try:
+        document = json.loads(path.read_bytes())
+        found = document["entries"] if document["v"] == VERSION else []
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        log.warning("%s cannot be read (%s: %s); what it recorded does not count", path, type(error).__name__, error)
+        return []
+    entries = []
+    for each in found if isinstance(found, list) else []:
+        try:
+            entries.append(Entry.model_validate(each))
+        except ValidationError as error:
+            log.warning("%s: an entry does not count: %s", path, " ".join(str(error).split())[:_MAX_TOLD])
+    return entries
+
+
+def _write(path: Path, data: bytes, onnx: Path) -> None:
+    """Write a file so that it is there whole or not at all, with the rights of the model's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    written = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copymode(onnx, written)
+        written.replace(path)
+    except BaseException:
+        written.unlink()
+        raise

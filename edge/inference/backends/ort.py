@@ -1,0 +1,237 @@
+"""ONNX Runtime behind the engine contract: on the CPU, or through its own providers on a GPU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter_ns
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.core.errors import EngineError, ModelError
+from edge.core.records import EngineTimes
+from edge.inference.backends.engine import TensorSpec
+from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int8)": np.dtype(np.int8),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(bool)": np.dtype(np.bool_),
+}
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",  # takes what parts of a model it can
+}
+_BACKENDS = {"cpu": "ort-cpu", "cuda": "ort-cuda", "tensorrt": "ort-trt"}  # as labels begin
+_HASH_SHOWN = 12  # characters of the ONNX hash in a label
+_LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
+_LOG_FATAL = 4
+
+
+class OrtEngine:
+    """A model in ONNX Runtime, `threads` engine threads for each context."""
+
+    def __init__(
+        self,
+        onnx: Path,
+        *,
+        threads: int,
+        provider: str = "cpu",
+        precision: str = "fp32",
+        label_hash: str | None = None,
+        cache: Path | None = None,
+        profile: Path | None = None,
+    ) -> None:
+        """Open a file whose weights are of `precision`; raise ModelError where it is no model that can be run.
+
+        `label_hash` is shown in the label instead of the file's own hash; `cache` is where the provider may keep what
+        it builds; `profile` is how the file begins to which ONNX Runtime writes what it runs, until `end_profile`.
+        """
+        self._onnx = onnx
+        self._threads = threads
+        self._provider = provider
+        self._cache = cache
+        self._profile = profile
+        self._session = self._open_session()
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if not inputs or not inputs[0].shape:
+            found = ", ".join(repr(each.name) for each in inputs) or "none"
+            raise ModelError(f"model {onnx}: found inputs without a batch axis: {found}; wanted one of the shape N×…")
+        self.inputs = tuple(_spec(onnx, value) for value in inputs)
+        self.outputs = tuple(_spec(onnx, value) for value in outputs)
+        self.fixed_batch = self.inputs[0].shape[0]
+        self._foreseeable = all(
+            each.shape[:1] == inputs[0].shape[:1] and None not in spec.shape[1:]
+            for each, spec in zip(outputs, self.outputs, strict=True)
+        )
+        shown = label_hash or hashlib.sha256(onnx.read_bytes()).hexdigest()[:_HASH_SHOWN]
+        self.label = f"{_BACKENDS[provider]}/{precision}/{shown}"
+        self._session_taken = False
+
+    def make_context(self, max_batch: int, pictures: TargetSettings | None = None) -> OrtContext:  # noqa: ARG002 -- the contract's
+        # With one thread a run happens on the caller's own thread, so one session and its weights serve every lane;
+        # with more, a session's lanes would share its thread pool, so each lane gets its own.
+        session = self._open_session() if self._threads > 1 and self._session_taken else self._session
+        self._session_taken = True
+        sizes = [self.fixed_batch] if self.fixed_batch else list(range(1, max_batch + 1))
+        return OrtContext(session, self.inputs, self.outputs, sizes, foreseeable=self._foreseeable)
+
+    def end_profile(self) -> Path:
+        """Return the file in which stands what was run: events of Chrome's trace format, in JSON."""
+        return Path(self._session.end_profiling())
+
+    def close(self) -> None:
+        """Leave the session to the garbage collector: ONNX Runtime has no other way."""
+
+    def _open_session(self) -> Any:
+        session = _open_session(self._onnx, self._threads, self._provider, self._cache, self._profile)
+        if _PROVIDERS[self._provider] not in session.get_providers():
+            # ONNX Runtime falls back to the CPU by itself, with no more than a line in its log.
+            raise ModelError(
+                f"model {self._onnx} cannot be run by ONNX Runtime's {_PROVIDERS[self._provider]}; it would run on "
+                f"{', '.join(session.get_providers())}"
+            )
+        return session
+
+
+class OrtContext:
+    """Input and output buffers, bound to the session once for each batch size.
+
+    Outputs whose shapes are not foreseeable are made anew by each run, and copied.
+    """
+
+    pictures: None = None  # rows are made by the caller
+
+    def __init__(
+        self,
+        session: Any,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        sizes: list[int],
+        *,
+        foreseeable: bool,
+    ) -> None:
+        self._session = session
+        self._foreseeable = foreseeable
+        self._output_names = [spec.name for spec in outputs]
+        self.inputs: Mapping[str, NDArray[Any]] = {spec.name: _buffer(spec, max(sizes)) for spec in inputs}
+        buffers = {spec.name: _buffer(spec, max(sizes)) for spec in outputs} if foreseeable else {}
+        self._views = {n: {name: array[:n] for name, array in buffers.items()} for n in sizes}
+        self._bindings = {n: self._bind(self._views[n], n) for n in sizes}
+        self.outputs: Mapping[str, NDArray[Any]] = self._views[max(sizes)]
+
+    def _bind(self, outputs: Mapping[str, NDArray[Any]], batch_size: int) -> Any:
+        binding = self._session.io_binding()
+        for name, array in self.inputs.items():
+            rows = array[:batch_size]
+            binding.bind_input(name, "cpu", 0, rows.dtype.type, rows.shape, rows.ctypes.data)
+        for name in self._output_names:
+            if name in outputs:
+                rows = outputs[name]
+                binding.bind_output(name, "cpu", 0, rows.dtype.type, rows.shape, rows.ctypes.data)
+        return binding
+
+    def infer(self, batch_size: int) -> EngineTimes:
+        start_ns = perf_counter_ns()
+        binding = self._bindings[batch_size]
+        if not self._foreseeable:
+            # A binding keeps what its first run allocated, and refuses another shape.
+            binding.clear_binding_outputs()
+            for name in self._output_names:
+                binding.bind_output(name, "cpu")
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's exceptions have no common type of their own
+            raise EngineError(
+                f"ONNX Runtime failed on a batch of {batch_size}: {_first_line(error)}; the frames of it are dropped"
+            ) from error
+        if self._foreseeable:
+            self.outputs = self._views[batch_size]
+        else:
+            self.outputs = dict(zip(self._output_names, binding.copy_outputs_to_cpu(), strict=True))
+        return EngineTimes(compute_ms=(perf_counter_ns() - start_ns) / 1e6)
+
+    def __enter__(self) -> OrtContext:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bindings.clear()  # they point into the buffers, so they go first
+
+
+def best_provider(wanted: Sequence[str]) -> str | None:
+    """Return the first of these providers that this build of ONNX Runtime has."""
+    try:
+        has = import_onnxruntime().get_available_providers()
+    except ModelError:
+        return None
+    return next((name for name in wanted if _PROVIDERS[name] in has), None)
+
+
+def import_onnxruntime() -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415 -- slow to import, and not there on every device
+    except ImportError:
+        raise ModelError(
+            "no engine can run models here: ONNX Runtime is not installed; install it with `pip install "
+            "'edge-runtime[cpu]'`"
+        ) from None
+    return onnxruntime
+
+
+def _open_session(onnx: Path, threads: int, provider: str, cache: Path | None, profile: Path | None) -> Any:
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _LOG_ERRORS
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    onnxruntime.set_default_logger_severity(_LOG_FATAL)  # what goes wrong reaches us as an exception
+    try:
+        return onnxruntime.InferenceSession(str(onnx), options, providers=_with_fallbacks(provider, cache))
+    except Exception as error:  # noqa: BLE001 -- ONNX Runtime's exceptions have no common type of their own
+        raise ModelError(
+            f"model {onnx} cannot be loaded ({_first_line(error)}); "
+            "wanted a complete ONNX file: fetch or export it again"
+        ) from None
+
+
+def _with_fallbacks(provider: str, cache: Path | None) -> list[tuple[str, dict[str, Any]]]:
+    """Return the provider and those that take what it leaves."""
+    options: dict[str, Any] = {}
+    if provider == "tensorrt":
+        options = {"trt_fp16_enable": True, "trt_engine_cache_enable": cache is not None}
+        if cache is not None:
+            options["trt_engine_cache_path"] = str(cache)
+    order = ["tensorrt", "cuda", "cpu"]
+    return [(_PROVIDERS[name], options if name == provider else {}) for name in order[order.index(provider) :]]
+
+
+def _spec(onnx: Path, value: Any) -> TensorSpec:
+    if value.type not in _DTYPES:
+        raise ModelError(f"model {onnx}: tensor {value.name!r} is of type {value.type}; wanted a tensor of numbers")
+    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
+    return TensorSpec(value.name, shape, _DTYPES[value.type])
+
+
+def _buffer(spec: TensorSpec, batch: int) -> NDArray[Any]:
+    """Allocate `batch` rows of a tensor; a size known only at run time cannot be allocated for an input."""
+    sizes = [1 if size is None else size for size in spec.shape[1:]]
+    return np.zeros((batch, *sizes), spec.dtype)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,89 @@
+"""The layers that ONNX Runtime makes of a model: its optimised graph, as the profile of one run tells it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from edge.core.errors import EngineError
+from edge.inference.backends.ort import OrtEngine
+from edge.inference.backends.tensorrt.layers import Layer, LayerTensor, precision_of
+
+_END = "_kernel_time"  # of the events of nodes that were run
+# They move a tensor into another format or type, and compute nothing.
+_REFORMATS = frozenset({"ReorderInput", "ReorderOutput", "Cast"})
+
+
+def layers_run(onnx: Path, scratch: Path) -> tuple[Layer, ...]:
+    """Run a model once on the CPU, at batch 1 and on zeros, and return the nodes that ONNX Runtime ran, each once.
+
+    `scratch` is a folder for the profile. Raises ModelError where the model cannot be opened, EngineError where it
+    cannot be run.
+    """
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            return read_profile(_profile(onnx, Path(folder)).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EngineError(
+            f"{scratch} cannot be written ({error.strerror}); wanted a folder with room for {onnx.name}'s profile"
+        ) from None
+
+
+def _profile(onnx: Path, folder: Path) -> Path:
+    engine = OrtEngine(onnx, threads=1, profile=folder / "run")
+    with closing(engine), engine.make_context(1) as context:
+        context.infer(1)
+        return engine.end_profile()
+
+
+def read_profile(profile: str) -> tuple[Layer, ...]:
+    """Read ONNX Runtime's profile; raise EngineError where it tells of no node.
+
+    What a loop runs several times is one layer.
+    """
+    try:
+        events = json.loads(profile)
+    except (ValueError, RecursionError) as error:
+        raise EngineError(f"ONNX Runtime's profile is not JSON ({error}); wanted a list of events") from None
+    nodes: dict[tuple[str, str], Layer] = {}
+    for each in events if isinstance(events, list) else []:
+        if (layer := _layer(each)) is not None:
+            nodes.setdefault((layer.name, str(each["args"].get("node_index"))), layer)
+    if not nodes:
+        raise EngineError(
+            "ONNX Runtime's profile tells of no node; report it together with the version of ONNX Runtime"
+        )
+    return tuple(nodes.values())
+
+
+def _layer(told: Any) -> Layer | None:
+    """Return the node of one of the profile's events; None for an event of another kind."""
+    name, args = (told.get("name"), told.get("args")) if isinstance(told, dict) else (None, None)
+    if not (isinstance(name, str) and name.endswith(_END) and isinstance(args, dict)):
+        return None
+    kind = args.get("op_name") if isinstance(args.get("op_name"), str) else None
+    outputs = tuple(_tensor(each) for each in _list(args.get("output_type_shape")) if isinstance(each, dict) and each)
+    return Layer(
+        name.removesuffix(_END),
+        kind,
+        precision=outputs[0].precision if outputs else None,
+        is_reformat=kind in _REFORMATS,
+        inputs=tuple(_tensor(each) for each in _list(args.get("input_type_shape")) if isinstance(each, dict) and each),
+        outputs=outputs,
+    )
+
+
+def _tensor(entry: Mapping[str, Any]) -> LayerTensor:
+    """Read `{"float": [1, 64, 112, 112]}`; a tensor's name is not told."""
+    dtype, shape = next(iter(entry.items()))
+    sizes = tuple(shape) if isinstance(shape, list) and all(type(size) is int for size in shape) else None
+    return LayerTensor("", sizes, precision_of(dtype), None)
+
+
+def _list(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else []

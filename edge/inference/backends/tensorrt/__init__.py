@@ -1,0 +1,1 @@
+"""TensorRT: builder, plans, engines."""

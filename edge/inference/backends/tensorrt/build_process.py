@@ -1,0 +1,283 @@
+"""Building a plan in a process of its own, so that neither a crash of the builder nor its hunger reaches the daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, cast
+
+import psutil
+
+from edge.core.errors import EngineError, GpuMemoryError
+from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.tensorrt.build_protocol import (
+    GIVEN_UP,
+    KINDS,
+    MB,
+    BuildCancelled,
+    BuildFacts,
+    BuildRequest,
+    BuildSettings,
+    BuiltPlan,
+)
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, float], None]
+
+# Our estimate of what a builder takes, from its largest resident size on a PC without a GPU: 0.2 GB for a small model,
+# and 3 times its file more for one of 100 MB (the file parsed, the network's weights, the plan). A CUDA context and
+# the kernels that it loads come on top of that, and the copies of the plan on its way to us.
+BASE_MB = 600
+COPIES = 5  # of the ONNX file
+KEPT_FREE_MB = 300  # for the daemon and its cameras, at any moment of a build
+LEAST_WORKSPACE_MB, MOST_WORKSPACE_MB = 64, 4096
+_WORKSPACE_SHARE = 16  # of the GPU's memory: half a GB of 8, which the largest convolutions ask for
+_TACTIC_SHARE = 4  # of it again: TensorRT's own limit, 3/4, leaves too little for CPU and cameras
+_POLL_S = 0.1
+_GRACE_S = 1.0  # from the wish to end until the builder is killed
+_LINES_KEPT = 20  # of the builder's standard error
+_LINES_TOLD = 3
+
+
+def build_plan(
+    onnx: Path,
+    settings: BuildSettings,
+    gpu: Gpu | None,
+    state_dir: Path,
+    *,
+    progress: Progress,
+    cancelled: Callable[[], bool],
+    board: str = "",
+    fp32_onnx: Path | None = None,
+) -> BuiltPlan:
+    """Build a plan of the ONNX file, whose types are those of the precision.
+
+    `progress` is told a phase and how much of all is done (0…1); `cancelled` is asked several times a second.
+    `fp32_onnx` is the model before its conversion, for the versions of TensorRT that can choose types themselves.
+    Raises EngineError in one sentence; of it, UnsupportedModelError where another engine may take the model,
+    GpuMemoryError where memory was short twice, and BuildCancelled.
+    """
+    _check_memory(onnx, settings, gpu)
+    rising = _Rising(progress)
+    request = BuildRequest(
+        onnx=onnx.absolute(),
+        fp32_onnx=(fp32_onnx or onnx).absolute(),
+        settings=settings,
+        plan=Path(os.devnull),
+        tactic_mb=_tactic_mb(settings, gpu),
+        timing_folder=state_dir.absolute() / "timing",
+        machine=f"{gpu.name}-{gpu.architecture}-{gpu.sm_count}sm-{board}" if gpu else None,
+        log_level=logging.getLogger().getEffectiveLevel(),
+    )
+    try:
+        return _build_once(request, rising.tell, cancelled)
+    except GpuMemoryError as error:
+        half_mb = max(settings.workspace_mb // 2, 1)
+        log.warning("%s; it is tried once more, with a workspace of %d MB", error, half_mb)
+    smaller = replace(settings, workspace_mb=half_mb)
+    return _build_once(replace(request, settings=smaller, tactic_mb=_tactic_mb(smaller, gpu)), rising.tell, cancelled)
+
+
+def default_workspace_mb(memory_bytes: int) -> int:
+    """Return how much scratch memory a layer may use, for a GPU of so much memory, which CPU and cameras may share.
+
+    It is a power of two: plans depend on it, and the memory that a board tells of varies a little between kernels.
+    """
+    share_mb = max(memory_bytes // MB // _WORKSPACE_SHARE, 1)
+    return min(max(1 << round(math.log2(share_mb)), LEAST_WORKSPACE_MB), MOST_WORKSPACE_MB)
+
+
+def needed_mb(onnx: Path, settings: BuildSettings, gpu: Gpu | None) -> int:
+    """Estimate the memory of the CPU that a build takes; on a GPU that shares it, the workspace is part of that."""
+    shared_mb = settings.workspace_mb if gpu is not None and gpu.integrated else 0
+    return BASE_MB + COPIES * _size_mb(onnx) + shared_mb
+
+
+def _size_mb(onnx: Path) -> int:
+    try:
+        return onnx.stat().st_size // MB
+    except OSError as error:
+        raise EngineError(f"{onnx} cannot be read ({error.strerror}); wanted an ONNX file") from None
+
+
+def _tactic_mb(settings: BuildSettings, gpu: Gpu | None) -> int | None:
+    if gpu is None or not gpu.integrated:
+        return None
+    return max(gpu.memory_bytes // MB // _TACTIC_SHARE, 2 * settings.workspace_mb)
+
+
+def _free_mb() -> int:
+    return int(psutil.virtual_memory().available) // MB
+
+
+def _check_memory(onnx: Path, settings: BuildSettings, gpu: Gpu | None) -> None:
+    wanted_mb = needed_mb(onnx, settings, gpu) + KEPT_FREE_MB
+    found_mb = _free_mb()
+    if found_mb < wanted_mb:
+        raise GpuMemoryError(
+            f"model {onnx.name} is not built now: found {found_mb} MB of free memory, wanted {wanted_mb} MB (estimated "
+            f"from the model's size, a workspace of {settings.workspace_mb} MB, and {KEPT_FREE_MB} MB kept free); end "
+            "other programs, or lower [engines] workspace_mb"
+        )
+
+
+class _Rising:
+    """Progress over more than one try: it never goes back."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._fraction = 0.0
+
+    def tell(self, phase: str, fraction: float) -> None:
+        self._fraction = max(self._fraction, fraction)
+        self._progress(phase, self._fraction)
+
+
+def _build_once(request: BuildRequest, progress: Progress, cancelled: Callable[[], bool]) -> BuiltPlan:
+    # The plan is handed over in memory: no file is left behind however this ends, and a full disk does not matter.
+    plan_fd = os.memfd_create("plan")
+    try:
+        request = replace(request, plan=Path(f"/dev/fd/{plan_fd}"))
+        with _BuilderProcess(request, plan_fd, progress) as process:
+            facts = process.follow(cancelled)
+        with open(plan_fd, "rb", closefd=False) as file:
+            return BuiltPlan(request.fp32_onnx.stem, file.read(), facts)
+    finally:
+        os.close(plan_fd)
+
+
+class _BuilderProcess:
+    """The builder, from its start to its end, whichever way that comes."""
+
+    def __init__(self, request: BuildRequest, plan_fd: int, progress: Progress) -> None:
+        self._request = request
+        self._name = request.onnx.name
+        self._plan_fd = plan_fd
+        self._progress = progress
+        self._answer: Mapping[str, Any] = {}
+        self._last_words: deque[str] = deque(maxlen=_LINES_KEPT)
+
+    def __enter__(self) -> _BuilderProcess:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edge.inference.backends.tensorrt.builder"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=(self._plan_fd,),
+            start_new_session=True,  # Ctrl-C in a terminal is for us alone, and we end it
+        )
+        pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
+        self._stdin, self._stdout, self._stderr = (cast("IO[bytes]", pipe) for pipe in pipes)
+        with contextlib.suppress(BrokenPipeError):  # it has died; `follow` tells how
+            self._stdin.write(self._request.to_json())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the builder: asked first, as it then keeps its measurements for the next build, and killed soon after."""
+        for pipe in (self._stdin, self._stdout, self._stderr):
+            pipe.close()
+        self._wait()
+        for unfinished in self._request.timing_folder.glob(f"*.{self._process.pid}.tmp"):
+            unfinished.unlink(missing_ok=True)
+
+    def _wait(self) -> int:
+        try:
+            return self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def follow(self, cancelled: Callable[[], bool]) -> BuildFacts:
+        """Pass progress on until the builder ends; return what it tells of the plan."""
+        with selectors.DefaultSelector() as selector:
+            for pipe, take in ((self._stdout, self._take_answer), (self._stderr, self._take_words)):
+                selector.register(pipe, selectors.EVENT_READ, _Lines(take))
+            while selector.get_map():
+                for key, _ in selector.select(_POLL_S):
+                    if not key.data.read(key.fd):
+                        selector.unregister(key.fileobj)
+                if cancelled():
+                    raise self._cancelled()
+                self._watch_memory()
+        return self._outcome()
+
+    def _cancelled(self) -> BuildCancelled:
+        return BuildCancelled(f"model {self._name}: the build was cancelled")
+
+    def _take_answer(self, line: bytes) -> None:
+        answer = json.loads(line)
+        if "phase" in answer:
+            self._progress(answer["phase"], answer["fraction"])
+        else:
+            self._answer = answer
+
+    def _take_words(self, line: bytes) -> None:
+        words = line.decode(errors="replace")
+        log.debug("builder: %s", words)
+        self._last_words.append(words)
+
+    def _watch_memory(self) -> None:
+        """Kill the builder before the rest of the machine starves."""
+        free_mb = _free_mb()
+        if free_mb < KEPT_FREE_MB:
+            self._process.kill()
+            raise GpuMemoryError(
+                f"model {self._name}: its builder was ended, as it left only {free_mb} MB of memory free, wanted "
+                f"{KEPT_FREE_MB}; end other programs, or lower [engines] workspace_mb"
+            )
+
+    def _outcome(self) -> BuildFacts:
+        if "facts" in self._answer:
+            return BuildFacts.from_json(self._answer["facts"])
+        if "error" in self._answer:
+            raise KINDS[self._answer["kind"]](self._answer["error"])
+        raise self._death(self._wait())
+
+    def _death(self, code: int) -> EngineError:
+        """Return the error for a builder that ended without an answer."""
+        if code == GIVEN_UP:
+            return self._cancelled()
+        said = f" (it said: {'; '.join(list(self._last_words)[-_LINES_TOLD:])})" if self._last_words else ""
+        if code == -signal.SIGKILL:
+            return GpuMemoryError(
+                f"model {self._name}: the builder was killed by signal 9 (out of memory?){said}; end other programs, "
+                "or lower [engines] workspace_mb"
+            )
+        how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
+        return EngineError(
+            f"model {self._name}: the builder {how}{said}; see --log-level debug, and until it builds set backend to "
+            "onnxruntime"
+        )
+
+
+class _Lines:
+    """Cuts what comes out of a pipe into lines."""
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
+        self._rest = b""
+
+    def read(self, fd: int) -> bool:
+        """Hand on the lines that have come; return False at the end of the pipe."""
+        data = os.read(fd, 1 << 16)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines if data else [*lines, self._rest]:
+            if line:
+                self._take(line)
+        return bool(data)

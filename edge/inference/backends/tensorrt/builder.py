@@ -1,0 +1,426 @@
+"""ONNX → plan, in a process of its own: `python -m edge.inference.backends.tensorrt.builder`.
+
+It reads one request, a line of JSON, from standard input, and writes lines of JSON to standard output: phases, then
+one answer. Standard input stays open while the plan is wanted: when it closes, or at SIGTERM, the build is given up.
+`build_process.py` is the other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import select
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from edge.core.errors import EdgeError, EngineError, GpuMemoryError
+from edge.inference.backends.tensorrt.build_progress import READ, Reporter
+from edge.inference.backends.tensorrt.build_protocol import (
+    GIVEN_UP,
+    KINDS,
+    MB,
+    BuildCancelled,
+    BuildFacts,
+    BuildRequest,
+    BuildSettings,
+    UnsupportedModelError,
+)
+from edge.inference.backends.tensorrt.library import bits, load_tensorrt, make_logger
+
+log = logging.getLogger(__name__)
+
+_GRACE_S = 2.0  # between the wish to end and the end, wherever the library is then
+_TOLD_ERRORS = 3  # of the parser, in one sentence
+# What TensorRT logs where memory is short; it raises nothing.
+_OUT_OF_MEMORY = re.compile(r"out.?of.?memory|could not be allocated|bad_alloc", re.IGNORECASE)
+_NO_SUCH_OP = "Plugin not found"
+
+
+@lru_cache(maxsize=4)
+def _monitor_class(trt: Any) -> Any:
+    """Define the progress monitor's class, whose base is known only once the library is loaded."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base is Any
+        """Hands TensorRT's progress on; answering no to a step cancels the build."""
+
+        def __init__(self, reporter: Reporter) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._reporter = reporter
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._reporter.monitored(lambda phases: phases.start(phase_name, parent_phase, num_steps), phase_name)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._reporter.monitored(lambda phases: phases.step(phase_name, step), phase_name)
+            return not self._reporter.cancelled
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._reporter.monitored(lambda phases: phases.finish(phase_name), phase_name)
+
+    return Monitor
+
+
+def library_name(trt: Any) -> str:
+    """Return which of the two libraries this is; their plans never fit each other."""
+    return "tensorrt-rtx" if "rtx" in trt.__name__ else "tensorrt"
+
+
+def ways(trt: Any, settings: BuildSettings) -> list[tuple[str, ...]]:
+    """Return the flags, by name, of each way in which this version can build with these settings, best first.
+
+    A strongly typed network has the types of its ONNX file; every version has it, for the GPU. Where types can still
+    be left to the builder (TensorRT 10), it is the second way to FP16, and the only one to a DLA.
+    """
+    weak = hasattr(trt.BuilderFlag, "FP16")
+    if settings.device != "gpu":
+        return [
+            ("FP16", "GPU_FALLBACK", "PREFER_PRECISION_CONSTRAINTS") if weak else ("GPU_FALLBACK", "STRONGLY_TYPED")
+        ]
+    strong = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    found: list[tuple[str, ...]] = [("STRONGLY_TYPED",)] if strong else []
+    if weak and settings.precision == "fp16":
+        found.append(("FP16",))
+    return found or [()]
+
+
+def build(request: BuildRequest, reporter: Reporter) -> BuildFacts:
+    """Build the plan and write it where the request says; raise EngineError in one sentence."""
+    reporter.tell("loading TensorRT", 0.0)
+    trt = load_tensorrt()
+    logger = make_logger(trt)
+    builder = _make_builder(trt, logger)
+    _check_device(trt, builder, request.settings)
+    first_failure = None
+    for flags in ways(trt, request.settings):
+        try:
+            return _Attempt(trt, logger, builder, request, flags).run(reporter)
+        except (BuildCancelled, GpuMemoryError):
+            raise
+        except EngineError as error:
+            first_failure = first_failure or error
+            log.info("building with %s failed: %s", ", ".join(flags), error)
+    raise first_failure or EngineError("no way to build was found")
+
+
+def _make_builder(trt: Any, logger: Any) -> Any:
+    try:
+        return trt.Builder(logger)
+    except (TypeError, RuntimeError):  # the binding's way of saying that the library gave none
+        raise EngineError(
+            f"TensorRT {trt.__version__} cannot build here ({logger.take_errors()}); wanted a working NVIDIA driver"
+        ) from None
+
+
+def _check_device(trt: Any, builder: Any, settings: BuildSettings) -> None:
+    """Refuse a DLA that is not there, or that does not compute in this precision."""
+    if settings.device == "gpu":
+        return
+    cores = builder.num_DLA_cores
+    if _dla_core(settings) >= cores:
+        raise EngineError(
+            f"device {settings.device!r} cannot be used: TensorRT {trt.__version__} found {cores} DLA cores on this "
+            "machine; set device to gpu"
+        )
+    if settings.precision != "fp16":
+        raise EngineError(
+            f"device {settings.device!r} cannot be used with precision {settings.precision!r}: a DLA computes in fp16; "
+            "set precision to fp16, or device to gpu"
+        )
+
+
+def _dla_core(settings: BuildSettings) -> int:
+    return int(settings.device.removeprefix("dla"))
+
+
+class _Attempt:
+    """One try to build, with one set of flags."""
+
+    def __init__(self, trt: Any, logger: Any, builder: Any, request: BuildRequest, flags: tuple[str, ...]) -> None:
+        self._trt = trt
+        self._logger = logger
+        self._builder = builder
+        self._request = request
+        self._flags = flags
+        self._onnx = request.fp32_onnx if "FP16" in flags else request.onnx
+
+    def run(self, reporter: Reporter) -> BuildFacts:
+        start_s = monotonic()
+        reporter.tell("reading the model", READ / 2)
+        trt, builder = self._trt, self._builder
+        network = builder.create_network(bits(trt.NetworkDefinitionCreationFlag, *self._flags))
+        parser = trt.OnnxParser(network, self._logger)  # it holds the weights until the plan is built
+        self._parse(parser, network)
+        config = self._configure()
+        profile = self._fit_batch(network, config)
+        placement = self._place(network, config) if self._request.settings.device != "gpu" else None
+        with self._timing_cache(config):
+            self._build_plan(network, config, reporter)
+        reporter.tell("the plan is built", 1.0)
+        return BuildFacts(
+            flags=tuple(sorted({*self._flags, *_flags_set(trt, config)})),
+            workspace_mb=self._request.settings.workspace_mb,
+            layers=network.num_layers,
+            inputs=_describe(network.get_input(index) for index in range(network.num_inputs)),
+            outputs=_describe(network.get_output(index) for index in range(network.num_outputs)),
+            profile=profile,
+            placement=placement,
+            build_s=round(monotonic() - start_s, 3),
+        )
+
+    def _parse(self, parser: Any, network: Any) -> None:
+        if not parser.parse_from_file(str(self._onnx)):
+            errors = [parser.get_error(index) for index in range(parser.num_errors)]
+            raise self._refusal(errors)
+        if network.num_inputs == 0 or network.num_outputs == 0:  # bytes that happen to be an empty message
+            raise EngineError(
+                f"{self._onnx} holds no network: found {network.num_inputs} inputs and {network.num_outputs} outputs, "
+                "wanted an ONNX model; export it again"
+            )
+
+    def _refusal(self, errors: list[Any]) -> EngineError:
+        """Return the error for a file that the parser did not take."""
+        at_nodes = [parser_error for parser_error in errors if parser_error.node() >= 0]
+        if not at_nodes:
+            reason = "; ".join(parser_error.desc() for parser_error in errors) or self._logger.take_errors()
+            return EngineError(f"{self._onnx} cannot be read as an ONNX model ({reason}); export it again")
+        told = ", ".join(dict.fromkeys(_refused_node(each) for each in at_nodes[:_TOLD_ERRORS]))
+        return UnsupportedModelError(
+            f"model {self._onnx.name}: TensorRT {self._trt.__version__} {told}; another engine may take it: set "
+            "backend to onnxruntime"
+        )
+
+    def _configure(self) -> Any:
+        trt, settings = self._trt, self._request.settings
+        config = self._builder.create_builder_config()
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mb * MB)
+        if self._request.tactic_mb is not None and hasattr(trt.MemoryPoolType, "TACTIC_DRAM"):
+            config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, self._request.tactic_mb * MB)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # `edge engines inspect` tells of layers
+        config.builder_optimization_level = settings.builder_level
+        if hasattr(config, "max_aux_streams"):
+            config.max_aux_streams = 0  # lanes overlap one another; streams within one would complicate its graph
+        for name in self._flags:
+            if name in trt.BuilderFlag.__members__:
+                config.set_flag(trt.BuilderFlag.__members__[name])
+        if settings.device != "gpu":
+            config.default_device_type = trt.DeviceType.DLA
+            config.DLA_core = _dla_core(settings)
+        return config
+
+    def _fit_batch(self, network: Any, config: Any) -> dict[str, Any]:
+        """Open the batch axis from 1 to `max_batch`; return the profile, empty where the batch is fixed.
+
+        Kernels are chosen for full batches: speed matters when frames queue, and then batches are full. A DLA takes no
+        open axis, so there the batch becomes `max_batch`.
+        """
+        tensors = [network.get_input(index) for index in range(network.num_inputs)]
+        largest = {tensor.name: self._largest(tensor) for tensor in tensors if -1 in _shape(tensor)}
+        if self._request.settings.device != "gpu":
+            for tensor in tensors:
+                tensor.shape = largest.get(tensor.name, tensor.shape)
+            return {}
+        if not largest:
+            return {}
+        profile = self._builder.create_optimization_profile()
+        shapes = {name: ((1, *shape[1:]), shape, shape) for name, shape in largest.items()}
+        for name, (least, best, most) in shapes.items():
+            profile.set_shape(name, least, best, most)
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineError(f"model {self._onnx.name}: no profile fits {shapes} ({self._logger.take_errors()})")
+        return {name: dict(zip(("min", "opt", "max"), sizes, strict=True)) for name, sizes in shapes.items()}
+
+    def _largest(self, tensor: Any) -> tuple[int, ...]:
+        """Return an input's shape in the largest batch; refuse one with other sizes unknown."""
+        batch, *row = _shape(tensor)
+        if batch != -1 or -1 in row:
+            text = "×".join("?" if size == -1 else str(size) for size in (batch, *row))
+            raise EngineError(
+                f"model {self._onnx.name}: input {tensor.name!r} has the shape {text}; wanted every size but the batch "
+                "(the first) known: fix the others when you export the model"
+            )
+        return (self._request.settings.max_batch, *row)
+
+    def _place(self, network: Any, config: Any) -> dict[str, Any]:
+        """Tell which layers the DLA takes, and which are left to the GPU."""
+        layers = [network.get_layer(index) for index in range(network.num_layers)]
+        left = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
+        return {"dla": len(layers) - len(left), "gpu": left}
+
+    def _build_plan(self, network: Any, config: Any, reporter: Reporter) -> None:
+        config.progress_monitor = monitor = _monitor_class(self._trt)(reporter)
+        self._logger.take_errors()  # what was tolerated until now explains nothing
+        host_memory = self._builder.build_serialized_network(network, config)
+        del monitor  # it had to outlive the build
+        if reporter.cancelled:
+            raise BuildCancelled(f"model {self._onnx.name}: the build was cancelled")
+        if host_memory is None:
+            raise self._failure()
+        try:
+            self._request.plan.write_bytes(host_memory)
+        except OSError as error:
+            raise GpuMemoryError(f"the plan of {self._onnx.name} cannot be handed over ({error})") from None
+
+    def _failure(self) -> EngineError:
+        reason = self._logger.take_errors()
+        if _OUT_OF_MEMORY.search(reason):
+            return GpuMemoryError(
+                f"model {self._onnx.name}: memory ran out while TensorRT built with a workspace of "
+                f"{self._request.settings.workspace_mb} MB ({reason}); free memory, or lower [engines] workspace_mb"
+            )
+        return EngineError(
+            f"model {self._onnx.name}: TensorRT {self._trt.__version__} built no plan ({reason}); until it does, set "
+            "backend to onnxruntime"
+        )
+
+    @contextlib.contextmanager
+    def _timing_cache(self, config: Any) -> Iterator[None]:
+        """Let the builder use what earlier builds on this machine measured, and keep what this one measures.
+
+        That holds for a build that is given up too: the next one goes on from there.
+        """
+        machine = self._request.machine
+        if machine is None or library_name(self._trt) != "tensorrt":  # -RTX measures nothing while it builds
+            yield
+            return
+        path = self._request.timing_folder / f"{file_name(f'{self._trt.__version__}-{machine}')}.cache"
+        timing_cache = _attach_timing_cache(config, path)  # it has to outlive the build
+        try:
+            yield
+        finally:
+            host_memory = timing_cache.serialize()
+            if host_memory is not None:
+                _write_aside(path, host_memory)
+
+
+def _refused_node(parser_error: Any) -> str:
+    operator, name, reason = parser_error.node_operator(), parser_error.node_name(), parser_error.desc()
+    node = f"node {name!r}" if name else f"node number {parser_error.node()}"
+    if _NO_SUCH_OP in reason or parser_error.code().name == "UNSUPPORTED_NODE":
+        return f"does not know op {operator} ({node})"
+    return f"does not take op {operator} ({node}: {reason})"
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    try:
+        return tuple(tensor.shape)
+    except ValueError:  # the binding's way of saying that even the number of axes is unknown
+        return (-1, -1)
+
+
+def _describe(tensors: Iterator[Any]) -> dict[str, Any]:
+    return {tensor.name: {"shape": _shape(tensor), "dtype": tensor.dtype.name} for tensor in tensors}
+
+
+def _flags_set(trt: Any, config: Any) -> list[str]:
+    return [name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag)]
+
+
+def _attach_timing_cache(config: Any, path: Path) -> Any:
+    """Attach the stored cache and return it; an empty one where it is damaged or another machine's."""
+    with contextlib.suppress(OSError):
+        timing_cache = config.create_timing_cache(path.read_bytes())
+        if timing_cache is not None and config.set_timing_cache(timing_cache, False):  # noqa: FBT003 -- TensorRT's signature
+            return timing_cache
+    timing_cache = config.create_timing_cache(b"")
+    config.set_timing_cache(timing_cache, False)  # noqa: FBT003 -- likewise
+    return timing_cache
+
+
+def _write_aside(path: Path, data: Any) -> None:
+    """Write a file in one step; where that fails, the next build merely takes longer."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        aside.write_bytes(data)
+        aside.replace(path)
+    except OSError as error:
+        log.info("the timing cache %s is not kept: %s", path, error)
+        with contextlib.suppress(OSError):
+            aside.unlink()
+
+
+def file_name(text: str) -> str:
+    """Return the text as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:100]
+
+
+def main() -> int:
+    """Serve one request."""
+    with _answers() as write:
+        request = BuildRequest.from_json(sys.stdin.buffer.readline())
+        logging.basicConfig(level=request.log_level, stream=sys.stderr, format="%(levelname)s %(message)s")
+        _stand_back()
+        reporter = Reporter(write)
+        _watch_parent(reporter)
+        answer = _answer(request, reporter)
+        with contextlib.suppress(OSError):  # nobody is left to read it
+            write(answer)
+    return 0
+
+
+def _answer(request: BuildRequest, reporter: Reporter) -> dict[str, Any]:
+    try:
+        return {"plan": str(request.plan), "facts": asdict(build(request, reporter))}
+    except EdgeError as error:
+        kinds = [kind for kind, error_type in KINDS.items() if isinstance(error, error_type)]
+        return {"error": str(error), "kind": kinds[0]}
+    except MemoryError:
+        return {"error": f"model {request.onnx.name}: memory ran out while it was built", "kind": "memory"}
+    except Exception as error:  # noqa: BLE001 -- the top of the process; the traceback goes to its log
+        traceback.print_exc()
+        return {"error": f"model {request.onnx.name}: {type(error).__name__}: {error}", "kind": "failed"}
+
+
+@contextlib.contextmanager
+def _answers() -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Keep standard output for our lines: whatever a library prints there goes to standard error."""
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0) as pipe:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+        def write(line: Mapping[str, Any]) -> None:
+            pipe.write(json.dumps(line).encode() + b"\n")
+
+        yield write
+
+
+def _stand_back() -> None:
+    """Give way to whatever else runs, and be the first to go where memory is short: the daemon must live."""
+    import psutil  # noqa: PLC0415 -- the parent needs BuildSettings of this module, not this
+
+    os.nice(19)
+    with contextlib.suppress(OSError, AttributeError, psutil.Error):
+        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def _watch_parent(reporter: Reporter) -> None:
+    """Give the build up when standard input closes or SIGTERM comes; after the grace time, come what may."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    # The interpreter would run a handler only once the library comes back; this descriptor hears at once.
+    signal.set_wakeup_fd(writer)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def watch() -> None:
+        select.select([sys.stdin, reader], [], [])  # nothing more is ever sent, so readable means closed
+        reporter.cancelled = True
+        sleep(_GRACE_S)
+        os._exit(GIVEN_UP)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""TensorRT behind the engine contract: a plan, and for each lane a context on a CUDA stream of its own.
+
+A lane's context holds a TensorRT execution context for each batch size, so that shapes, addresses and CUDA graph of a
+size are fixed once. They share one block of device memory, as one stream runs them one after the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.core.errors import EngineError, GpuLostError, GpuMemoryError
+from edge.core.records import EngineTimes
+from edge.inference.backends.cuda import Buffer, CudaDevice, MemoryKind
+from edge.inference.backends.engine import TensorSpec
+from edge.inference.backends.tensorrt.execution import Execution, GrowingOutput, row_shape
+from edge.inference.backends.tensorrt.gpu_preprocess import KERNEL, PictureStage
+from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings, kernel_file
+from edge.inference.backends.tensorrt.library import load_tensorrt, make_logger
+
+log = logging.getLogger(__name__)
+
+# Up to this each batch size has an execution context of its own; beyond it, each power of two, and what lies between
+# runs padded to the next.
+SIZES_WITHOUT_PADDING = 8
+_ALIGNMENT_BYTES = 256
+_DTYPES: dict[str, type[np.generic]] = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "BOOL": np.bool_,
+}
+# What TensorRT logs where memory is short; it raises nothing.
+_OUT_OF_MEMORY = ("out of memory", "could not be allocated", "OutOfMemory")
+
+
+@dataclass(frozen=True)
+class TrtSettings:
+    """How a plan is run."""
+
+    label: str
+    memory: Literal["auto", "mapped", "registered", "pinned"] = "auto"
+    spin: bool = False  # wait for the GPU with a busy core, which wakes sooner
+    dla_core: int | None = None
+
+
+class TrtEngine:
+    """A plan, deserialised."""
+
+    def __init__(self, plan: bytes, device: CudaDevice, settings: TrtSettings) -> None:
+        """Load a plan whose origin was checked; raise EngineError where TensorRT does not take it."""
+        trt = load_tensorrt()
+        self.label = settings.label
+        self.device = device
+        self.settings = settings
+        self._logger = make_logger(trt)
+        with device.active(), device.translated("loading an engine"):
+            self._runtime: Any = trt.Runtime(self._logger)
+            if settings.dla_core is not None:
+                # Before the plan is loaded, else it runs on core 0 without a word.
+                self._runtime.DLA_core = settings.dla_core
+            self.cuda_engine: Any = self._runtime.deserialize_cuda_engine(plan)
+            if self.cuda_engine is None:
+                raise self.refused("loading a plan")
+        self.inputs = self._specs(trt.TensorIOMode.INPUT)
+        self.outputs = self._specs(trt.TensorIOMode.OUTPUT)
+        self.fixed_batch = self.inputs[0].shape[0]
+
+    def _specs(self, mode: Any) -> tuple[TensorSpec, ...]:
+        cuda_engine = self.cuda_engine
+        names = [cuda_engine.get_tensor_name(index) for index in range(cuda_engine.num_io_tensors)]
+        return tuple(_spec(cuda_engine, name) for name in names if cuda_engine.get_tensor_mode(name) == mode)
+
+    @property
+    def memory(self) -> MemoryKind:
+        """How buffers are shared with the host."""
+        return self.device.memory_kind() if self.settings.memory == "auto" else self.settings.memory
+
+    def make_context(self, max_batch: int, pictures: TargetSettings | None = None) -> TrtContext:
+        """Make a context; with `pictures`, the rows of the first input are made on the GPU out of the pictures."""
+        if pictures is not None and not self._has_kernel():
+            pictures = None
+        return TrtContext(self, self.fixed_batch or max_batch, pictures)
+
+    def _has_kernel(self) -> bool:
+        """Tell whether rows can be made on this GPU; where not, the CPU makes them."""
+        try:
+            with self.device.active():
+                self.device.load_kernel(kernel_file(self.device.gpu.architecture), KERNEL)
+        except EngineError as error:
+            log.warning("pictures are preprocessed on the CPU: %s", error)
+            return False
+        return True
+
+    def refused(self, doing: str) -> EngineError:
+        """Return the error for a call that TensorRT answered with no or with nothing; the device is active."""
+        reason = self._logger.take_errors()
+        if any(text in reason for text in _OUT_OF_MEMORY):
+            return GpuMemoryError(
+                f"the GPU ran out of memory while {doing} ({reason}); use a smaller max_batch or lanes"
+            )
+        return self.device.failure(reason, doing)
+
+    def close(self) -> None:
+        """Free the engine, once its contexts are closed."""
+        with contextlib.suppress(GpuLostError), self.device.active():
+            self.cuda_engine = None  # it goes before the runtime that made it
+            self._runtime = None
+
+
+@dataclass
+class _Way:
+    """All that running one batch size takes, made ready."""
+
+    launch: Callable[[], None]
+    uploads: Sequence[tuple[int, NDArray[Any]]]  # address, rows on the host
+    downloads: Sequence[tuple[NDArray[Any], int]]
+    outputs: Mapping[str, NDArray[Any]]
+
+
+class TrtContext:
+    """One lane's stream, buffers and executions: made by `__enter__`; `infer` makes nothing."""
+
+    def __init__(self, engine: TrtEngine, max_batch: int, pictures: TargetSettings | None) -> None:
+        self._engine = engine
+        self._device = engine.device
+        self._max_batch = max_batch
+        self._picture_settings = pictures
+        self._executions: dict[int, Execution] = {}  # by batch size
+        self._ways: dict[int, _Way] = {}
+        self._growing: dict[str, GrowingOutput] = {}  # outputs whose size is known only when they are there
+        self._stream: Any = None
+        self._events: list[Any] = []  # start, inputs there, outputs ready, outputs here
+        self._closing = contextlib.ExitStack()
+        self.inputs: Mapping[str, NDArray[Any]] = {}
+        self.outputs: Mapping[str, NDArray[Any]] = {}
+        self.pictures: PictureStage | None = None
+
+    def __enter__(self) -> TrtContext:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._device.active())
+            with self._device.translated("making a context"):
+                self._prepare(stack)
+            self._closing = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ways.clear()
+        try:
+            self._closing.close()
+        except (GpuLostError, self._device.error_type) as lost:  # a lost GPU frees nothing, and the process will end
+            log.debug("a context was not freed: %s", lost)
+
+    def infer(self, batch_size: int) -> EngineTimes:
+        """Run the first `batch_size` rows and wait for the outputs, which the next call overwrites.
+
+        Of the times, `h2d_ms` holds the copies to the GPU and the making of rows out of pictures; they are None where
+        there is nothing to copy. Raises GpuLostError where only a new process can go on, EngineError else.
+        """
+        way = self._ways[batch_size]
+        device, stream = self._device, self._stream
+        started, uploaded, computed, downloaded = self._events
+        try:
+            started.record(stream)
+            for address, rows in way.uploads:
+                device.upload(address, rows, stream)
+            if self.pictures is not None:
+                self.pictures.queue(stream, batch_size)
+            uploaded.record(stream)
+            way.launch()
+            computed.record(stream)
+            for rows, address in way.downloads:
+                device.download(rows, address, stream)
+            downloaded.record(stream)
+            downloaded.synchronize()
+        except device.error_type as error:
+            raise device.failure(error, f"running a batch of {batch_size}") from error
+        self.outputs = way.outputs if not self._growing else self._fetch_grown(way.outputs)
+        return EngineTimes(
+            compute_ms=computed.time_since(uploaded),
+            h2d_ms=uploaded.time_since(started) if way.uploads or self.pictures else None,
+            d2h_ms=downloaded.time_since(computed) if way.downloads else None,
+        )
+
+    def time_layers(self, runs: int) -> dict[str, float]:
+        """Run the smallest batch with TensorRT's profiler; return each layer's median in milliseconds, by its name.
+
+        It slows the engine down, so it is no part of serving.
+        """
+        with self._device.translated("timing layers"):
+            return self._executions[min(self._executions)].time_layers(runs)
+
+    def _prepare(self, stack: contextlib.ExitStack) -> None:
+        """Make stream, buffers and executions, and run each size once, so that the first real batch finds all ready."""
+        engine = self._engine
+        stack.callback(self._forget)
+        self._stream = self._device.make_stream()
+        self._events = [self._device.make_event(spin=engine.settings.spin) for _ in range(4)]
+        addresses, copied = self._make_inputs(stack)
+        scratch_bytes = max(engine.cuda_engine.device_memory_size_v2, _ALIGNMENT_BYTES)
+        scratch = self._device.allocate(scratch_bytes)
+        stack.callback(scratch.free)
+        sizes = [engine.fixed_batch] if engine.fixed_batch else _sizes_up_to(self._max_batch)
+        executions = self._executions = {size: Execution(engine, size, self._stream) for size in sizes}
+        stack.callback(executions.clear)
+        buffers = self._make_outputs(stack, executions[sizes[-1]])
+        addresses |= {name: buffer.address for name, buffer in buffers.items()}
+        for execution in executions.values():
+            execution.place(scratch.address, scratch_bytes, addresses, self._growing)
+            execution.run_once()
+            if not self._growing:
+                execution.capture()
+            stack.callback(execution.free)
+        for batch_size in [engine.fixed_batch] if engine.fixed_batch else range(1, self._max_batch + 1):
+            size = next(size for size in sizes if size >= batch_size)
+            self._ways[batch_size] = _make_way(executions[size], batch_size, copied, buffers)
+        self.outputs = self._ways[sizes[-1]].outputs
+
+    def _forget(self) -> None:
+        """Let go of stream and events while the device is still active, else they would stay for ever."""
+        self._stream = None
+        self._events = []
+
+    def _make_inputs(self, stack: contextlib.ExitStack) -> tuple[dict[str, int], list[Buffer]]:
+        """Allocate the inputs; return the address of each, and those that are copied to the GPU."""
+        engine, device = self._engine, self._device
+        buffers = {}
+        addresses = {}
+        for spec in engine.inputs:
+            shape = (self._max_batch, *row_shape(spec))
+            if self._picture_settings is not None and spec is engine.inputs[0]:
+                memory = device.allocate(math.prod(shape) * spec.dtype.itemsize)
+                stack.callback(memory.free)
+                addresses[spec.name] = memory.address
+                settings = self._picture_settings
+                self.pictures = PictureStage(device, engine.memory, settings, memory.address, self._max_batch)
+                stack.callback(self.pictures.free)
+                continue
+            buffers[spec.name] = device.make_buffer(shape, spec.dtype, engine.memory)
+            stack.callback(buffers[spec.name].free)
+        self.inputs = {name: buffer.host for name, buffer in buffers.items()}
+        addresses |= {name: buffer.address for name, buffer in buffers.items()}
+        return addresses, [buffer for buffer in buffers.values() if buffer.is_copied]
+
+    def _make_outputs(self, stack: contextlib.ExitStack, largest: Execution) -> dict[str, Buffer]:
+        """Allocate the outputs for the largest batch; one that depends on the data gets memory that grows instead."""
+        buffers = {}
+        for spec in self._engine.outputs:
+            shape = largest.output_shapes[spec.name]
+            if min(shape, default=0) < 0:
+                growing = self._growing[spec.name] = GrowingOutput(self._device, self._engine.memory, spec.dtype)
+                stack.callback(growing.free)
+                continue
+            buffers[spec.name] = self._device.make_buffer((math.prod(shape),), spec.dtype, self._engine.memory)
+            stack.callback(buffers[spec.name].free)
+        return buffers
+
+    def _fetch_grown(self, foreseen: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Copy the outputs whose sizes this run has decided; return all outputs in the model's order."""
+        fetched = {}
+        for spec in self._engine.outputs:
+            if spec.name in foreseen:
+                fetched[spec.name] = foreseen[spec.name]
+                continue
+            with self._device.translated(f"copying output {spec.name!r}"):
+                fetched[spec.name] = self._growing[spec.name].fetch(self._stream)
+        return fetched
+
+
+def _make_way(execution: Execution, batch_size: int, copied: Sequence[Buffer], buffers: Mapping[str, Buffer]) -> _Way:
+    """Make ready what running `batch_size` rows takes; the execution's size is that or the next larger."""
+    outputs = {}
+    downloads = []
+    for name, buffer in buffers.items():
+        shape = execution.output_shapes[name]
+        array = buffer.host[: math.prod(shape)].reshape(shape)
+        # An output that has not one row a picture is given whole.
+        outputs[name] = array[:batch_size] if shape[:1] == (execution.size,) else array
+        if buffer.is_copied:
+            downloads.append((outputs[name], buffer.address))
+    uploads = [(buffer.address, buffer.host[:batch_size]) for buffer in copied]
+    return _Way(execution.launch, uploads, downloads, outputs)
+
+
+def _spec(cuda_engine: Any, name: str) -> TensorSpec:
+    dtype = cuda_engine.get_tensor_dtype(name).name
+    if dtype not in _DTYPES:
+        raise EngineError(f"tensor {name!r} of the plan is {dtype}; wanted one of {', '.join(_DTYPES)}")
+    shape = tuple(size if size >= 0 else None for size in cuda_engine.get_tensor_shape(name))
+    return TensorSpec(name, shape, np.dtype(_DTYPES[dtype]))
+
+
+def _sizes_up_to(max_batch: int) -> list[int]:
+    """Return the batch sizes that get an execution context."""
+    powers = (1 << exponent for exponent in range(max_batch.bit_length()))
+    return sorted({*range(1, min(max_batch, SIZES_WITHOUT_PADDING) + 1), *powers, max_batch})

@@ -1,0 +1,353 @@
+"""The cache of plans: what was built is kept, and used again only on the very machine and versions it was built for.
+
+A plan is code. So none is handed out before its manifest, its header and its SHA-256 have been checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from time import time_ns
+from typing import Any
+
+from edge.core.clock import utc_text
+from edge.core.errors import EngineError
+from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.tensorrt.build_protocol import MB, BuildSettings, BuiltPlan
+from edge.inference.backends.tensorrt.builder import file_name, library_name, ways
+from edge.inference.backends.tensorrt.library import load_tensorrt
+
+log = logging.getLogger(__name__)
+
+MAGIC = {"tensorrt": b"ftrt", "tensorrt-rtx": b"vtrt"}
+_HEADER_BYTES = 28
+_DIGEST_SHOWN = 20  # characters of the key's digest in a file's name; the whole key stands in the manifest
+
+
+class StalePlanError(EngineError):
+    """There is no plan that may be used: none at all, one of another machine or version, or a damaged one."""
+
+
+class _DamagedError(StalePlanError):
+    """What is wrong with a file of ours; the text goes on from "the plan PATH"."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of holding a plan's engine against another; it is kept, so that a bad one is not tried for ever."""
+
+    state: str = "untried"  # or trying, verified, refused
+    reason: str | None = None  # why it was refused, or how well it agreed
+    attempts: int = 0  # times that it was tried without an end: the process ended meanwhile
+
+
+@dataclass(frozen=True)
+class PlanKey:
+    """All that must be equal for a plan to be used."""
+
+    onnx_sha256: str  # of the form that it was built from
+    precision: str
+    device: str
+    max_batch: int
+    builder_level: int
+    workspace_mb: int
+    flags: tuple[str, ...]  # by name
+    library: str  # tensorrt or tensorrt-rtx
+    version: str
+    cuda: str | None  # this and the next three: None where it was built for no certain GPU
+    gpu: str | None
+    compute_capability: str | None
+    sm_count: int | None
+    board: str
+
+    @property
+    def digest(self) -> str:
+        """The key as one hexadecimal number."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def plan_key(onnx_sha256: str, settings: BuildSettings, gpu: Gpu | None, board: str) -> PlanKey:
+    """Return the key of the plan that this machine's TensorRT builds with these settings."""
+    trt = load_tensorrt()
+    return PlanKey(
+        onnx_sha256=onnx_sha256,
+        precision=settings.precision,
+        device=settings.device,
+        max_batch=settings.max_batch,
+        builder_level=settings.builder_level,
+        workspace_mb=settings.workspace_mb,
+        flags=ways(trt, settings)[0],
+        library=library_name(trt),
+        version=trt.__version__,
+        cuda=gpu.cuda_version if gpu else None,
+        gpu=gpu.name if gpu else None,
+        compute_capability=".".join(map(str, gpu.compute_capability)) if gpu else None,
+        sm_count=gpu.sm_count if gpu else None,
+        board=board,
+    )
+
+
+def read_header(plan: bytes) -> tuple[bytes, tuple[int, int, int, int]]:
+    """Return a plan's magic number, and major, minor, patch and build (modulo 256) of what built it."""
+    if len(plan) < _HEADER_BYTES:
+        raise _DamagedError(f"has {len(plan)} bytes, wanted {_HEADER_BYTES} and more")
+    major, minor, patch, build = plan[24:_HEADER_BYTES]
+    return plan[:4], (major, minor, patch, build)
+
+
+class PlanStore:
+    """The plans in `STATE_DIR/plans`, of no more than `limit_mb` together: the least recently used goes first."""
+
+    def __init__(self, state_dir: Path, limit_mb: int) -> None:
+        self.folder = state_dir / "plans"
+        self._limit_bytes = limit_mb * MB
+
+    def load(self, key: PlanKey) -> bytes:
+        """Return the plan of this key, checked; raise StalePlanError in one sentence where there is none to be used.
+
+        A damaged plan is deleted, so that it is built anew.
+        """
+        try:
+            with self._locked():
+                path = self._find(key)
+                if path is None:
+                    raise self._missing(key)
+                return self._checked_or_removed(path, key)
+        except FileNotFoundError:
+            raise self._missing(key) from None
+        except OSError as error:
+            raise StalePlanError(
+                f"the plans in {self.folder} cannot be read ({error.strerror}); a new one is built"
+            ) from None
+
+    def store(self, key: PlanKey, built: BuiltPlan) -> Path:
+        """Keep a plan and return its path; plans not used for longest go where there are too many.
+
+        Raises EngineError where it cannot be kept: the plan in memory can be used all the same.
+        """
+        path = self.folder / f"{file_name(built.name)}-{key.digest[:_DIGEST_SHOWN]}.plan"
+        try:
+            manifest = _manifest(key, built)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+            with self._locked() as folder_fd:
+                self._remove_leftovers()
+                for older in self.folder.glob(f"*-{key.digest[:_DIGEST_SHOWN]}.*"):
+                    older.unlink()
+                _write_durably(path, built.plan, folder_fd)
+                # It comes last, as a plan without a manifest is nobody's.
+                _write_durably(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode(), folder_fd)
+                self._prune(path)
+        except _DamagedError as error:
+            raise EngineError(f"the plan of {built.name} {error}; it can be used, but is not kept") from None
+        except OSError as error:
+            raise EngineError(
+                f"the plan of {built.name} cannot be kept in {self.folder} ({error.strerror}): wanted a folder of our "
+                f"own with {len(built.plan) // MB + 1} MB free; without it, the plan is built again at the next start"
+            ) from None
+        return path
+
+    def manifest(self, key: PlanKey) -> Mapping[str, Any] | None:
+        """Return what is told of the stored plan of this key; None where there is none."""
+        path = self._find(key)
+        try:
+            return _read_manifest(path) if path is not None else None
+        except (OSError, StalePlanError):
+            return None
+
+    def path(self, key: PlanKey) -> Path | None:
+        """Return where the plan of this key is kept; None where it is not."""
+        return self._find(key)
+
+    def trial(self, key: PlanKey) -> Trial:
+        """Return what came of trying the plan of this key."""
+        path = self._find(key)
+        try:
+            return Trial(**json.loads(path.with_suffix(".trial").read_bytes())) if path else Trial()
+        except (OSError, ValueError, TypeError):
+            return Trial()
+
+    def note(self, key: PlanKey, trial: Trial) -> None:
+        """Keep what came of trying the plan of this key; where it cannot be kept, it is tried again next time."""
+        try:
+            with self._locked() as folder_fd:
+                if (path := self._find(key)) is not None:
+                    _write_durably(path.with_suffix(".trial"), json.dumps(asdict(trial)).encode(), folder_fd)
+        except OSError as error:
+            log.warning("what came of trying an engine cannot be kept in %s (%s)", self.folder, error.strerror)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Keep other threads and processes out of the folder; give its descriptor."""
+        folder_fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder_fd, fcntl.LOCK_EX)
+            yield folder_fd
+        finally:
+            os.close(folder_fd)
+
+    def _find(self, key: PlanKey) -> Path | None:
+        manifests = self.folder.glob(f"*-{key.digest[:_DIGEST_SHOWN]}.json")
+        return next((path.with_suffix(".plan") for path in manifests), None)
+
+    def _missing(self, key: PlanKey) -> StalePlanError:
+        """Return the error for a key without a plan; where the model has others, it tells how the nearest differs."""
+        others = []
+        for path in self.folder.glob("*.json"):
+            with contextlib.suppress(OSError, StalePlanError):
+                found = _read_manifest(path)["key"]
+                if found["onnx_sha256"] == key.onnx_sha256 and (differences := _differences(found, key)):
+                    others.append((len(differences), f"the plan {path.with_suffix('.plan')} {differences[0]}"))
+        nearest = min(others)[1] if others else f"no plan of this model is kept in {self.folder}"
+        return StalePlanError(f"{nearest}; a new one is built")
+
+    def _checked_or_removed(self, path: Path, key: PlanKey) -> bytes:
+        try:
+            return self._checked(path, key)
+        except _DamagedError as error:
+            self._remove(path)
+            raise StalePlanError(f"the plan {path} {error}; it is deleted, and a new one is built") from None
+
+    def _checked(self, path: Path, key: PlanKey) -> bytes:
+        manifest = _read_manifest(path)
+        if differences := _differences(manifest["key"], key):
+            raise _DamagedError(differences[0])
+        plan, identity = _read_own(path)
+        if len(plan) != manifest["size"]:
+            raise _DamagedError(f"has {len(plan)} bytes, wanted {manifest['size']} as its manifest says")
+        _check_header(plan, key, manifest["header"][-1])
+        if identity not in _hashed:
+            _hashed[identity] = hashlib.sha256(plan).hexdigest()
+        if _hashed[identity] != manifest["sha256"]:
+            raise _DamagedError("does not have the SHA-256 that its manifest says")
+        with contextlib.suppress(OSError):  # a folder that cannot be written is not pruned either
+            os.utime(path.with_suffix(".json"))
+        return plan
+
+    def _remove(self, path: Path) -> None:
+        for each in (path.with_suffix(".trial"), path.with_suffix(".json"), path):
+            with contextlib.suppress(OSError):
+                each.unlink()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a process left that was killed while it stored; we hold the lock, so none is at it now."""
+        pairs = {".plan": ".json", ".json": ".plan", ".trial": ".plan"}
+        for path in (
+            *self.folder.glob(".*.tmp"),
+            *(each for suffix in pairs for each in self.folder.glob(f"*{suffix}")),
+        ):
+            pair = pairs.get(path.suffix)
+            if pair is None or not path.with_suffix(pair).exists():
+                path.unlink()
+
+    def _prune(self, kept: Path) -> None:
+        """Remove the least recently used plans while there are too many bytes of them."""
+        plans = sorted(self.folder.glob("*.plan"), key=lambda path: path.with_suffix(".json").stat().st_mtime_ns)
+        excess_bytes = sum(path.stat().st_size for path in plans) - self._limit_bytes
+        for path in plans:
+            if excess_bytes > 0 and path != kept:
+                excess_bytes -= path.stat().st_size
+                log.info("the plan %s is removed: there are more than cache_mb of them", path)
+                self._remove(path)
+
+
+# SHA-256 by file identity: a file is hashed once in a process, as long as nothing of its identity changes.
+_hashed: dict[tuple[int, ...], str] = {}
+
+
+def _manifest(key: PlanKey, built: BuiltPlan) -> dict[str, Any]:
+    magic, version = read_header(built.plan)
+    _check_header(built.plan, key, version[-1])  # else what is stored now would be refused at each load
+    return {
+        "name": built.name,
+        "key": asdict(key),
+        "sha256": hashlib.sha256(built.plan).hexdigest(),
+        "size": len(built.plan),
+        "magic": magic.decode(),
+        "header": version,
+        "built_at": utc_text(time_ns()),
+        "built": asdict(built.facts),
+    }
+
+
+def _read_manifest(plan_path: Path) -> dict[str, Any]:
+    """Read the manifest beside a plan, with the entries that loading needs."""
+    data, _ = _read_own(plan_path.with_suffix(".json"))
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        wanted = {"key": dict, "sha256": str, "size": int, "header": list}
+        if all(isinstance(manifest[name], kind) for name, kind in wanted.items()) and manifest["header"]:
+            return manifest
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise _DamagedError("has a manifest that cannot be read")
+
+
+def _differences(found: Mapping[str, Any], key: PlanKey) -> list[str]:
+    """Tell each field in which a manifest's key is not the wanted one."""
+    wanted = json.loads(json.dumps(asdict(key)))
+    return [
+        f"was built for {field.name} {found.get(field.name)!r}, wanted {wanted[field.name]!r}"
+        for field in fields(key)
+        if found.get(field.name) != wanted[field.name]
+    ]
+
+
+def _check_header(plan: bytes, key: PlanKey, build: int) -> None:
+    """Refuse a plan of another library or version before that library sees it."""
+    magic, version = read_header(plan)
+    if magic != MAGIC[key.library]:
+        raise _DamagedError(f"starts with {magic!r}, wanted {MAGIC[key.library]!r} of {key.library}")
+    wanted = (*(int(part) % 256 for part in re.findall(r"\d+", key.version)[:3]), build)
+    if version != wanted:
+        raise _DamagedError(f"has version {_dotted(version)} in its header, wanted {_dotted(wanted)}")
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _read_own(path: Path) -> tuple[bytes, tuple[int, ...]]:
+    """Read a file that none but us can have written; return its bytes and its identity."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        before = os.fstat(fd)
+        if not stat.S_ISREG(before.st_mode) or before.st_uid != os.geteuid() or before.st_mode & 0o022:
+            raise StalePlanError(
+                f"{path} belongs to user {before.st_uid} with mode {stat.S_IMODE(before.st_mode):o}, wanted a file of "
+                f"user {os.geteuid()} that no one else may write; a new one is built"
+            )
+        data = file.readall()
+        if _identity(before) != _identity(os.fstat(fd)):
+            raise _DamagedError("changed while it was read")
+    return data, _identity(before)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _write_durably(path: Path, data: bytes, folder_fd: int) -> None:
+    """Write a file in one step that outlives a loss of power."""
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        aside.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+    os.fsync(folder_fd)

@@ -1,0 +1,191 @@
+"""One picture's raw output arrays → what was found in it: a pure function for each kind of model, and one's own.
+
+Each decoder is a function of the contract that one's own has: `function(outputs, options)` → boxes (N×4 float32: x1,
+y1, x2, y2 in pixels of the model's input), scores (N, float32), class ids (N, whole numbers). `outputs` holds one
+picture's arrays, the batch axis stripped. `options` holds all keys of the manifest's `[output]`, with
+`score_threshold` as it is in force, and `input_width`, `input_height` and `label_count`. A decoder may leave out what
+is below the threshold. For a classifier, boxes are not looked at.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.core.errors import EngineError, ModelError
+from edge.core.manifest import Manifest
+from edge.core.records import Classes, Detections, Findings, Geometry
+from edge.inference.backends.engine import TensorSpec
+from edge.inference.decode.builtin import (
+    BUILT_IN,
+    NO_BOXES,
+    NOTHING,
+    DecoderRow,
+    Exact,
+    Options,
+    Outputs,
+    Task,
+    best_first,
+)
+from edge.inference.decode.custom import load_decoder
+
+# The least score there is: OpenCV's suppression drops a score of 0, so all of us do.
+_LEAST_SCORE = float(np.finfo(np.float32).tiny)
+
+
+class Decoder:
+    """How one model's outputs are read; holds nothing that changes, so all lanes of the model can share it."""
+
+    task: Task
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        labels: Sequence[str],
+        outputs: Sequence[TensorSpec],
+        input_px: tuple[int, int],
+        folder: Path,
+    ) -> None:
+        """Find the decoder that the manifest names; raise ModelError where it does not fit the model's `outputs`.
+
+        `input_px` is the width and height of the model's input; `folder` is the model's, where its own decoder may lie.
+        """
+        settings = manifest.output
+        self.task = manifest.task
+        self._name = settings.decoder
+        self._label_count = len(labels)
+        self._iou_threshold = settings.iou_threshold
+        self._max_detections = settings.max_detections
+        # A class is told however unsure it is, unless someone asked for a threshold.
+        unasked = self.task == "classify" and "score_threshold" not in settings.model_fields_set
+        self._score_threshold = 0.0 if unasked else settings.score_threshold
+        self._options: Options = MappingProxyType(
+            {
+                **settings.model_dump(),
+                "score_threshold": self._score_threshold,
+                "input_width": input_px[0],
+                "input_height": input_px[1],
+                "label_count": len(labels),
+            }
+        )
+        row = _find(settings.decoder, folder, self.task)
+        row.check(outputs, self._options)
+        self._function = row.function
+        self._nms = row.nms if settings.nms is None else settings.nms
+
+    def decode(self, outputs: Outputs, geometry: Geometry, score_threshold: float | None = None) -> Findings:
+        """Read one picture's `outputs` (batch axis stripped); raise EngineError where they cannot be read.
+
+        `geometry` tells where the picture lies in the input. `score_threshold` (0…1) stands in for the manifest's.
+        """
+        threshold = self._score_threshold if score_threshold is None else score_threshold
+        options = self._options if score_threshold is None else {**self._options, "score_threshold": threshold}
+        try:
+            found = _checked(self._function(outputs, options), self._name, boxed=self.task == "detect")
+        except EngineError:
+            raise
+        except Exception as error:  # what one's own function raises is not ours to know
+            raise EngineError(
+                f"decoder {self._name!r} failed ({type(error).__name__}: {error}); "
+                "correct it, or name another in [output] of model.toml"
+            ) from error
+        boxes, scores, class_ids = found
+        kept = np.flatnonzero(scores >= max(threshold, _LEAST_SCORE))
+        scores, class_ids = scores[kept], class_ids[kept]
+        self._check_class_ids(class_ids)
+        if self.task == "classify":
+            order = best_first(scores)
+            return Classes(scores[order], class_ids[order])
+        return self._detections(boxes[kept], scores, class_ids, geometry)
+
+    def _detections(
+        self, boxes: NDArray[np.float32], scores: NDArray[np.float32], class_ids: NDArray[np.int64], geometry: Geometry
+    ) -> Detections:
+        """Clip before the suppression, so that no two boxes as published overlap more than is allowed."""
+        boxes, seen = _to_source(boxes, geometry)
+        if len(seen) < len(scores):
+            scores, class_ids = scores[seen], class_ids[seen]
+        if self._nms and len(scores) > 1:
+            order = _suppress(boxes, scores, class_ids, self._iou_threshold)
+        else:
+            order = best_first(scores)
+        order = order[: self._max_detections]
+        return Detections(boxes[order], scores[order], class_ids[order])
+
+    def _check_class_ids(self, class_ids: NDArray[np.int64]) -> None:
+        if not class_ids.size:
+            return
+        low, high = int(class_ids.min()), int(class_ids.max())
+        if low < 0 or (self._label_count and high >= self._label_count):
+            wanted = f"0 to {self._label_count - 1}, as the labels file has" if self._label_count else "0 or more"
+            found = low if low < 0 else high
+            raise EngineError(f"decoder {self._name!r} returned class id {found}, wanted {wanted}; correct one of them")
+
+
+def _checked(found: object, name: str, *, boxed: bool) -> Exact:
+    """Return what a decoder returned in the exact dtypes; where no boxes are needed they are not looked at."""
+    if not isinstance(found, tuple) or len(found) != len(NOTHING):
+        raise EngineError(f"decoder {name!r} returned {type(found).__name__}, wanted a tuple: boxes, scores, class ids")
+    boxes, scores, class_ids = (np.asarray(each) for each in (found if boxed else (NO_BOXES, *found[1:])))
+    if not (boxes.size or scores.size or class_ids.size):
+        return NOTHING  # an array made of an empty list has neither our shape nor our dtype
+    shapes_fit = scores.ndim == 1 and class_ids.shape == scores.shape and (not boxed or boxes.shape == (len(scores), 4))
+    if not shapes_fit or boxes.dtype.kind not in "fiu" or scores.dtype.kind != "f" or class_ids.dtype.kind not in "iu":
+        told = ", ".join(f"{each.dtype} {'×'.join(map(str, each.shape))}" for each in (boxes, scores, class_ids))
+        raise EngineError(
+            f"decoder {name!r} returned {told}; wanted boxes float32 N×4, scores float32 N, class ids int64 N"
+        )
+    return (
+        boxes.astype(np.float32, copy=False),
+        scores.astype(np.float32, copy=False),
+        class_ids.astype(np.int64, copy=False),
+    )
+
+
+def _to_source(boxes: NDArray[np.float32], geometry: Geometry) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Map boxes to pixels of the source picture, clipped to it; return those with an area, and which they are."""
+    width, height = geometry.source_px
+    offset = np.array((geometry.offset_x, geometry.offset_y) * 2, np.float32)
+    scale = np.array((geometry.scale_x, geometry.scale_y) * 2, np.float32)
+    finite = np.isfinite(boxes).all(axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mapped = (boxes - offset) / scale
+    np.clip(mapped, 0, np.array((width, height) * 2, np.float32), out=mapped)
+    seen = np.flatnonzero(finite & (mapped[:, 2] > mapped[:, 0]) & (mapped[:, 3] > mapped[:, 1]))
+    return mapped[seen], seen
+
+
+def _suppress(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], class_ids: NDArray[np.int64], iou_threshold: float
+) -> NDArray[np.intp]:
+    """Return the boxes that no better one of their class covers by more than `iou_threshold`, best first."""
+    corner_and_size = boxes.astype(np.float64)
+    corner_and_size[:, 2:] -= corner_and_size[:, :2]
+    kept = cv2.dnn.NMSBoxesBatched(corner_and_size.tolist(), scores.tolist(), class_ids.tolist(), 0.0, iou_threshold)
+    return np.asarray(kept, np.intp)
+
+
+def _check_nothing(outputs: Sequence[TensorSpec], options: Options) -> None:
+    """Leave the outputs to one's own decoder, which knows them."""
+
+
+def _find(name: str, folder: Path, task: Task) -> DecoderRow:
+    if ":" in name:
+        row = DecoderRow(("classify", "detect"), nms=True, check=_check_nothing, function=load_decoder(name, folder))
+    elif name in BUILT_IN:
+        row = BUILT_IN[name]
+    else:
+        close = difflib.get_close_matches(name, BUILT_IN, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        known = ", ".join(BUILT_IN)
+        raise ModelError(f"[output] decoder: found {name!r}, wanted {known}, or 'package.module:function'{hint}")
+    if task not in row.tasks:
+        wanted = repr(row.tasks[0])
+        raise ModelError(f"decoder {name!r}: found task {task!r}, wanted {wanted}; correct either in model.toml")
+    return row

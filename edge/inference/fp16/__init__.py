@@ -1,0 +1,1 @@
+"""FP16 models: conversion, ranges, casts."""

@@ -1,0 +1,69 @@
+"""An engine context in use by one lane: its batch limits, warm-up, padding and timing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edge.core.errors import ModelError
+from edge.core.records import EngineTimes
+from edge.inference.backends.engine import Context, Engine, TensorSpec
+
+# Up to so many pictures a batch, each size is run before the first real one; more would take long on a small board.
+WARMED_SIZES = 8
+
+
+def picture_input(engine: Engine) -> TensorSpec:
+    """Return the one input that takes pictures; raise ModelError where there is not exactly one."""
+    if len(engine.inputs) != 1:
+        names = ", ".join(spec.name for spec in engine.inputs)
+        raise ModelError(f"the model has {len(engine.inputs)} inputs ({names}); wanted one input, for the picture")
+    return engine.inputs[0]
+
+
+def batch_limit(engine: Engine, max_batch: int) -> int:
+    """Return the largest batch to form: a model of fixed batch size never takes more than that."""
+    return min(max_batch, engine.fixed_batch) if engine.fixed_batch else max_batch
+
+
+class Inference:
+    """Runs batches of 1 to `max_batch` pictures; a short batch of a fixed-size model runs padded.
+
+    The padding rows hold pictures of earlier batches, and what comes out for them is not read.
+    """
+
+    def __init__(self, context: Context, engine: Engine, max_batch: int) -> None:
+        self._context = context
+        self._fixed_batch = engine.fixed_batch
+        self._max_batch = max_batch
+
+    def warm_up(self) -> None:
+        """Run the sizes that batches will have, so that the first real one finds everything allocated.
+
+        Of large batches, only the smallest and the largest. Raises ModelError where an output has not one row for each
+        picture.
+        """
+        for batch_size in self._sizes():
+            self.run(batch_size)
+            rows = self._fixed_batch or batch_size
+            for name, array in self._context.outputs.items():
+                if array.shape[:1] != (rows,):
+                    raise ModelError(
+                        f"output {name!r}: found shape {array.shape} for {rows} pictures, wanted one row a picture; "
+                        "export the model with a batch axis, and without suppression of boxes in the graph"
+                    )
+
+    def _sizes(self) -> Iterable[int]:
+        if self._fixed_batch:
+            return (self._fixed_batch,)
+        return range(1, self._max_batch + 1) if self._max_batch <= WARMED_SIZES else (1, self._max_batch)
+
+    def run(self, batch_size: int) -> EngineTimes:
+        """Run the first `batch_size` rows."""
+        return self._context.infer(self._fixed_batch or batch_size)
+
+    def outputs_of(self, row: int) -> Mapping[str, NDArray[Any]]:
+        """Return the outputs for one picture, without the batch axis; overwritten by the next run."""
+        return {name: array[row] for name, array in self._context.outputs.items()}

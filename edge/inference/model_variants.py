@@ -1,0 +1,67 @@
+"""The files of a model in each precision: made from the FP32 file, and standing beside it or in the state."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from pathlib import Path
+
+from edge.core.errors import ModelError
+from edge.inference.admission import Form, Precision
+from edge.inference.fp16.convert import fp16_file, source_sha256
+
+_NAME_DIGITS = 12
+# Which of the INT8 files a backend runs, the best first: TensorRT fuses what is slow in ONNX Runtime.
+_INT8_NAMES = {"ort-cpu": ("int8-cpu", "int8"), "trt": ("int8",)}
+
+
+def form_file(onnx: Path, precision: Precision, backend: str, state_dir: Path) -> Path:
+    """Return the ONNX file that this backend runs, or builds from; raise ModelError where there is none to be used."""
+    if precision == "fp32":
+        return onnx
+    return fp16_file(onnx, state_dir) if precision == "fp16" else _int8_file(onnx, backend, state_dir)
+
+
+def plan_sha256(onnx: Path, precision: Precision, state_dir: Path) -> str:
+    """Return the hash that a plan goes by: that of the very form, as of one model there can be several."""
+    return source_sha256(form_file(onnx, precision, "trt", state_dir))
+
+
+def form_of(onnx: Path, file: Path, precision: Precision, reading_sha256: str) -> Form:
+    """Return what an entry of precision.json must have been measured with."""
+    onnx_sha256 = source_sha256(onnx)
+    return Form(precision, onnx_sha256, onnx_sha256 if file == onnx else source_sha256(file), reading_sha256)
+
+
+def _int8_file(onnx: Path, backend: str, state_dir: Path) -> Path:
+    place = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_NAME_DIGITS]
+    candidates = [
+        path
+        for name in _INT8_NAMES[backend]
+        for path in (
+            onnx.with_name(f"{onnx.stem}.{name}.onnx"),
+            state_dir / "models" / f"{onnx.stem}-{place}.{name}.onnx",
+        )
+        if path.is_file()
+    ]
+    again = "edge engines quantize MODEL --calibration PATH|SOURCE"
+    if not candidates:
+        names = " or ".join(f"{onnx.stem}.{name}.onnx" for name in _INT8_NAMES[backend])
+        raise ModelError(f"model {onnx} has no INT8 form here (wanted {names} beside it); quantize first: {again}")
+    sha256 = source_sha256(onnx)
+    fitting = next((path for path in candidates if _names(path, sha256)), None)
+    if fitting is None:
+        raise ModelError(
+            f"{candidates[0]} was made from another {onnx.name} than the one that is here; quantize again: {again}"
+        )
+    return fitting
+
+
+def _names(path: Path, sha256: str) -> bool:
+    """Tell whether a file names the one it was made from: protobuf writes its metadata as plain bytes."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.rfind(sha256.encode()) >= 0
+    except (OSError, ValueError):  # ValueError: an empty file
+        return False

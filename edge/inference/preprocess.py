@@ -1,0 +1,265 @@
+"""A source picture → one row of the model's input: resized, in the model's channel order, normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.core.errors import ModelError
+from edge.core.manifest import InputSettings
+from edge.core.records import Geometry
+from edge.inference.backends.engine import Pictures, TensorSpec
+from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
+
+Area = tuple[slice, slice]  # rows, columns
+Pixels = tuple[int, int]  # width, height
+
+_KNOWN_SIZES = 8  # source sizes whose plan is kept: a lane serves few cameras
+_BATCH_HEIGHT_WIDTH_CHANNELS = 4
+# OpenCV 4 looks nothing up in float16, but moving 16 bits is all that a look-up does.
+_LOOKED_UP_AS: dict[str, type[np.generic]] = {"float32": np.float32, "float16": np.int16, "uint8": np.uint8}
+
+
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """Which region of the source picture goes to which place in the model's input."""
+
+    region: tuple[int, int, int, int]  # x, y, width, height in the source picture
+    place: tuple[int, int, int, int]  # x, y, width, height in the model's input
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """All that depends on the size of the source picture only; the arrays are views of the lane's scratch memory."""
+
+    geometry: Geometry
+    region: Area  # of the source picture
+    place: Area  # of the model's input
+    borders: tuple[Area, ...]  # of the model's input: what the picture leaves free
+    resized_px: Pixels
+    resized: NDArray[np.uint8] | None  # H×W×3; None: the region has the wanted size
+    ordered: NDArray[np.uint8]  # H×W×3, in the model's channel order
+    planes: list[NDArray[np.uint8]]  # H×W each, in the source's channel order
+
+
+class DevicePreprocessor:
+    """The same way, gone by the engine's own device: here it is only decided what goes where."""
+
+    def __init__(self, pictures: Pictures, spec: TensorSpec, settings: InputSettings) -> None:
+        self._pictures = pictures
+        _, _, self.input_px = _layout(spec, settings.color)
+        self._place = _PLACEMENTS[settings.resize, settings.anchor]
+
+    def fill(self, image: NDArray[np.uint8], row: int) -> Geometry:
+        """Hand over the picture `image` (H×W×3, BGR, uint8) for a row, and tell where it will lie there."""
+        source_px = (image.shape[1], image.shape[0])
+        placement = self._place(source_px, self.input_px)
+        self._pictures.put(row, image, placement.region, placement.place)
+        return _geometry(source_px, placement)
+
+
+class Preprocessor:
+    """One lane's way from source pictures to rows of the model's input; it owns scratch memory, so one thread only.
+
+    Resizing is bilinear. `letterbox` keeps the aspect: the limiting side fills the input, the other is rounded down to
+    whole pixels (at least 1), as in YOLOX. `crop` takes the centred region that has the input's aspect, to whole source
+    pixels. `stretch` takes all. The geometry returned maps by the sizes that resulted, so rounding is in it.
+    """
+
+    input_px: Pixels  # width, height of the model's input
+
+    def __init__(self, spec: TensorSpec, settings: InputSettings) -> None:
+        """Prepare for the input tensor `spec`: raise ModelError where it does not fit the manifest."""
+        self._planar, channels, self.input_px = _layout(spec, settings.color)
+        self._color = settings.color
+        tables = _tables(spec, settings, channels)
+        self._bits = _LOOKED_UP_AS[spec.dtype.name]
+        looked_up = tables.view(self._bits)
+        self._pixel_table = np.ascontiguousarray(looked_up.T)[None]
+        order = range(channels) if settings.color != "rgb" else (2, 1, 0)
+        self._channels = [(channel, np.ascontiguousarray(looked_up[channel])) for channel in order]
+        width, height = self.input_px
+        # One line that is copied over all border lines: as fast as a fill, whatever the layout.
+        line_shape = (channels, 1, width) if self._planar else (1, width, channels)
+        self._pad_line = self._canvas(np.empty(line_shape, tables.dtype))
+        self._pad_line[:] = looked_up[:, settings.pad]
+        self._scratch = np.empty((2, height * width * 3), np.uint8)
+        self._place = _PLACEMENTS[settings.resize, settings.anchor]
+        self._plan = lru_cache(maxsize=_KNOWN_SIZES)(self._make_plan)
+
+    def fill(self, image: NDArray[np.uint8], row: NDArray[Any]) -> Geometry:
+        """Write the picture `image` (H×W×3, BGR, uint8) into `row`, whatever it held, and tell where it lies there.
+
+        `row` is one picture's part of the input buffer: C×H×W or H×W×C, float32, float16 or uint8 as the model has it.
+        """
+        height, width = image.shape[:2]
+        plan = self._plan(width, height)
+        picture: NDArray[Any] = image[plan.region]
+        if plan.resized is not None:
+            picture = cv2.resize(picture, plan.resized_px, dst=plan.resized, interpolation=cv2.INTER_LINEAR)
+        canvas = self._canvas(row)
+        for border in plan.borders:
+            canvas[border] = self._pad_line[:, border[1]]
+        self._normalise(picture, plan, canvas[plan.place])
+        return plan.geometry
+
+    def _canvas(self, row: NDArray[Any]) -> NDArray[Any]:
+        """View a row as H×W×C."""
+        bits = row.view(self._bits)
+        return bits.transpose(1, 2, 0) if self._planar else bits
+
+    def _normalise(self, picture: NDArray[Any], plan: _Plan, target: NDArray[Any]) -> None:
+        """Look each pixel's value up in its channel's table, straight into the row."""
+        if self._color == "gray":
+            cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY, dst=plan.planes[0])
+        elif self._planar:
+            cv2.split(picture, plan.planes)
+        else:
+            if self._color == "rgb":
+                picture = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=plan.ordered)
+            cv2.LUT(picture, self._pixel_table, dst=target)
+            return
+        for plane, (channel, table) in zip(plan.planes, self._channels, strict=True):
+            cv2.LUT(plane, table, dst=target[:, :, channel])
+
+    def _make_plan(self, width: int, height: int) -> _Plan:
+        source_px = (width, height)
+        placement = self._place(source_px, self.input_px)
+        from_x, from_y, from_width, from_height = placement.region
+        to_x, to_y, to_width, to_height = placement.place
+        resized, ordered = (each[: to_height * to_width * 3].reshape(to_height, to_width, 3) for each in self._scratch)
+        planes = ordered.reshape(3, to_height, to_width)[: len(self._channels)]
+        return _Plan(
+            geometry=_geometry(source_px, placement),
+            region=(slice(from_y, from_y + from_height), slice(from_x, from_x + from_width)),
+            place=(slice(to_y, to_y + to_height), slice(to_x, to_x + to_width)),
+            borders=_borders(placement.place, self.input_px),
+            resized_px=(to_width, to_height),
+            resized=None if (from_width, from_height) == (to_width, to_height) else resized,
+            ordered=ordered,
+            planes=list(planes),
+        )
+
+
+def target_settings(spec: TensorSpec, settings: InputSettings) -> TargetSettings:
+    """Return how rows of the input tensor `spec` are made, for a device that makes them by itself."""
+    planar, channels, (width, height) = _layout(spec, settings.color)
+    mean, std = (_per_channel(key, getattr(settings, key), channels)[:, 0] for key in ("mean", "std"))
+    scale = settings.scale / std
+    return TargetSettings(
+        width=width,
+        height=height,
+        channels=channels,
+        planar=planar,
+        dtype=spec.dtype,
+        color=settings.color,
+        scale=tuple(np.broadcast_to(scale, channels).tolist()),
+        bias=tuple(np.broadcast_to(-mean * scale, channels).tolist()),
+        pad=settings.pad,
+    )
+
+
+def _geometry(source_px: Pixels, placement: _Placement) -> Geometry:
+    from_x, from_y, from_width, from_height = placement.region
+    to_x, to_y, to_width, to_height = placement.place
+    scale_x, scale_y = to_width / from_width, to_height / from_height
+    return Geometry(source_px, scale_x, scale_y, to_x - from_x * scale_x, to_y - from_y * scale_y)
+
+
+def _layout(spec: TensorSpec, color: str) -> tuple[bool, int, Pixels]:
+    """Return whether the input is N×C×H×W (else N×H×W×C), its channels, its width and height."""
+    channels = 1 if color == "gray" else 3
+    found = f"input {spec.name!r}: found {spec.shape_text}"
+    planar = len(spec.shape) == _BATCH_HEIGHT_WIDTH_CHANNELS and spec.shape[1] == channels
+    if not planar and (len(spec.shape) != _BATCH_HEIGHT_WIDTH_CHANNELS or spec.shape[3] != channels):
+        wanted = f"N×{channels}×H×W or N×H×W×{channels} for color {color!r}"
+        raise ModelError(f"{found}, wanted {wanted}; set color in [input] to what the model takes")
+    height, width = spec.shape[2:] if planar else spec.shape[1:3]
+    if height is None or width is None:
+        raise ModelError(f"{found}, wanted a fixed height and width; export the model with a fixed input size")
+    if spec.dtype.name not in _LOOKED_UP_AS:
+        wanted = ", ".join(_LOOKED_UP_AS)
+        raise ModelError(f"input {spec.name!r}: found {spec.dtype.name}, wanted one of {wanted}; export the model so")
+    return planar, channels, (width, height)
+
+
+def _tables(spec: TensorSpec, settings: InputSettings, channels: int) -> NDArray[Any]:
+    """Return what each of the 256 pixel values becomes in each of the model's channels: C×256 of its dtype."""
+    mean = _per_channel("mean", settings.mean, channels)
+    std = _per_channel("std", settings.std, channels)
+    values = (np.arange(256) - mean) * settings.scale / std
+    limits = np.iinfo(spec.dtype) if spec.dtype.kind == "u" else np.finfo(spec.dtype)
+    low, high = float(values.min()), float(values.max())
+    if low < float(limits.min) or high > float(limits.max):
+        raise ModelError(
+            f"input {spec.name!r}: (pixel - mean) * scale / std goes from {low:g} to {high:g}, wanted values that "
+            f"{spec.dtype.name} can hold; correct scale, mean and std in [input]"
+        )
+    return (np.rint(values) if spec.dtype.kind == "u" else values).astype(spec.dtype)
+
+
+def _per_channel(key: str, values: tuple[float, ...], channels: int) -> NDArray[np.float64]:
+    """Return a column of one number a channel."""
+    distinct = values if len(set(values)) > 1 else values[:1] * channels
+    if len(distinct) != channels:
+        raise ModelError(f"[input] {key}: found {len(values)} numbers, wanted {channels} for this model's input")
+    return np.array(distinct, np.float64)[:, None]
+
+
+def _letterbox(source_px: Pixels, input_px: Pixels) -> _Placement:
+    """Scale all of the picture to fit in; whole numbers only, because width * (input / width) can fall short of it."""
+    (width, height), (input_width, input_height) = source_px, input_px
+    if width * input_height >= height * input_width:
+        fitted = input_width, max(1, height * input_width // width)
+    else:
+        fitted = max(1, width * input_height // height), input_height
+    return _Placement((0, 0, width, height), (0, 0, *fitted))
+
+
+def _letterbox_center(source_px: Pixels, input_px: Pixels) -> _Placement:
+    placed = _letterbox(source_px, input_px)
+    _, _, width, height = placed.place
+    return _Placement(placed.region, ((input_px[0] - width) // 2, (input_px[1] - height) // 2, width, height))
+
+
+def _stretch(source_px: Pixels, input_px: Pixels) -> _Placement:
+    return _Placement((0, 0, *source_px), (0, 0, *input_px))
+
+
+def _crop(source_px: Pixels, input_px: Pixels) -> _Placement:
+    """Cut the source first: a narrow picture scaled to cover the input could take gigabytes before the cut."""
+    (width, height), (input_width, input_height) = source_px, input_px
+    if width * input_height >= height * input_width:
+        cut = max(1, round(height * input_width / input_height)), height
+    else:
+        cut = width, max(1, round(width * input_height / input_width))
+    return _Placement(((width - cut[0]) // 2, (height - cut[1]) // 2, *cut), (0, 0, *input_px))
+
+
+_PLACEMENTS: dict[tuple[str, str], Callable[[Pixels, Pixels], _Placement]] = {
+    ("letterbox", "top-left"): _letterbox,
+    ("letterbox", "center"): _letterbox_center,
+    ("stretch", "top-left"): _stretch,
+    ("stretch", "center"): _stretch,
+    ("crop", "top-left"): _crop,
+    ("crop", "center"): _crop,
+}
+
+
+def _borders(place: tuple[int, int, int, int], input_px: Pixels) -> tuple[Area, ...]:
+    """Return what the picture at `place` leaves free: above, below, left, right."""
+    x, y, width, height = place
+    beside = slice(y, y + height)
+    areas = (
+        (slice(0, y), slice(0, input_px[0])),
+        (slice(y + height, input_px[1]), slice(0, input_px[0])),
+        (beside, slice(0, x)),
+        (beside, slice(x + width, input_px[0])),
+    )
+    return tuple(area for area in areas if all(side.start < side.stop for side in area))

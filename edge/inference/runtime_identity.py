@@ -1,0 +1,49 @@
+"""What runs a model here, as it is recorded with a measurement of accuracy or speed."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from edge.inference.admission import Here
+from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.ort import import_onnxruntime
+from edge.inference.backends.tensorrt.builder import library_name
+from edge.inference.backends.tensorrt.library import load_tensorrt
+
+# Instructions that multiply INT8 and sum without overflow, the best first: the kernels without them are others.
+_INT8 = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512bw", "avx2", "i8mm", "asimddp")
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def on_onnxruntime() -> Here:
+    """Describe ONNX Runtime on this CPU."""
+    facts = _cpu_facts()
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    best = next((name for name in _INT8 if name in flags), None)
+    instructions = " ".join(each for each in (platform.machine(), best) if each)
+    library = f"onnxruntime {import_onnxruntime().__version__}"
+    return Here("ort-cpu", library, None, instructions, _machine(facts))
+
+
+def on_tensorrt(gpu: Gpu) -> Here:
+    """Describe TensorRT on this GPU."""
+    trt = load_tensorrt()
+    shown = f"{gpu.name} {gpu.architecture} {gpu.sm_count} SMs"
+    return Here("trt", f"{library_name(trt)} {trt.__version__}", shown, None, _machine(_cpu_facts()))
+
+
+def _machine(facts: dict[str, str]) -> str:
+    named = facts.get("model name") or f"{platform.machine()} {facts.get('CPU part', '')}".strip()
+    return f"{named}, {facts['cores']} cores"
+
+
+def _cpu_facts() -> dict[str, str]:
+    """Return what the kernel tells of the first core, and how many there are."""
+    try:
+        lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    pairs = [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+    cores = sum(name == "processor" for name, _ in pairs)
+    return {**dict(reversed(pairs)), "cores": str(cores)}

@@ -1,0 +1,1 @@
+"""MQTT: publisher, TLS, topics, schemas, outbox."""

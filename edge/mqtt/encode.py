@@ -1,0 +1,89 @@
+"""Records → the bodies of messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from edge.core.clock import utc_text
+from edge.core.records import BoardState, Classes, DropCause, Findings, Message, Result
+
+
+def to_json(value: Any) -> bytes:
+    """Encode a message body; NaN and infinity, which JSON lacks, are refused."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+
+
+class ResultEncoder:
+    """Turns the results of one device into messages."""
+
+    def __init__(self, device: str, boot: str) -> None:
+        self._head = {"v": 1, "device": device, "boot": boot}
+
+    def encode(
+        self,
+        result: Result,
+        topic: str,
+        qos: int,
+        dropped: dict[DropCause, int],
+        board: BoardState,
+        energy_j: float | None,
+    ) -> Message:
+        """Make the message of a result; `energy_j` is what an image of its model took of late."""
+        body = self._head | {
+            "stream": result.stream,
+            "model": result.model,
+            "seq": result.seq,
+            "frame": result.frame,
+            "captured_at": utc_text(result.captured_at_ns),
+            "size": result.size_px,
+            **found(result.findings, result.labels),
+            "latency_ms": {
+                "wait": round(result.wait_ms, 3),
+                "preprocess": round(result.preprocess_ms, 3),
+                "infer": round(result.infer_ms, 3),
+                "decode": round(result.decode_ms, 3),
+            },
+            "batch": result.batch,
+            "dropped": dropped,
+            "engine": result.engine,
+            "power_mode": board.power_mode,
+            "throttled": board.throttled,
+        }
+        if energy_j is not None:
+            body["energy_mj"] = round(1000 * energy_j, 3)
+        return Message(
+            topic,
+            to_json(body),
+            qos,
+            kind="result",
+            stream=result.stream,
+            captured_ns=result.captured_ns,
+            decoded_ns=result.decoded_ns,
+        )
+
+
+def found(findings: Findings, labels: Sequence[str]) -> dict[str, Any]:
+    """Return the findings as they stand in a message; a class without a label is named by its number."""
+    ids = findings.class_ids.tolist()
+    scores = findings.scores.tolist()
+    names = [labels[each] if each < len(labels) else str(each) for each in ids]
+    if isinstance(findings, Classes):
+        return {
+            "classes": [
+                {"label": name, "class_id": each, "score": round(score, 4)}
+                for name, each, score in zip(names, ids, scores, strict=True)
+            ]
+        }
+    return {
+        "detections": [
+            {
+                "label": name,
+                "class_id": each,
+                "score": round(score, 4),
+                "box": [round(x1, 1), round(y1, 1), round(x2 - x1, 1), round(y2 - y1, 1)],
+            }
+            for name, each, score, (x1, y1, x2, y2) in zip(names, ids, scores, findings.boxes.tolist(), strict=True)
+        ]
+    }

@@ -1,0 +1,7 @@
+"""What waits to be sent: in memory, with a copy that outlives the process, and on disk while the broker is away."""
+
+from edge.mqtt.outbox.factory import open_outbox
+from edge.mqtt.outbox.outbox import Outbox
+from edge.mqtt.outbox.spooler import Shelving
+
+__all__ = ["Outbox", "Shelving", "open_outbox"]

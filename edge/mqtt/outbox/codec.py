@@ -1,0 +1,101 @@
+"""A message as the bytes that the journal and the disk keep."""
+
+from __future__ import annotations
+
+import struct
+from functools import cache
+from pathlib import Path
+
+from edge.core.clock import clock_synchronised, now_ns, wall_ns
+from edge.core.records import MESSAGE_KINDS, Message
+
+# kind, qos, flags; lengths of topic, content type, stream and correlation (-1: none); expiry (-1: none);
+# captured, decoded and made (monotonic); wall time less monotonic time; which start of the kernel counts that time.
+_HEAD = struct.Struct("<BBBHHhiiqqqqQ")
+_SENT = 1  # sent before
+# The wall time is that of a synchronised clock. Earlier versions did not write this flag: with them, it is not known.
+_SYNCHRONISED = 2
+_UNKNOWN_START = 0
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# A clock that tells less than this (January 2024) was never set: boards without a battery start in 1970.
+_CLOCK_SET_NS = 1_704_067_200 * 10**9
+
+
+@cache
+def kernel_start() -> int:
+    """Return a number that stands for this start of the kernel, within which monotonic times can be compared."""
+    try:
+        return int(_BOOT_ID.read_text(encoding="ascii").replace("-", "")[:16], 16)
+    except (OSError, ValueError):
+        return _UNKNOWN_START
+
+
+def pack(message: Message) -> bytes:
+    topic, content_type = message.topic.encode(), message.content_type.encode()
+    stream = b"" if message.stream is None else message.stream.encode()
+    correlation = message.correlation or b""
+    is_synchronised = message.is_age_known and clock_synchronised() is True
+    head = _HEAD.pack(
+        MESSAGE_KINDS.index(message.kind),
+        message.qos,
+        _SENT * (message.times_sent > 0) | _SYNCHRONISED * is_synchronised,
+        len(topic),
+        len(content_type),
+        -1 if message.stream is None else len(stream),
+        -1 if message.correlation is None else len(correlation),
+        -1 if message.expiry_s is None else message.expiry_s,
+        message.captured_ns,
+        message.decoded_ns,
+        message.made_ns,
+        wall_ns() - now_ns(),
+        kernel_start() if message.is_age_known else _UNKNOWN_START,
+    )
+    return b"".join((head, topic, content_type, stream, correlation, message.body))
+
+
+def unpack(packed: bytes, number: int) -> Message:
+    """Make the message again; its times are this kernel's, as near as the wall clock tells.
+
+    Its age is known where it is of this start of the kernel, whose monotonic clock has counted it, or where the wall
+    clock was synchronised when it was packed and is so now.
+
+    Raises ValueError where the bytes are no message.
+    """
+    try:
+        kind, qos, flags, *lengths, expiry_s, captured_ns, decoded_ns, made_ns, offset_ns, start = _HEAD.unpack_from(
+            packed
+        )
+        parts, at = list[bytes](), _HEAD.size
+        for length in lengths:
+            parts.append(packed[at : at + max(length, 0)])
+            at += max(length, 0)
+        topic, content_type, stream, correlation = parts
+        is_of_this_start = start == kernel_start() != _UNKNOWN_START
+        shift_ns = 0 if is_of_this_start else _shift_ns(made_ns, offset_ns)
+        return Message(
+            topic.decode(),
+            packed[at:],
+            qos,
+            kind=MESSAGE_KINDS[kind],
+            content_type=content_type.decode(),
+            expiry_s=None if expiry_s < 0 else expiry_s,
+            correlation=None if lengths[3] < 0 else correlation,
+            stream=None if lengths[2] < 0 else stream.decode(),
+            captured_ns=captured_ns + shift_ns,
+            decoded_ns=decoded_ns + shift_ns,
+            made_ns=made_ns + shift_ns,
+            times_sent=flags & _SENT,
+            number=number,
+            is_backlog=True,
+            is_age_known=is_of_this_start or bool(flags & _SYNCHRONISED and clock_synchronised()),
+        )
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(f"no message: {error}") from None
+
+
+def _shift_ns(made_ns: int, offset_ns: int) -> int:
+    """Return what turns times of another start of the kernel into times of this one."""
+    now, wall = now_ns(), wall_ns()
+    if min(made_ns + offset_ns, wall) < _CLOCK_SET_NS:
+        return now - made_ns  # how long ago that was is not known: as if it were now
+    return min(offset_ns - (wall - now), now - made_ns)

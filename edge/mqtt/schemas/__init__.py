@@ -1,0 +1,14 @@
+"""The JSON Schemas of all messages, as files of this package."""
+
+from importlib.resources import files
+
+from edge.core.errors import ConfigError
+
+NAMES = ("result", "telemetry", "status", "stream-status", "alarm", "governor", "command", "ack", "counts")
+
+
+def read(name: str) -> str:
+    """Return a schema as JSON text; raise ConfigError for a name that there is not."""
+    if name not in NAMES:
+        raise ConfigError(f"schema {name!r} does not exist; wanted one of {', '.join(NAMES)}")
+    return (files(__package__) / f"{name}.json").read_text(encoding="utf-8")

@@ -1,6 +1,0 @@
-"""The published networks, built in: layers as in their papers, weights drawn at random when they are written."""
-
-from edge.networks.catalog import NAMES, Network, find
-from edge.networks.folder import write
-
-__all__ = ["NAMES", "Network", "find", "write"]

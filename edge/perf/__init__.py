@@ -1,0 +1,1 @@
+"""`edge bench` and `edge tune`: measurements of the pipeline that serves."""

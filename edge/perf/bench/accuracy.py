@@ -1,0 +1,54 @@
+"""The four aspects in one table: throughput, efficiency, latency, and accuracy as `edge engines verify` recorded it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge.inference.admission import Entry, read_entries
+from edge.inference.fp16.convert import source_sha256
+from edge.perf.bench.tables import Row, Sheet
+
+_HEADS = ("network", "precision", "batch", "images/s", "images/s/W", "p99 ms", "accuracy")
+_METRICS = ("map50", "map50_95", "top1", "top5")  # the first that was measured is told
+NOT_MEASURED = "an accuracy that is not told was not measured here: edge engines verify records it"
+
+
+def accuracies(rows: Sequence[Row], files: Mapping[str, Path], state_dir: Path) -> list[dict[str, Any]]:
+    """Return each row's accuracy, null where none is recorded for this very file.
+
+    `files` are the ONNX files of the networks. Where labels were given it is mAP or top-1, else agreement with FP32.
+    """
+    told = []
+    for row in rows:
+        onnx = files[row["network"]]
+        found = [each for each in read_entries(onnx, state_dir) if each.onnx_sha256 == source_sha256(onnx)]
+        told.append(_accuracy(row["precision"], found))
+    return told
+
+
+def accuracy_sheet(rows: Sequence[Row], told: Sequence[Mapping[str, Any]]) -> Sheet:
+    """Return the rows with their accuracy."""
+    lines = []
+    for row, each in zip(rows, told, strict=True):
+        shown = None if each["accuracy"] is None else f"{each['metric']} {each['accuracy']:.4f}"
+        figures = (row["images_per_s"], row["images_per_s_per_w"], row["latency_p99_ms"])
+        lines.append((row["network"], row["precision"], row["batch"], *figures, shown))
+    return Sheet("Throughput, efficiency, latency and accuracy", _HEADS, tuple(lines))
+
+
+def _accuracy(precision: str, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Return metric and value of a precision, by the newest entry that tells of it."""
+    for entry in entries:
+        truth = (entry.truth or {}).get(precision, {})
+        metric = next((each for each in _METRICS if each in truth), None)
+        if metric is not None:
+            return {"metric": metric, "accuracy": truth[metric], "library": entry.library}
+        if entry.precision == precision:
+            return {
+                "metric": f"{entry.metric} to {entry.against}",
+                "accuracy": entry.agreement,
+                "library": entry.library,
+            }
+    return {"metric": None, "accuracy": None, "library": None}

@@ -1,0 +1,91 @@
+"""An earlier run's file, and whether it was measured on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from edge.core.errors import ConfigError
+from edge.core.validation import one_line
+from edge.perf.bench.regression import key_of
+
+Run = Mapping[str, Any]  # {"machine": {...}, "rows": [...]}
+
+# What makes it another machine.
+IDENTITY = ("board.name", "board.sku", "board.soc", "board.cpu", "board.gpu", "cores")
+_MOMENTARY = ("at", "load_average", "clocks.gpu_mhz", "clocks.emc_mhz")
+_MAKE_ONE = "measure one on this machine: edge bench … --json > FILE"
+
+
+class _Block(BaseModel):
+    latency_ms: list[float]
+    images: float = Field(ge=0)
+    seconds: float = Field(ge=0)
+
+
+class _Row(BaseModel):
+    network: str
+    precision: str
+    batch: int
+    scenario: str
+    lanes: int | str | None
+    power_mode: str | None = None
+    samples: list[_Block] | None = None
+
+
+class _Run(BaseModel):
+    machine: dict[str, Any]
+    rows: list[_Row]
+
+
+def read_run(path: Path) -> Run:
+    """Read what `edge bench --json` wrote; raise ConfigError where it is no such file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--baseline {path} cannot be read ({error.strerror}); {_MAKE_ONE}") from None
+    except ValueError:
+        raise ConfigError(f"--baseline {path}: found no JSON, wanted one document of edge bench; {_MAKE_ONE}") from None
+    try:
+        _Run.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise ConfigError(f"--baseline {path}: {where}: {one_line(first['msg'])}; {_MAKE_ONE}") from None
+    run: Run = found
+    twice = [key for key, count in Counter(key_of(row) for row in run["rows"]).items() if count > 1]
+    if twice:
+        raise ConfigError(f"--baseline {path}: found {twice[0]} more than once, wanted each row once; {_MAKE_ONE}")
+    return run
+
+
+def check_same_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each thing, as a version or hash, that differs between two records of one machine.
+
+    What is of the moment alone, as the time, is passed over. Raise ConfigError where they are two machines: their
+    figures say nothing about the software.
+    """
+    old, new = dict(_flat(before)), dict(_flat(now))
+    differing = [name for name in {**old, **new} if old.get(name) != new.get(name) and name not in _MOMENTARY]
+    others = [name for name in differing if name in IDENTITY and name in old and name in new]
+    if others:
+        told = ", ".join(f"{name} was {_told(old[name])}, is {_told(new[name])}" for name in others)
+        raise ConfigError(f"--baseline was measured on another machine ({told}); {_MAKE_ONE}")
+    return [f"{name} was {_told(old.get(name))}, is {_told(new.get(name))}" for name in differing]
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _told(value: Any) -> str:
+    return "not known" if value is None else str(value)

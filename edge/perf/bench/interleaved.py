@@ -1,0 +1,135 @@
+"""Settings that are compared: those that differ in precision alone are opened side by side and measured in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import psutil
+
+from edge.core.errors import GpuMemoryError, ModelError
+from edge.host.board import read_board
+from edge.inference.engine_provider import Place
+from edge.perf.bench.collect import Sensors, Setting
+from edge.perf.bench.measure import Measurement, Turns
+from edge.perf.bench.plan import Cell, Wish
+from edge.perf.bench.report import Report
+from edge.perf.bench.row import Row
+from edge.perf.bench.subject import Subject
+from edge.perf.bench.systems import make_form, open_alone, open_serving
+
+log = logging.getLogger(__name__)
+
+STRETCHES = 5  # of a setting that takes turns: as many blocks as the judge wants, one query in each where that is slow
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row that is to come."""
+
+    subject: Subject
+    cell: Cell
+
+    def __str__(self) -> str:
+        return f"{self.subject.name} {self.cell}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Points that take turns."""
+
+    points: tuple[Point, ...]
+
+    def __str__(self) -> str:
+        """Name all precisions, and once what they have in common."""
+        first = self.points[0]
+        precisions = ", ".join(point.cell.precision for point in self.points)
+        return str(first).replace(first.cell.precision, precisions, 1)
+
+
+def groups(points: Iterable[Point]) -> list[Group]:
+    """Put together what differs in precision alone, in the order in which each first comes."""
+    found: dict[tuple[str, Cell], list[Point]] = {}
+    for point in points:
+        found.setdefault((point.subject.name, replace(point.cell, precision="fp32")), []).append(point)
+    return [Group(tuple(each)) for each in found.values()]
+
+
+def free_bytes() -> int:
+    """Return the memory that is left; a Jetson's GPU has the same."""
+    return int(psutil.virtual_memory().available)
+
+
+class Together:
+    """Opens and measures groups; what was measured joins the report, and so does why something was left out."""
+
+    def __init__(self, wish: Wish, place: Callable[[Subject], Place], sensors: Sensors, report: Report) -> None:
+        self._wish = wish
+        self._place = place
+        self._sensors = sensors
+        self._report = report
+        self._device = read_board().name
+
+    def measure(self, group: Group, mode: str | None) -> None:
+        """Measure a group in a power mode; raise InterruptedRunError at Ctrl-C."""
+        made = []
+        for point in group.points:
+            with self._or_left_out(point):  # before anything takes memory or is measured
+                make_form(point.subject, point.cell, self._place(point.subject))
+                made.append(point)
+        while made:
+            made = self._measure_fitting(made, mode)
+
+    def _measure_fitting(self, points: Sequence[Point], mode: str | None) -> list[Point]:
+        """Measure those for which there is memory at the same time; return the others."""
+        turns, largest = Turns(), 0
+        stretches = STRETCHES if len(points) > 1 else 1
+        with contextlib.ExitStack() as opened:
+            for number, point in enumerate(points):
+                before = free_bytes()
+                if turns and before < largest:
+                    lacking = f"{before / 1e6:.0f} MB of memory are free, wanted {largest / 1e6:.0f} MB"
+                    rest = self._later(points[number:], lacking)
+                    break
+                try:
+                    with self._or_left_out(point):
+                        turns.join(self._opened(point, opened, mode, stretches))
+                except GpuMemoryError as error:
+                    if not turns:
+                        raise
+                    rest = self._later(points[number:], str(error))
+                    break
+                largest = max(largest, before - free_bytes())
+            else:
+                rest = []
+            self._add(turns.rows())
+        return rest
+
+    def _add(self, rows: Sequence[Row]) -> None:
+        self._report.rows += rows
+        for row in rows:
+            about = (row.network, row.precision, row.batch)
+            log.info("%s %s batch %d: %s images/s, median %s ms", *about, row.images_per_s, row.latency_ms)
+
+    def _opened(self, point: Point, opened: contextlib.ExitStack, mode: str | None, stretches: int) -> Measurement:
+        wish, cell, subject = self._wish, point.cell, point.subject
+        open_system = open_alone if wish.engine_only else open_serving
+        system = opened.enter_context(open_system(subject, cell, self._place(subject), wish.batches, wish.seed))
+        setting = Setting(self._device, mode, cell.precision, subject.name, cell.batch, system.lanes, cell.scenario)
+        return Measurement(system, self._sensors, setting, wish.effort, stretches)
+
+    @contextlib.contextmanager
+    def _or_left_out(self, point: Point) -> Iterator[None]:
+        """Leave out what cannot be had here, with the reason."""
+        try:
+            yield
+        except ModelError as error:
+            self._report.notes.append(f"{point} is left out: {error}")
+
+    def _later(self, points: Sequence[Point], lacking: str) -> list[Point]:
+        named = ", ".join(map(str, points))
+        told = f"{named}: not measured in turn with the precisions before, as {lacking}"
+        self._report.notes.append(told)
+        return list(points)

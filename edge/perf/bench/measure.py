@@ -1,0 +1,214 @@
+"""One setting measured: warmed up apart, then every query taken down, in one stretch or in several that take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from edge.core.clock import now_ns
+from edge.perf.bench.arrivals import poisson
+from edge.perf.bench.collect import Sensors, Setting, Stretch, row_of
+from edge.perf.bench.load_generator import ClosedLoop, Length, Query, System, serve
+from edge.perf.bench.row import LEAST_SAMPLES, Row
+from edge.perf.bench.target import Target
+
+# A board is warm when its hottest sensor has risen by no more than this from one stretch of warming up to the next.
+STEADY_C = 0.5
+STRETCH_S = 3.0
+LONGEST_WARM_UP_S = 120.0
+# The highest rate that meets a target is found to within this ratio, in so many probes at most.
+RATE_WITHIN = 1.04
+MOST_PROBES = 8
+_DONE = object()
+_ROOM = 1.1  # above what the lanes do when they never wait, as that is a short measurement
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a setting is measured."""
+
+    length: Length
+    warm_up_s: float
+    is_thorough: bool  # warms up until the temperature is steady
+    target_p99_ms: float | None
+    seed: int
+
+
+class InterruptedRunError(KeyboardInterrupt):
+    """Ctrl-C in the midst of runs, with the rows of what was measured until then."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        super().__init__()
+        self.rows = rows
+
+
+class Turns:
+    """Settings that are measured side by side, a stretch of each in turn, so that what drifts hits all alike."""
+
+    def __init__(self) -> None:
+        self._members: list[Measurement] = []
+        self._steps: dict[Measurement, Iterator[None]] = {}  # of those that are not done yet
+
+    def __bool__(self) -> bool:
+        return bool(self._members)
+
+    def join(self, member: Measurement) -> None:
+        """Warm a system up; raise InterruptedRunError at Ctrl-C, and what it failed with."""
+        self._members.append(member)
+        self._steps[member] = member.steps()
+        self._step(member)
+
+    def rows(self) -> list[Row]:
+        """Measure; raise InterruptedRunError at Ctrl-C, with what each has until then; a system's failure is raised."""
+        while self._steps:
+            for member in tuple(self._steps):
+                self._step(member)
+        return [member.row() for member in self._members]
+
+    def _step(self, member: Measurement) -> None:
+        try:
+            if next(self._steps[member], _DONE) is _DONE:
+                del self._steps[member]
+        except KeyboardInterrupt:
+            rows = [each.interrupted_row() if each in self._steps else each.row() for each in self._members]
+            raise InterruptedRunError([row for row in rows if row is not None]) from None
+
+
+class Measurement:
+    """One setting on one system under test; with several stretches, others may be measured between them."""
+
+    def __init__(self, system: System, sensors: Sensors, setting: Setting, effort: Effort, stretches: int = 1) -> None:
+        self._system = system
+        self._sensors = sensors
+        self._setting = setting
+        self._effort = effort
+        self._count = stretches
+        self.stretches: list[Stretch] = []  # of the row; the last one may be at work
+        self._hopeless: str | None = None  # why there can be no row to be trusted
+
+    def measure(self) -> Row:
+        """Return the row; raise InterruptedRunError at Ctrl-C, and what the system failed with."""
+        turns = Turns()
+        turns.join(self)
+        return turns.rows()[0]
+
+    def steps(self) -> Iterator[None]:
+        """Warm up, and then measure a stretch with each step."""
+        return self._serve() if self._setting.scenario == "server" else self._keep_busy()
+
+    def row(self) -> Row:
+        """Return what was measured, once there are no more steps."""
+        row = self._row_of(self.stretches)
+        return row if self._hopeless is None else replace(row, valid=False, why=self._hopeless)
+
+    def interrupted_row(self) -> Row | None:
+        """Return the row of what was measured until now; None where that is nothing."""
+        kept = [each for each in self.stretches if each.queries]
+        if not kept:
+            return None
+        if kept[-1].end is None:
+            kept[-1].finish(self._sensors, self._setting.power_mode)
+        why = "interrupted: only what was measured until then is told"
+        return replace(self._row_of(kept), valid=False, why=why)
+
+    def _row_of(self, stretches: list[Stretch]) -> Row:
+        row = row_of(self._setting, stretches)
+        # With others open beside it, nobody can tell how much of the memory is this one's.
+        return row if self._count == 1 else replace(row, memory_mb=None)
+
+    def _keep_busy(self) -> Iterator[None]:
+        target_ms = self._effort.target_p99_ms
+        loop = ClosedLoop(self._system, self._setting.scenario)
+        self._warm_up(loop)
+        yield
+        # A p99 needs its samples, but not to tell that it is missed.
+        target = None if target_ms is None else Target(target_ms, LEAST_SAMPLES)
+        whole = self._effort.length
+        if target is not None:
+            whole = replace(whole, least_queries=LEAST_SAMPLES)
+        for _ in range(self._count):
+            length = whole.part(self._count)
+            if target is not None and target.is_missed:
+                length = replace(length, least_queries=1)
+            self._warm_again(loop)
+            self.stretches.append(stretch := self._begin())
+            loop.run(length, stretch.queries, stretch.start_ns, target.is_missed_by if target else None)
+            self._finish(stretch)
+            self._leave(loop)
+            yield
+
+    def _begin(self) -> Stretch:
+        stretch = Stretch()
+        stretch.begin(self._sensors, self._setting.power_mode)
+        return stretch
+
+    def _finish(self, stretch: Stretch) -> None:
+        stretch.finish(self._sensors, self._setting.power_mode)
+
+    def _warm_up(self, loop: ClosedLoop) -> None:
+        """Run until everything is allocated and cached, and, where that is measured, the heat sink warm."""
+        loop.run(Length(self._effort.warm_up_s, least_queries=1), [], now_ns())
+        if not self._effort.is_thorough:
+            return
+        before_c = self._sensors.read().conditions.hottest_c
+        for _ in range(int(LONGEST_WARM_UP_S / STRETCH_S)):
+            if before_c is None:
+                return
+            loop.run(Length(STRETCH_S, least_queries=1), [], now_ns())
+            now_c = self._sensors.read().conditions.hottest_c
+            if now_c is None or now_c - before_c <= STEADY_C:
+                return
+            before_c = now_c
+
+    def _warm_again(self, loop: ClosedLoop) -> None:
+        """Run for a moment where another system has had the caches meanwhile."""
+        if self._count > 1:
+            loop.run(Length(self._effort.warm_up_s / self._count, least_queries=1), [], now_ns())
+
+    def _leave(self, loop: ClosedLoop) -> None:
+        """Leave the machine to others."""
+        if self._count > 1:
+            loop.drain()
+
+    def _serve(self) -> Iterator[None]:
+        """Find the highest rate that meets the target, by bisection; a probe is a stretch."""
+        target_ms = self._effort.target_p99_ms or 0.0
+        loop = ClosedLoop(self._system, "offline")
+        self._warm_up(loop)
+        low, high = 0.0, self._capacity_per_s(loop) * _ROOM
+        yield
+        best: Stretch | None = None
+        for _ in range(MOST_PROBES):
+            rate_per_s = (low + high) / 2
+            self._warm_again(loop)
+            loop.drain()
+            self._probe(rate_per_s, target_ms)
+            (probed,) = self.stretches
+            if probed.meets(target_ms):
+                low, best = rate_per_s, probed
+            else:
+                high = rate_per_s
+            yield
+            if low and high / low <= RATE_WITHIN:
+                break
+        if best is None:
+            self._hopeless = f"no rate meets the target of {target_ms:g} ms: {high:.3g} images/s miss it, too"
+        else:
+            self.stretches = [best]
+
+    def _capacity_per_s(self, loop: ClosedLoop) -> float:
+        queries: list[Query] = []
+        start_ns = now_ns()
+        loop.run(Length(self._effort.length.seconds / 2), queries, start_ns)
+        loop.drain()
+        return sum(query.images for query in queries) / ((queries[-1].end_ns - start_ns) / 1e9)
+
+    def _probe(self, rate_per_s: float, target_ms: float) -> None:
+        length = replace(self._effort.length, least_queries=LEAST_SAMPLES)
+        planned = length.images or int(rate_per_s * length.seconds)
+        target = Target(target_ms, max(LEAST_SAMPLES, planned))
+        arrivals_s = poisson(rate_per_s, self._effort.seed)
+        stretch = self._begin()
+        self.stretches = [stretch]
+        serve(self._system, arrivals_s, length, stretch.queries, stretch.start_ns, target.is_missed_by)
+        self._finish(stretch)

@@ -1,0 +1,39 @@
+"""Layers one after the other: AlexNet and VGG-19."""
+
+from __future__ import annotations
+
+from edge.perf.bench.networks.layer_graph import RECTIFIED, Graph, Tensor, picture
+
+# Channels of the 3×3 layers of a stage, and how many there are (Simonyan and Zisserman 2014, table 1, column E).
+_VGG_19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
+
+
+def alexnet() -> Graph:
+    """Return AlexNet (Krizhevsky et al. 2012), whose two halves are groups; normalised before pooling, as there."""
+    graph = picture(227)
+    x = graph.relu(graph.convolution(graph.input, 96, 11, stride=4, pad=0))
+    x = graph.max_pool(graph.response_norm(x), 3, 2)
+    x = graph.relu(graph.convolution(x, 256, 5, groups=2))
+    x = graph.max_pool(graph.response_norm(x), 3, 2)
+    for channels, groups in ((384, 1), (384, 2), (256, 2)):
+        x = graph.relu(graph.convolution(x, channels, 3, groups=groups))
+    return _head(graph, graph.max_pool(x, 3, 2))
+
+
+def vgg_19() -> Graph:
+    """Return VGG-19: 16 convolutions of 3×3 and 3 dense layers."""
+    graph = picture(224)
+    x = graph.input
+    for channels, layers in _VGG_19:
+        for _ in range(layers):
+            x = graph.relu(graph.convolution(x, channels, 3))
+        x = graph.max_pool(x, 2, 2)
+    return _head(graph, x)
+
+
+def _head(graph: Graph, x: Tensor) -> Graph:
+    """End with two layers of 4096 and the classes; dropout does nothing at inference."""
+    x = graph.flatten(x)
+    for _ in range(2):
+        x = graph.relu(graph.dense(x, 4096, RECTIFIED))
+    return graph.classify(x)

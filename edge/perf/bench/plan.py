@@ -1,0 +1,64 @@
+"""What `edge bench` is asked for; what an option does not name is not swept."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.inference.admission import Precision
+from edge.perf.bench.load_generator import Length, Scenario
+from edge.perf.bench.measure import Effort
+
+SECONDS, QUICK_S = 10.0, 1.0
+WARM_UP_S, QUICK_WARM_UP_S = 2.0, 0.2
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting that is asked for; lanes None: as many as serve."""
+
+    scenario: Scenario
+    power_mode: str | None
+    precision: Precision
+    lanes: int | None
+    batch: int
+
+    def __str__(self) -> str:
+        mode = f"{self.power_mode} " if self.power_mode else ""
+        lanes = f" lanes {self.lanes}" if self.lanes else ""
+        return f"{mode}{self.precision} batch {self.batch}{lanes}"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be measured, and over what."""
+
+    what: tuple[str, ...]  # networks, folders with model.toml, or a configuration
+    model: str | None = None  # of a configuration with several
+    scenarios: tuple[Scenario, ...] = ("single-stream",)
+    batches: tuple[int, ...] = (1,)
+    precisions: tuple[Precision, ...] = ("fp32",)
+    power_modes: tuple[str, ...] = ()  # names, max-q, max-p, or all; empty: the board stays in its own
+    lanes: tuple[int | None, ...] = (None,)
+    seconds: float | None = None
+    frames: int | None = None
+    quick: bool = False
+    target_p99_ms: float | None = None
+    engine_only: bool = False
+    seed: int = 1
+    state_dir: Path | None = None
+
+    @property
+    def effort(self) -> Effort:
+        seconds = self.seconds or (QUICK_S if self.quick else SECONDS)
+        warm_up_s = QUICK_WARM_UP_S if self.quick else WARM_UP_S
+        return Effort(Length(seconds, self.frames), warm_up_s, not self.quick, self.target_p99_ms, self.seed)
+
+    def cells(self, power_modes: tuple[str | None, ...]) -> Iterator[Cell]:
+        """Yield each combination; modes change least, as a board has to settle."""
+        for mode, precision, scenario, lanes, batch in itertools.product(
+            power_modes, self.precisions, self.scenarios, self.lanes, sorted(set(self.batches))
+        ):
+            yield Cell(scenario, mode, precision, lanes, batch)

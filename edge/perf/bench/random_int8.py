@@ -1,0 +1,66 @@
+"""The INT8 form of a network whose weights were drawn at random: for its speed, as there is no accuracy to lose.
+
+It is quantized as `edge engines quantize` does, but in all layers, with ranges from random input, and with weights
+rounded to the nearest level: neither changes what there is to compute.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from edge.core.errors import ModelError
+from edge.inference.fp16.convert import keep_derived, source_sha256
+from edge.inference.model_variants import form_file
+from edge.pipeline.served_model import usable_cores
+from edge.precision.activation_ranges import Probe, calibrate
+from edge.precision.qdq import ORIGIN_KEY, Placement, checked, place
+from edge.precision.quantizable_graph import activations, layers_of, prepare
+from edge.precision.quantizer import PLACEMENTS
+
+log = logging.getLogger(__name__)
+
+_PICTURES = 4
+_SEED = 0
+
+
+def make_int8_form(onnx: Path, backend: str, state_dir: Path) -> None:
+    """Make the form that a backend runs, unless it is there; raise ModelError where that cannot be done.
+
+    It takes any batch, as its source does. The largest network needs 4 GB of memory and half a minute, once.
+    """
+    placement: Placement = "cpu" if backend == "ort-cpu" else "tensorrt"
+    kind = PLACEMENTS[placement]
+    if _is_there(onnx, kind, backend, state_dir):
+        return
+    log.info("%s: its INT8 form is made for %s", onnx.stem, placement)
+    data = checked(_quantized(prepare(onnx), placement), source_sha256(onnx))
+    keep_derived(data, onnx, state_dir, kind, ORIGIN_KEY)
+
+
+def _is_there(onnx: Path, kind: str, backend: str, state_dir: Path) -> bool:
+    try:
+        return form_file(onnx, "int8", backend, state_dir).name.endswith(f".{kind}.onnx")
+    except ModelError:
+        return False
+
+
+def _quantized(model: ModelProto, placement: Placement) -> ModelProto:
+    tensors = activations(model)
+    histograms = calibrate(Probe(model, tensors, usable_cores()), tensors, _inputs(model))
+    ranges = {name: histogram.range("minmax") for name, histogram in histograms.items()}
+    return place(model, [layer.name for layer in layers_of(model)], ranges, {}, placement)
+
+
+def _inputs(model: ModelProto) -> Iterator[NDArray[np.float32]]:
+    """Draw what the weights are scaled for: Gaussian numbers of mean 0 and deviation 1."""
+    (value,) = model.graph.input
+    shape = [1, *(axis.dim_value for axis in value.type.tensor_type.shape.dim[1:])]
+    random = np.random.default_rng(_SEED)
+    for _ in range(_PICTURES):
+        yield random.standard_normal(shape, np.float32)

@@ -1,0 +1,143 @@
+"""Is a run better, the same or worse than an earlier one? Row by row, with the confidence that the raw samples give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from edge.core.errors import ConfigError
+from edge.perf.bench.change import BETTER, FIGURES, SAME, UNCLEAR, WORSE, Change, change
+from edge.perf.bench.sample_statistics import LEAST_BLOCKS, Block
+from edge.perf.bench.tables import Row, Sheet
+
+TOLERANCE = 0.05  # what the figures of the same engine may differ by from run to run, 19 times of 20
+CONFIDENCE = 0.95  # of the whole comparison: with many rows, each is held to more
+
+
+class Key(NamedTuple):
+    """Rows with the same key are compared."""
+
+    network: str
+    precision: str
+    batch: int
+    scenario: str
+    lanes: Any
+    power_mode: str | None
+
+    def __str__(self) -> str:
+        lanes = "1 lane" if self.lanes == 1 else f"{self.lanes} lanes"
+        mode = f", {self.power_mode}" if self.power_mode else ""
+        return f"{self.network} {self.precision} batch {self.batch}, {self.scenario}, {lanes}{mode}"
+
+
+@dataclass(frozen=True)
+class RowChange:
+    """What became of a row; `why` says what is missing where that is unclear, or what speaks against a row."""
+
+    key: Key
+    verdict: str
+    changes: tuple[Change, ...]
+    why: str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of each row that both runs have, and what else there is to know of the two runs."""
+
+    tolerance: float
+    rows: tuple[RowChange, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether any row is worse than before past the tolerance: `edge bench` then exits 4."""
+        return any(row.verdict == WORSE for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [{**row.key._asdict(), **asdict(row), "key": str(row.key)} for row in self.rows]
+        return {"tolerance": self.tolerance, "worse": self.is_worse, "rows": rows, "notes": list(self.notes)}
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raise ConfigError where no ratio could be told from it."""
+    if not 0 <= tolerance < 1:
+        raise ConfigError(f"--tolerance {tolerance:g}: wanted a share from 0 to below 1, as 0.05 for 5 %")
+
+
+def key_of(row: Row) -> Key:
+    """Return what a row is a measurement of."""
+    mode = row.get("power_mode")
+    return Key(row["network"], row["precision"], row["batch"], row["scenario"], row["lanes"], mode)
+
+
+def compare(before: Sequence[Row], now: Sequence[Row], tolerance: float = TOLERANCE) -> Comparison:
+    """Compare the rows that both runs have; pure, and the same rows always give the same answer.
+
+    `change` tells how. A row is worse where a figure is. It is unclear with too few blocks, with samples that vary too
+    much, and where it was throttled in either run, which tells of the board's cooling.
+    """
+    check_tolerance(tolerance)
+    earlier = {key_of(row): row for row in before}
+    both = [row for row in now if key_of(row) in earlier]
+    confidence = 1 - (1 - CONFIDENCE) / max(len(both), 1)
+    rows = tuple(_row_change(earlier[key_of(row)], row, tolerance, confidence) for row in both)
+    return Comparison(tolerance, rows, tuple(_unmatched(before, now)))
+
+
+def comparison_sheet(comparison: Comparison) -> Sheet:
+    """Return the comparison as a table: each row's ratios, now ÷ before, with their intervals."""
+    heads = ("row", "verdict", "images/s", "p50 ms", "why")
+    lines = []
+    for row in comparison.rows:
+        told = {each.figure: f"×{each.ratio:.3f} ({each.low:.3f} to {each.high:.3f})" for each in row.changes}
+        lines.append((str(row.key), row.verdict, told.get("images_per_s"), told.get("latency_ms"), row.why))
+    return Sheet(f"Now ÷ before, tolerance {comparison.tolerance:.1%}", heads, tuple(lines))
+
+
+def _row_change(before: Row, now: Row, tolerance: float, confidence: float) -> RowChange:
+    key = key_of(now)
+    runs = {"the earlier run": before, "this run": now}
+    if unfit := _unfit(runs):
+        return RowChange(key, UNCLEAR, (), unfit)
+    # In the server scenario the rate is searched by latency, which comes to lie at the target, however fast the engine.
+    figures = FIGURES[:1] if key.scenario == "server" else FIGURES
+    found = [change(figure, _blocks(before), _blocks(now), tolerance, confidence) for figure in figures]
+    changes = tuple(each for each in found if each is not None)
+    verdict = _together([each.verdict for each in changes])
+    doubts = [f"{name}: {row['why']}" for name, row in runs.items() if row.get("valid") is False and row.get("why")]
+    if verdict == UNCLEAR and not doubts:
+        doubts = ["the samples vary too much to tell; measure longer, with nothing else running"]
+    return RowChange(key, verdict, changes, "; ".join(doubts) or None)
+
+
+def _unfit(runs: Mapping[str, Row]) -> str | None:
+    """Tell why two rows cannot be compared at all."""
+    if throttled := [name for name, row in runs.items() if row.get("throttled")]:
+        return f"{' and '.join(throttled)} was throttled; cool the board and measure again"
+    counts = {name: len(_blocks(row)) for name, row in runs.items()}
+    if min(counts.values()) >= LEAST_BLOCKS:
+        return None
+    found = " and ".join(f"{name} has {count}" for name, count in counts.items() if count < LEAST_BLOCKS)
+    return f"{found}, wanted at least {LEAST_BLOCKS} blocks of samples in each run; measure longer"
+
+
+def _blocks(row: Row) -> list[Block]:
+    return [block for block in row.get("samples") or [] if block["seconds"] > 0 and block["latency_ms"]]
+
+
+def _together(verdicts: Sequence[str]) -> str:
+    return next((each for each in (WORSE, UNCLEAR, BETTER) if each in verdicts), SAME if verdicts else UNCLEAR)
+
+
+def _unmatched(before: Sequence[Row], now: Sequence[Row]) -> list[str]:
+    """Tell what only one run has, and rows that differ in the power mode alone."""
+    old, new = {key_of(row) for row in before}, {key_of(row) for row in now}
+    modes = {key._replace(power_mode=None): key.power_mode for key in old}
+    notes = []
+    for key in sorted(new - old, key=str):
+        mode = modes.get(key._replace(power_mode=None))
+        why = f"the earlier run has it in mode {mode}" if mode else "the earlier run has it not"
+        notes.append(f"{key}: not compared, {why}")
+    gone = sorted(old - new, key=str)
+    return [*notes, *(f"{key}: not compared, this run has it not" for key in gone)]

@@ -1,0 +1,173 @@
+"""What a benchmark tells: JSON for programs, a table for people, CSV and Markdown for spreadsheets and pages."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from edge.core.errors import EdgeError
+from edge.perf.bench.row import Row
+from edge.perf.bench.tables import Sheet, cell_text, rows_sheet, to_csv, to_markdown
+
+Form = Literal["table", "json", "csv", "markdown"]
+FORMS: tuple[Form, ...] = ("json", "csv", "markdown")  # as options name them; a table else
+
+_UNTRUSTED = "not to be trusted"
+_FIRST_TO_GO = ("spread", "max ms", "images/s/W (GPU)", "p90 ms", "lanes", "J/image")
+_GAP = 2  # between two columns
+_TEXTS = frozenset({"network", "precision", "scenario", "mode"})
+
+
+@dataclass
+class Report:
+    """The rows that are measured so far, the machine, and what a reader must know beside them."""
+
+    machine: Mapping[str, Any]
+    target_p99_ms: float | None = None
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    partial: bool = False  # ended by Ctrl-C
+    sheets: list[Sheet] = field(default_factory=list)  # what was asked for beside the rows
+    told: dict[str, Any] = field(default_factory=dict)  # the same, for programs
+    files: dict[str, Path] = field(default_factory=dict)  # the ONNX file of each network
+    state_dir: Path = Path()
+
+    def best(self) -> list[int]:
+        """Return the places of the rows with the most images/s within the target, over the batches of each setting."""
+        if self.target_p99_ms is None:
+            return []
+        best: dict[tuple[Any, ...], int] = {}
+        for place, row in enumerate(self.rows):
+            if row.latency_p99_ms is None or row.latency_p99_ms > self.target_p99_ms:
+                continue
+            key = (row.network, row.power_mode, row.precision, row.scenario)
+            if key not in best or _rank(row) > _rank(self.rows[best[key]]):
+                best[key] = place
+        return sorted(best.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "machine": dict(self.machine),
+            "rows": [row.to_json() for row in self.rows],
+            "target_p99_ms": self.target_p99_ms,
+            "best": self.best(),
+            "partial": self.partial,
+            "notes": list(self.notes),
+            **self.told,
+        }
+
+
+def _rank(row: Row) -> tuple[bool, float]:
+    """Order rows: what is to be trusted comes before what is faster."""
+    return row.valid, row.images_per_s or 0.0
+
+
+def show(report: Report, form: Form) -> None:
+    """Print a report on standard output; raise EdgeError where there is no room for it."""
+    shown: Mapping[Form, Callable[[Report], None]] = {
+        "json": lambda each: print(json.dumps(each.to_json(), allow_nan=False)),  # noqa: T201 -- the command's output
+        "csv": lambda each: print(to_csv([row.to_json() for row in each.rows]), end=""),  # noqa: T201 -- likewise
+        "markdown": lambda each: print(markdown(each), end=""),  # noqa: T201 -- likewise
+        "table": lambda each: show_table(each, Console()),
+    }
+    try:
+        shown[form](report)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Python would try again at its end, and complain of it with a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise EdgeError(
+            f"the report cannot be written to standard output ({error.strerror}); let it go where there is room"
+        ) from None
+
+
+def markdown(report: Report) -> str:
+    lines = [to_markdown(rows_sheet([row.to_json() for row in report.rows], title_of(report)))]
+    lines += [to_markdown(sheet) for sheet in report.sheets]
+    lines += [f"- {note}\n" for note in _notes(report, with_reasons=False)]
+    return "\n".join(lines)
+
+
+def show_table(report: Report, console: Console) -> None:
+    """Print the rows as the published tables have them; why a row is not to be trusted stands below."""
+    sheet, marks = rows_sheet([row.to_json() for row in report.rows]), _marks(report)
+    table = Table(box=box.SIMPLE_HEAD, title=title_of(report), title_justify="left", padding=(0, 1, 0, 0))
+    places = _fitting(sheet, console.width - max(map(len, marks), default=0) - _GAP)
+    for place in places:
+        head = sheet.heads[place]
+        table.add_column(
+            head, justify="left" if head in _TEXTS else "right", no_wrap=head != "scenario", overflow="fold"
+        )
+    table.add_column("", style="bold", no_wrap=True)
+    for line, mark in zip(sheet.lines, marks, strict=True):
+        table.add_row(*(cell_text(line[place]) for place in places), mark)
+    console.print(table)
+    for each in report.sheets:
+        console.print(f"{each.title}:", markup=False, highlight=False, soft_wrap=True)
+        console.print(_beside(each))
+    for note in _notes(report, with_reasons=True):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _beside(sheet: Sheet) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in sheet.heads:
+        table.add_column(head, justify="left" if head in _TEXTS else "right")
+    for line in sheet.lines:
+        table.add_row(*(cell_text(cell) for cell in line))
+    return table
+
+
+def _fitting(sheet: Sheet, width: int) -> list[int]:
+    """Return the columns for a terminal so wide; those that tell least are left out where there is no room for all."""
+    places = [place for place, head in enumerate(sheet.heads) if head != _UNTRUSTED and _varies(sheet, place)]
+    widths = {
+        place: max(len(sheet.heads[place]), *(len(cell_text(line[place])) for line in sheet.lines), 0)
+        for place in places
+    }
+    for head in _FIRST_TO_GO:
+        if sum(widths[place] + _GAP for place in places) <= width:
+            break
+        places = [place for place in places if sheet.heads[place] != head]
+    return places
+
+
+def title_of(report: Report) -> str:
+    return f"{report.rows[0].device if report.rows else 'nothing'}{', partial' if report.partial else ''}"
+
+
+def _varies(sheet: Sheet, place: int) -> bool:
+    """Tell whether a column is worth its room: the scenario and the lanes are where there are several."""
+    return sheet.heads[place] not in ("scenario", "lanes") or len({line[place] for line in sheet.lines}) > 1
+
+
+def _marks(report: Report) -> list[str]:
+    best = set(report.best())
+    marks = []
+    for place, row in enumerate(report.rows):
+        found = [*(["best"] if place in best else []), *([] if row.valid else ["!"])]
+        marks.append(" ".join(found))
+    return marks
+
+
+def _notes(report: Report, *, with_reasons: bool) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for row in report.rows if with_reasons else ():
+        if not row.valid:
+            reasons.setdefault(row.why or "invalid", []).append(f"{row.network} {row.precision} batch {row.batch}")
+    told = [f"! {', '.join(rows)}: {why}" for why, rows in reasons.items()]
+    if report.target_p99_ms is not None:
+        within = f"best: the most images/s with a p99 within {report.target_p99_ms:g} ms"
+        told.append(within if report.best() else f"no row has a p99 within {report.target_p99_ms:g} ms")
+    return [*told, *report.notes]

@@ -1,0 +1,56 @@
+"""How much faster each precision is than FP32 at the same batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from edge.perf.bench.tables import Row, Sheet
+
+REFERENCE = "fp32"
+_ORDER = (REFERENCE, "fp16", "int8")
+
+
+class Place(NamedTuple):
+    """What else than the precision a row is a measurement of."""
+
+    network: str
+    batch: int
+    scenario: str
+    lanes: Any
+    power_mode: str | None
+
+
+def speedups(rows: Sequence[Row]) -> dict[Place, dict[str, float | None]]:
+    """Return, by place, images/s of each measured precision ÷ images/s in FP32; None where either was not measured."""
+    rates: dict[Place, dict[str, float | None]] = {}
+    for row in rows:
+        place = Place(row["network"], row["batch"], row["scenario"], row["lanes"], row.get("power_mode"))
+        rates.setdefault(place, {})[row["precision"]] = row["images_per_s"]
+    return {place: _relative(found) for place, found in rates.items()}
+
+
+def speedup_sheet(rows: Sequence[Row]) -> Sheet:
+    """Return the speed-ups as a table, a column for each precision that was measured."""
+    found = speedups(rows)
+    measured = {precision for each in found.values() for precision in each}
+    columns = [each for each in _ORDER if each in measured] + sorted(measured - set(_ORDER))
+    shown = [name for name in Place._fields if name in ("network", "batch") or _varies(found, name)]
+    lines = tuple(
+        (*(getattr(place, name) for name in shown), *(_times(by_precision.get(each)) for each in columns))
+        for place, by_precision in found.items()
+    )
+    return Sheet("images/s relative to fp32 at the same batch", (*shown, *columns), lines)
+
+
+def _relative(rates: Mapping[str, float | None]) -> dict[str, float | None]:
+    reference = rates.get(REFERENCE)
+    return {name: rate / reference if rate is not None and reference else None for name, rate in rates.items()}
+
+
+def _varies(found: Mapping[Place, Any], name: str) -> bool:
+    return len({getattr(place, name) for place in found}) > 1
+
+
+def _times(ratio: float | None) -> str | None:
+    return None if ratio is None else f"{ratio:.2f}×"

@@ -1,0 +1,114 @@
+"""What `edge bench` is given to measure: a model's folder, a configuration, or a published network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edge.capture import open_source
+from edge.core.config import Config, EnginesSettings, ModelSettings
+from edge.core.errors import ConfigError, ModelError, SourceError
+from edge.core.manifest import built_in_models, find_model
+from edge.core.source_url import Address
+from edge.perf.bench.networks import NAMES, Network, find, write
+from edge.perf.bench.system_serving import PICTURES, Picture
+
+NETWORKS = "networks"  # folder of the state, in which they are written
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be measured."""
+
+    name: str  # as rows tell it
+    settings: ModelSettings
+    engines: EnginesSettings = field(default_factory=EnginesSettings)
+    sources: tuple[Address, ...] = ()  # of its pictures; without any they are drawn at random
+    is_random: bool = False  # its weights are: INT8 has nothing to prove, as what it finds means nothing
+
+
+def of_name(what: str, state_dir: Path) -> Subject:
+    """Return the network of a name, which is written if it is not there yet, or a model by name or folder.
+
+    Raises ConfigError naming what there is, and EdgeError where a network cannot be written.
+    """
+    if (network := _network(what)) is not None:
+        folder = write(network, state_dir / NETWORKS)
+        return Subject(network.name, _settings(folder), is_random=True)
+    try:
+        folder = find_model(what)
+    except ModelError:
+        folder = _by_other_case(what)
+    return Subject(folder.resolve().name, _settings(folder))
+
+
+def _settings(folder: Path) -> ModelSettings:
+    return ModelSettings.model_validate({"path": str(folder.resolve())})
+
+
+def of_config(config: Config, name: str) -> Subject:
+    """Return one model of a configuration, with the sources of its streams."""
+    streams = [each for each in config.streams.values() if each.enabled and each.model == name]
+    sources = tuple(stream.address() for stream in streams)
+    return Subject(name, config.models[name], config.engines, sources)
+
+
+def is_config(what: str) -> bool:
+    """Tell whether a configuration is meant."""
+    return what.casefold().endswith(".toml")
+
+
+def check_name(what: str) -> None:
+    """Raise ConfigError for a name that is neither a network nor a model."""
+    if _network(what) is None:
+        try:
+            find_model(what)
+        except ModelError:
+            _by_other_case(what)
+
+
+def pictures(sources: tuple[Address, ...]) -> list[Picture]:
+    """Return the first pictures of some sources, which take turns; raise SourceError where one gives none."""
+    found: list[Picture] = []
+    for address in sources:
+        found += _first(address, -(-PICTURES // len(sources)))
+    return found
+
+
+def _first(address: Address, count: int) -> Iterator[Picture]:
+    source = open_source(address)
+    try:
+        for number in range(count):
+            if source.grab() is None:
+                if not number:
+                    raise SourceError(f"{address.shown} gave no picture; wanted one or more", permanent=True)
+                return
+            yield np.array(source.retrieve(None))  # a source may use its memory again
+    finally:
+        source.close()
+
+
+def _network(what: str) -> Network | None:
+    if os.path.exists(what):  # noqa: PTH110 -- Path.exists raises for a name that is too long
+        return None  # a folder of that name comes first
+    try:
+        return find(what)
+    except ConfigError:
+        return None
+
+
+def _by_other_case(what: str) -> Path:
+    """Return the model whose name is the same but for upper and lower case; raise ConfigError."""
+    here = sorted(path.parent for path in Path("engines").glob("*/model.toml"))
+    models = {folder.name: folder for folder in (*built_in_models(), *here)}
+    for name, folder in models.items():
+        if name.casefold() == what.casefold():
+            return folder
+    raise ConfigError(
+        f"{what!r} is no network, model or configuration; wanted a network ({', '.join(NAMES)}), a model "
+        f"({', '.join(sorted(models)) or 'none here'}), a folder with a model.toml, or a configuration's .toml file"
+    )

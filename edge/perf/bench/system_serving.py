@@ -1,0 +1,142 @@
+"""The serving path as the system under test: batcher, lanes, preprocessing, engine and decoder as the daemon has them.
+
+Pictures are put where a camera puts its frames, and a query has ended when the last of its results is handed over to
+be published. What is left out is what the load generator stands in for, the camera, and the sending.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.core.clock import now_ns, wall_ns
+from edge.core.config import ModelSettings
+from edge.core.errors import ConfigError, EdgeError, EngineError, ModelError
+from edge.core.records import DropCause, Frame, Result
+from edge.inference.admission import Precision
+from edge.inference.engine_provider import Place
+from edge.pipeline.lane import join_lanes, open_lanes, warm_lanes
+from edge.pipeline.served_model import Model, Served
+
+Picture = NDArray[np.uint8]
+
+PICTURES = 32  # so many different ones take turns
+STOP_S = 60.0
+# A camera that has nothing at the moment keeps a batch waiting for the others of its query, until it is full.
+_COMPANY_MS = 10_000.0
+
+
+class _Query:
+    """The owner of one query's frames."""
+
+    name = "bench"
+    score_threshold: float | None = None
+
+    def __init__(self, images: int, finish: Callable[[], None], lose: Callable[[DropCause], None]) -> None:
+        self._left = images
+        self._finish = finish
+        self._lose = lose
+        self._lock = threading.Lock()
+
+    def drop(self, frame: Frame, cause: DropCause) -> None:
+        frame.settled = True
+        if cause != "stopped":
+            self._lose(cause)
+
+    def finish(self, frame: Frame, _result: Result) -> None:
+        frame.settled = True
+        with self._lock:
+            self._left -= 1
+            has_ended = not self._left
+        if has_ended:
+            self._finish()
+
+
+class Serving:
+    """A model served by its lanes; a context manager."""
+
+    def __init__(self, model: Model, pictures: Sequence[Picture], *, whole_batches: bool) -> None:
+        """Take an opened model, which is closed at the end; with `whole_batches`, no batch leaves before it is full."""
+        cv2.setNumThreads(1)  # as the pipeline does
+        self.batch = model.max_batch
+        self.lanes = model.served.lane_count
+        self._lost: EdgeError | None = None
+        self._model = model
+        self._pictures = pictures
+        self._number = 0
+        self._room = model.batcher.add_stream(every=True, max_age_ms=0)
+        # The load generator must not be held up: what no lane takes yet waits here.
+        self._room.places = 1_000_000
+        if whole_batches:
+            model.batcher.add_stream(every=True, max_age_ms=0)
+            model.batcher.limit(self.batch, _COMPANY_MS)
+
+    @property
+    def failure(self) -> EdgeError | None:
+        return self._lost or self._model.lost
+
+    def __enter__(self) -> Serving:
+        model = self._model
+        is_reopened = model.lacking is not None and model.served.is_reference and model.may_build
+        self._lanes = warm_lanes(model, model.served) if is_reopened else open_lanes(model)
+        self.lanes = model.served.lane_count
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._room.remove()
+        self._model.batcher.close()
+        if join_lanes(self._lanes, now_ns() + int(STOP_S * 1e9)):
+            self._model.close()
+
+    def issue(self, images: int, finish: Callable[[], None]) -> None:
+        query = _Query(images, finish, self._lose)
+        for _ in range(images):
+            picture = self._pictures[self._number % len(self._pictures)]
+            self._room.put(Frame(query, self._number, picture, now_ns(), wall_ns()))
+            self._number += 1
+
+    def _lose(self, cause: DropCause) -> None:
+        self._lost = EngineError(f"a picture gave no result ({cause}); see --log-level error for what failed")
+
+
+def open_model(name: str, settings: ModelSettings, place: Place, precision: Precision) -> Model:
+    """Open a model whose engine is of a precision, building it where that is to be done.
+
+    Raises ModelError where this precision is not served here.
+    """
+    model = Model(name, settings.model_copy(update={"precision": precision}), place)
+    try:
+        if f"/{precision}/" not in model.engine.label:
+            if not model.may_build or (precision == "int8" and not place.force):
+                found = model.lacking or f"{model.engine.label} serves"
+                raise ModelError(f"{name} is not served in {precision} here: {found}")
+            former = model.engine
+            model.adopt(Served(model.supply.make(precision), model))
+            former.close()
+    except EdgeError:
+        model.close()
+        raise
+    return model
+
+
+def check_batches(batches: Sequence[int], fixed_batch: int | None, network: str) -> None:
+    """Raise ConfigError for a batch that the engine does not take."""
+    if fixed_batch is not None and max(batches) > fixed_batch:
+        raise ConfigError(
+            f"--batch: found {max(batches)}, but {network} was exported for batches of {fixed_batch}; wanted that or "
+            "less, or export it with a batch axis that is left open"
+        )
+
+
+def random_pictures(model: Model, seed: int) -> list[Picture]:
+    """Draw pictures of the size of a model's input."""
+    height, width = model.served.make_preprocessor().input_px[::-1]
+    random = np.random.default_rng(seed)
+    return [random.integers(0, 256, (height, width, 3), np.uint8) for _ in range(PICTURES)]

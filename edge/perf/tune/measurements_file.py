@@ -1,0 +1,105 @@
+"""What an `edge tune` has measured so far: kept in the state folder, so that an interrupted one goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from edge.core.errors import EdgeError
+from edge.core.validation import Table
+from edge.perf.tune.candidate import Candidate, Measured
+
+log = logging.getLogger(__name__)
+
+
+class _Point(Table):
+    power_mode: str | None
+    device: str
+    precision: str
+    lanes: int
+    max_batch: int
+    measured: Measured
+
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.power_mode, self.device, self.precision, self.lanes, self.max_batch)
+
+
+class _File(Table):
+    key: str
+    mode_before: str | None = None  # to be put back at the end
+    mode_set: str | None = None  # the last that was switched to; where the board is in another, somebody chose that
+    idle_w: dict[str, float] = Field(default_factory=dict)  # by power mode
+    points: list[_Point] = Field(default_factory=list)
+
+
+class Finished:
+    """The finished points of one model under one configuration."""
+
+    def __init__(self, path: Path, conditions: Mapping[str, Any], *, fresh: bool) -> None:
+        """Read what was measured under the same conditions; with `fresh`, forget it."""
+        self._path = path
+        text = json.dumps(conditions, sort_keys=True, default=str)
+        self._key = hashlib.sha256(text.encode()).hexdigest()
+        found = self._read() or _File(key=self._key)
+        self.mode_before, self.mode_set = found.mode_before, found.mode_set
+        kept = [] if fresh else found.points
+        self.idle_w: dict[str, float] = {} if fresh else dict(found.idle_w)
+        self.measured: dict[Candidate, Measured] = {each.candidate: each.measured for each in kept}
+
+    def add(self, candidate: Candidate, measured: Measured) -> None:
+        self.measured[candidate] = measured
+        self.save()
+
+    def save(self) -> None:
+        """Write the file, whole or not at all; raise EdgeError where that cannot be done."""
+        points = [
+            _Point(
+                power_mode=each.power_mode,
+                device=each.device,
+                precision=each.precision,
+                lanes=each.lanes,
+                max_batch=each.max_batch,
+                measured=measured,
+            )
+            for each, measured in self.measured.items()
+        ]
+        content = _File(
+            key=self._key,
+            mode_before=self.mode_before,
+            mode_set=self.mode_set,
+            idle_w=self.idle_w,
+            points=points,
+        )
+        written = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with written.open("w", encoding="utf-8") as file:
+                file.write(content.model_dump_json(indent=1))
+                file.flush()
+                os.fsync(file.fileno())  # a reboot may be next
+            written.replace(self._path)
+        except OSError as error:
+            raise EdgeError(
+                f"{self._path} cannot be written ({error.strerror}); wanted a state directory that can: see --state-dir"
+            ) from None
+
+    def _read(self) -> _File | None:
+        try:
+            found = _File.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            log.warning("%s cannot be read (%s); everything is measured anew", self._path, type(error).__name__)
+            return None
+        if found.key != self._key:
+            log.warning("%s was measured under another configuration; everything is measured anew", self._path)
+            return _File(key=self._key, mode_before=found.mode_before, mode_set=found.mode_set)
+        return found

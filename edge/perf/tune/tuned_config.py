@@ -1,0 +1,54 @@
+"""A configuration as it is tuned: one model, the streams that use it, and the settings that are tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edge.core.config import Config
+from edge.core.errors import ConfigError
+from edge.perf.tune.candidate import Candidate
+
+
+def model_to_tune(config: Config, path: Path, named: str | None) -> str:
+    """Return the only model that a stream uses, or the one that was named; raise ConfigError where none is meant."""
+    used = list(dict.fromkeys(each.model for each in config.streams.values() if each.enabled))
+    if not used:
+        raise ConfigError(f"{path} has no enabled [streams.NAME] to measure with; wanted one or more")
+    if named is not None and named not in used:
+        raise ConfigError(f"--model: found {named!r}, wanted one that a stream uses: {', '.join(used)}")
+    if named is None and len(used) > 1:
+        raise ConfigError(f"{path} uses {len(used)} models; name one with --model: {', '.join(used)}")
+    return named or used[0]
+
+
+def alone(config: Config, name: str, *, saturate: bool) -> Config:
+    """Return the configuration with this model's streams alone: files play for ever, and every result counts."""
+    streams = {}
+    for stream, settings in config.streams.items():
+        if not settings.enabled or settings.model != name:
+            continue
+        # Every frame is measured, whether or not its result would be published.
+        changes: dict[str, Any] = {"max_results_per_s": 0.0, "only_changes": False}
+        changes["loop"] = settings.source.scheme == "file"
+        if saturate:
+            if settings.source.is_live:
+                raise ConfigError(
+                    f"--saturate: [streams.{stream}] is a {settings.source.scheme}:// source, which gives no more "
+                    "frames than it has; wanted files or synthetic sources"
+                )
+            changes |= {"delivery": "every", "fps": 0.0}
+        streams[stream] = settings.model_copy(update=changes)
+    return config.model_copy(update={"models": {name: config.models[name]}, "streams": streams})
+
+
+def under(config: Config, candidate: Candidate) -> Config:
+    """Return a configuration of one model with a candidate's settings."""
+    changes = {
+        "precision": candidate.precision,
+        "max_batch": candidate.max_batch,
+        "lanes": candidate.lanes,
+        "device": candidate.device,
+    }
+    models = {name: each.model_copy(update=changes) for name, each in config.models.items()}
+    return config.model_copy(update={"models": models})

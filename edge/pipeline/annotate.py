@@ -1,0 +1,57 @@
+"""What was found in a picture, drawn into it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.core.errors import EdgeError
+from edge.core.records import Classes, Detections, Findings
+from edge.mqtt.encode import found
+
+Picture = NDArray[np.uint8]
+JPEG_QUALITY = 85
+
+
+def as_jpeg(picture: Picture) -> bytes:
+    """Encode a picture; raise EdgeError where it is none that JPEG takes."""
+    is_encoded, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not is_encoded:
+        raise EdgeError(f"a picture of {picture.shape[1]}×{picture.shape[0]} pixels cannot be encoded as JPEG")
+    return encoded.tobytes()
+
+
+def draw(picture: Picture, findings: Findings, labels: Sequence[str]) -> Picture:
+    """Return the picture with boxes and names drawn in."""
+    scale = max(0.4, min(picture.shape[:2]) / 900)
+    named = found(findings, labels)
+    if isinstance(findings, Classes):
+        for row, each in enumerate(named["classes"]):
+            _write_text(picture, f"{each['label']} {each['score']:.2f}", (8, int(28 * scale * (row + 1))), scale, 0)
+        return picture
+    return _draw_boxes(picture, findings, named["detections"], scale)
+
+
+def _draw_boxes(picture: Picture, findings: Detections, named: list[dict[str, Any]], scale: float) -> Picture:
+    for (x1, y1, x2, y2), each in zip(findings.boxes.astype(int).tolist(), named, strict=True):
+        color = _color(each["class_id"])
+        cv2.rectangle(picture, (x1, y1), (x2, y2), color, max(1, round(2 * scale)))
+        _write_text(picture, f"{each['label']} {each['score']:.2f}", (x1, max(12, y1 - 4)), scale, each["class_id"])
+    return picture
+
+
+def _write_text(picture: Picture, text: str, at: tuple[int, int], scale: float, class_id: int) -> None:
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    cv2.rectangle(picture, (at[0], at[1] - height - 2), (at[0] + width, at[1] + 3), _color(class_id), -1)
+    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def _color(class_id: int) -> tuple[int, int, int]:
+    """Return a bright colour, far from those of the neighbouring classes."""
+    hue = np.uint8([[[(class_id * 47 + 20) % 180, 170, 255]]])  # type: ignore[arg-type]
+    blue, green, red = cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0].tolist()
+    return blue, green, red

@@ -1,0 +1,219 @@
+"""An engine made while another serves: built in the background, held against that on real frames, then swapped in."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+from edge.core.clock import now_ns
+from edge.core.errors import EdgeError, EngineError, GpuLostError
+from edge.inference.admission import MIN_FRAMES, record, why_not
+from edge.inference.backends.engine import Engine
+from edge.inference.backends.tensorrt.build_protocol import UnsupportedModelError
+from edge.pipeline.served_model import Model, Served
+from edge.precision.calibration_frames import read_stored, stored_folder
+from edge.precision.comparison import Comparison, entry_of
+from edge.precision.verdict import Picture, answers, compare
+
+log = logging.getLogger(__name__)
+
+Step = Literal["building", "verifying", "swapping", "serving", "partly", "failed"]
+ENOUGH_PICTURES = 4
+ENOUGH_FOR_INT8 = 32  # whose errors are larger, so that they have to be counted
+PATIENCE_S = 10.0  # for the next picture
+POLL_S = 0.2
+PROGRESS_STEP = 0.1  # of a build, before it is told again
+
+
+class Rebuild:
+    """The thread that makes the wanted engine of one model."""
+
+    def __init__(
+        self,
+        model: Model,
+        swap: Callable[[Model, Engine], None],
+        tell: Callable[[Model, Step, float, str | None], None],
+    ) -> None:
+        """Take `swap`, which brings an engine into service, and `tell`: step, share of the building done, reason."""
+        self._model = model
+        self._swap = swap
+        self._outlet = tell
+        self._told_progress = 0.0
+        self._unserved: Engine | None = None  # the new engine, until it serves
+        self._cancelled = threading.Event()
+        self.thread = threading.Thread(target=self._run, name=f"build-{model.name}", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    def cancel(self) -> None:
+        """Give up; what is being built is ended."""
+        self._cancelled.set()
+
+    def _run(self) -> None:
+        model = self._model
+        try:
+            self._make()
+        except _CancelledError:
+            log.info("model %s: the making of its engine is given up", model.name)
+        # The top of a thread: whatever went wrong, the engine that serves goes on.
+        except Exception as error:
+            if isinstance(error, GpuLostError):
+                model.lost = error
+            told = logging.INFO if self._cancelled.is_set() else logging.ERROR
+            trace = None if isinstance(error, EdgeError) else error
+            log.log(told, "model %s: no new engine: %s", model.name, error, exc_info=trace)
+            self._tell(model, "failed", 0.0, str(error))
+        finally:
+            if self._unserved is not None:
+                _close(self._unserved)
+            model.samples = None
+
+    def _make(self) -> None:
+        """Make the wanted engine; where that is INT8 and it is refused, the next better one."""
+        model = self._model
+        try:
+            self._make_target()
+        except RefusedError as error:
+            if not model.supply.lower_target():
+                raise
+            log.warning("model %s: %s", model.name, error)
+            if f"/{model.supply.target}/" not in model.engine.label:
+                self._make_target()
+            model.lacking, model.may_build = str(error), False
+            raise
+
+    def _make_target(self) -> None:
+        model = self._model
+        self._told_progress = 0.0
+        engine, partly = self._build()
+        self._unserved = engine
+        self._check_cancelled()
+        self._tell(model, "verifying", 1.0, model.lacking)
+        self._try(engine)
+        self._tell(model, "swapping", 1.0, model.lacking)
+        self._swap(model, engine)
+        self._unserved = None
+        self._tell(model, "partly" if partly else "serving", 1.0, partly)
+
+    def _tell(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
+        if not self._cancelled.is_set():  # who cancelled does not wait for news
+            self._outlet(model, step, progress, reason)
+
+    def _build(self) -> tuple[Engine, str | None]:
+        """Return the engine, and why it is not TensorRT's alone (None: it is)."""
+        model = self._model
+        self._tell(model, "building", 0.0, model.lacking)
+        try:
+            return model.supply.build(self._progressed, self._cancelled.is_set), None
+        except UnsupportedModelError as error:
+            engine = model.supply.open_partly()
+            if engine is None:
+                raise
+            return engine, f"{error}; ONNX Runtime runs it, and hands to the GPU what it can"
+
+    def _progressed(self, phase: str, progress: float) -> None:
+        log.debug("model %s: %s, %.0f %%", self._model.name, phase, 100 * progress)
+        if progress >= self._told_progress + PROGRESS_STEP:
+            self._told_progress = progress
+            self._tell(self._model, "building", progress, self._model.lacking)
+
+    def _try(self, engine: Engine) -> None:
+        """Verify the engine and note what came of it, so that one that ends the process is not tried for ever."""
+        supply = self._model.supply
+        pictures = self._pictures()
+        first = next(pictures)
+        supply.note_trying()
+        verify = self._measure if supply.target == "int8" else self._verify
+        try:
+            told = verify(engine, itertools.chain([first], pictures))
+        except GpuLostError:
+            raise
+        except RefusedError as error:
+            supply.note_trial("refused", str(error))
+            raise
+        except BaseException:
+            supply.note_trial("untried")
+            raise
+        supply.note_trial("verified", told)
+        log.info("model %s: engine %s agrees with the exported model: %s", self._model.name, engine.label, told)
+
+    def _verify(self, engine: Engine, pictures: Iterable[Picture]) -> str:
+        """Hold the new engine against the one that serves; return how well they agree.
+
+        Raises RefusedError where that is not enough.
+        """
+        model = self._model
+        shown = list(itertools.islice(pictures, ENOUGH_PICTURES))
+        wanted = answers(model.served, shown, 1)
+        got = answers(Served(engine, model), shown, model.max_batch)
+        verdict = compare(wanted, got)
+        told = f"on {len(shown)} pictures {verdict}"
+        if reason := verdict.why_not(model.manifest.min_agreement):
+            raise RefusedError(
+                f"engine {engine.label} is refused, as {reason} ({told}); {model.engine.label} serves on"
+            )
+        return told
+
+    def _measure(self, engine: Engine, pictures: Iterable[Picture]) -> str:
+        """Measure how well an INT8 engine agrees with the exported model, and record it, whatever came of it.
+
+        Raises RefusedError where it does not agree well enough.
+        """
+        model = self._model
+        reference = Served(model.supply.open_reference(), model)
+        with Comparison(reference, Served(engine, model)) as comparison:
+            for picture in itertools.islice(pictures, ENOUGH_FOR_INT8):
+                self._check_cancelled()
+                comparison.look(picture)
+            measured = comparison.finish()
+        supply, bound = model.supply, model.manifest.min_agreement
+        entry = entry_of(supply.onnx, *supply.form("int8"), supply.here, "fp32", measured)
+        if entry.frames < MIN_FRAMES:
+            raise EngineError(f"INT8 is not proven: {entry.frames} pictures came, wanted {MIN_FRAMES} and more")
+        record(entry, supply.onnx, supply.place.state_dir)
+        told = f"{entry.metric} {entry.agreement:.3f} on {entry.frames} pictures"
+        if reason := why_not(entry, bound):
+            raise RefusedError(f"engine {engine.label} is refused: {reason}; {model.engine.label} serves on")
+        return told
+
+    def _pictures(self) -> Iterator[Picture]:
+        """Yield the pictures that are kept of the model's calibration, then those that the cameras give.
+
+        It ends when none has come for a while, but not before the first.
+        """
+        supply = self._model.supply
+        seen, last_ns = 0, 0
+        for kept in read_stored(stored_folder(supply.onnx, supply.place.state_dir)):
+            yield kept
+            last_ns = now_ns()
+        while not last_ns or (now_ns() - last_ns) / 1e9 < PATIENCE_S:
+            self._check_cancelled()
+            samples = self._model.samples
+            for number, picture in samples.since(seen) if samples is not None else []:
+                seen, last_ns = number, now_ns()
+                yield picture
+            self._cancelled.wait(POLL_S)
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise _CancelledError
+
+
+class RefusedError(EngineError):
+    """A new engine does not agree with the one that serves."""
+
+
+class _CancelledError(Exception):
+    """The daemon stops, or goes over to another configuration."""
+
+
+def _close(engine: Engine) -> None:
+    try:
+        engine.close()
+    # A lost GPU frees nothing, and what matters was told.
+    except Exception:
+        log.debug("an engine was not freed", exc_info=True)

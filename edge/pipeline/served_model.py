@@ -1,0 +1,216 @@
+"""A model that is served: its files, its engine, and the batcher at which its cameras and lanes meet."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.core.config import EnginesSettings, ModelSettings
+from edge.core.errors import GpuLostError, ModelError
+from edge.core.manifest import Manifest, read_labels, read_manifest
+from edge.core.records import Geometry
+from edge.core.state_dir import default_state_dir
+from edge.core.tuned_profile import Machine, Profile, profile_path, read_profile
+from edge.daemon.telemetry import ModelMeter
+from edge.host.board import board_name, read_board
+from edge.inference.backends.engine import Context, Engine
+from edge.inference.decode import Decoder
+from edge.inference.engine_provider import Place, Supplied, Supply
+from edge.inference.fp16.convert import source_sha256
+from edge.inference.infer import batch_limit, picture_input
+from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
+from edge.pipeline.batch import Batcher
+from edge.pipeline.frame_samples import Samples, Sampling
+
+log = logging.getLogger(__name__)
+
+
+# Lanes of an engine on a GPU: one prepares a batch while the other's is computed.
+GPU_LANES = 2
+
+Fill = Callable[[NDArray[np.uint8], int], Geometry]
+
+
+class Model:
+    """An opened model, checked against its manifest."""
+
+    def __init__(self, name: str, settings: ModelSettings, place: Place | None = None) -> None:
+        """Open the engine; raise ModelError in one sentence where the files do not fit together."""
+        self.name = name
+        self.settings = settings
+        try:
+            self.manifest = read_manifest(settings.path)
+            self.labels = read_labels(settings.path, self.manifest)
+            place = place or Place(default_state_dir(), board_name(), EnginesSettings())
+            self._onnx, self._place = model_file(settings.path, self.manifest), place
+            self.tuned_lanes = self._tuned_lanes() if settings.lanes == "auto" else None
+            self.cpu_lanes, threads = lane_plan(settings, usable_cores(), self.tuned_lanes)
+            self.supply = supply_of(settings, self.manifest, place, threads)
+            supplied = self.open_engine()
+            self.served = Served(supplied.engine, self)
+        except ModelError as error:
+            raise ModelError(f"model {name!r}: {error}") from None
+        self.lacking, self.may_build = supplied.lacking, supplied.may_build
+        self.max_batch = batch_limit(supplied.engine, settings.max_batch)
+        if self.max_batch < settings.max_batch:
+            log.info("model %s takes batches of %d and no larger ones, whatever max_batch says", name, self.max_batch)
+        self.batcher = Batcher(self.max_batch, settings.max_wait_ms)
+        self.meter = ModelMeter(self.served.lane_count)
+        self.samples = Samples() if self.lacking and self.may_build else None  # while a new engine is being made
+        self.sampling: Sampling | None = None  # where its agreement with the reference is watched
+        self.lost: GpuLostError | None = None  # why nothing can be computed any more in this process
+        log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.served.lane_count)
+
+    def open_engine(self) -> Supplied:
+        """Open the engine that is to serve."""
+        fallback = self._place.fallback
+        return self.supply.open() if fallback is None else self.supply.open_instead(fallback, self.name)
+
+    @cached_property
+    def machine(self) -> Machine:
+        """What a profile of this model must have been measured on to hold here."""
+        return Machine(board=self._place.board, l4t=read_board().l4t, engine=source_sha256(self._onnx))
+
+    @cached_property
+    def profile(self) -> Profile | None:
+        """What `edge tune` measured of this model here; None where it measured nothing that holds."""
+        if not profile_path(self._place.state_dir, self.name).exists():
+            return None  # a model of hundreds of megabytes is not hashed in vain
+        found = read_profile(self._place.state_dir, self.name, self.machine)
+        if found.profile is None:
+            log.info("model %s: what edge tune measured is not used: %s", self.name, found.reason)
+        return found.profile
+
+    def _tuned_lanes(self) -> int | None:
+        """Return the lanes that `edge tune` found best for what is configured; None where it found none."""
+        if self.profile is None:
+            return None
+        settings = self.settings
+        for best in (self.profile.max_q, self.profile.max_p):
+            if best and settings.precision in ("auto", best.precision) and settings.device in ("auto", best.device):
+                return best.lanes
+        return None
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that serves now."""
+        return self.served.engine
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.served.decoder
+
+    @property
+    def most_lanes(self) -> int:
+        """How many lanes there may be at once: while engines are changed, those of both."""
+        return self.served.lane_count + (GPU_LANES if self.lacking else 0)
+
+    def fall_back(self, reason: str) -> bool:
+        """Go over to the engine that serves everywhere; False where it is that one already."""
+        if self.served.is_reference:
+            return False
+        former = self.served.engine
+        self.served = Served(self.supply.open_reference(), self)
+        self.lacking, self.may_build = reason, False
+        self.meter.lanes = self.served.lane_count
+        former.close()
+        return True
+
+    def close(self) -> None:
+        """Free the engine, once its lanes are closed."""
+        self.served.engine.close()
+
+    def adopt(self, served: Served) -> None:
+        """Go over to another engine."""
+        self.served, self.lacking, self.samples = served, None, None
+        self.meter.lanes = served.lane_count
+
+
+class Served:
+    """An engine with what fits it to its model's manifest."""
+
+    def __init__(self, engine: Engine, model: Model) -> None:
+        """Check the engine's tensors against the manifest; raise ModelError where they do not fit."""
+        self.engine = engine
+        self.input = picture_input(engine)
+        self._input_settings = model.manifest.input
+        input_px = self.make_preprocessor().input_px
+        self.decoder = Decoder(model.manifest, model.labels, engine.outputs, input_px, model.settings.path)
+        on_gpu = not engine.label.startswith("ort-cpu")
+        left_open = model.settings.lanes == "auto" and model.tuned_lanes is None
+        self.lane_count = GPU_LANES if on_gpu and left_open else model.cpu_lanes
+
+    @property
+    def is_reference(self) -> bool:
+        """Tell whether this is the model as it was exported, on the CPU."""
+        return self.engine.label.startswith("ort-cpu/fp32/")
+
+    def make_context(self, max_batch: int) -> Context:
+        """Make a context that makes its rows by itself where it can."""
+        return self.engine.make_context(max_batch, target_settings(self.input, self._input_settings))
+
+    def make_fill(self, context: Context) -> Fill:
+        """Return what brings a picture into a row of the context: on the engine's own device, else on the CPU."""
+        if context.pictures is not None:
+            return DevicePreprocessor(context.pictures, self.input, self._input_settings).fill
+        rows, preprocessor = context.inputs[self.input.name], self.make_preprocessor()
+        return lambda image, row: preprocessor.fill(image, rows[row])
+
+    def inputs(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[Any]]:
+        """Yield the model's input for each picture, by its own preprocessing; a fixed batch is full of it."""
+        preprocessor = self.make_preprocessor()
+        for picture in pictures:
+            row = np.empty((1, *(size or 1 for size in self.input.shape[1:])), self.input.dtype)
+            preprocessor.fill(picture, row[0])
+            yield np.repeat(row, self.engine.fixed_batch or 1, axis=0)
+
+    def make_preprocessor(self) -> Preprocessor:
+        """Make a preprocessor on the CPU, for one lane."""
+        return Preprocessor(self.input, self._input_settings)
+
+
+def supply_of(settings: ModelSettings, manifest: Manifest, place: Place, threads: int) -> Supply:
+    """Return where the engine of a model comes from; raise ModelError where its ONNX file is missing."""
+    return Supply(
+        model_file(settings.path, manifest),
+        settings,
+        place,
+        threads,
+        reading_sha256=manifest.reading_sha256,
+        min_agreement=manifest.min_agreement,
+        fp16_blocked_ops=manifest.accuracy.fp16_blocked_ops,
+    )
+
+
+def model_file(folder: Path, manifest: Manifest) -> Path:
+    """Return the ONNX file of a model; raise ModelError where it is not there."""
+    path = folder / manifest.onnx
+    if not os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
+        raise ModelError(f"{str(path)!r} does not exist; wanted the ONNX file that model.toml names: put it there")
+    return path
+
+
+def usable_cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def lane_plan(settings: ModelSettings, cores: int, tuned_lanes: int | None = None) -> tuple[int, int]:
+    """Return lanes and engine threads a lane; left open, those of `edge tune`, else one lane a core with one thread.
+
+    On a CPU several lanes of one thread give more images a second than one lane of several threads.
+    """
+    lanes = tuned_lanes if settings.lanes == "auto" else settings.lanes
+    if lanes is None:
+        threads = 1 if settings.threads == "auto" else settings.threads
+        return max(1, cores // threads), threads
+    if settings.threads == "auto":
+        return lanes, max(1, cores // lanes)
+    return lanes, settings.threads

@@ -1,0 +1,163 @@
+"""A stream: a camera, and what becomes of its frames."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.capture import Camera
+from edge.capture.camera import CameraSettings
+from edge.core.clock import now_ns
+from edge.core.config import StreamSettings
+from edge.core.records import DropCause, Frame, Result, StreamState
+from edge.daemon.telemetry import StreamMeter
+from edge.pipeline.filters import Gate
+from edge.pipeline.reorder import Order
+from edge.pipeline.served_model import Model
+from edge.pipeline.wanted import Wanted
+
+log = logging.getLogger(__name__)
+
+# Results that may wait for a late one, for each frame that can be in work at once.
+ORDER_PLACES_PER_FRAME = 4
+
+
+# Takes a picture and what was found in it.
+TakeSnapshot = Callable[[NDArray[np.uint8], Result], None]
+
+
+class StreamOutlet(Protocol):
+    """Where results and the changes of streams go; called from the threads of lanes and cameras."""
+
+    def result(self, stream: Stream, result: Result) -> None: ...
+
+    def stream_state(self, stream: Stream, reason: str | None) -> None: ...
+
+
+class Stream:
+    """One `[streams.NAME]` at work; the `FrameOwner` of each of its frames."""
+
+    def __init__(self, name: str, settings: StreamSettings, model: Model, outlet: StreamOutlet) -> None:
+        """Make everything ready; raise ConfigError for a label that the model does not have."""
+        self.name = name
+        self.settings = settings
+        self._model = model
+        self.score_threshold = settings.score_threshold
+        self.meter = StreamMeter(settings.target_p99_ms)
+        self.state: StreamState = "off"
+        self._reason: str | None = None
+        self._outlet = outlet
+        self._wanted = Wanted.of(name, settings.labels, model.labels, settings.min_size)
+        self._gate = Gate(settings.max_results_per_s, only_changes=settings.only_changes)
+        self._order = Order(self._publish, ORDER_PLACES_PER_FRAME * model.most_lanes * model.max_batch, self._passes)
+        every = settings.delivery == "every"
+        self._room = model.batcher.add_stream(every=every, max_age_ms=settings.max_age_ms)
+        capture = CameraSettings(
+            name, settings.address(), every, settings.loop, settings.fps, settings.stall_s, settings.masks
+        )
+        self._camera = Camera(capture, self, self._deliver, self.meter.captured, self._camera_state)
+        self._is_discarded = False
+        self._wants_snapshot = False
+        self._take_snapshot: TakeSnapshot | None = None
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the next result."""
+        return self._order.next_seq
+
+    def start(self, first_seq: int = 0) -> None:
+        """Start the camera; a stream that was there before a reload goes on counting its results."""
+        self._order.next_seq = first_seq
+        self._camera.start()
+
+    def ask_snapshot(self, take: TakeSnapshot) -> None:
+        """Ask for a copy of the next frame that is processed, with its result; `take` must not wait."""
+        self._take_snapshot = take
+        self._wants_snapshot = True
+
+    def drop(self, frame: Frame, cause: DropCause) -> None:
+        """Count a frame that gives no result; a frame that was settled before is left as it is."""
+        if frame.settled:
+            return
+        frame.settled = True
+        if frame.snapshot is not None:
+            self._wants_snapshot = True  # of the next one
+        frame.release()
+        self.meter.dropped(cause)
+        if frame.ticket >= 0:
+            self._order.hand_in(frame.ticket, None)
+
+    def finish(self, frame: Frame, result: Result) -> None:
+        """Take a frame's result, to be published when its turn comes."""
+        frame.settled = True
+        if not self._wanted.is_all:
+            result.findings = self._wanted.choose(result.findings)
+        if frame.snapshot is not None and self._take_snapshot is not None:
+            take, self._take_snapshot = self._take_snapshot, None
+            take(frame.snapshot, result)
+        if not self._order.hand_in(frame.ticket, result):
+            self.meter.dropped("stopped")
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether the source has ended or failed for good."""
+        return self.state in ("ended", "failed")
+
+    @property
+    def is_served(self) -> bool:
+        """Tell whether its frames can still become results."""
+        return self._model.lost is None
+
+    def summary(self) -> dict[str, Any]:
+        """Return how the stream stands and what became of its frames."""
+        return {"state": self.state} | self.meter.counts()
+
+    def ask_to_stop(self) -> None:
+        """Ask the camera to end, also where it waits for a place."""
+        self._camera.stop()
+        self._room.end()
+
+    def join(self, deadline_ns: int) -> None:
+        """Wait for the camera's end; name it where it does not come back."""
+        if not self._camera.join(max(0.0, (deadline_ns - now_ns()) / 1e9)):
+            log.error("stream %s: its camera hangs in %s and is abandoned", self.name, self.settings.source.shown)
+
+    def discard(self) -> None:
+        """Drop what still waits, let no lane wait for this stream, and let go of what holds it; the last call.
+
+        Nothing is told of it any more.
+        """
+        self._is_discarded = True
+        self._room.remove()
+        self._order.close()
+        # The garbage collector would come late to this circle, and never to one from before the start-up's freeze.
+        del self._camera
+
+    def _deliver(self, frame: Frame) -> None:
+        if self._wants_snapshot:
+            self._wants_snapshot = False
+            frame.snapshot = frame.image.copy()
+        self._room.put(frame)
+
+    def _camera_state(self, state: StreamState, reason: str | None) -> None:
+        """Tell a change; a camera that is away for a month is told once, not at each try."""
+        changed = (state, reason) != (self.state, self._reason)
+        self.state, self._reason = state, reason
+        if state in ("ended", "failed", "off"):
+            self._room.end()
+        if changed and not self._is_discarded:
+            self._outlet.stream_state(self, reason)
+
+    def _passes(self, result: Result) -> bool:
+        passes = self._gate.passes(result)
+        if not passes:
+            self.meter.gated(result)
+        return passes
+
+    def _publish(self, result: Result) -> None:
+        self.meter.resulted(result)
+        self._outlet.result(self, result)

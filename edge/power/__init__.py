@@ -1,0 +1,1 @@
+"""Power modes and who sets them."""

@@ -1,0 +1,166 @@
+"""The board's power modes: which there are, which one it is in, and how another one is set from here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edge.core.errors import ConfigError, EdgeError
+from edge.host.paths import root
+from edge.power import edge_power
+from edge.power.edge_power import Change, Conf, Mode
+
+# Longer than edge-power takes at worst: questions, a change, jetson_clocks, and another client's change before.
+REPLY_S = 150.0
+_REPLY_BYTES = 1_000_000
+
+log = logging.getLogger(__name__)
+
+
+class PowerModeError(EdgeError):
+    """The power mode cannot be read, or was not set."""
+
+
+class NoSuchModeError(ConfigError):
+    """The board has no power mode of that name or id."""
+
+
+class JtopClient(Protocol):
+    """What is asked of jtop's service, where there is one; `set_mode` raises EdgeError where the mode was not set."""
+
+    def lacking(self) -> str | None:
+        """Return what keeps the service from being asked, None where nothing does."""
+
+    def set_mode(self, name: str) -> None:
+        """Set a mode by its name; never reboots."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerModes:
+    """The modes of this board's nvpmodel.conf, and the one that it was in when they were read."""
+
+    conf: Conf
+    current: Mode | None
+    unknown: str | None = None  # why `current` cannot be told
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        return self.conf.modes
+
+    @property
+    def default(self) -> Mode | None:
+        """The mode of the first boot."""
+        return None if self.conf.default is None else self.conf.mode(self.conf.default)
+
+    @property
+    def file(self) -> str:
+        """The configuration's file name, which tells the board's variant."""
+        return self.conf.file
+
+    @property
+    def reboot_groups(self) -> Sequence[Sequence[int]]:
+        """Ids of modes by group; within one the board switches while it runs."""
+        return self.conf.reboot_groups()
+
+    def reachable(self, mode: Mode) -> bool | None:
+        """Tell whether a mode can be set without a reboot; None where the current one cannot be told."""
+        return None if self.current is None else mode.masks == self.current.masks
+
+    def stored(self) -> Mode | None:
+        """Return the mode that nvpmodel's status file tells now: one small file is read, no program is started."""
+        mode = edge_power.stored_mode_id()
+        return None if mode is None else self.conf.mode(mode)
+
+
+def read_modes() -> PowerModes | None:
+    """Return the modes of this board, None where there are none (no Jetson); raise PowerModeError."""
+    with _told():
+        conf = edge_power.read_conf()
+    if conf is None:
+        return None
+    try:
+        return PowerModes(conf, edge_power.current_mode(conf))
+    except edge_power.PowerError as error:  # in a container there is the board's status, and no nvpmodel
+        stored = PowerModes(conf, None).stored()
+        return PowerModes(conf, stored, None if stored else str(error))
+
+
+def set_mode(modes: PowerModes, mode: Mode, *, allow_reboot: bool = False, jtop: JtopClient | None = None) -> Change:
+    """Set a mode by edge-power, else as root, else by jtop; return once that was read back.
+
+    Raises PowerModeError with the reason and the next step, also where a reboot is needed and not allowed. Takes
+    seconds, at worst REPLY_S.
+    """
+    request = {"verb": "set", "mode": mode.id, "name": mode.name, "allow_reboot": allow_reboot}
+    answer, lacking = _ask(request)
+    if answer is not None:
+        return Change(answer["mode"], answer["name"], answer["before"], answer["rebooting"], answer["clocks_locked"])
+    if os.geteuid() == 0:
+        with _told():
+            change = edge_power.set_mode(modes.conf, mode, allow_reboot=allow_reboot)
+        log.info("power mode %s set by uid 0, pid %d", mode.shown, os.getpid())
+        return change
+    without_jtop = "jtop was not tried" if jtop is None else jtop.lacking()
+    if jtop is not None and without_jtop is None:
+        return _set_by_jtop(modes, mode, jtop)
+    raise PowerModeError(
+        f"power mode {mode.shown} cannot be set by user {os.geteuid()}: {lacking}; {without_jtop}; "
+        "run as root, or enable the service: systemctl enable --now edge-power.socket"
+    )
+
+
+def _set_by_jtop(modes: PowerModes, mode: Mode, jtop: JtopClient) -> Change:
+    before = modes.current
+    if before is None or modes.reachable(mode) is False:
+        why = modes.unknown or f"it needs a reboot from {before.shown if before else 'here'}"
+        raise PowerModeError(
+            f"power mode {mode.shown} is not set by jtop: {why}; use edge-power or root with --allow-reboot"
+        )
+    jtop.set_mode(mode.name)
+    with _told():
+        after = edge_power.current_mode(modes.conf)
+    if after.id != mode.id:
+        raise PowerModeError(f"jtop left the board in {after.shown}; wanted {mode.shown}; see journalctl -u jtop")
+    return Change(mode.id, mode.name, before.id)
+
+
+def _ask(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Return edge-power's answer; None and the reason where it cannot be reached. A refusal is a PowerModeError."""
+    path = root() / edge_power.SOCKET.lstrip("/")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(REPLY_S)
+        try:
+            connection.connect(str(path))
+        except OSError as error:
+            return None, f"edge-power cannot be reached at {path} ({error.strerror or error})"
+        try:
+            line = _exchange(connection, request)
+            answer = json.loads(line)
+        except (OSError, ValueError) as error:
+            raise PowerModeError(f"edge-power gave no answer ({error}); see journalctl -u edge-power") from None
+    if answer.pop("ok"):
+        return answer, ""
+    raise (NoSuchModeError if answer["kind"] == "no-such-mode" else PowerModeError)(answer["error"])
+
+
+def _exchange(connection: socket.socket, request: dict[str, Any]) -> bytes:
+    # One who is refused is told so at once, maybe before the request is written.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.sendall(json.dumps(request).encode() + b"\n")
+    with connection.makefile("rb") as answers:
+        return answers.readline(_REPLY_BYTES)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turn the errors of edge_power, which knows nothing of this package, into this package's."""
+    try:
+        yield
+    except edge_power.PowerError as error:
+        raise (NoSuchModeError if error.kind == "no-such-mode" else PowerModeError)(str(error)) from None

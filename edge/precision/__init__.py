@@ -1,0 +1,1 @@
+"""INT8: calibration, layer search, quantization, comparison, verification."""

@@ -1,0 +1,203 @@
+"""How well two engines agree on the same pictures: pure functions over raw outputs, what was found, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.core.records import Classes, Detections, Findings
+
+MATCH_IOU = 0.5
+TOP_K = 5
+_PEAK = 255.0  # the largest value of a pixel
+# The window and the constants of Wang et al. 2004, "Image quality assessment".
+_WINDOW_PX, _WINDOW_SIGMA_PX = 11, 1.5
+_C1, _C2 = (0.01 * _PEAK) ** 2, (0.03 * _PEAK) ** 2
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """How far raw outputs lie from those wanted, in parts of the wanted outputs' spread (their standard deviation)."""
+
+    max: float
+    mean: float
+
+
+def output_error(wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> OutputError:
+    """Compare one picture's outputs by name; the worst counts. Infinite where one is missing or not finite."""
+    errors = [_array_error(array, got.get(name)) for name, array in wanted.items()]
+    return OutputError(max(error.max for error in errors), max(error.mean for error in errors))
+
+
+def _array_error(wanted: NDArray[Any], got: NDArray[Any] | None) -> OutputError:
+    if got is None or got.shape != wanted.shape or not np.isfinite(got).all():
+        return OutputError(np.inf, np.inf)
+    if not wanted.size:
+        return OutputError(0.0, 0.0)
+    exact = wanted.astype(np.float64)
+    difference = np.abs(got.astype(np.float64) - exact)
+    spread = float(exact.std()) or 1.0
+    return OutputError(float(difference.max()) / spread, float(difference.mean()) / spread)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well what was found agrees over pictures, `wanted` taken as the truth; None where no picture tells it."""
+
+    frames: int
+    wanted: int = 0  # boxes, as the next two
+    got: int = 0
+    matched: int = 0  # of the same class, overlapping by `MATCH_IOU` or more, each once, best first
+    f1: float | None = None  # 2·TP / (2·TP + FP + FN)
+    precision: float | None = None
+    recall: float | None = None
+    mean_iou: float | None = None  # of the matched
+    score_shift: float | None = None  # mean of got minus wanted, where boxes match or best classes are the same
+    top1: float | None = None  # share of pictures of the same best class
+    top5: float | None = None  # share of pictures whose wanted best class is among the best five
+
+    @property
+    def figure(self) -> float | None:
+        """The one that admission goes by."""
+        return self.f1 if self.top1 is None else self.top1
+
+
+class Tally:
+    """Counts agreement, picture by picture."""
+
+    def __init__(self) -> None:
+        self._frames = self._wanted = self._got = 0
+        self._overlaps: list[float] = []
+        self._shifts: list[float] = []
+        self._top1: list[bool] = []
+        self._top5: list[bool] = []
+
+    def add(self, wanted: Findings, got: Findings) -> None:
+        """Count one picture."""
+        self._frames += 1
+        if isinstance(wanted, Classes) or isinstance(got, Classes):
+            self._add_classes(wanted, got)
+        else:
+            self._add_boxes(wanted, got)
+
+    def _add_boxes(self, wanted: Detections, got: Detections) -> None:
+        self._wanted += len(wanted.scores)
+        self._got += len(got.scores)
+        pairs = matches(wanted, got)
+        overlaps = iou(wanted.boxes, got.boxes)
+        self._overlaps += [float(overlaps[pair]) for pair in pairs]
+        self._shifts += [float(got.scores[column]) - float(wanted.scores[row]) for row, column in pairs]
+
+    def _add_classes(self, wanted: Findings, got: Findings) -> None:
+        best = _best_class(wanted)
+        same = best == _best_class(got)
+        self._top1.append(same)
+        self._top5.append(same or best in got.class_ids[:TOP_K].tolist())
+        if same and best is not None:
+            self._shifts.append(float(got.scores[0]) - float(wanted.scores[0]))
+
+    def result(self) -> Agreement:
+        """Return how well all pictures so far agree."""
+        matched = len(self._overlaps)
+        return Agreement(
+            frames=self._frames,
+            wanted=self._wanted,
+            got=self._got,
+            matched=matched,
+            f1=_share(2 * matched, self._wanted + self._got),
+            precision=_share(matched, self._got),
+            recall=_share(matched, self._wanted),
+            mean_iou=_share(sum(self._overlaps), matched),
+            score_shift=_share(sum(self._shifts), len(self._shifts)),
+            top1=_share(sum(self._top1), len(self._top1)),
+            top5=_share(sum(self._top5), len(self._top5)),
+        )
+
+
+def _share(part: float, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def agreement(wanted: Sequence[Findings], got: Sequence[Findings]) -> float | None:
+    """Return how well what was found agrees, 0…1, over pictures; None where neither found anything.
+
+    For boxes it is F1, for classes the share of pictures whose best class is the same.
+    """
+    tally = Tally()
+    for one, other in zip(wanted, got, strict=True):
+        tally.add(one, other)
+    return tally.result().figure
+
+
+def _best_class(findings: Findings) -> int | None:
+    return int(findings.class_ids[0]) if len(findings.class_ids) else None
+
+
+def disagreement(wanted: Findings, got: Findings) -> float:
+    """Return how far one picture's findings lie apart, to put the worst first: boxes without a match weigh most."""
+    tally = Tally()
+    tally.add(wanted, got)
+    found = tally.result()
+    if found.top1 is not None:
+        return 2.0 - found.top1 - (found.top5 or 0.0) + abs(found.score_shift or 0.0) / 2
+    return found.wanted + found.got - 2 * found.matched + found.matched * (1 - (found.mean_iou or 0.0))
+
+
+def matches(wanted: Findings, got: Findings) -> list[tuple[int, int]]:
+    """Return which box of `wanted` each box of `got` stands for, as pairs of their places; best boxes choose first."""
+    if not isinstance(wanted, Detections) or not isinstance(got, Detections):
+        return []
+    overlaps = iou(wanted.boxes, got.boxes)
+    overlaps[wanted.class_ids[:, None] != got.class_ids[None]] = 0.0
+    pairs = []
+    for column in range(len(got.scores)):
+        if len(overlaps) and overlaps[:, column].max() >= MATCH_IOU:
+            row = int(overlaps[:, column].argmax())
+            pairs.append((row, column))
+            overlaps[row] = 0.0
+    return pairs
+
+
+def iou(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return intersection over union of each box of `one` (N×4: x1, y1, x2, y2) with each of `other` (M×4): N×M."""
+    a, b = one.astype(np.float64)[:, None], other.astype(np.float64)[None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    shared = np.clip(sides, 0, None).prod(axis=-1)
+    union = _area(a) + _area(b) - shared
+    overlap: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return overlap
+
+
+def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((boxes[..., 2:] - boxes[..., :2]).clip(0, None).prod(axis=-1))
+
+
+def psnr(wanted: NDArray[np.uint8], got: NDArray[np.uint8]) -> float:
+    """Return the peak signal-to-noise ratio of two pictures of one shape, in dB; infinite where they are equal."""
+    error = float(np.square(wanted.astype(np.float64) - got).mean())
+    return 10 * float(np.log10(_PEAK**2 / error)) if error else np.inf
+
+
+def ssim(wanted: NDArray[np.uint8], got: NDArray[np.uint8]) -> float:
+    """Return the structural similarity (-1…1) of two pictures, H×W or H×W×C: the mean over pixels and channels.
+
+    Pixels whose window reaches beyond the picture are left out, but in pictures smaller than a window.
+    """
+    a, b = wanted.astype(np.float64), got.astype(np.float64)
+    mean_a, mean_b = _blurred(a), _blurred(b)
+    var_a, var_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
+    covariance = _blurred(a * b) - mean_a * mean_b
+    likeness = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
+    likeness /= (mean_a**2 + mean_b**2 + _C1) * (var_a + var_b + _C2)
+    rim = _WINDOW_PX // 2 if min(a.shape[:2]) >= _WINDOW_PX else 0
+    return float(likeness[rim : a.shape[0] - rim, rim : a.shape[1] - rim].mean())
+
+
+def _blurred(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    size = (_WINDOW_PX, _WINDOW_PX)
+    return np.asarray(cv2.GaussianBlur(values, size, _WINDOW_SIGMA_PX, borderType=cv2.BORDER_REFLECT_101))

@@ -1,0 +1,201 @@
+"""An FP32 ONNX model → the same with explicit Q/DQ nodes, by ONNX Runtime's quantizer, with ranges of our own.
+
+Two placements come of one calibration. `tensorrt`: symmetric int8, biases and outputs of layers left as they are, so
+that TensorRT fuses Conv → activation → Q. `cpu`: what ONNX Runtime runs as integer kernels, outputs quantized too.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, checker, load, numpy_helper
+
+from edge.inference.onnx_graph import drop_unused_weights
+from edge.precision.activation_ranges import Range
+from edge.precision.quantizable_graph import INTEGER_OPS, QUANTIZING, drop_unused_domains, real_inputs
+from edge.precision.weight_rounding import IntegerWeights
+
+Placement = Literal["tensorrt", "cpu"]
+
+ORIGIN_KEY = "edge.int8_of"  # in the file's metadata: the hash of what it was made from
+_TOOLS_KEY = "onnx.infer"  # a note of ONNX Runtime's tools to themselves
+_WEIGHT_AXIS = {"Conv": 0, "ConvTranspose": 1}  # of the output's channels
+# Where a tensor is quantized for a layer, these take it so as well: TensorRT fuses the sum with the layer before it.
+_TAKE_QUANTIZED = ("Add",)
+
+
+def place(
+    model: ModelProto,
+    layers: Collection[str],
+    ranges: Mapping[str, Range],
+    rounded: Mapping[str, IntegerWeights],
+    placement: Placement,
+) -> ModelProto:
+    """Return a prepared model with these layers quantized; `ranges` are those of all activations.
+
+    `rounded` are the weights of those layers that are not simply rounded to the nearest level.
+    """
+    quantized = ModelProto()
+    quantized.CopyFrom(model)
+    if not layers:
+        return quantized
+    scales = _set_weights(quantized, {name: each for name, each in rounded.items() if name in layers})
+    others = _between(quantized, layers, ranges) if placement == "cpu" else set()
+    with _unlogged():
+        quantizer = _quantizer(quantized, {*layers, *others}, ranges, scales, placement)
+        quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    result: ModelProto = quantizer.model.model
+    if placement == "tensorrt":
+        _give_floats(result.graph, layers)
+    drop_unused_domains(result)
+    return result
+
+
+def checked(model: ModelProto, origin: str) -> bytes:
+    """Return the file of a quantized model; `origin` tells what it was made from."""
+    kept = [each for each in model.metadata_props if each.key != _TOOLS_KEY]
+    model.ClearField("metadata_props")
+    model.metadata_props.extend(kept)
+    model.metadata_props.add(key=ORIGIN_KEY, value=origin)
+    checker.check_model(model, full_check=True)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def naive(onnx: Path, inputs: Iterable[NDArray[Any]]) -> bytes:
+    """Return what `quantize_static` of ONNX Runtime makes of the file with its defaults, to compare with."""
+    from onnxruntime.quantization import quantize_static  # noqa: PLC0415 -- slow to import
+
+    name = next(iter(real_inputs(load(onnx, load_external_data=False))))
+    with tempfile.TemporaryDirectory() as folder, _unlogged():
+        path = Path(folder) / "naive.onnx"
+        quantize_static(onnx, path, _Reader(name, inputs))
+        return path.read_bytes()
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep back the advice of ONNX Runtime's tools, which goes to the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+class _Reader:
+    """Calibration inputs, as ONNX Runtime's quantizer asks for them."""
+
+    def __init__(self, name: str, inputs: Iterable[NDArray[Any]]) -> None:
+        self._name = name
+        self._inputs = iter(inputs)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        rows = next(self._inputs, None)
+        return None if rows is None else {self._name: rows}
+
+
+def library() -> str:
+    """Return which version of the quantizer is at work."""
+    import onnxruntime  # noqa: PLC0415 -- slow to import
+
+    return f"onnxruntime {onnxruntime.__version__}"
+
+
+def _set_weights(model: ModelProto, rounded: Mapping[str, IntegerWeights]) -> dict[str, Any]:
+    """Give layers their rounded weights; return these weights' scales as the quantizer takes them."""
+    scales: dict[str, Any] = {}
+    zero = np.array(0, np.int8)
+    for node in model.graph.node:
+        if node.name in rounded:
+            found = rounded[node.name]
+            names = [f"{node.name}_rounded_weight", f"{node.name}_rounded_bias"]  # a weight may serve several layers
+            del node.input[1:]
+            node.input.extend(names)
+            values = (found.weights, found.bias)
+            model.graph.initializer.extend(map(numpy_helper.from_array, values, names))
+            channels = [{"scale": scale, "zero_point": zero} for scale in found.scales]
+            scales[names[0]] = [{"axis": 0} | channels[0], *channels[1:]]
+    drop_unused_weights(model.graph)
+    return scales
+
+
+def _between(model: ModelProto, layers: Collection[str], ranges: Mapping[str, Range]) -> set[str]:
+    """Return the nodes, all of whose results go to quantized ones, that ONNX Runtime can run on integers too."""
+    found: set[str] = set()
+    readers = _readers(model.graph)
+    for node in reversed(model.graph.node):
+        inputs = node.input[:1] if node.op_type == "Resize" else node.input
+        if node.op_type in INTEGER_OPS and all(name in ranges for name in (*inputs, node.output[0])):
+            read_by = readers.get(node.output[0], set())
+            if read_by and read_by <= {*layers, *found}:
+                found.add(node.name)
+    return found
+
+
+def _readers(graph: GraphProto) -> dict[str, set[str]]:
+    """Return the names of the nodes that read each tensor; what is an output of the model is read by a nameless one."""
+    readers: dict[str, set[str]] = {value.name: {""} for value in graph.output}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.name)
+    return readers
+
+
+def _quantizer(
+    model: ModelProto,
+    nodes: Collection[str],
+    ranges: Mapping[str, Range],
+    scales: dict[str, Any],
+    placement: Placement,
+) -> Any:
+    from onnxruntime.quantization import CalibrationMethod, QuantType  # noqa: PLC0415 -- slow to import
+    from onnxruntime.quantization.calibrate import TensorsData  # noqa: PLC0415
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer  # noqa: PLC0415
+
+    ops = sorted({node.op_type for node in model.graph.node if node.name in nodes})
+    limits = {name: (np.float32(each.low), np.float32(each.high)) for name, each in ranges.items()}
+    for_tensorrt = placement == "tensorrt"
+    options = {
+        "ActivationSymmetric": for_tensorrt,
+        "WeightSymmetric": True,
+        "QuantizeBias": not for_tensorrt,
+        "OpTypesToExcludeOutputQuantization": ops if for_tensorrt else [],
+        "QDQOpTypePerChannelSupportToAxis": _WEIGHT_AXIS,
+        "QDQDisableWeightAdjustForInt32Bias": True,
+        "TensorQuantOverrides": scales,
+    }
+    return QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8 if for_tensorrt else QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+        nodes_to_quantize=sorted(nodes),
+        nodes_to_exclude=[],
+        op_types_to_quantize=ops,
+        extra_options=options,
+    )
+
+
+def _give_floats(graph: GraphProto, layers: Collection[str]) -> None:
+    """Let nodes that are not quantized read a tensor as it was before it was quantized for others."""
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        if node.name in layers or node.op_type in (*QUANTIZING, *_TAKE_QUANTIZED):
+            continue
+        for slot, name in enumerate(node.input):
+            dequantize = makers.get(name)
+            quantize = makers.get(dequantize.input[0]) if dequantize and dequantize.op_type in QUANTIZING else None
+            if quantize is not None:
+                node.input[slot] = quantize.input[0]

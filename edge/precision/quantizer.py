@@ -1,0 +1,229 @@
+"""A model on its way to INT8: calibrated, searched for what stands it, placed for TensorRT and for ONNX Runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edge.cli.engines.frame_source import open_frames
+from edge.core.errors import ConfigError, EdgeError, ModelError
+from edge.inference.fp16.convert import keep_derived, place_name, source_sha256
+from edge.pipeline.served_model import Model, model_file, usable_cores
+from edge.precision.calibration import AUTO, TRIED, Calibration, Numbers, best_of
+from edge.precision.calibration_frames import store_frames, stored_folder
+from edge.precision.layer_search import Choice, Evaluate, Layers, Notes, Score, Search
+from edge.precision.qdq import ORIGIN_KEY, Placement, checked, library, naive, place
+from edge.precision.quantizable_graph import layers_of, prepare
+from edge.precision.scorer import Judge, Picture, run_ms
+from edge.precision.search_plot import plot
+
+log = logging.getLogger(__name__)
+
+_RULES = 1  # counts up when the same layers are quantized differently, so that older notes are not used
+# On frames that the search has not seen, a model agrees about as well as it is alike on those that it has, and less
+# than it agrees on them: so likeness is to be above the tolerance, by this part of what is left to 1.
+_MARGIN = 0.35
+_NAIVE_FRAMES = 16  # its tool keeps all of them, with their tensors, in memory
+_FEW_FRAMES = 24
+# placement → how the files are called: NAME.int8.onnx, NAME.int8-cpu.onnx
+PLACEMENTS: dict[Placement, str] = {"tensorrt": "int8", "cpu": "int8-cpu"}
+
+Told = Callable[[str, int, int], None]  # phase, done, of how many
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be quantized, and how."""
+
+    calibration: str  # path or URL
+    frames: int
+    method: str
+    tolerance: float
+    state_dir: Path
+
+
+def quantize(model: Model, order: Order, told: Told) -> dict[str, Any]:
+    """Make the INT8 forms of a model beside its ONNX file; return what they are worth.
+
+    There is no file of a form in which no layer can be quantized.
+    """
+    onnx = model_file(model.settings.path, model.manifest)
+    work = _Work(model, onnx, order, told)
+    forms = work.forms()
+    files = {
+        placement: str(keep_derived(data, onnx, order.state_dir, PLACEMENTS[placement], ORIGIN_KEY))
+        for placement, data in forms.items()
+        if work.choices[placement].layers
+    }
+    store_frames(stored_folder(onnx, order.state_dir), work.frames)
+    report = work.report(forms) | {"files": dict.fromkeys(PLACEMENTS) | files}
+    drawn = plot(onnx.stem, work.choices, order.tolerance)
+    report |= _keep(order.state_dir / "models" / place_name(onnx), report, drawn)
+    work.forget_notes()
+    return report
+
+
+def _keep(folder: Path, report: Mapping[str, Any], drawn: str) -> dict[str, str]:
+    """Write the report and the plot, and return their places."""
+    places = {"report": folder / "quantization.json", "plot": folder / "quantization.svg"}
+    try:
+        places["report"].write_text(json.dumps(report, indent=1), encoding="utf-8")
+        places["plot"].write_text(drawn, encoding="utf-8")
+    except OSError as error:
+        raise EdgeError(f"{error.filename} cannot be written ({error.strerror}); see the space left") from None
+    return {name: str(place) for name, place in places.items()}
+
+
+class _Work:
+    """One model on its way to INT8."""
+
+    def __init__(self, model: Model, onnx: Path, order: Order, told: Told) -> None:
+        """Read the frames and calibrate."""
+        self._onnx, self._order, self._told = onnx, order, told
+        self._source_sha256 = source_sha256(onnx)
+        self._prepared = prepare(onnx)
+        self._layers = layers_of(self._prepared)
+        if not self._layers:
+            raise ModelError(
+                f"model {onnx} has no convolution or matrix product with constant weights: nothing to quantize"
+            )
+        self.frames = _frames(order, told)
+        calibrating, held_back = hold_back(self.frames)
+        self._model, self._calibrating = model, calibrating
+        self._judge = Judge(model, self._prepared.SerializeToString(), held_back)
+        self._calibration = Calibration(self._prepared, self._layers, self._inputs, usable_cores())
+        self.choices: dict[Placement, Choice] = {}
+        self._notes: list[Notes] = []
+
+    def _inputs(self, phase: str) -> Iterator[NDArray[Any]]:
+        for number, rows in enumerate(self._model.served.inputs(self._calibrating)):
+            self._told(phase, number, len(self._calibrating))
+            yield rows
+
+    def forms(self) -> dict[Placement, bytes]:
+        """Search for each placement; the harm of layers alone is measured for one of them."""
+        numbers, harms, self._methods = self._numbers()
+        forms: dict[Placement, bytes] = {}
+        for placement in PLACEMENTS:
+            choice = self._search(numbers, placement, "search").run(harms)
+            self.choices[placement] = choice
+            forms[placement] = self._form(numbers, placement, choice.layers)
+        return forms
+
+    def _numbers(self) -> tuple[Numbers, dict[str, float], dict[str, str]]:
+        """Return what to compute with, what harm each layer does so, and by which method its input's range is."""
+        method = self._order.method
+        tried = {name: self._calibration.numbers(name) for name in (TRIED if method == AUTO else (method,))}
+        harms = {
+            name: self._search(numbers, "tensorrt", f"harms-{name}").measure_alone(name)
+            for name, numbers in tried.items()
+        }
+        return best_of(self._layers, tried, harms)
+
+    def _search(self, numbers: Numbers, placement: Placement, name: str) -> Search:
+        tolerance = self._order.tolerance
+        aim = Score(tolerance, tolerance, tolerance + _MARGIN * (1 - tolerance))
+        evaluate = self._remembering(numbers, placement, name)
+        return Search(self._calibration.shares, evaluate, aim, self._told)
+
+    def _remembering(self, numbers: Numbers, placement: Placement, name: str) -> Evaluate:
+        facts = [_RULES, self._source_sha256, digest(self.frames), self._order.method, library()]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        place = self._order.state_dir / "models" / place_name(self._onnx) / f"{name}-{placement}.json"
+        notes = Notes(place, key)
+        self._notes.append(notes)
+        if notes.count:
+            log.warning("%d measurements of an earlier search are used: %s", notes.count, place)
+        return notes.remembering(lambda layers: self._judge.score(self._form(numbers, placement, layers)))
+
+    def _form(self, numbers: Numbers, placement: Placement, layers: Layers) -> bytes:
+        placed = place(self._prepared, layers, numbers.ranges, numbers.weights, placement)
+        return checked(placed, self._source_sha256)
+
+    def forget_notes(self) -> None:
+        for notes in self._notes:
+            notes.remove()
+
+    def report(self, forms: Mapping[Placement, bytes]) -> dict[str, Any]:
+        """Return what was found, for people and programs."""
+        self._told("timing", 0, 1)
+        fp32 = self._prepared.SerializeToString()
+        return {
+            "model": str(self._onnx),
+            "onnx_sha256": self._source_sha256,
+            "method": self._order.method,
+            "tolerance": self._order.tolerance,
+            "frames": {
+                "calibration": len(self._calibrating),
+                "held_back": len(self.frames) - len(self._calibrating) or 1,
+            },
+            "found_by_fp32": self._judge.found,
+            "fp32": {"ms": round(run_ms(fp32), 2), "bytes": len(fp32)},
+            "naive": self._naive(),
+            "forms": {name: self._told_of(self.choices[name], data) for name, data in forms.items()},
+        }
+
+    def _told_of(self, choice: Choice, data: bytes) -> dict[str, Any]:
+        return {
+            "f1": choice.score.exact,
+            "agreement": choice.score.agreement,
+            "likeness": choice.score.likeness,
+            "int8_share": choice.share,
+            "layers": len(choice.harms),
+            "kept": sum(each.kept for each in choice.harms),
+            "ms": round(run_ms(data), 2),
+            "bytes": len(data),
+            "table": [asdict(each) | {"method": self._methods[each.layer]} for each in choice.harms],
+            "curve": [asdict(each) for each in choice.curve],
+        }
+
+    def _naive(self) -> dict[str, Any]:
+        """Return what ONNX Runtime's `quantize_static` with its defaults is worth on the same frames."""
+        self._told("the naive recipe", 0, 1)
+        data = naive(self._onnx, self._model.served.inputs(self._calibrating[:_NAIVE_FRAMES]))
+        score = self._judge.score(data)
+        return {"f1": score.exact, "agreement": score.agreement, "ms": round(run_ms(data), 2)}
+
+
+def _frames(order: Order, told: Told) -> list[Picture]:
+    chosen = open_frames(order.calibration, order.frames, "--calibration")
+    frames = []
+    for number, shown in enumerate(chosen.frames):
+        told("reading frames", number, chosen.count)
+        frames.append(shown.picture)
+    if not frames:
+        raise ConfigError(f"--calibration {order.calibration} gave no frame; wanted pictures that can be decoded")
+    if are_blank(frames):
+        raise ConfigError(
+            f"the {len(frames)} calibration frames of {order.calibration} show nothing: each is of one colour; wanted "
+            "frames of what the model is to see"
+        )
+    if len(frames) < _FEW_FRAMES:
+        log.warning("only %d calibration frames: the ranges, and the agreement, may not hold on others", len(frames))
+    return frames
+
+
+def hold_back(frames: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
+    """Return the frames that ranges are taken from, and every second one, held back to judge by; one serves as both."""
+    return list(frames[::2]), list(frames[1::2]) or list(frames)
+
+
+def are_blank(frames: Sequence[Picture]) -> bool:
+    """Tell whether nothing is to be seen in any of the pictures: each is of one colour."""
+    return all((frame == frame[:1, :1]).all() for frame in frames)
+
+
+def digest(frames: Sequence[Picture]) -> str:
+    """Return the SHA-256 of pictures: of their sizes and pixels."""
+    found = hashlib.sha256()
+    for frame in frames:
+        found.update(repr(frame.shape).encode())
+        found.update(frame.tobytes())
+    return found.hexdigest()

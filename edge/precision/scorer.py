@@ -1,0 +1,124 @@
+"""How far a quantized model is from its FP32 form, on the same pictures through the same preprocessing and decoding."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter_ns
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.core.errors import ConfigError, EngineError
+from edge.core.records import Detections, Findings, Geometry
+from edge.inference.backends.ort import OrtEngine
+from edge.inference.infer import Inference
+from edge.pipeline.served_model import Model, Served, usable_cores
+from edge.precision.agreement import agreement, iou, matches
+from edge.precision.layer_search import Score
+
+Picture = NDArray[np.uint8]
+
+# Below the model's threshold there are more boxes to compare, whose scores tell more than their number.
+_LOW = 0.3  # of the threshold
+# A box near the threshold comes and goes by chance: what is found is compared at several thresholds.
+_THRESHOLDS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # of the model's
+_TIMED_RUNS = 15
+
+
+class Judge:
+    """Compares forms of one model with its FP32 form on some pictures."""
+
+    def __init__(self, model: Model, fp32: bytes, pictures: Sequence[Picture]) -> None:
+        """Raise ConfigError where the model finds nothing in any picture: then nothing can be compared."""
+        self._model = model
+        self._pictures = pictures
+        self._threshold = model.manifest.output.score_threshold
+        self._wanted = self.findings(fp32)
+        self.found = sum(len(_above(each, self._threshold).scores) for each in self._wanted)
+        if not any(len(each.scores) for each in self._wanted):
+            raise ConfigError(
+                f"the model finds nothing in the {len(pictures)} frames that are held back to judge by, not even at a "
+                f"score of {_LOW * self._threshold:.2g}; wanted frames that show what it is to find"
+            )
+
+    def findings(self, onnx: bytes) -> list[Findings]:
+        """Return what a form of the model finds, down to a low score."""
+        with tempfile.TemporaryDirectory() as folder:
+            served = Served(_opened(onnx, Path(folder), usable_cores()), self._model)
+            with served.make_context(1) as context:
+                inference = Inference(context, served.engine, 1)
+                fill = served.make_fill(context)
+                return [self._find(served, inference, fill(picture, 0)) for picture in self._pictures]
+
+    def _find(self, served: Served, inference: Inference, geometry: Geometry) -> Findings:
+        inference.run(1)
+        return served.decoder.decode(inference.outputs_of(0), geometry, _LOW * self._threshold)
+
+    def score(self, onnx: bytes) -> Score:
+        """Compare a form of the model; one whose outputs cannot be read is not alike at all."""
+        try:
+            return self._score(self.findings(onnx))
+        except EngineError:
+            return Score(0.0, 0.0, 0.0)
+
+    def _score(self, got: Sequence[Findings]) -> Score:
+        found = [self._agreement(got, share * self._threshold) for share in _THRESHOLDS]
+        agreements = [each for each in found if each is not None]
+        alike = likeness(self._wanted, got)
+        if not agreements:
+            return Score(alike, alike, alike)
+        mean = sum(agreements) / len(agreements)
+        exact = self._agreement(got, self._threshold)
+        return Score(mean, mean if exact is None else exact, alike)
+
+    def _agreement(self, got: Sequence[Findings], threshold: float) -> float | None:
+        return agreement(*([_above(each, threshold) for each in side] for side in (self._wanted, got)))
+
+
+def _above(findings: Findings, threshold: float) -> Findings:
+    if not isinstance(findings, Detections):
+        return findings
+    kept = findings.scores >= threshold
+    return Detections(findings.boxes[kept], findings.scores[kept], findings.class_ids[kept])
+
+
+def likeness(wanted: Sequence[Findings], got: Sequence[Findings]) -> float:
+    """Return how alike scores and places are, 0…1: 2·Σ(IoU·the smaller score) / Σ(all scores); 1 is the same."""
+    shared = sum(_shared(one, other) for one, other in zip(wanted, got, strict=True))
+    total = sum(float(findings.scores.sum()) for findings in (*wanted, *got))
+    return 2 * shared / total if total else 1.0
+
+
+def _shared(one: Findings, other: Findings) -> float:
+    if isinstance(one, Detections) and isinstance(other, Detections):
+        overlaps = iou(one.boxes, other.boxes)
+        pairs = matches(one, other)
+        return float(sum(overlaps[row, column] * min(one.scores[row], other.scores[column]) for row, column in pairs))
+    scores = dict(zip(other.class_ids.tolist(), other.scores.tolist(), strict=True))
+    mine = zip(one.class_ids.tolist(), one.scores.tolist(), strict=True)
+    return float(sum(min(score, scores.get(class_id, 0.0)) for class_id, score in mine))
+
+
+def run_ms(onnx: bytes) -> float:
+    """Return how long one picture takes in ONNX Runtime on one core of this machine, the median of several runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = _opened(onnx, Path(folder), 1)
+        with engine.make_context(1) as context:
+            inference = Inference(context, engine, 1)
+            inference.run(1)
+            return median(_timed_ms(inference) for _ in range(_TIMED_RUNS))
+
+
+def _timed_ms(inference: Inference) -> float:
+    start_ns = perf_counter_ns()
+    inference.run(1)
+    return (perf_counter_ns() - start_ns) / 1e6
+
+
+def _opened(onnx: bytes, folder: Path, threads: int) -> OrtEngine:
+    path = folder / "judged.onnx"
+    path.write_bytes(onnx)
+    return OrtEngine(path, threads=threads)
