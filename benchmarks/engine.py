@@ -16,12 +16,13 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-from emulated_engines import build_and_load, emulated_gpu  # noqa: E402 -- after the path to it
 from rich.console import Console  # noqa: E402 -- likewise
 from rich.table import Table  # noqa: E402 -- likewise
-from small_models import identity  # noqa: E402 -- likewise
+
+from tests.support.emulated_engines import build_and_load, emulated_gpu  # noqa: E402 -- after the path to it
+from tests.support.small_models import identity  # noqa: E402 -- likewise
 
 DEVICES = {"orin-nano": "mapped", "thor": "registered", "discrete": "pinned"}
 CALLS = 2000  # a block

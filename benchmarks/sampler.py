@@ -15,11 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from emulated_boards import boards
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from edge.host.sensors.sensors import Sensors
+from tests.support.emulated_boards import boards
 
 BOARDS = ("orin-nano", "tx2")  # 3 and 12 rails
 BOUND = 0.01  # of one core

@@ -26,13 +26,13 @@ import paho.mqtt.client as mqtt
 import pytest
 from hypothesis import settings
 from jsonschema import Draft202012Validator
-from letterbox_host import compile_for_host
 from onnx import TensorProto, helper
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge.mqtt import schemas
+from tests.support.letterbox_host import compile_for_host
 
 # No test asserts time. Continuous integration draws the same examples each time, so that a change is judged by what it
 # changes; at a developer's desk they are new ones each time.
@@ -520,7 +520,7 @@ class RtspServer(Server):
     def __init__(self, folder: Path, video: Path, user: str, password: str) -> None:
         self._user, self._password = user, password
         port = free_port()
-        script = Path(__file__).with_name("rtsp_server.py")
+        script = Path(__file__).with_name("support") / "rtsp_server.py"
         super().__init__(["/usr/bin/python3", script, str(port), video, user, password], folder, "rtsp", port)
 
     @property

@@ -1,0 +1,68 @@
+"""`edge power watch`: rails of an emulated board, live; one sentence where there are none."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edge.cli.main import main
+from tests.conftest import PATIENCE_S, clean_environment, edge_command
+from tests.support.emulated_boards.boards import build
+from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+
+
+@pytest.fixture
+def xavier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = build("agx-xavier", tmp_path / "board")
+    write_power_modes(root, "agx-xavier")
+    monkeypatch.setenv("EDGE_ROOT", str(root))
+    monkeypatch.setenv("PATH", install_tools(tmp_path / "bin"))
+    return root
+
+
+@pytest.mark.usefixtures("xavier")
+def test_each_interval_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["power", "watch", "--json", "--interval", "0.3", "--seconds", "0.9"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 3
+    for line in lines:
+        assert set(line["rails_w"]) == {"GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"}
+        assert line["power_w"] == pytest.approx(sum(line["rails_w"].values()), rel=0.01)
+        assert (line["power_mode"], line["power_rail"]) == ("15W", "GPU+CPU+SOC+CV+VDDRQ+SYS5V")
+    assert [line["t_s"] for line in lines] == sorted({line["t_s"] for line in lines})
+
+
+@pytest.mark.usefixtures("xavier")
+def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["power", "watch", "--interval", "0.2", "--seconds", "0.4"]) == 0
+    shown = capsys.readouterr().out
+    assert "VDDRQ" in shown
+    assert "15W" in shown
+
+
+def test_without_a_sensor_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EDGE_ROOT", str(tmp_path))
+    assert main(["power", "watch", "--seconds", "1"]) == 1
+    assert "no power sensor was found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--interval", "0"], ["--seconds", "-1"]])
+def test_wrong_numbers_are_told(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["power", "watch", *wrong]) == 2
+    assert wrong[0] in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it(xavier: Path) -> None:
+    command = edge_command("power", "watch", "--json", "--interval", "0.2")
+    environment = clean_environment({"EDGE_ROOT": str(xavier)})
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        assert child.stdout is not None
+        assert json.loads(child.stdout.readline())["rails_w"]
+        child.send_signal(signal.SIGINT)
+        assert child.wait(PATIENCE_S) == 0

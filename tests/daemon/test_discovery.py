@@ -1,0 +1,351 @@
+"""Home Assistant is told of the device as it documents, and reads our messages right; with a real daemon and broker."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.core.config import Config
+from edge.core.records import Classes, Detections, Message, Result
+from edge.daemon.commands.handlers import Hands
+from edge.daemon.homeassistant.discovery import (
+    MOST_LABELS,
+    Discovery,
+    Shown,
+    ShownStream,
+    counts_of,
+    object_id,
+    switched,
+)
+from edge.daemon.homeassistant.publisher import Home
+from edge.mqtt.topics import Topics
+from tests.conftest import Configure, Json, Mosquitto, StartEdge, Subscriber, belt, eventually
+from tests.support.commander import ROOT_TOPIC, Commander, commanding
+from tests.support.emulated_boards.boards import build
+from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.home_assistant import TOPIC, commanded, rendered, violations_of_discovery
+
+TOPICS = Topics("edge", "bench-01")
+CONFIG_TOPIC = "homeassistant/device/edge_bench-01/config"
+DISCOVERY = Discovery("homeassistant", TOPICS, "0.1.0", "Jetson")
+DOOR = ShownStream("door.1", ("person", "it's {{ 'a' }} \\ \"car\"\n%}"), classifies=False)
+ALL: tuple[Any, ...] = ("stream_on", "stream_off", "power_mode")
+BOARD: Json = {
+    "power_w": 7.5,
+    "images_per_s_per_w": 3.9,
+    "temperature_c": {"gpu": 51.0, "cpu": 49.5},
+    "throttled": False,
+}
+TELEMETRY: Json = {
+    "streams": {"door.1": {"results_per_s": 29.6, "latency_ms": {"total": {"p50": 30, "p99": 41.5}}}},
+    "models": {"detector": {"energy_j_per_image": 0.041}},
+    "board": BOARD,
+}
+
+
+def shown(*streams: ShownStream, power_modes: tuple[str, ...] = ("15W", "MAXN"), allow: tuple[Any, ...] = ALL) -> Shown:
+    return Shown(streams, ("detector",), power_modes, allow)
+
+
+def read(component: Json, body: Json) -> str:
+    return rendered(component["value_template"], json.dumps(body).encode())
+
+
+def test_the_message_is_as_documented() -> None:
+    body = DISCOVERY.body(shown(DOOR, ShownStream("hall", ("cat", "dog"), classifies=True)))
+    assert violations_of_discovery(body) == []
+    assert DISCOVERY.topic == CONFIG_TOPIC
+    assert TOPIC.fullmatch(DISCOVERY.topic)
+    assert {each["platform"] for each in body["components"].values()} == {"sensor", "binary_sensor", "switch", "select"}
+
+
+names = st.text(min_size=1, max_size=40)
+
+
+@given(name=names, labels=st.lists(names, max_size=30, unique=True), mode=names)
+def test_the_message_is_as_documented_whatever_the_names(name: str, labels: list[str], mode: str) -> None:
+    topics = Topics("a b", name.replace("/", "").replace("+", "").replace("#", "").replace("\0", "") or "x")
+    discovery = Discovery("home", topics, "0.1.0", "board")
+    stream = ShownStream("s", tuple(labels), classifies=False)
+    body = discovery.body(Shown((stream,), (name,), (mode,), ALL))
+    assert violations_of_discovery(body) == []
+    assert TOPIC.fullmatch(discovery.topic)
+    labelled = [each for key, each in body["components"].items() if "_label_" in key]
+    assert len(labelled) == min(len(labels), MOST_LABELS)
+    for label, component in zip(labels, labelled, strict=False):
+        assert read(component, {"counts": {label: 3}}) == "3"
+        assert read(component, {"counts": {}}) == "0"
+    energy = body["components"][f"model_{name}_energy"]
+    assert read(energy, {"models": {name: {"energy_j_per_image": 0.5}}}) == "0.5"
+    select = body["components"]["power_mode"]
+    assert json.loads(commanded(select, mode)) == {"args": {"mode": mode}}
+
+
+def test_figures_are_read_from_telemetry() -> None:
+    components = DISCOVERY.body(shown(DOOR))["components"]
+    told = {key: read(each, TELEMETRY) for key, each in components.items() if "state_topic" not in each}
+    assert told == {
+        "power": "7.5",
+        "efficiency": "3.9",
+        "temperature": "51.0",
+        "throttled": "OFF",
+        "model_detector_energy": "0.041",
+        "stream_door.1_rate": "29.6",
+        "stream_door.1_latency": "41.5",
+    }
+
+
+@pytest.mark.parametrize(
+    "telemetry",
+    [
+        {},
+        {"streams": {}, "models": {}, "board": {}},
+        {"board": dict.fromkeys(BOARD)},
+        {"board": {"temperature_c": {}}, "streams": {"door.1": {"latency_ms": {"total": None}}}},
+        {"board": {"temperature_c": {"gpu": None}}, "streams": {"door.1": {"latency_ms": None}}},
+    ],
+)
+def test_what_is_null_or_not_there_is_unknown(telemetry: Json) -> None:
+    for key, component in DISCOVERY.body(shown(DOOR))["components"].items():
+        if "state_topic" not in component:
+            assert read(component, telemetry) == "None", key
+
+
+def test_a_sensor_that_is_silent_among_others_is_left_out_of_the_temperature() -> None:
+    temperature = DISCOVERY.body(shown())["components"]["temperature"]
+    assert read(temperature, {"board": {"temperature_c": {"gpu": None, "cpu": 48.0}}}) == "48.0"
+
+
+def test_the_board_slowing_itself_down_is_a_problem() -> None:
+    throttled = DISCOVERY.body(shown())["components"]["throttled"]
+    assert read(throttled, {"board": {"throttled": True}}) == "ON"
+
+
+def test_all_is_unavailable_unless_the_daemon_says_online_and_a_stream_unless_it_runs() -> None:
+    body = DISCOVERY.body(shown(DOOR))
+    (device,) = body["availability"]
+    states = {"online": "online", "offline": "offline", "stopped": "offline"}
+    assert {state: read(device, {"state": state}) for state in states} == states
+    rate = body["components"]["stream_door.1_rate"]
+    assert rate["availability_mode"] == "all"
+    assert [each["topic"] for each in rate["availability"]] == [TOPICS.status, TOPICS.stream_status("door.1")]
+    running = rate["availability"][1]["value_template"]
+    assert [rendered(running, raw) for raw in (b'{"state":"running"}', b'{"state":"off"}', b"")] == [
+        "online",
+        "offline",
+        "offline",
+    ]
+
+
+def test_what_is_not_allowed_is_not_offered() -> None:
+    for allow in ((), ("stream_on",), ("stream_off", "reload")):
+        components = DISCOVERY.body(shown(DOOR, allow=allow))["components"]
+        assert not {each["platform"] for each in components.values()} & {"switch", "select"}
+    assert "power_mode" not in DISCOVERY.body(shown(power_modes=()))["components"]
+
+
+def test_what_is_gone_is_named_once_without_its_keys() -> None:
+    before = DISCOVERY.body(shown(DOOR))["components"]
+    body = DISCOVERY.body(shown(), before)
+    assert violations_of_discovery(body) == []
+    assert body["components"]["stream_door.1_rate"] == {"platform": "sensor"}
+    assert body["components"]["stream_door.1_switch"] == {"platform": "switch"}
+    assert "unique_id" in body["components"]["power"]
+
+
+def test_what_a_stream_finds_is_counted_by_label() -> None:
+    boxes = np.zeros((3, 4), np.float32)
+    scores, ids = np.array([0.9, 0.8, 0.7], np.float32), np.array([1, 0, 1])
+    assert counts_of(Detections(boxes, scores, ids), ("a", "b")) == {"counts": {"b": 2, "a": 1}, "top": None}
+    assert counts_of(Classes(scores, ids), ("a",)) == {"counts": {"1": 2, "a": 1}, "top": "1"}
+
+
+def test_object_ids_are_of_the_signs_that_are_allowed_and_differ_where_names_do() -> None:
+    assert object_id("edge_bench-01") == "edge_bench-01"
+    assert object_id("a.b") != object_id("a_b") != object_id("a b")
+    assert object_id("a.b").replace("_", "").isalnum()
+
+
+def test_a_switch_says_on_or_off_and_nothing_else() -> None:
+    assert (switched(b"ON"), switched(b"OFF"), switched(b"on"), switched(b"")) == (
+        "stream_on",
+        "stream_off",
+        None,
+        None,
+    )
+
+
+def test_a_stream_that_goes_and_comes_again_is_counted_anew() -> None:
+    sent: list[Message] = []
+    hands = SimpleNamespace(config=SimpleNamespace(streams={"door": None}))
+    home = Home(DISCOVERY, cast(Hands, hands), TOPICS, {}, sent.append)
+    found = Classes(np.array([0.9], np.float32), np.array([0]))
+    result = cast(Result, SimpleNamespace(findings=found, labels=("cat",), seq=7))
+    for _ in range(2):
+        home.newest["door"] = result
+        home._tell_counts()
+    home.forget("door")
+    home.newest["door"] = result
+    home._tell_counts()
+    assert [(each.topic, bool(each.body), each.retain) for each in sent] == [
+        (TOPICS.counts("door"), True, True),
+        (TOPICS.counts("door"), False, True),
+        (TOPICS.counts("door"), True, True),
+    ]
+
+
+def test_a_home_that_asks_again_and_again_gets_one_message() -> None:
+    sent: list[Message] = []
+    pipeline = SimpleNamespace(models={})
+    board = SimpleNamespace(power_modes=())
+    hands = SimpleNamespace(config=Config(), pipeline=pipeline, board=board)
+    home = Home(DISCOVERY, cast(Hands, hands), TOPICS, {}, sent.append)
+    home.look()
+    home._counts_due_ns = 2**63  # a second that does not end
+    for _ in range(100):
+        home.ask()
+        home.look()
+    assert len(sent) == 1
+    home._counts_due_ns = 0
+    home.look()
+    home.look()
+    assert len(sent) == 2
+
+
+@pytest.fixture
+def commander(broker: Mosquitto, subscriber: Subscriber) -> Iterator[Commander]:
+    with commanding(broker, subscriber) as each:
+        yield each
+
+
+def discovered(subscriber: Subscriber, wanted: Callable[[Json], bool], what: str, after: int = 0) -> Json:
+    """Wait for a discovery message; each must be as documented."""
+
+    def is_it(message: Any) -> bool:
+        return message.topic == CONFIG_TOPIC and wanted(message.body["components"])
+
+    body = subscriber.wait_for(is_it, what, after=after).body
+    assert violations_of_discovery(body) == []
+    return body
+
+
+def newest(subscriber: Subscriber, component: Json, body: Json) -> str:
+    """Return what Home Assistant shows of a component by the newest message on its topic."""
+    topic = component.get("state_topic", body["state_topic"])
+    raw = [m.raw for m in subscriber.messages if m.topic == topic]
+    return rendered(component["value_template"], raw[-1]) if raw else "None"
+
+
+@pytest.mark.broker
+def test_a_real_daemon_is_shown_with_the_values_that_it_publishes(
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
+) -> None:
+    tables: dict[str, Json] = {"homeassistant": {"enabled": True}, "streams.belt": belt(fps=20)}
+    daemon = start_edge(configure(tables))
+    body = discovered(subscriber, lambda each: "stream_belt_rate" in each, "the discovery message")
+    subscriber.wait_for(
+        lambda m: m.schema == "telemetry" and m.body["streams"]["belt"]["latency_ms"]["total"] is not None, "telemetry"
+    )
+    counts = subscriber.wait_for(lambda m: m.schema == "counts" and len(m.body["counts"]) > 1, "counts").body
+    before = len(subscriber.messages)
+    commander.publish("homeassistant/status", b"online")
+    discovered(subscriber, lambda _: True, "the message again, for a home that was away", after=before)
+    assert daemon.end() == 0
+    subscriber.wait_for_state("stopped")
+    (result,) = [each for each in subscriber.results("belt") if each["seq"] == counts["seq"]]
+    found = [each["label"] for each in result["detections"]]
+    components = body["components"]
+    for label in ("bolt", "nut", "washer", "gear", "ring"):
+        raw = json.dumps(counts).encode()
+        assert rendered(components[f"stream_belt_label_{label}"]["value_template"], raw) == str(found.count(label))
+    assert rendered(components["stream_belt_objects"]["value_template"], raw) == str(len(found))
+    told = [each["streams"]["belt"] for each in subscriber.telemetry()]
+    assert newest(subscriber, components["stream_belt_rate"], body) == str(told[-1]["results_per_s"])
+    assert newest(subscriber, components["power"], body) == str(subscriber.telemetry()[-1]["board"]["power_w"])
+    status = [m.raw for m in subscriber.messages if m.topic == body["availability"][0]["topic"]]
+    assert rendered(body["availability"][0]["value_template"], status[0]) == "online"
+    assert rendered(body["availability"][0]["value_template"], status[-1]) == "offline"
+    assert "switch" not in {each["platform"] for each in components.values()}
+
+
+@pytest.mark.broker
+def test_a_switch_and_a_stream_that_comes_and_goes(
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
+) -> None:
+    allow = ["stream_on", "stream_off", "stream_add", "stream_remove"]
+    tables: dict[str, Json] = {
+        "homeassistant": {"enabled": True},
+        "commands": {"allow": allow},
+        "streams.belt": belt(fps=20),
+    }
+    daemon = start_edge(configure(tables))
+    body = discovered(subscriber, lambda each: "stream_belt_switch" in each, "the discovery message")
+    switch = body["components"]["stream_belt_switch"]
+    subscriber.wait_for_state("running", "belt")
+    assert newest(subscriber, switch, body) == "ON"
+    commander.publish(switch["command_topic"], commanded(switch, switch["payload_off"]))
+    subscriber.wait_for_state("off", "belt")
+    eventually(lambda: newest(subscriber, switch, body) == "OFF", "the switch is off")
+    before = len(subscriber.messages)
+    commander.publish(switch["command_topic"], commanded(switch, switch["payload_on"]))
+    subscriber.wait_for_state("running", "belt", after=before)
+    assert commander.ask("stream_add", {"stream": "more", "settings": belt(fps=5)})["ok"]
+    discovered(subscriber, lambda each: "unique_id" in each.get("stream_more_rate", {}), "the new stream")
+    subscriber.wait_for(lambda m: m.topic.endswith("more/counts") and bool(m.raw), "its counts")
+    assert commander.ask("stream_remove", {"stream": "more"})["ok"]
+    discovered(subscriber, lambda each: each.get("stream_more_rate") == {"platform": "sensor"}, "it has gone")
+    topic = f"{ROOT_TOPIC}/streams/more/counts"
+    eventually(lambda: [m.raw for m in subscriber.messages if m.topic == topic][-1] == b"", "its counts are taken away")
+    assert daemon.end() == 0
+
+
+@pytest.mark.broker
+def test_a_home_that_is_not_enabled_is_told_nothing(
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
+) -> None:
+    daemon = start_edge(configure({"commands": {"allow": ["stream_on", "stream_off"]}, "streams.belt": belt(fps=20)}))
+    subscriber.wait_for_results("belt", 1)
+    commander.publish("homeassistant/status", b"online")
+    commander.publish(f"{ROOT_TOPIC}/streams/belt/set", b"OFF")
+    subscriber.wait_for_results("belt", 30)
+    assert daemon.end() == 0
+    assert [m.topic for m in subscriber.messages if m.topic.startswith("homeassistant/")] == ["homeassistant/status"]
+    assert not [m for m in subscriber.messages if m.topic.endswith("/counts")]
+
+
+@pytest.mark.broker
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes power modes")
+def test_the_modes_of_a_board_can_be_chosen_and_its_figures_are_shown(
+    tmp_path: Path, configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
+) -> None:
+    root = build("orin-nano-super", tmp_path / "board")
+    write_power_modes(root, "orin-nano-super")
+    tables: dict[str, Json] = {
+        "homeassistant": {"enabled": True},
+        "commands": {"allow": ["power_mode"]},
+        "streams.belt": belt(fps=20),
+    }
+    environment = {"EDGE_ROOT": str(root), "PATH": install_tools(tmp_path / "bin")}
+    daemon = start_edge(configure(tables), environment=environment)
+    body = discovered(subscriber, lambda each: "power_mode" in each, "a choice of modes")
+    select = body["components"]["power_mode"]
+    assert {"15W", "25W"} <= set(select["options"])
+    for mode in ("15W", "25W"):
+        commander.publish(select["command_topic"], commanded(select, mode))
+        eventually(lambda mode=mode: newest(subscriber, select, body) == mode, f"{mode} is shown")  # type: ignore[misc]
+    subscriber.wait_for(
+        lambda m: m.schema == "telemetry" and m.body["models"]["conveyor"]["energy_j_per_image"] is not None, "energy"
+    )
+    assert float(newest(subscriber, body["components"]["power"], body)) > 1
+    assert float(newest(subscriber, body["components"]["temperature"], body)) > 20
+    assert newest(subscriber, body["components"]["throttled"], body) == "OFF"
+    assert daemon.end() == 0

@@ -1,0 +1,192 @@
+"""`edge engines inspect`: what is told without a GPU, with one, and why the rest is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.cli.main import main
+from edge.core.errors import EngineError
+from edge.host.board import board_name
+from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.tensorrt import inspector as inspected
+from edge.inference.backends.tensorrt import library as trt_library
+from edge.inference.backends.tensorrt.build_protocol import BuildFacts, BuiltPlan
+from edge.inference.backends.tensorrt.layers import Inspection, IoTensor
+from edge.inference.backends.tensorrt.plan_store import MAGIC, PlanStore
+from tests.conftest import CONVEYOR
+
+SAMPLES = Path(__file__).parents[1] / "data" / "inspector"
+GPU = Gpu(
+    name="Orin",
+    compute_capability=(8, 7),
+    sm_count=8,
+    memory_bytes=8 << 30,
+    cuda_version="12.6",
+    integrated=True,
+    pageable_access=False,
+)
+TIMES_MS = {"/stem/Conv + /stem/Relu": 0.75, "/head/Sigmoid": 0.25}
+NO_GPU = "no GPU here"
+NEEDS_A_GPU = {"device_memory_bytes", "layers", "layer_times_ms"}
+
+
+@pytest.fixture(autouse=True)
+def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_gpu() -> Gpu:
+        raise EngineError(NO_GPU)
+
+    monkeypatch.setattr(inspected, "find_gpu", find_gpu)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return a copy of the built-in model, beside which files may be made."""
+    return Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor", ignore=shutil.ignore_patterns("*.fp16.onnx")))
+
+
+@pytest.fixture
+def _tensorrt() -> None:
+    try:
+        trt_library.load_tensorrt()
+    except EngineError as error:
+        pytest.skip(str(error))
+
+
+def look(model: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    """Return the JSON document; whatever is null in it has a reason, and nothing else has."""
+    capsys.readouterr()
+    assert main(["engines", "inspect", str(model), "--state-dir", str(model / "state"), "--json", *options]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert {name for name, found in report.items() if found is None} == set(report["why"])
+    return report
+
+
+def look_at_tables(model: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    capsys.readouterr()
+    assert main(["engines", "inspect", str(model), "--state-dir", str(model / "state"), *options]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_tensorrt")
+def test_without_a_gpu_the_network_is_told_and_the_rest_is_null_with_the_reason(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = look(model, capsys)
+    assert [(each["name"], each["mode"], each["shape"]) for each in report["tensors"]] == [
+        ("images", "input", [None, 3, 320, 320]),
+        ("output", "output", [None, 10, 2100]),
+    ]
+    assert report["onnx_nodes"]["by_operator"]["Conv"] == 42
+    assert report["network"]["by_kind"]["CONVOLUTION"] == 42
+    assert {each["precision"] for each in report["network"]["layers"] if each["kind"] == "CONVOLUTION"} == {"FP16"}
+    assert {name for name, reason in report["why"].items() if reason == NO_GPU} == NEEDS_A_GPU
+    assert "precision fp16, device gpu and batches up to 4" in report["why"]["plan"]
+    assert "edge engines build" in report["why"]["plan"]
+
+
+@pytest.mark.usefixtures("_tensorrt")
+def test_precision_fp32_leaves_the_network_as_it_is(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "FP16" not in look(model, capsys, "--precision", "fp32")["network"]["by_precision"]
+
+
+@pytest.mark.usefixtures("_tensorrt")
+def test_the_manifest_and_the_header_of_a_stored_plan_are_told(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = str(model / "state")
+    assert main(["engines", "build", str(model), "--state-dir", state, "--max-batch", "2"]) == 0
+    report = look(model, capsys, "--max-batch", "2")
+    assert set(report["why"]) == NEEDS_A_GPU
+    assert report["plan"]["built"]["profile"]["images"]["max"][0] == 2
+    assert report["plan"]["sha256"]
+    trt = trt_library.load_tensorrt()
+    assert report["header"]["version"].startswith(trt.__version__.rsplit(".", 1)[0])
+    assert report["header"]["magic"] in {magic.decode() for magic in MAGIC.values()}
+    assert "plan" in look(model, capsys)["why"], "batches of 4 were not built"
+
+
+def test_without_tensorrt_the_onnx_file_is_told(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trt_library, "MODULES", ())
+    report = look(model, capsys)
+    assert report["onnx_nodes"]["count"] == 109
+    assert set(report["why"]) == {"network", "plan", "header", *NEEDS_A_GPU}
+    assert "TensorRT is not installed" in report["why"]["network"]
+
+
+def put_plan_on_gpu(
+    model: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, times: Mapping[str, float] | None
+) -> None:
+    """Store a plan for a GPU, which tells of itself what the inspector's sample tells."""
+    monkeypatch.setattr(inspected, "find_gpu", lambda: GPU)
+    subject = inspected.InspectedModel(model / "conveyor.onnx", "fp16", 4, "gpu", model / "state", board_name())
+    version = trt_library.load_tensorrt().__version__.split(".")
+    plan = MAGIC[subject._key.library] + bytes(20) + bytes(int(part) % 256 for part in version[:4])
+    facts = BuildFacts(("STRONGLY_TYPED",), 512, 3, {}, {}, {}, {"dla": 12, "gpu": ["/head/TopK"]}, 1.5)
+    PlanStore(model / "state", 100).store(subject._key, BuiltPlan("conveyor", plan, facts))
+    tensors = (IoTensor("images", "input", (None, 3, 320, 320), "FP16"),)
+
+    def inspect_plan(loaded: bytes) -> Inspection:
+        assert loaded == plan
+        return Inspection(answer, tensors, 12_000_000, times)
+
+    monkeypatch.setattr("edge.inference.backends.tensorrt.inspection.inspect_plan", inspect_plan)
+
+
+def answer_of(sample: str) -> str:
+    return json.dumps(json.loads((SAMPLES / f"{sample}.json").read_text(encoding="utf-8"))["answer"])
+
+
+@pytest.mark.usefixtures("_tensorrt")
+@pytest.mark.parametrize("sample", [path.stem for path in sorted(SAMPLES.glob("*.json"))])
+def test_with_a_gpu_nothing_is_null_in_any_form_of_the_answer(
+    sample: str, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_plan_on_gpu(model, monkeypatch, answer_of(sample), TIMES_MS)
+    report = look(model, capsys)
+    assert report["why"] == {}
+    assert report["device_memory_bytes"] == 12_000_000
+    assert report["tensors"][0]["dtype"] == "FP16"
+    assert {each["name"]: each["time_ms"] for each in report["layers"]["layers"]}.items() >= TIMES_MS.items()
+
+
+@pytest.mark.usefixtures("_tensorrt")
+def test_what_a_plan_does_not_tell_is_null_with_its_own_reason(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_plan_on_gpu(model, monkeypatch, None, None)
+    assert set(look(model, capsys)["why"]) == {"layers", "layer_times_ms"}
+
+
+@pytest.mark.usefixtures("_tensorrt")
+@pytest.mark.parametrize("columns", [80, 150])
+def test_the_tables_tell_it_to_people_in_the_width_of_their_terminal(
+    columns: int, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    without_gpu = look_at_tables(model, capsys)
+    assert "Layers before fusion" in without_gpu
+    assert "not told here: GPU memory, layers after fusion, time by layer: no GPU here" in without_gpu
+    put_plan_on_gpu(model, monkeypatch, answer_of("trt-10.3-detailed"), TIMES_MS)
+    with_gpu = look_at_tables(model, capsys)
+    for told in ("Reformat", "0.750", "12.0 MB", "1 FP16, 1", "/stem/Conv", "12 layers; left to the GPU: /head/TopK"):
+        assert told in with_gpu
+    for untold in ("not told", "Layers before fusion"):
+        assert untold not in with_gpu
+    assert max(len(line) for line in (without_gpu + with_gpu).splitlines()) <= columns
+
+
+@pytest.mark.parametrize("number", ["0", "1025"])
+def test_a_batch_out_of_bounds_is_refused(number: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engines", "inspect", str(model), "--max-batch", number]) == 2
+    assert f"--max-batch: found {number}, wanted 1 to 1024" in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["engines", "inspect", "nowhere"]) == 2
+    assert "'nowhere'" in capsys.readouterr().err

@@ -1,0 +1,281 @@
+"""`edge bench` with the built-in model and small ones, on this CPU and on emulated boards."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.cli.bench import bench
+from edge.core.errors import ConfigError, EdgeError, ModelError
+from edge.core.state_dir import state_lock
+from edge.host.sensors.sensors import Sensors
+from edge.perf.bench.networks import NAMES
+from edge.perf.bench.plan import Wish
+from edge.perf.bench.report import Report
+from edge.power.mode_guard import Power
+from tests.conftest import (
+    CONVEYOR,
+    PATIENCE_S,
+    Tables,
+    belt,
+    clean_environment,
+    edge_command,
+    eventually,
+    run_edge,
+    tiny_model,
+    write_toml,
+)
+from tests.support.emulated_boards import boards
+from tests.support.small_models import identity
+from tests.support.tuned_board import KnownPower
+
+Bench = Callable[..., Report]
+
+SLOW = """
+import time
+import numpy as np
+
+calls = 0
+
+def decode(outputs, options):
+    global calls
+    calls += 1
+    time.sleep(0.6 if calls == 60 else 0.004)
+    return np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int)
+"""
+
+
+@pytest.fixture
+def wish(tmp_path: Path) -> Wish:
+    return Wish((str(CONVEYOR),), seconds=0.3, quick=True, state_dir=tmp_path / "state")
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Measure without any sensor or power mode, unless they are given."""
+
+    def run(wish: Wish, power: Power | None = None, root: Path | None = None) -> Report:
+        monkeypatch.setenv("EDGE_ROOT", str(root or tmp_path))
+        return bench(wish, power, Sensors())
+
+    return run
+
+
+def test_what_no_option_names_is_not_swept(wish: Wish, measured: Bench) -> None:
+    (row,) = measured(wish).rows
+    assert (row.scenario, row.batch, row.precision, row.lanes) == ("single-stream", 1, "fp32", 1)
+    assert row.network == "conveyor"
+    assert row.power_mode is None
+
+
+@pytest.mark.parametrize("engine_only", [True, False])
+def test_rate_times_mean_latency_is_the_batch_in_single_stream(
+    wish: Wish, measured: Bench, *, engine_only: bool
+) -> None:
+    report = measured(replace(wish, batches=(1, 3), engine_only=engine_only))
+    assert [row.batch for row in report.rows] == [1, 3]
+    for row in report.rows:
+        latencies_ms = [each for block in row.samples for each in block.latency_ms]
+        rate = row.images_per_s or 0
+        assert rate * statistics.fmean(latencies_ms) / 1e3 / row.batch == pytest.approx(1, rel=0.02)
+        assert len(row.samples) >= 5
+
+
+def test_every_scenario_runs_the_serving_path_in_full_batches(wish: Wish, measured: Bench) -> None:
+    report = measured(replace(wish, scenarios=("single-stream", "multi-stream", "offline"), batches=(2,), lanes=(2,)))
+    assert [row.scenario for row in report.rows] == ["single-stream", "multi-stream", "offline"]
+    assert all(row.lanes == 2 and row.images_per_s for row in report.rows)
+
+
+def test_watts_are_null_and_the_reason_is_one_line(wish: Wish, measured: Bench) -> None:
+    report = measured(wish)
+    assert all(row.power_w is None and row.images_per_s_per_w is None for row in report.rows)
+    (note,) = report.notes
+    assert "no power sensor is found here" in note
+
+
+def test_row_of_an_emulated_board_tells_its_power_and_machine(wish: Wish, measured: Bench, tmp_path: Path) -> None:
+    root = boards.build("tx2", tmp_path / "board")
+    report = measured(replace(wish, seconds=1.0), root=root)
+    (row,) = report.rows
+    watts = boards.BOARDS["tx2"].watts()
+    assert row.device == "Jetson TX2"
+    assert row.power_w == pytest.approx(watts, rel=0.02)
+    assert row.images_per_s_per_w == pytest.approx((row.images_per_s or 0) / watts, rel=0.02)
+    assert row.energy_j_per_image == pytest.approx(watts / (row.images_per_s or 0), rel=0.02)
+    assert row.temperature_start_c is not None
+    assert report.machine["board"]["l4t"] == "32.7.6"
+    assert report.machine["clocks"]["gpu_mhz"] == pytest.approx(1122)
+    assert len(report.machine["sha256"]["conveyor"]) == 64
+
+
+def test_power_modes_are_gone_through_and_put_back(wish: Wish, measured: Bench) -> None:
+    power = KnownPower()
+    report = measured(replace(wish, power_modes=("max-p", "Low")), power)
+    assert [row.power_mode for row in report.rows] == ["HIGH", "LOW"]
+    assert power.switched == ["HIGH", "LOW", "MID"]
+    report = measured(replace(wish, power_modes=("all",)), power)
+    assert [row.power_mode for row in report.rows] == ["HIGH", "MID", "LOW"]
+    assert any("OTHER needs a reboot" in note for note in report.notes)
+    assert power.mode == "MID"
+
+
+def test_power_mode_is_told_where_none_is_asked_for(wish: Wish, measured: Bench) -> None:
+    power = KnownPower()
+    assert measured(wish, power).rows[0].power_mode == "MID"
+    assert power.switched == []
+
+
+def test_best_row_within_the_target_is_marked(wish: Wish, measured: Bench) -> None:
+    report = measured(replace(wish, batches=(1, 2), target_p99_ms=10_000.0, engine_only=True))
+    rates = [row.images_per_s or 0 for row in report.rows if row.valid] or [
+        row.images_per_s or 0 for row in report.rows
+    ]
+    (place,) = report.best()
+    assert report.rows[place].images_per_s == max(rates)
+    assert measured(replace(wish, target_p99_ms=0.001)).best() == []
+
+
+def test_precision_that_cannot_be_had_is_left_out_with_the_reason(wish: Wish, measured: Bench, tmp_path: Path) -> None:
+    folder = str(tiny_model(tmp_path / "tiny"))
+    report = measured(replace(wish, what=(folder,), precisions=("fp32", "int8")))
+    assert [row.precision for row in report.rows] == ["fp32"]
+    assert any("int8 batch 1 is left out" in note for note in report.notes)
+    with pytest.raises(ModelError, match="nothing could be measured: tiny int8"):
+        measured(replace(wish, what=(folder,), precisions=("int8",)))
+
+
+def test_configuration_brings_its_pictures_model_and_state(wish: Wish, measured: Bench, tmp_path: Path) -> None:
+    tables: Tables = {
+        "device": {"state_dir": str(tmp_path / "of-config")},
+        "models.conveyor": {"path": str(CONVEYOR), "lanes": 2},
+        "streams.a": belt(size="160x120"),
+    }
+    config = write_toml(tmp_path / "edge.toml", tables)
+    (row,) = measured(replace(wish, what=(str(config),), state_dir=None)).rows
+    assert (row.network, row.lanes) == ("conveyor", 2)
+    assert (tmp_path / "of-config" / "lock").exists()
+
+
+def test_engine_that_stalls_is_seen_by_all_who_came_meanwhile(wish: Wish, measured: Bench, tmp_path: Path) -> None:
+    """At 4 ms a picture nearly all rates below 250/s meet 300 ms, but for those that came while the decoder hung."""
+    folder = str(tiny_model(tmp_path / "tiny", SLOW))
+    server = replace(wish, what=(folder,), scenarios=("server",), target_p99_ms=10_000.0, frames=100, lanes=(1,))
+    (row,) = measured(server).rows
+    assert row.latency_p99_ms is not None
+    assert row.images_per_s
+    offline = replace(wish, what=(folder,), scenarios=("single-stream",), frames=100)
+    (alone,) = measured(offline).rows
+    latencies_ms = [each for block in alone.samples for each in block.latency_ms]
+    assert len([each for each in latencies_ms if each > 300]) == 1, "one query at a time: only one was in the stall"
+
+
+def test_machine_in_use_by_a_daemon_is_not_measured(wish: Wish, measured: Bench, tmp_path: Path) -> None:
+    with state_lock(tmp_path / "state"), pytest.raises(EdgeError, match="another edge process holds"):
+        measured(wish)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"what": ("nobody",)},
+            rf"'nobody' is no network, .*wanted a network \({NAMES[0]}, .*conveyor",
+        ),
+        ({"scenarios": ("server",)}, "--scenario server: found no --target-p99-ms"),
+        ({"power_modes": ("max-q",)}, "--power-mode: this machine has no power modes"),
+        ({"what": ("a.toml", "conveyor")}, "wanted one configuration"),
+        ({"what": ("nowhere.toml",)}, "nowhere.toml cannot be read"),
+    ],
+)
+def test_wrong_input_is_one_sentence(wish: Wish, measured: Bench, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        measured(replace(wish, **changes))
+
+
+def test_batch_beyond_the_engines_own_is_refused_before_anything_is_measured(
+    wish: Wish, measured: Bench, tmp_path: Path
+) -> None:
+    folder = tiny_model(tmp_path / "tiny")
+    identity(folder, 2).rename(folder / "tiny.onnx")
+    for engine_only in (True, False):
+        with pytest.raises(ConfigError, match="--batch: found 4, but tiny was exported for batches of 2"):
+            measured(replace(wish, what=(str(folder),), batches=(1, 4), engine_only=engine_only))
+
+
+def test_command_prints_json_csv_markdown_and_a_table(tmp_path: Path) -> None:
+    arguments: list[str | Path] = [
+        "bench",
+        "Conveyor",
+        "--quick",
+        "--frames",
+        "5",
+        "--state-dir",
+        tmp_path / "state",
+        "--precision",
+        "FP32",
+    ]
+    done = run_edge(*arguments, "--json", folder=tmp_path)
+    told = json.loads(done.stdout)
+    assert set(told) >= {"machine", "rows"}
+    assert told["rows"][0]["network"] == "conveyor"
+    assert told["rows"][0]["latency_p99_ms"] is None
+    assert sum(block["images"] for block in told["rows"][0]["samples"]) == 5
+    (row,) = csv.DictReader(io.StringIO(run_edge(*arguments, "--csv", folder=tmp_path).stdout))
+    assert (row["network"], row["batch"], row["power_w"]) == ("conveyor", "1", "")
+    assert "| conveyor |" in run_edge(*arguments, "--markdown", folder=tmp_path).stdout
+    assert "images/s" in run_edge(*arguments, folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--batch", "0"], "found '0', wanted numbers from 1 to 1024"),
+        (["--precision", "fp64"], "found 'fp64', wanted fp32, fp16, int8"),
+        (["--frames", "0"], "found '0', wanted a whole number from 1"),
+        (["--scenario", "fast"], "wanted single-stream, multi-stream, server, offline"),
+    ],
+)
+def test_wrong_option_is_exit_code_2(arguments: list[str], told: str, tmp_path: Path) -> None:
+    done = run_edge("bench", "conveyor", *arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_benchmark_prints_what_it_has_and_says_that_it_is_partial(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    log = tmp_path / "log"
+    command = edge_command(
+        "bench", "conveyor", "--batch", "1,2", "--duration", "2", "--json", "--log-level", "info", "--quick",
+        "--state-dir", tmp_path / "state",
+    )  # fmt: skip
+    with log.open("wb") as errors:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=clean_environment())
+        try:
+            eventually(lambda: b"conveyor fp32 batch 1:" in log.read_bytes(), "the first row")
+            time.sleep(1.0)
+            os.kill(child.pid, number)
+            out, _ = child.communicate(timeout=PATIENCE_S)
+        finally:
+            child.kill()
+    assert child.returncode == 130
+    told = json.loads(out)
+    assert told["partial"] is True
+    first, *rest = told["rows"]
+    assert first["batch"] == 1
+    assert sum(block["seconds"] for block in first["samples"]) >= 2
+    assert all(not row["valid"] and "interrupted" in row["why"] for row in rest)

@@ -1,0 +1,448 @@
+"""`edge tune` with the built-in model on this CPU, and a board whose power is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.cli import tune
+from edge.core.config import EnginesSettings, ModelSettings
+from edge.core.errors import ConfigError, EdgeError
+from edge.core.state_dir import state_lock
+from edge.core.tuned_profile import Profile, profile_path
+from edge.host.board import board_name
+from edge.inference.engine_provider import Place
+from edge.perf.tune import trial
+from edge.perf.tune.plan import Wish, default_devices
+from edge.perf.tune.trial import Sensors
+from edge.pipeline.served_model import Model, usable_cores
+from edge.power.mode_guard import Power
+from tests.conftest import CONVEYOR, PATIENCE_S, belt, clean_environment, edge_command, eventually, run_edge, write_toml
+from tests.support.emulated_boards import boards, tree
+from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.emulated_engines import EMULATION
+from tests.support.tuned_board import IDLE_W, IMAGE_J, KnownPower, KnownSensors
+
+MODEL = {"models.conveyor": {"path": str(CONVEYOR)}}
+STREAM = {"streams.a": belt(size="160x120", fps=40)}
+
+Tune = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "SLICE_S", 0.25)
+    monkeypatch.setattr(trial, "IDLE_S", 0.1)
+    monkeypatch.setattr(trial, "SETTLE_S", 3.0)
+
+
+@pytest.fixture
+def wish(tmp_path: Path) -> Wish:
+    config = write_toml(tmp_path / "edge.toml", MODEL | STREAM)
+    return Wish(config, seconds=1.0, batches=(1,), lanes=(1,), precisions=("fp32",), state_dir=tmp_path / "state")
+
+
+@pytest.fixture
+def tuned(capsys: pytest.CaptureFixture[str]) -> Tune:
+    def run(wish: Wish, power: Power | None = None, sensors: Sensors | None = None) -> Any:
+        assert tune.tune(wish, power, sensors, as_json=True) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_power_and_energy_of_each_mode_are_those_that_are_known(wish: Wish, tuned: Tune) -> None:
+    power = KnownPower()
+    sensors = KnownSensors(power)
+    told = tuned(replace(wish, power_modes=("HIGH", "LOW", "MID"), target_p99_ms=5000.0), power, sensors)
+    points = {each["point"]["power_mode"]: each["point"] for each in told["points"]}
+    assert list(points) == ["HIGH", "MID", "LOW"], "the fastest first"
+    for mode, point in points.items():
+        rate = point["images_per_s"]
+        assert point["power_w"] == pytest.approx(IDLE_W[mode] + IMAGE_J[mode] * rate, rel=0.1)
+        assert point["energy_j_per_image"] == pytest.approx(point["power_w"] / rate, rel=0.01)
+        assert point["idle_w"] == pytest.approx(IDLE_W[mode])
+        assert point["temperature_c"] == 51.0
+        assert point["device"] == "cpu"
+    assert told["max_q"] == min(points.values(), key=lambda each: each["energy_j_per_image"])
+    assert told["max_q"]["power_mode"] == "MID", (
+        "3 W and 0.02 J an image are the least of the three from 6 to 500 a second"
+    )
+    assert told["max_p"] in points.values()
+    assert power.mode == "MID"
+    assert not sensors.running
+
+
+def test_profile_is_written_for_max_q_max_p_and_lanes(wish: Wish, tuned: Tune, tmp_path: Path) -> None:
+    power = KnownPower()
+    told = tuned(replace(wish, power_modes=("LOW", "MID")), power, KnownSensors(power))
+    path = profile_path(tmp_path / "state", "conveyor")
+    assert told["profile"] == str(path)
+    profile = Profile.model_validate_json(path.read_bytes())
+    assert [each.power_mode for each in profile.points] == ["MID", "LOW"]
+    assert profile.max_q is not None
+    assert profile.max_q.power_mode == "MID"
+
+
+def test_what_cannot_be_measured_is_null_and_said(wish: Wish, tuned: Tune) -> None:
+    told = tuned(wish)
+    point = told["points"][0]["point"]
+    assert [point[key] for key in ("power_mode", "power_w", "energy_j_per_image", "idle_w", "is_throttled")] == [
+        None
+    ] * 5
+    assert told["max_q"] is None
+    assert told["max_p"] == point
+    assert "power cannot be measured here" in told["notes"][0]
+    assert point["images_per_s"] > 0
+
+
+def test_samples_of_a_throttling_board_are_left_out_and_told(wish: Wish, tuned: Tune) -> None:
+    power = KnownPower()
+    sensors = KnownSensors(power)
+    seen: dict[str, int] = {}
+
+    def throttled(mode: str) -> bool:
+        seen[mode] = seen.get(mode, 0) + 1
+        return mode == "HIGH" or (mode == "MID" and seen[mode] % 4 == 0)
+
+    sensors.throttled = throttled
+    told = tuned(replace(wish, power_modes=("HIGH", "MID")), power, sensors)
+    high, mid = told["points"]
+    assert high["point"]["is_throttled"] is True
+    assert mid["point"]["is_throttled"] is False
+    assert mid["discarded_s"] > 0
+    assert (told["max_q"]["power_mode"], told["max_p"]["power_mode"]) == ("MID", "MID")
+    assert not high["on_front"]
+    assert any("throttled in 2 settings" in note for note in told["notes"])
+
+
+def interrupt_in(power: KnownPower, mode: str) -> KnownSensors:
+    """Return sensors at whose second reading in a mode somebody presses Ctrl-C."""
+    readings = iter(range(1000))
+
+    def at_read() -> None:
+        if power.mode == mode and next(readings) == 1:
+            raise KeyboardInterrupt
+
+    return KnownSensors(power, at_read)
+
+
+def test_interrupted_search_puts_the_mode_back_and_goes_on_where_it_was(wish: Wish, tuned: Tune) -> None:
+    wish = replace(wish, power_modes=("HIGH", "LOW"))
+    power = KnownPower()
+    with pytest.raises(KeyboardInterrupt):
+        tune.tune(wish, power, interrupt_in(power, "LOW"), as_json=True)
+    assert power.switched == ["HIGH", "LOW", "MID"]
+    power.switched.clear()
+    told = tuned(wish, power, KnownSensors(power))
+    assert power.switched == ["LOW", "MID"], "HIGH is not measured again"
+    assert len(told["points"]) == 2
+    power.switched.clear()
+    again = tuned(wish, power, KnownSensors(power))
+    assert (power.switched, again["points"]) == ([], told["points"])
+    tuned(replace(wish, fresh=True), power, KnownSensors(power))
+    assert power.switched == ["HIGH", "LOW", "MID"]
+
+
+def test_mode_behind_a_reboot_is_left_out_and_told_unless_it_is_allowed(wish: Wish, tuned: Tune) -> None:
+    power = KnownPower()
+    told = tuned(replace(wish, power_modes=("OTHER", "LOW")), power, KnownSensors(power))
+    assert [each["point"]["power_mode"] for each in told["points"]] == ["LOW"]
+    assert any("OTHER needs a reboot" in note and "--allow-reboot" in note for note in told["notes"])
+
+
+def test_search_goes_on_after_the_reboot_and_puts_the_first_mode_back(
+    wish: Wish, tuned: Tune, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wish = replace(wish, power_modes=("OTHER", "LOW"), allow_reboot=True)
+    power = KnownPower()
+    assert tune.tune(wish, power, KnownSensors(power), as_json=True) == 0
+    out, told = capsys.readouterr()
+    assert (out, power.mode) == ("", "OTHER")
+    assert "reboots into OTHER; start the same command again" in " ".join(told.split())
+    after = KnownPower("OTHER")
+    told = tuned(wish, after, KnownSensors(after))
+    assert {each["point"]["power_mode"] for each in told["points"]} == {"LOW", "OTHER"}
+    assert after.switched == ["MID"], "LOW was measured before the reboot; MID is what the user had set"
+
+
+def test_end_after_a_reboot_that_is_no_longer_allowed_says_how_to_put_the_mode_back(wish: Wish) -> None:
+    power = KnownPower()
+    tune.tune(replace(wish, power_modes=("OTHER",), allow_reboot=True), power, KnownSensors(power), as_json=True)
+    after = KnownPower("OTHER")
+    with pytest.raises(EdgeError, match=r"stays in OTHER.*edge power set MID --allow-reboot"):
+        tune.tune(replace(wish, power_modes=("OTHER",)), after, KnownSensors(after), as_json=True)
+    assert after.mode == "OTHER"
+
+
+def test_mode_that_somebody_set_meanwhile_is_the_one_that_stays(wish: Wish, tuned: Tune) -> None:
+    power = KnownPower()
+    wish = replace(wish, power_modes=("HIGH",))
+    with pytest.raises(KeyboardInterrupt):
+        tune.tune(wish, power, interrupt_in(power, "HIGH"), as_json=True)
+    state = json.loads((wish.state_dir or Path()).joinpath("tune/conveyor.json").read_text())
+    state |= {"mode_before": "MID", "mode_set": "HIGH"}  # as where the power was lost in between
+    (wish.state_dir or Path()).joinpath("tune/conveyor.json").write_text(json.dumps(state))
+    by_hand = KnownPower("LOW")
+    tuned(wish, by_hand, KnownSensors(by_hand))
+    assert by_hand.mode == "LOW"
+
+
+def test_mode_that_cannot_be_set_is_left_out_with_the_reason(wish: Wish, tuned: Tune) -> None:
+    power = KnownPower(fails="HIGH")
+    told = tuned(wish, power, KnownSensors(power))
+    assert [each["point"]["power_mode"] for each in told["points"]] == ["MID", "LOW"]
+    assert [each["reason"] for each in told["left_out"]] == ["mode HIGH cannot be set"]
+    with pytest.raises(EdgeError, match="HIGH cannot be set"):
+        tune.tune(replace(wish, power_modes=("HIGH",)), power, KnownSensors(power), as_json=True)
+
+
+def test_precision_that_the_model_does_not_have_is_left_out_at_once(wish: Wish, tuned: Tune, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("model.toml", "conveyor.onnx", "labels.txt"):
+        folder.joinpath(name).write_bytes((CONVEYOR / name).read_bytes())
+    write_toml(wish.config, {"models.conveyor": {"path": str(folder)}} | STREAM)
+    told = tuned(replace(wish, precisions=("fp32", "int8"), lanes=(1, 2)))
+    assert [each["point"]["precision"] for each in told["points"]] == ["fp32", "fp32"]
+    assert {each["precision"] for each in told["left_out"]} == {"int8"}
+
+
+def test_saturated_source_gives_what_is_taken(wish: Wish, tuned: Tune) -> None:
+    told = tuned(replace(wish, saturate=True, batches=(2,)))
+    measured = told["points"][0]
+    assert measured["point"]["images_per_s"] > 44, "the camera alone would give 40"
+    assert measured["batch_most"] == 2
+    assert measured["dropped_share"] == 0
+    # Two batches wait ahead of the lane, which is the source's doing and not the engine's.
+    assert measured["point"]["latency_p50_ms"] < 2 * measured["service_ms"] + 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "tables", "told"),
+    [
+        ({}, MODEL, "no enabled .streams.NAME. to measure with"),
+        ({}, {"models.conveyor": {"path": "/nowhere"}} | STREAM, "/nowhere does not exist"),
+        ({"model": "nobody"}, MODEL | STREAM, "--model: found 'nobody', wanted one that a stream uses: conveyor"),
+        ({"power_modes": ("TURBO",)}, MODEL | STREAM, "found 'TURBO', wanted some of HIGH, MID, LOW, OTHER"),
+        ({"plot": Path("plot.pdf")}, MODEL | STREAM, "found suffix '.pdf', wanted one of .png, .svg"),
+        ({"plot": Path("nowhere/plot.png")}, MODEL | STREAM, "folder nowhere does not exist"),
+        (
+            {},
+            MODEL | {"models.other": {"path": str(CONVEYOR)}} | STREAM | {"streams.b": belt() | {"model": "other"}},
+            "uses 2 models; name one with --model: conveyor, other",
+        ),
+        (
+            {"saturate": True},
+            MODEL | {"streams.a": {"source": "rtsp://127.0.0.1:9/x", "model": "conveyor"}},
+            "is a rtsp:// source, which gives no more",
+        ),
+    ],
+)
+def test_wrong_input_is_one_sentence_before_anything_is_measured(
+    wish: Wish, changes: dict[str, Any], tables: dict[str, Any], told: str
+) -> None:
+    write_toml(wish.config, tables)
+    power = KnownPower()
+    with pytest.raises(ConfigError, match=told):
+        tune.tune(replace(wish, **changes), power, KnownSensors(power), as_json=True)
+    assert power.switched == []
+
+
+def test_machine_without_power_modes_takes_none(wish: Wish) -> None:
+    with pytest.raises(ConfigError, match="no power modes that edge can set"):
+        tune.tune(replace(wish, power_modes=("MAXN",)), None, None, as_json=True)
+
+
+def test_target_that_nothing_meets_is_exit_code_4_with_the_nearest_setting(
+    wish: Wish, capsys: pytest.CaptureFixture[str]
+) -> None:
+    power = KnownPower()
+    wish = replace(wish, power_modes=("MID",), target_p99_ms=0.001)
+    assert tune.tune(wish, power, KnownSensors(power), as_json=False) == 4
+    out = " ".join(capsys.readouterr().out.split())
+    assert "no Max-Q and no Max-P; the nearest is MID cpu fp32 batch 1 1 lane with" in out
+
+
+@pytest.mark.parametrize("columns", [80, 150])
+def test_table_fits_its_terminal(
+    wish: Wish, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    power = KnownPower()
+    tune.tune(replace(wish, power_modes=("HIGH", "MID")), power, KnownSensors(power), as_json=False)
+    head, *rest = capsys.readouterr().out.splitlines()
+    assert "conveyor on" in head
+    table = [line for line in rest if "fp32" in line]
+    assert any("Max-Q" in line for line in table)
+    assert all(len(line) <= columns for line in rest if "written down" not in line)
+    assert "images/s" in "".join(rest)
+
+
+def test_lanes_that_are_left_open_are_those_of_the_profile(wish: Wish, tuned: Tune, tmp_path: Path) -> None:
+    lanes = usable_cores() + 1  # not what is chosen without a profile
+    told = tuned(replace(wish, lanes=(lanes,)))
+    assert told["max_p"]["lanes"] == lanes
+    place = Place(tmp_path / "state", board_name(), EnginesSettings())
+
+    def lanes_of(**settings: Any) -> int:
+        model = Model("conveyor", ModelSettings.model_validate({"path": str(CONVEYOR)} | settings), place)
+        model.close()
+        return model.served.lane_count
+
+    assert lanes_of() == lanes
+    assert lanes_of(lanes=1) == 1
+    assert lanes_of(precision="int8") == usable_cores(), "the profile is of FP32"
+    path = profile_path(tmp_path / "state", "conveyor")
+    path.write_text(path.read_text(encoding="utf-8").replace(told["machine"]["engine"], "another"), encoding="utf-8")
+    assert lanes_of() == usable_cores()
+
+
+@pytest.mark.parametrize(
+    ("board", "configured", "on_cpu", "devices"),
+    [
+        ("agx-orin", "auto", False, ("gpu", "dla0")),
+        ("orin-nano", "auto", False, ("gpu",)),  # has none
+        ("agx-orin", "auto", True, ("cpu",)),
+        ("agx-orin", "gpu", False, ("gpu",)),
+        ("agx-orin", "dla1", False, ("dla1",)),
+    ],
+)
+def test_dla_is_tried_where_there_is_one_and_the_device_is_left_open(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    board: str,
+    configured: str,
+    *,
+    on_cpu: bool,
+    devices: tuple[str, ...],
+) -> None:
+    monkeypatch.setenv("EDGE_ROOT", str(boards.build(board, tmp_path / "board")))
+    assert default_devices(configured, on_cpu=on_cpu) == devices
+
+
+def test_engine_that_is_lacking_is_built_before_it_is_measured(wish: Wish, tmp_path: Path) -> None:
+    emulation = {"PYTHONPATH": str(EMULATION), "EDGE_EMULATION": json.dumps({"build_seconds": 0.2})}
+    command = edge_command("tune", wish.config, "--json", "--state-dir", tmp_path / "state", "--precisions", "fp16")
+    options = ["--batches", "1", "--lanes", "1", "--seconds", "1"]
+    done = subprocess.run(
+        [*command, *options],
+        env=clean_environment(emulation),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(done.stdout)["points"][0]
+    assert measured["engine"].startswith("trt/fp16/")
+    assert measured["point"]["device"] == "gpu"
+
+
+def test_source_that_ends_is_named(wish: Wish) -> None:
+    write_toml(wish.config, MODEL | {"streams.a": belt(size="160x120", frames=20)})
+    with pytest.raises(EdgeError, match="stream a has ended; wanted a source that goes on"):
+        tune.tune(wish, None, None, as_json=True)
+
+
+def test_settings_none_of_which_can_be_had_are_told(wish: Wish) -> None:
+    with pytest.raises(EdgeError, match=r"could not be measured under any setting.*TensorRT"):
+        tune.tune(replace(wish, devices=("dla0",), precisions=("fp16",)), None, None, as_json=True)
+
+
+def test_daemon_beside_is_refused(wish: Wish, tmp_path: Path) -> None:
+    with state_lock(tmp_path / "state"), pytest.raises(EdgeError, match="another edge process holds"):
+        tune.tune(wish, None, None, as_json=True)
+
+
+def test_plot_without_matplotlib_is_refused_with_what_to_install(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"pip install 'edge-runtime\[plot\]'"):
+        tune.tune(replace(wish, plot=Path("plot.png")), None, None, as_json=True)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_plot_is_drawn(wish: Wish, tuned: Tune, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"plot{suffix}"
+    power = KnownPower()
+    several = replace(wish, plot=path, power_modes=("LOW", "MID"), batches=(1, 2), target_p99_ms=100.0)
+    tuned(several, power, KnownSensors(power))
+    assert path.read_bytes().startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--batches", "0,2"], "found '0,2', wanted numbers from 1 to 1024"),
+        (["--lanes", "two"], "found 'two', wanted numbers"),
+        (["--precisions", "int4"], "found 'int4', wanted fp32, fp16, int8"),
+        (["--target-p99-ms", "-1"], "found '-1', wanted a number above 0"),
+    ],
+)
+def test_wrong_arguments_are_told_with_what_is_wanted(tmp_path: Path, arguments: list[str], told: str) -> None:
+    done = run_edge("tune", "edge.toml", *arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+def emulated(name: str, tmp_path: Path) -> dict[str, str]:
+    """Build a board with its rails and power modes; return the environment of a process on it."""
+    if os.geteuid() != 0:
+        pytest.skip("setting a mode needs root, or the service edge-power")
+    root = boards.build(name, tmp_path / "board")
+    write_power_modes(root, name)
+    return clean_environment({"EDGE_ROOT": str(root), "PATH": install_tools(tmp_path / "bin")})
+
+
+SHORT = ["--batches", "1", "--lanes", "1", "--precisions", "fp32"]
+
+
+def test_command_on_a_board_reads_its_rails_and_writes_a_profile_of_it(wish: Wish, tmp_path: Path) -> None:
+    orin = emulated("orin-nano", tmp_path)
+    before = modes_of(orin)["current"]
+    command = edge_command("tune", wish.config, "--json", "--state-dir", tmp_path / "state", *SHORT, "--seconds", "3")
+    done = subprocess.run(command, env=orin, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    voltage, current = (float(path.read_text()) for path in tree.value_files(tmp_path / "board", "VDD_IN"))
+    point = told["points"][0]["point"]
+    assert point["power_w"] == pytest.approx(voltage * current / 1e6, rel=0.01)
+    assert point["energy_j_per_image"] == pytest.approx(point["power_w"] / point["images_per_s"], rel=0.01)
+    assert point["idle_w"] == pytest.approx(point["power_w"], rel=0.01), "this board's rails never change"
+    assert point["temperature_c"] > 0
+    assert told["max_q"] is not None
+    assert told["machine"]["l4t"] is not None
+    assert any("7W needs a reboot" in note for note in told["notes"])
+    assert modes_of(orin)["current"] == before
+
+
+def modes_of(environment: dict[str, str]) -> Any:
+    command = edge_command("power", "show", "--json")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_end_of_the_command_by_a_signal_puts_the_mode_of_the_board_back(
+    wish: Wish, tmp_path: Path, number: signal.Signals
+) -> None:
+    orin = emulated("orin-nano-super", tmp_path)
+    status = tmp_path / "board/var/lib/nvpmodel/status"
+    before = status.read_text(encoding="utf-8")
+    command = edge_command("tune", wish.config, "--state-dir", tmp_path / "state", "--power-modes", "15W", *SHORT)
+    with subprocess.Popen([str(part) for part in command], env=orin, stderr=subprocess.PIPE, text=True) as process:
+        eventually(lambda: status.read_text(encoding="utf-8") != before, "another mode")
+        process.send_signal(number)
+        _, told = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert "start the same command again to go on" in told
+    assert status.read_text(encoding="utf-8") == before

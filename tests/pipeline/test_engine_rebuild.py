@@ -1,0 +1,90 @@
+"""How a new engine is judged by the one that serves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.core.config import ModelSettings
+from edge.core.records import Detections
+from edge.pipeline.frame_samples import Samples
+from edge.pipeline.served_model import Model
+from edge.precision.agreement import OutputError
+from edge.precision.verdict import MAX_MEAN_ERROR, Answer, Verdict, answers, compare
+from tests.conftest import CONVEYOR
+
+
+def pictures(count: int) -> list[NDArray[np.uint8]]:
+    random = np.random.default_rng(3)
+    return [random.integers(0, 256, (120, 160, 3), np.uint8) for _ in range(count)]
+
+
+def model() -> Model:
+    return Model("conveyor", ModelSettings.model_validate({"path": str(CONVEYOR), "lanes": 1}))
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 5])
+def test_an_engine_agrees_with_itself_in_batches_of_any_size(max_batch: int) -> None:
+    served = model().served
+    verdict = compare(answers(served, pictures(5), 1), answers(served, pictures(5), max_batch))
+    assert verdict.error.max < 1e-3
+    assert verdict.agreement in (None, 1.0)
+    assert verdict.why_not(0.95) is None
+
+
+def answer(values: list[float], box: list[float] | None) -> Answer:
+    boxes = np.array([box] if box else np.empty((0, 4)), np.float32).reshape(-1, 4)
+    count = len(boxes)
+    findings = Detections(boxes, np.full(count, 0.9, np.float32), np.zeros(count, np.int64))
+    return Answer({"y": np.array(values, np.float32)}, findings)
+
+
+GOOD = answer([0, 1, 2, 3], [0, 0, 10, 10])
+
+
+@pytest.mark.parametrize(
+    ("got", "reason"),
+    [
+        (GOOD, None),
+        (answer([0, 1, 2, 3.01], [0, 0, 10, 10]), None),
+        (answer([0, 1, 2, math.nan], [0, 0, 10, 10]), "not finite"),
+        (answer([0, 1, 2], [0, 0, 10, 10]), "not finite, or of another shape"),
+        (answer([0, 1, 2, 4], [0, 0, 10, 10]), "off by more than 0.05 of their spread"),
+        (answer([0, 1, 2, 3], [50, 50, 60, 60]), "agrees by 0.000"),
+        (answer([0, 1, 2, 3], None), "agrees by 0.000"),
+    ],
+)
+def test_an_engine_is_refused_for_what_is_wrong_with_it(got: Answer, reason: str | None) -> None:
+    told = compare([GOOD], [got]).why_not(0.95)
+    assert (told is None) == (reason is None)
+    assert reason is None or reason in str(told)
+
+
+def test_the_worst_picture_counts() -> None:
+    bad = answer([0, 1, 2, 4], [0, 0, 10, 10])
+    assert compare([GOOD] * 10, [GOOD] * 9 + [bad]).error.mean > MAX_MEAN_ERROR
+
+
+def test_where_nothing_is_found_the_raw_outputs_decide() -> None:
+    nothing = replace(GOOD, findings=answer([], None).findings)
+    assert compare([nothing], [nothing]).why_not(0.95) is None
+    assert Verdict(OutputError(9.0, 9.0), None).why_not(0.95) is not None
+
+
+def test_samples_are_the_newest_pictures_and_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0]
+    monkeypatch.setattr("edge.pipeline.frame_samples.now_ns", lambda: clock[0])
+    samples = Samples(places=3, every_s=1.0)
+    image: Any = np.zeros((2, 2, 3), np.uint8)
+    for second in range(10):
+        for tick in range(3):  # of each second's pictures the first is kept
+            clock[0] = second * 10**9 + tick
+            image[:] = 10 * second + tick
+            samples.offer(image)
+    assert [int(picture[0, 0, 0]) for _, picture in samples.since(0)] == [70, 80, 90]
+    assert [number for number, _ in samples.since(9)] == [10]

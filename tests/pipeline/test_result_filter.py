@@ -1,0 +1,192 @@
+"""Which results are published: never more than the limit, never a lasting change left untold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.core.config import load_config
+from edge.core.records import Classes, Detections, Findings, Result
+from edge.daemon.telemetry import Pace, StreamMeter
+from edge.perf.tune.tuned_config import alone
+from edge.pipeline.filters import Gate
+from edge.pipeline.reorder import Order
+from tests.conftest import Configure, Json, StartEdge, Subscriber, belt, write_config
+
+SECOND_NS = 1_000_000_000
+
+
+def boxes(*class_ids: int) -> Detections:
+    count = len(class_ids)
+    return Detections(np.zeros((count, 4), np.float32), np.ones(count, np.float32), np.array(class_ids, np.int64))
+
+
+def classes(*class_ids: int) -> Classes:
+    return Classes(np.linspace(1, 0.5, len(class_ids), dtype=np.float32), np.array(class_ids, np.int64))
+
+
+def result(captured_ns: int, findings: Findings | None = None, *, until_found_ms: float = 0.0) -> Result:
+    found_ns = captured_ns + int(until_found_ms * 1e6)
+    return Result("door", "m", "e", 0, captured_ns, 0, found_ns, (1, 1), findings or boxes(), (), 1.0, 2.0, 3.0, 4.0, 1)
+
+
+def published_ns(gate: Gate, times_ns: Sequence[int]) -> list[int]:
+    return [time_ns for time_ns in times_ns if gate.passes(result(time_ns))]
+
+
+def shown(gate: Gate, *findings: Findings) -> list[bool]:
+    """Ask about one frame a second."""
+    return [gate.passes(result(second * SECOND_NS, each)) for second, each in enumerate(findings)]
+
+
+gaps_ns = st.lists(st.integers(0, 3 * SECOND_NS) | st.integers(0, SECOND_NS // 20), min_size=1, max_size=120)
+rates = st.floats(0.2, 100)
+few_classes = st.lists(st.integers(0, 2), max_size=2).map(lambda ids: boxes(*ids))
+
+
+def test_without_limits_everything_is_published() -> None:
+    assert published_ns(Gate(), [0, 0, 1, 2]) == [0, 0, 1, 2]
+
+
+@given(gaps_ns, rates, st.integers(0, 10**17))
+def test_no_stretch_of_time_holds_more_results_than_the_rate_allows(
+    gaps: list[int], rate: float, first_ns: int
+) -> None:
+    times_ns = first_ns + np.cumsum(gaps)
+    told = published_ns(Gate(rate), times_ns.tolist())
+    assert told[0] == times_ns[0]
+    for first, start_ns in enumerate(told):
+        for last, end_ns in enumerate(told[first:], first):
+            # A result that came late on the grid may be followed by one in time, so one more than what fits.
+            assert last - first + 1 < (end_ns - start_ns) * (rate * (1 + 1e-6)) / 1e9 + 2
+
+
+@given(st.floats(1, 100), st.floats(0.05, 1), st.integers(0, 10**17))
+def test_a_steady_camera_gives_just_the_rate_without_drift(fps: float, share: float, first_ns: int) -> None:
+    rate, seconds = fps * share, 200 / fps
+    times_ns = [first_ns + round(number * 1e9 / fps) for number in range(200)]
+    told = published_ns(Gate(rate), times_ns)
+    assert seconds * rate - 1 <= len(told) <= seconds * rate + 1
+
+
+def test_after_a_quiet_time_results_are_a_whole_pause_apart_again() -> None:
+    gate = Gate(1.0, only_changes=True)
+    assert gate.passes(result(0, boxes(1)))
+    assert gate.passes(result(9_900_000_000, boxes(2)))
+    assert not gate.passes(result(10_000_000_000, boxes(3)))
+    assert gate.passes(result(10_900_000_000, boxes(3)))
+
+
+@given(st.lists(few_classes, min_size=1, max_size=60))
+def test_what_was_published_last_is_always_what_is_there(findings: list[Detections]) -> None:
+    gate, last = Gate(only_changes=True), None
+    for number, each in enumerate(findings):
+        now = sorted(each.class_ids.tolist())
+        passed = gate.passes(result(number, each))
+        assert passed == (now != last)
+        last = now if passed else last
+        assert last == now
+
+
+@given(st.lists(st.tuples(st.integers(0, SECOND_NS), few_classes), min_size=1, max_size=120), rates)
+def test_no_change_is_lost_that_lasts_until_the_limit_allows_it(
+    frames: list[tuple[int, Detections]], rate: float
+) -> None:
+    gate, now_ns, allowed_ns, last = Gate(rate, only_changes=True), 0, 0, None
+    for gap_ns, each in frames:
+        now_ns += gap_ns
+        found = sorted(each.class_ids.tolist())
+        if gate.passes(result(now_ns, each)):
+            assert found != last
+            last, allowed_ns = found, now_ns + round(1e9 / rate)
+        elif now_ns >= allowed_ns:
+            assert last == found, "a whole pause is over, and what is there differs from what was told"
+    for _ in range(2):  # the camera looks on, and nothing moves
+        now_ns += round(1e9 / rate)
+        if gate.passes(result(now_ns, frames[-1][1])):
+            last = sorted(frames[-1][1].class_ids.tolist())
+    assert last == sorted(frames[-1][1].class_ids.tolist())
+
+
+def test_the_first_is_told_and_so_is_a_change_back() -> None:
+    assert shown(Gate(only_changes=True), boxes(1), boxes(1), boxes(1, 1), boxes(1)) == [True, False, True, True]
+
+
+def test_nothing_found_is_told_once() -> None:
+    assert shown(Gate(only_changes=True), boxes(), boxes(), boxes(0), boxes(), boxes()) == [
+        True, False, True, True, False,
+    ]  # fmt: skip
+
+
+def test_the_same_boxes_in_another_order_are_no_change() -> None:
+    assert shown(Gate(only_changes=True), boxes(1, 2, 1), boxes(1, 1, 2), boxes(1, 2, 2)) == [True, False, True]
+
+
+def test_another_best_class_is_a_change_and_another_order_below_it_is_none() -> None:
+    gate = Gate(only_changes=True)
+    assert shown(gate, classes(1, 2, 3), classes(1, 3, 2), classes(2, 1, 3)) == [True, False, True]
+
+
+def test_what_the_gate_keeps_back_gets_no_number_and_holds_nobody_up() -> None:
+    published: list[Result] = []
+    order = Order(published.append, places=2, passes=lambda each: each.captured_ns % 3 == 0)
+    for ticket in (1, 0, 2, 4, 3, 6, 5):
+        order.hand_in(ticket, result(ticket))
+    assert [(each.captured_ns, each.seq) for each in published] == [(0, 0), (3, 1), (6, 2)]
+
+
+def test_a_gated_frame_is_a_drop_in_the_counts_and_served_load_to_the_governor() -> None:
+    meter = StreamMeter(target_ms=20.0)
+    for _ in range(4):
+        meter.captured()
+    meter.resulted(result(0, until_found_ms=10.0))
+    meter.gated(result(0, until_found_ms=10.0))
+    meter.gated(result(0, until_found_ms=30.0))
+    told = meter.take(1.0)
+    assert (told["frames"], told["results"], told["in_flight"], told["dropped"]["gated"]) == (4, 1, 1, 2)
+    assert told["results_per_s"] == 1.0
+    assert meter.pace == Pace(frames=4, found=3, late=1, p99_ms=30.0)
+    assert told["latency_ms"]["infer"]["p50"] == pytest.approx(3.0, rel=0.02)
+
+
+def test_tuning_measures_every_frame_whether_or_not_it_would_be_published(tmp_path: Path) -> None:
+    tables = {"streams.belt": belt(only_changes=True, max_results_per_s=2), "streams.plain": belt()}
+    config = load_config(write_config(tmp_path / "edge.toml", "mqtt://127.0.0.1", tables))
+    tuned = alone(config, "conveyor", saturate=False).streams
+    assert [(each.only_changes, each.max_results_per_s) for each in tuned.values()] == [(False, 0.0)] * 2
+
+
+def counts_of(found: Json) -> list[str]:
+    return sorted(each["label"] for each in found["detections"])
+
+
+@pytest.mark.broker
+def test_the_daemon_publishes_changes_alone_and_accounts_for_the_rest(
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber
+) -> None:
+    scene = belt(frames=150, size="320x240", delivery="every")
+    streams = {
+        "streams.all": scene,
+        "streams.changes": scene | {"only_changes": True},
+        "streams.slow": belt(fps=30, frames=45, size="320x240", max_results_per_s=4),
+    }
+    daemon = start_edge(configure(streams))
+    assert daemon.wait() == 0
+    subscriber.wait_for_state("stopped")
+    every = [counts_of(each) for each in subscriber.results("all")]
+    assert len(every) == 150
+    changed = [now for before, now in zip([None, *every], every, strict=False) if now != before]
+    assert [counts_of(each) for each in subscriber.results("changes")] == changed
+    assert 1 < len(changed) < len(every)
+    last = subscriber.telemetry()[-1]["streams"]
+    for name, stream in last.items():
+        assert stream["frames"] == stream["results"] + sum(stream["dropped"].values()) + stream["in_flight"]
+        assert subscriber.seqs(name) == list(range(stream["results"]))
+    assert last["changes"]["dropped"]["gated"] == 150 - len(changed)
+    assert 0 < last["slow"]["results"] <= 45 / 30 * 4 + 2 + last["slow"]["dropped"]["overrun"]
+    assert last["slow"]["dropped"]["gated"] > 0

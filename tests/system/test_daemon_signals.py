@@ -1,0 +1,114 @@
+"""Signals at whatever moment of the daemon's life: it takes each, and never hangs."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import (
+    PATIENCE_S,
+    Child,
+    Configure,
+    StartEdge,
+    belt,
+    clean_environment,
+    eventually,
+    free_port,
+    write_config,
+)
+
+SIGNALS = 2000 if os.environ.get("EDGE_LONG_TESTS") == "1" else 40
+SEED = 11
+LONGEST_S = 0.5  # between two signals
+TOGETHER_S = 0.0003  # so soon may a second one come that the handler is still at the first
+
+# Takes each lock that the daemon's parts have before the signals come.
+WITH_LOCKS_HELD = """
+import os, signal, sys
+from pathlib import Path
+from edge.core.config import load_config
+from edge.daemon.daemon import Daemon
+from edge.core.process import heard_by
+
+def locks(thing, seen):
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if hasattr(thing, "acquire"):
+        yield thing
+    elif type(thing).__module__.split(".")[0] in ("edge", "threading"):
+        for part in vars(thing).values() if hasattr(thing, "__dict__") else ():
+            yield from locks(part, seen)
+
+path, state_dir = map(Path, sys.argv[1:])
+daemon = Daemon(path, load_config(path), state_dir)
+with heard_by(daemon.on_signal, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)):
+    held = [lock for lock in locks(daemon, set()) if lock.acquire(blocking=False)]
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    for lock in held:
+        lock.release()
+    print(len(held))
+    sys.exit(daemon.run())
+"""
+
+
+def test_a_signal_that_comes_while_the_main_thread_holds_locks_is_taken(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "edge.toml", f"mqtt://127.0.0.1:{free_port()}", {})
+    command: list[str | Path] = [sys.executable, "-c", WITH_LOCKS_HELD, config, tmp_path]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_S, check=False, env=clean_environment()
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) > 0
+
+
+@pytest.fixture
+def load() -> Iterator[None]:
+    """Keep the processors busy, so that the daemon is interrupted wherever it is."""
+    computing = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    yield
+    for process in computing:
+        process.kill()
+        process.wait()
+
+
+def hears(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
+    """Tell whether a process has a handler of its own for a signal."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(encoding="ascii"))
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
+def await_reload(daemon: Child, before: int) -> None:
+    """Wait until more reloads are told than there were before."""
+    eventually(lambda: daemon.log.count("configuration reloaded") > before, "a reload")
+
+
+@pytest.mark.broker
+@pytest.mark.usefixtures("broker", "load")
+def test_signals_at_random_moments_are_all_taken(configure: Configure, start_edge: StartEdge) -> None:
+    """From when the daemon has its handlers; a reload may be followed at once by another signal."""
+    dice = random.Random(SEED)
+    daemon = start_edge(configure({"streams.belt": belt(fps=10, size="160x120")}))
+    for _ in range(SIGNALS // 2):
+        eventually(lambda: hears(daemon.process, signal.SIGHUP), "the daemon hears signals")
+        time.sleep(dice.uniform(0, LONGEST_S))
+        reloads = daemon.log.count("configuration reloaded")
+        daemon.send(signal.SIGHUP)
+        time.sleep(dice.uniform(0, dice.choice((TOGETHER_S, LONGEST_S))))
+        last = dice.choice((signal.SIGHUP, signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+        daemon.send(last)
+        if last != signal.SIGHUP:
+            assert daemon.wait() == 0, daemon.log
+            daemon.start()
+        else:
+            await_reload(daemon, reloads)
