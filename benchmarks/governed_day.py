@@ -23,7 +23,7 @@ from simulated_tx2 import (
 )
 
 from edge.core.tuned_profile import Machine, OperatingPoint, Profile
-from edge.power.governor import Decision, Governor, Rules, Snapshot, StreamSeen
+from edge.power.governor import Decision, Governor, GovernorInput, Rules, StreamSeen
 
 PERIOD_S = 5  # between decisions: the telemetry's
 STALL_S = 0.5  # in which a switch serves nothing
@@ -171,7 +171,7 @@ class _Run:
             setting = _next(setting, decision)
         return Ran(self._energy_j, self._late, self._settings, len(self._reasons), tuple(self._reasons))
 
-    def _run_period(self, period: int, setting: Setting, *, switched: bool) -> Snapshot:
+    def _run_period(self, period: int, setting: Setting, *, switched: bool) -> GovernorInput:
         day, place = self._day, PLACES[setting]
         served = 1 - STALL_S / PERIOD_S if switched else 1.0
         asked = day.costs.asked[period]
@@ -183,7 +183,7 @@ class _Run:
         self._energy_j[period], self._late[period], self._settings[period] = energy_j, late, place
         return self._snapshot(period, setting, energy_j, late, dropped)
 
-    def _snapshot(self, period: int, setting: Setting, energy_j: float, late: float, dropped: float) -> Snapshot:
+    def _snapshot(self, period: int, setting: Setting, energy_j: float, late: float, dropped: float) -> GovernorInput:
         day = self._day
         frames, asked = day.frames[period], max(day.costs.asked[period], 1e-9)
         stream = StreamSeen(
@@ -195,7 +195,7 @@ class _Run:
             late=_drawn(frames, late / asked, day.chance[period]) if self._tells_late and frames else None,
         )
         power_w = energy_j / PERIOD_S * day.sensor[period]
-        return Snapshot((period + 1.0) * PERIOD_S, setting.mode, (stream,), power_w=float(power_w))
+        return GovernorInput((period + 1.0) * PERIOD_S, setting.mode, (stream,), power_w=float(power_w))
 
     def _p99_ms(self, period: int, setting: Setting) -> float:
         """Return the p99 of as many frames as came, at the period's mean rate."""

@@ -29,7 +29,7 @@ from edge.core.state_dir import default_state_dir
 from edge.daemon.daemon import Daemon
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.infer import Inference
-from edge.pipeline.served_model import Model
+from edge.pipeline.served_model import ServedModel
 
 Picture = NDArray[np.uint8]
 
@@ -142,7 +142,9 @@ def bare(onnx: str, lanes: int, threads: int, seconds: float) -> dict[str, Any]:
 def parts(model: str, video: str, frames: int) -> dict[str, Any]:
     """Measure one thread's processor time of each part around the engine, in milliseconds a frame."""
     cv2.setNumThreads(1)
-    opened = Model("model", ModelSettings.model_validate({"path": model, "max_batch": 1, "lanes": 1, "threads": 1}))
+    opened = ServedModel(
+        "model", ModelSettings.model_validate({"path": model, "max_batch": 1, "lanes": 1, "threads": 1})
+    )
     served = opened.served
     spent_s = {"video": 0.0, "preprocess": 0.0, "infer": 0.0, "decode": 0.0}
     count = 0

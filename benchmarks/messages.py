@@ -30,8 +30,8 @@ from edge.core.config import MqttSettings
 from edge.core.records import Message
 from edge.mqtt.outbox.journal import Journal
 from edge.mqtt.outbox.outbox import Outbox
-from edge.mqtt.outbox.spool import Shelf
-from edge.mqtt.outbox.spooler import Shelving
+from edge.mqtt.outbox.spool import Spool
+from edge.mqtt.outbox.spooler import Spooler
 from edge.mqtt.publisher import Publisher
 
 STREAMS = 4
@@ -112,8 +112,8 @@ def put(folder: str) -> dict[str, float]:
 def disk(folder: str) -> dict[str, float]:
     """Move messages from memory to the disk and back."""
     outbox = Outbox(2 * ON_DISK)
-    shelf = Shelf(Path(folder) / "outbox.db", 1000, 3600, "commit")
-    shelving = Shelving(outbox, shelf, 0, 0.01, lambda _alarm, _reason, _step: None)
+    shelf = Spool(Path(folder) / "outbox.db", 1000, 3600, "commit")
+    shelving = Spooler(outbox, shelf, 0, 0.01, lambda _alarm, _reason, _step: None)
     for _ in range(ON_DISK):
         outbox.put(message())
     start_s = time.perf_counter()

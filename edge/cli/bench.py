@@ -16,23 +16,23 @@ from edge.core.progress import timed
 from edge.core.state_dir import default_state_dir, state_lock
 from edge.host.board import board_name
 from edge.host.sensors.sensors import Sensors
-from edge.inference.engine_provider import Place
+from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.fp16.convert import source_sha256
-from edge.perf.bench.eta import Pace
+from edge.perf.bench.eta import EtaEstimator
 from edge.perf.bench.fusion import fusion
 from edge.perf.bench.fusion_table import show as show_fusion
-from edge.perf.bench.interleaved import Point, Together, groups
+from edge.perf.bench.interleaved import InterleavedRunner, PlannedRow, groups
 from edge.perf.bench.machine import machine
 from edge.perf.bench.measure import InterruptedRunError
 from edge.perf.bench.networks import NAMES
-from edge.perf.bench.plan import Wish
+from edge.perf.bench.plan import BenchPlan
 from edge.perf.bench.report import Form, Report, show
-from edge.perf.bench.report_sections import Asked, Beside
+from edge.perf.bench.report_sections import ReportOptions, ReportSections
 from edge.perf.bench.subject import Subject, check_name, is_config, of_config, of_name
-from edge.perf.tune.measurements_file import Finished
+from edge.perf.tune.measurements_file import MeasurementsFile
 from edge.perf.tune.tuned_config import model_to_tune
 from edge.pipeline.served_model import model_file
-from edge.power.mode_guard import ModeKeeper, Power, terminable
+from edge.power.mode_guard import ModeGuard, Power, terminable
 from edge.power.mode_switch import board_power
 
 WORSE = 4  # exit code: a row is worse than in the earlier run
@@ -41,9 +41,9 @@ SPEED_ONLY = "networks are of random weights, INT8 calibrated on random input: t
 _ALL = "all"
 
 
-def run(wish: Wish, form: Form, asked: Asked) -> int:
+def run(wish: BenchPlan, form: Form, asked: ReportOptions) -> int:
     """Measure with what this board has, and print the report; return the exit code."""
-    beside = Beside(asked)
+    beside = ReportSections(asked)
     report = bench(wish, board_power(), Sensors())
     if report.rows:
         beside.look(report)
@@ -58,7 +58,7 @@ def run(wish: Wish, form: Form, asked: Asked) -> int:
     return WORSE if beside.is_worse else 0
 
 
-def tell_fusion(wish: Wish, *, as_json: bool) -> int:
+def tell_fusion(wish: BenchPlan, *, as_json: bool) -> int:
     """Print the layers of each network before and after fusion; on a GPU also each layer's time."""
     state_dir = wish.state_dir or default_state_dir()
     found = []
@@ -82,7 +82,7 @@ def tell_fusion(wish: Wish, *, as_json: bool) -> int:
     return 0
 
 
-def bench(wish: Wish, power: Power | None, sensors: Sensors) -> Report:
+def bench(wish: BenchPlan, power: Power | None, sensors: Sensors) -> Report:
     """Measure all that is asked for; Ctrl-C ends it early, with what was measured until then.
 
     Raises EdgeError, ConfigError before anything is measured; the board is then in the power mode from before.
@@ -98,7 +98,7 @@ def bench(wish: Wish, power: Power | None, sensors: Sensors) -> Report:
             sensors.stop()
 
 
-def _check(wish: Wish) -> None:
+def _check(wish: BenchPlan) -> None:
     """Raise ConfigError for what can be seen to be wrong at once."""
     if "server" in wish.scenarios and wish.target_p99_ms is None:
         raise ConfigError(
@@ -111,7 +111,7 @@ def _check(wish: Wish) -> None:
             check_name(what)
 
 
-def _config(wish: Wish) -> Config | None:
+def _config(wish: BenchPlan) -> Config | None:
     return load_config(Path(wish.what[0])) if is_config(wish.what[0]) else None
 
 
@@ -119,7 +119,7 @@ class Bench:
     """One benchmark at work."""
 
     def __init__(
-        self, wish: Wish, config: Config | None, state_dir: Path, power: Power | None, sensors: Sensors
+        self, wish: BenchPlan, config: Config | None, state_dir: Path, power: Power | None, sensors: Sensors
     ) -> None:
         self._wish = wish
         self._config = config
@@ -138,13 +138,13 @@ class Bench:
                 report.machine = machine({name: source_sha256(file) for name, file in report.files.items()})
                 keeper = None
                 if self._power is not None:
-                    finished = Finished(self._state_dir / "bench" / "power.json", {}, fresh=True)
-                    keeper = opened.enter_context(ModeKeeper(self._power, finished, allow_reboot=False))
+                    finished = MeasurementsFile(self._state_dir / "bench" / "power.json", {}, fresh=True)
+                    keeper = opened.enter_context(ModeGuard(self._power, finished, allow_reboot=False))
                 modes = self._modes(keeper, report)
-                points = [Point(subject, cell) for cell in wish.cells(modes) for subject in subjects]
+                points = [PlannedRow(subject, cell) for cell in wish.cells(modes) for subject in subjects]
                 points.sort(key=lambda each: (modes.index(each.cell.power_mode), subjects.index(each.subject)))
-                together = Together(wish, self._place, self._sensors, report)
-                pace = Pace(wish.effort, report.rows)
+                together = InterleavedRunner(wish, self._place, self._sensors, report)
+                pace = EtaEstimator(wish.effort, report.rows)
                 for group in timed(groups(points), pace.planned_s):
                     together.measure(group, self._switched(group.points[0].cell.power_mode, keeper))
         except InterruptedRunError as error:
@@ -161,7 +161,7 @@ class Bench:
             return [of_config(self._config, name)]
         return [of_name(what, self._state_dir) for what in self._wish.what]
 
-    def _modes(self, keeper: ModeKeeper | None, report: Report) -> tuple[str | None, ...]:
+    def _modes(self, keeper: ModeGuard | None, report: Report) -> tuple[str | None, ...]:
         """Return the power modes to go through; None: whatever the board is in."""
         wanted = self._wish.power_modes
         if not wanted:
@@ -175,10 +175,10 @@ class Bench:
             raise EdgeError(f"--power-mode: no mode is left to measure: {'; '.join(notes)}")
         return modes
 
-    def _place(self, subject: Subject) -> Place:
-        return Place(self._state_dir, board_name(), subject.engines, force=subject.is_random)
+    def _place(self, subject: Subject) -> EngineEnvironment:
+        return EngineEnvironment(self._state_dir, board_name(), subject.engines, force=subject.is_random)
 
-    def _switched(self, wanted: str | None, keeper: ModeKeeper | None) -> str | None:
+    def _switched(self, wanted: str | None, keeper: ModeGuard | None) -> str | None:
         """Switch to a power mode, where one is wanted; return the one that the board is in."""
         if keeper is not None and wanted is not None:
             keeper.switch(wanted)

@@ -28,11 +28,11 @@ from edge.host.board import board_name, read_board
 from edge.host.sensors.sensors import Sensors
 from edge.inference.backends.cuda import graphs_work, open_device
 from edge.inference.backends.tensorrt.library import load_tensorrt
-from edge.inference.engine_provider import Place
+from edge.inference.engine_provider import EngineEnvironment
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.publisher import try_connection
 from edge.mqtt.tls import tls_context, why_away
-from edge.pipeline.served_model import Model, model_file, usable_cores
+from edge.pipeline.served_model import ServedModel, model_file, usable_cores
 from edge.power.modes import read_modes
 
 # A camera may take this long to give its first frame: an RTSP server waits for a key frame.
@@ -137,7 +137,7 @@ def _told_or_error(ask: Callable[[], str]) -> str:
 
 
 def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
-    place = Place(state_dir or default_state_dir(config.device.state_dir), board_name(), config.engines)
+    place = EngineEnvironment(state_dir or default_state_dir(config.device.state_dir), board_name(), config.engines)
     for name, model in config.models.items():
         yield _attempt(f"engine {name}", partial(_open_engine, name, model, place))
     for name, stream in config.streams.items():
@@ -161,8 +161,8 @@ def _built_in_model() -> Finding:
     return _attempt("engine of the built-in model", partial(_open_engine, "conveyor", settings))
 
 
-def _open_engine(name: str, settings: ModelSettings, place: Place | None = None) -> str:
-    model = Model(name, settings, place)
+def _open_engine(name: str, settings: ModelSettings, place: EngineEnvironment | None = None) -> str:
+    model = ServedModel(name, settings, place)
     lacking = f", until a better one is built: {model.lacking}" if model.lacking else ""
     memory = f", buffers {settings.memory}" if settings.memory != "auto" and not model.served.is_reference else ""
     return f"{model.engine.label}{memory}{lacking}"

@@ -21,11 +21,11 @@ from edge.core.records import Findings
 from edge.core.source_url import parse_address
 from edge.core.state_dir import default_state_dir
 from edge.host.board import board_name
-from edge.inference.engine_provider import Place
+from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.infer import Inference
 from edge.mqtt.encode import found, to_json
 from edge.pipeline.annotate import draw
-from edge.pipeline.served_model import Fill, Model
+from edge.pipeline.served_model import Fill, ServedModel
 
 Picture = NDArray[np.uint8]
 Writer = Callable[[Picture, float], None]  # a picture, and its time in the source in seconds
@@ -46,7 +46,9 @@ def run(
     if address.scheme == "file" and not Path(address.location).exists():
         raise ConfigError(f"input {address.location} does not exist; wanted a picture, a folder, a video or a URL")
     settings = ModelSettings.model_validate({"path": str(find_model(model_name)), "max_batch": 1, "lanes": 1})
-    model = Model(model_name, settings, Place(state_dir or default_state_dir(), board_name(), EnginesSettings()))
+    model = ServedModel(
+        model_name, settings, EngineEnvironment(state_dir or default_state_dir(), board_name(), EnginesSettings())
+    )
     with (
         contextlib.closing(open_source(address)) as camera,
         model.served.make_context(1) as context,
@@ -78,7 +80,7 @@ def _grab(camera: Any) -> float | None:
 class _Detector:
     """One picture → its JSON line and its findings."""
 
-    def __init__(self, model: Model, inference: Inference, fill: Fill, score: float | None) -> None:
+    def __init__(self, model: ServedModel, inference: Inference, fill: Fill, score: float | None) -> None:
         self._model = model
         self._inference = inference
         self._fill = fill

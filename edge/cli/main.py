@@ -393,7 +393,7 @@ def _tune(options: Any) -> int:
     from edge.cli import tune
     from edge.perf.tune import plan as wish
 
-    wanted = wish.Wish(
+    wanted = wish.TunePlan(
         config=options.config,
         model=options.model,
         target_p99_ms=options.target_p99_ms,
@@ -418,7 +418,7 @@ def _bench(options: Any) -> int:
     from edge.perf.bench import report
     from edge.perf.bench import report_sections as beside
 
-    asked = beside.Asked(
+    asked = beside.ReportOptions(
         published=options.compare is not None,
         board=options.board,
         board_mode=next(iter(options.power_mode), None) if options.board else None,
@@ -429,7 +429,7 @@ def _bench(options: Any) -> int:
         plot=options.plot,
         page=options.html,
     )
-    wanted = wish.Wish(
+    wanted = wish.BenchPlan(
         what=tuple(part for text in options.what for part in text.split(",") if part),
         model=options.model,
         scenarios=options.scenario,

@@ -19,7 +19,7 @@ from edge.core.tuned_profile import measured_modes, newest_profile
 from edge.host.board import board_name, read_board
 from edge.power.edge_power import CONF, Mode
 from edge.power.mode_selection import budget_w, resolve
-from edge.power.modes import JtopClient, PowerModeError, PowerModes, read_modes, set_mode
+from edge.power.modes import ModeSetter, PowerModeError, PowerModes, read_modes, set_mode
 
 _ELSEWHERE = f"not a Jetson: no power modes (there is no {CONF})"
 _GOALS = ("max-q", "max-p")
@@ -53,7 +53,7 @@ def change(
     allow_reboot: bool,
     as_json: bool,
     measured: Mapping[str, str] | None = None,
-    jtop: JtopClient | None = None,
+    jtop: ModeSetter | None = None,
 ) -> int:
     """Set the mode that `wanted` means; raise NoSuchModeError, or PowerModeError where it was not set."""
     modes = read_modes()

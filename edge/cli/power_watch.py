@@ -17,7 +17,7 @@ from edge.core.errors import ConfigError, EdgeError
 from edge.host.board import board_name
 from edge.host.sensors.energy import Energy
 from edge.host.sensors.rail_table import Rail
-from edge.host.sensors.sensors import Reading, Sensors
+from edge.host.sensors.sensors import SensorReading, Sensors
 from edge.power.modes import read_modes
 
 _SHORTEST_S, _LONGEST_S = 0.1, 3600.0
@@ -46,7 +46,7 @@ def run(*, interval_s: float, seconds: float, as_json: bool) -> int:
     return 0
 
 
-def _readings(sensors: Sensors, interval_s: float, seconds: float) -> Iterator[tuple[float, Reading]]:
+def _readings(sensors: Sensors, interval_s: float, seconds: float) -> Iterator[tuple[float, SensorReading]]:
     """Yield the seconds since the start, and what was measured since the reading before."""
     modes = read_modes()
     never = threading.Event()
@@ -59,7 +59,7 @@ def _readings(sensors: Sensors, interval_s: float, seconds: float) -> Iterator[t
         yield (now_ns() - start_ns) / 1e9, sensors.read(power_mode=stored.name if stored else None)
 
 
-def _print(readings: Iterator[tuple[float, Reading]], _rails: tuple[Rail, ...]) -> None:
+def _print(readings: Iterator[tuple[float, SensorReading]], _rails: tuple[Rail, ...]) -> None:
     for t_s, reading in readings:
         told = reading.to_json()
         keys = ("rails_w", "power_w", "power_w_alt", "power_rail", "power_mode", "gap_s", "throttled")
@@ -67,7 +67,7 @@ def _print(readings: Iterator[tuple[float, Reading]], _rails: tuple[Rail, ...]) 
         print(json.dumps(line, allow_nan=False), flush=True)  # noqa: T201 -- the command's output
 
 
-def _show(readings: Iterator[tuple[float, Reading]], rails: tuple[Rail, ...]) -> None:
+def _show(readings: Iterator[tuple[float, SensorReading]], rails: tuple[Rail, ...]) -> None:
     sums = {rail.name: Energy() for rail in rails}
     with Live(console=Console(), auto_refresh=False) as live:
         for t_s, reading in readings:
@@ -76,7 +76,7 @@ def _show(readings: Iterator[tuple[float, Reading]], rails: tuple[Rail, ...]) ->
             live.update(_table(t_s, reading, rails, sums), refresh=True)
 
 
-def _table(t_s: float, reading: Reading, rails: tuple[Rail, ...], sums: Mapping[str, Energy]) -> Table:
+def _table(t_s: float, reading: SensorReading, rails: tuple[Rail, ...], sums: Mapping[str, Energy]) -> Table:
     mode = f", {reading.power_mode}" if reading.power_mode else ""
     total = reading.total.name if reading.total else "none"
     told = reading.to_json()

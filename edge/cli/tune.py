@@ -10,23 +10,23 @@ from edge.core.config import load_config
 from edge.core.state_dir import default_state_dir, state_lock
 from edge.host.sensors.sensors import Sensors as BoardSensors
 from edge.perf.plotting import check_plot
-from edge.perf.tune.plan import Wish
+from edge.perf.tune.plan import TunePlan
 from edge.perf.tune.plot import plot
 from edge.perf.tune.report import show, to_json
-from edge.perf.tune.search import Search
-from edge.perf.tune.trial import Sensors
+from edge.perf.tune.search import TuneSearch
+from edge.perf.tune.trial import TrialSensors
 from edge.power.mode_guard import Power, RebootingError, terminable
 from edge.power.mode_switch import board_power
 
 NOT_WITHIN = 4  # exit code: nothing meets the target
 
 
-def run(wish: Wish, *, as_json: bool) -> int:
+def run(wish: TunePlan, *, as_json: bool) -> int:
     """Search with what this board has, and tell what was found; return the exit code."""
     return tune(wish, board_power(), BoardSensors(), as_json=as_json)
 
 
-def tune(wish: Wish, power: Power | None, sensors: Sensors | None, *, as_json: bool) -> int:
+def tune(wish: TunePlan, power: Power | None, sensors: TrialSensors | None, *, as_json: bool) -> int:
     """Search with these power modes and sensors, None where there are none; tell what was found.
 
     Returns 4 where no setting is within the target.
@@ -37,7 +37,7 @@ def tune(wish: Wish, power: Power | None, sensors: Sensors | None, *, as_json: b
     state_dir = wish.state_dir or default_state_dir(config.device.state_dir)
     with state_lock(state_dir), terminable():
         try:
-            found = Search(wish, config, state_dir, power, sensors).run()
+            found = TuneSearch(wish, config, state_dir, power, sensors).run()
         except RebootingError as told:
             Console(stderr=True).print(str(told), markup=False)
             return told.exit_code

@@ -60,7 +60,7 @@ class OutputSettings(Table):
     max_detections: int = Field(300, ge=1)
 
 
-class AccuracySettings(Table):
+class AccuracyLimits(Table):
     """What a form of the model in less precision must keep of FP32 to be served."""
 
     min_agreement: float | None = Field(None, gt=0, le=1)  # None: as MIN_AGREEMENT has it
@@ -77,7 +77,7 @@ class Manifest(Table):
     labels: str | None = None
     input: InputSettings = InputSettings()
     output: OutputSettings
-    accuracy: AccuracySettings = AccuracySettings()
+    accuracy: AccuracyLimits = AccuracyLimits()
 
     @property
     def min_agreement(self) -> float:

@@ -22,11 +22,11 @@ from rich.progress import (
 from rich.text import Text
 
 Item = TypeVar("Item")
-Told = Callable[[str, float, float], None]  # phase, done, of how much
+ProgressCallback = Callable[[str, float, float], None]  # phase, done, of how much
 
 
 @contextmanager
-def phase_bar(title: str, amount: ProgressColumn) -> Iterator[Told]:
+def phase_bar(title: str, amount: ProgressColumn) -> Iterator[ProgressCallback]:
     """Draw one bar that goes through phases; `amount` shows how much of the phase is done."""
     columns = (TextColumn(title), BarColumn(), amount, TimeElapsedColumn(), TextColumn("{task.description}"))
     with _bar(*columns) as bar:

@@ -170,7 +170,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class CommandRequest:
     """One MQTT message that came to us."""
 
     topic: str

@@ -25,13 +25,13 @@ _AGAIN = "measure it here: edge tune CONFIG"
 _MAX_TOLD = 300  # characters of what is wrong with a file
 
 
-class _Record(Table):
+class _ProfileTable(Table):
     """Keys of a newer version are passed over."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class OperatingPoint(_Record):
+class OperatingPoint(_ProfileTable):
     """One way to run the engine, and what it gave over the whole pipeline in steady state."""
 
     power_mode: str | None  # the board's name; None where there are no modes
@@ -50,7 +50,7 @@ class OperatingPoint(_Record):
     is_throttled: bool | None = None
 
 
-class Machine(_Record):
+class Machine(_ProfileTable):
     """What a profile holds for: on another board, release or engine it tells nothing."""
 
     board: str
@@ -58,7 +58,7 @@ class Machine(_Record):
     engine: str  # the key of its files and flags
 
 
-class Profile(_Record):
+class Profile(_ProfileTable):
     """The measurements of one engine on one machine."""
 
     v: Literal[1] = 1
@@ -78,7 +78,7 @@ class Profile(_Record):
 
 
 @dataclass(frozen=True)
-class Found:
+class ProfileLookup:
     """A profile, or in one sentence why there is none."""
 
     profile: Profile | None
@@ -90,12 +90,12 @@ def profile_path(state_dir: Path, name: str) -> Path:
     return state_dir / "profiles" / (re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".") + ".json")
 
 
-def read_profile(state_dir: Path, name: str, machine: Machine) -> Found:
+def read_profile(state_dir: Path, name: str, machine: Machine) -> ProfileLookup:
     """Read a model's profile; one that cannot be read, or is of another machine or engine, counts as none."""
     path = profile_path(state_dir, name)
     found = _read(path)
     if found.profile is not None and found.profile.machine != machine:
-        return Found(None, f"{path} was measured {_difference(found.profile.machine, machine)}; {_AGAIN}")
+        return ProfileLookup(None, f"{path} was measured {_difference(found.profile.machine, machine)}; {_AGAIN}")
     return found
 
 
@@ -106,16 +106,16 @@ def newest_profile(state_dir: Path, board: str, l4t: str | None) -> Profile | No
     return max(here, key=lambda profile: profile.made_at, default=None)
 
 
-def _read(path: Path) -> Found:
+def _read(path: Path) -> ProfileLookup:
     try:
-        return Found(Profile.model_validate_json(path.read_bytes()))
+        return ProfileLookup(Profile.model_validate_json(path.read_bytes()))
     except FileNotFoundError:
-        return Found(None, f"{path} is not there; {_AGAIN}")
+        return ProfileLookup(None, f"{path} is not there; {_AGAIN}")
     except OSError as error:
-        return Found(None, f"{path} cannot be read ({error.strerror}); {_AGAIN}")
+        return ProfileLookup(None, f"{path} cannot be read ({error.strerror}); {_AGAIN}")
     except ValidationError as error:
         told = one_line(" ".join(str(error).split()))[:_MAX_TOLD]
-        return Found(None, f"{path} is not a profile of version {VERSION} ({told}); {_AGAIN}")
+        return ProfileLookup(None, f"{path} is not a profile of version {VERSION} ({told}); {_AGAIN}")
 
 
 def _difference(there: Machine, here: Machine) -> str:

@@ -11,20 +11,20 @@ from edge.core.clock import now_ns
 from edge.core.records import BoardState
 from edge.core.tuned_profile import Profile
 from edge.daemon.alarms import Alarms
-from edge.host.sensors.sensors import Reading, Sensors
+from edge.host.sensors.sensors import SensorReading, Sensors
 from edge.pipeline.stream import Stream
-from edge.power.controller import ModeTold, Steering, Wanted
-from edge.power.governor import Decision, Snapshot, StreamSeen
+from edge.power.controller import ModeTold, PowerController, PowerPolicy
+from edge.power.governor import Decision, GovernorInput, StreamSeen
 
 Change = dict[str, Any]  # the message of an alarm
 
 
-class BoardWatch:
+class BoardMonitor:
     """Sensors and power mode of the board, and the alarms that are about them."""
 
     def __init__(
         self,
-        wanted: Wanted,
+        wanted: PowerPolicy,
         alarms: Alarms,
         told: Callable[[Change], None],
         decided: Callable[[Decision], None],
@@ -35,9 +35,9 @@ class BoardWatch:
         self._alarms = alarms
         self._told = told
         self._decided = decided
-        self._steering = Steering(wanted, self)
+        self._steering = PowerController(wanted, self)
         self._is_governed = wanted.governor.enabled
-        self._reading: Reading | None = None
+        self._reading: SensorReading | None = None
 
     def start(self, profile: Profile | None) -> None:
         """Begin, with what was measured on this board."""
@@ -54,7 +54,7 @@ class BoardWatch:
         return self._steering.mode_names
 
     def ask_power_mode(self, mode: str, told: ModeTold) -> None:
-        """Have a mode set that a person wants; see `Steering.ask`."""
+        """Have a mode set that a person wants; see `PowerController.ask`."""
         self._steering.ask(mode, told)
 
     def look(self) -> None:
@@ -63,7 +63,7 @@ class BoardWatch:
         if state != self.state:
             self.state = state
 
-    def read(self, images: int) -> Reading:
+    def read(self, images: int) -> SensorReading:
         """Return the period that ends now, in which so many images were inferred; tell what is alarming in it."""
         before, self._reading = self._reading, self._sensors.read(images, self._steering.power_mode)
         self._tell_throttled(self._reading)
@@ -76,7 +76,7 @@ class BoardWatch:
         board = self._reading
         if board is not None and self._is_governed:
             self._steering.observe(
-                Snapshot(
+                GovernorInput(
                     time_s=now_ns() / 1e9,
                     mode=None,  # the steering knows
                     streams=tuple(_seen(stream, period_s) for stream in streams),
@@ -104,7 +104,7 @@ class BoardWatch:
         else:
             self._tell(self._alarms.cleared("target_missed", decision.reason))
 
-    def _tell_throttled(self, board: Reading) -> None:
+    def _tell_throttled(self, board: SensorReading) -> None:
         if board.throttled:
             reason = f"the board slows itself down: {', '.join(board.slowed_by or ())}"
             step = "cool it, or choose a lower power mode; results say whether they were throttled"

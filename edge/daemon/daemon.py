@@ -21,22 +21,22 @@ from edge.core.process import heard_by
 from edge.core.records import BoardState, Message
 from edge.core.state_dir import default_state_dir, state_lock
 from edge.core.tuned_profile import Profile
-from edge.daemon.board_monitor import BoardWatch
-from edge.daemon.commands.service import Remote
-from edge.daemon.event_publisher import Announcer
+from edge.daemon.board_monitor import BoardMonitor
+from edge.daemon.commands.service import CommandService
+from edge.daemon.event_publisher import EventPublisher
 from edge.daemon.prometheus.exporter import Exporter
-from edge.daemon.start_history import SETTLED_S, CrashLoop, Starts
+from edge.daemon.start_history import HEALTHY_UPTIME_S, CrashLoop, StartHistory
 from edge.daemon.telemetry import Telemetry
 from edge.host.board import board_name
 from edge.host.systemd import Notifier, watchdog_period_s
-from edge.inference.engine_provider import Fallback, Place
+from edge.inference.engine_provider import EngineEnvironment, Fallback
 from edge.mqtt.encode import to_json
 from edge.mqtt.outbox import open_outbox
 from edge.mqtt.publisher import Publisher
 from edge.mqtt.topics import Topics
 from edge.pipeline.pipeline import Pipeline
-from edge.pipeline.served_model import Model
-from edge.power.controller import Wanted
+from edge.pipeline.served_model import ServedModel
+from edge.power.controller import PowerPolicy
 from edge.power.governor import Decision
 
 log = logging.getLogger(__name__)
@@ -63,20 +63,20 @@ class Daemon:
         self._config_path = config_path
         self._config = config
         self._notifier = Notifier()
-        self._starts = Starts(state_dir, restarted=self._notifier.is_heard)
+        self._starts = StartHistory(state_dir, restarted=self._notifier.is_heard)
         self._crash_loop = self._starts.crash_loop()
-        self._place = Place(state_dir, board_name(), config.engines, force, _fallback(self._crash_loop))
+        self._place = EngineEnvironment(state_dir, board_name(), config.engines, force, _fallback(self._crash_loop))
         self._boot = uuid.uuid4().hex
         self._topics = Topics(config.mqtt.prefix, config.device.name)
-        self._say = Announcer(self, self._topics, self._boot, self._publish)
-        wanted = Wanted(config.device.power_mode, config.governor)
-        self._board = BoardWatch(wanted, self._say.alarms, self._say.alarm, self._decided)
+        self._say = EventPublisher(self, self._topics, self._boot, self._publish)
+        wanted = PowerPolicy(config.device.power_mode, config.governor)
+        self._board = BoardMonitor(wanted, self._say.alarms, self._say.alarm, self._decided)
         self._wake = threading.Event()
         self._stop_signal: int | None = None
         self._reload_asked = False
         self._is_to_restart = False
         self._stays = False  # a command has switched streams off: that the others have ended is no end
-        self._remote = Remote(config, self._topics, self._say.head, state_dir, self._publish, self._wake.set)
+        self._remote = CommandService(config, self._topics, self._say.head, state_dir, self._publish, self._wake.set)
         self._say.on_result = self._remote.result
         self._outbox, self._shelving = open_outbox(config.mqtt, config.outbox, state_dir, self._say.outbox)
         self._publisher = Publisher(
@@ -182,11 +182,11 @@ class Daemon:
         return self._pipeline
 
     @property
-    def board(self) -> BoardWatch:
+    def board(self) -> BoardMonitor:
         return self._board
 
     @property
-    def models(self) -> Mapping[str, Model]:
+    def models(self) -> Mapping[str, ServedModel]:
         return self._pipeline.models
 
     @property
@@ -211,7 +211,7 @@ class Daemon:
         """Keep what this start has come to; once it has served for long enough, the loop is over."""
         engines = {name: model.engine.label for name, model in self._pipeline.models.items()}
         if self._starts.look(engines) and self._crash_loop is not None:
-            told = f"the daemon has served for {SETTLED_S:g} s"
+            told = f"the daemon has served for {HEALTHY_UPTIME_S:g} s"
             self._say.alarm(self._say.alarms.cleared("crash_loop", told))
 
     def _decided(self, decision: Decision) -> None:

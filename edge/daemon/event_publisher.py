@@ -15,7 +15,7 @@ from edge.host.board import board_name
 from edge.mqtt.encode import ResultEncoder, to_json
 from edge.mqtt.topics import Topics
 from edge.pipeline.engine_rebuild import Step
-from edge.pipeline.served_model import Model
+from edge.pipeline.served_model import ServedModel
 from edge.pipeline.stream import Stream
 from edge.power.governor import Decision
 
@@ -35,11 +35,11 @@ ENGINE_ALARMS = ("engine_fallback", "int8_refused")
 LOG_LEVELS: dict[StreamState, int] = {"failed": logging.ERROR, "reconnecting": logging.WARNING}
 
 
-class Told(Protocol):
+class DaemonState(Protocol):
     """What of the daemon stands in what it says."""
 
     @property
-    def models(self) -> Mapping[str, Model]: ...
+    def models(self) -> Mapping[str, ServedModel]: ...
 
     @property
     def board_state(self) -> BoardState: ...
@@ -49,10 +49,10 @@ class Told(Protocol):
         """Whether a crash loop has it serve with something else than what is wanted."""
 
 
-class Announcer:
+class EventPublisher:
     """Makes the messages of one run of the daemon; called from its threads and the pipeline's."""
 
-    def __init__(self, told: Told, topics: Topics, boot: str, publish: Callable[[Message], None]) -> None:
+    def __init__(self, told: DaemonState, topics: Topics, boot: str, publish: Callable[[Message], None]) -> None:
         """Take `publish`, which must not wait."""
         self._told = told
         self._topics = topics
@@ -95,7 +95,7 @@ class Announcer:
 
     # Engines
 
-    def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
+    def engine_step(self, model: ServedModel, step: Step, progress: float, reason: str | None) -> None:
         """Tell how far the making of an engine is: in the status, in an alarm, and in the log."""
         told = f"{model.engine.label} serves {model.name}"
         is_refused = step == "failed" and model.settings.precision == "int8" and not self._told.is_falling_back
@@ -116,7 +116,7 @@ class Announcer:
         self._tell(changes)
         self.status("online")
 
-    def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None:
+    def agreement(self, model: ServedModel, agreement: float, *, is_low: bool) -> None:
         """Tell when what serves a model falls below, or comes back to, the agreement that is wanted."""
         told = f"{model.engine.label} agrees by {agreement:.3f} with {model.name} as it was exported"
         if not is_low:
@@ -128,7 +128,7 @@ class Announcer:
             step = "quantize again with frames like these"
             self.alarm(self.alarms.raised("accuracy_low", reason, step, model=model.name))
 
-    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None:
+    def engine_failing(self, model: ServedModel, fault: str | None, pause_s: float) -> None:
         """Tell that an engine fails again and again, and when it is well again."""
         if fault is None:
             told = f"{model.engine.label} serves {model.name} again"

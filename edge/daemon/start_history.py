@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 End = Literal["clean", "lost"]
 
-SETTLED_S = 120.0  # who has served for so long has not ended because of its start
+HEALTHY_UPTIME_S = 120.0  # who has served for so long has not ended because of its start
 WITHIN_S = 600.0
 MANY = 3  # bad ends within that time that make a loop
 KEPT = 8
@@ -58,7 +58,7 @@ class CrashLoop:
         return f"the daemon ended by itself {self.count} times within {WITHIN_S / 60:g} min, soon after each start"
 
 
-class Starts:
+class StartHistory:
     """The record of starts in the state directory: a few writes a start, and none while the daemon serves."""
 
     def __init__(self, state_dir: Path, *, restarted: bool) -> None:
@@ -87,7 +87,7 @@ class Starts:
         """Note which engines serve, and once that they have served well; tell when that has just come true."""
         now = self._now
         self._serving_since_ns = self._serving_since_ns or now_ns()
-        settles = not now.settled and (now_ns() - self._serving_since_ns) / 1e9 >= SETTLED_S
+        settles = not now.settled and (now_ns() - self._serving_since_ns) / 1e9 >= HEALTHY_UPTIME_S
         if settles or engines != now.engines:
             now.settled, now.engines = now.settled or settles, dict(engines)
             self._good_engines = now.engines if now.settled else self._good_engines
@@ -108,7 +108,7 @@ class Starts:
         if self._path is None:
             return []
         try:
-            record = _Record.model_validate_json(self._path.read_bytes())
+            record = _HistoryFile.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
@@ -121,7 +121,7 @@ class Starts:
         """Write the record in one step; where that cannot be, the next start knows less, and this one serves on."""
         if self._path is None:
             return
-        record = _Record(good_engines=self._good_engines, starts=[*self._past[1 - KEPT :], self._now])
+        record = _HistoryFile(good_engines=self._good_engines, starts=[*self._past[1 - KEPT :], self._now])
         aside = self._path.with_suffix(".tmp")
         try:
             with aside.open("wb") as file:
@@ -135,7 +135,7 @@ class Starts:
                 aside.unlink()
 
 
-class _Record(BaseModel):
+class _HistoryFile(BaseModel):
     """The file."""
 
     model_config = ConfigDict(strict=True)

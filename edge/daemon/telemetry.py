@@ -13,7 +13,7 @@ import numpy as np
 
 from edge.core.clock import now_ns, utc_text, wall_ns
 from edge.core.records import DROP_CAUSES, ENGINE_PARTS, STAGES, DropCause, EngineTimes, OutboxState, Result
-from edge.host.sensors.sensors import Reading
+from edge.host.sensors.sensors import SensorReading
 
 # Bins whose bounds grow by this ratio, told by their geometric middle, are off by at most sqrt(1.039) - 1 = 1.93 %.
 _BIN_RATIO = 1.039
@@ -28,7 +28,7 @@ _MIDDLES_MS = _LOWEST_MS * _BIN_RATIO ** (np.arange(_BINS) + 0.5)
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class PeriodStats:
     """How one stream fared in a period."""
 
     frames: int  # captured
@@ -100,8 +100,8 @@ class StreamMeter:
         self._in_flight = 0
         self._late = 0
         self._until_found = LatencyHistogram()
-        self._before = Pace(0, 0, 0, None)  # counts at the end of the period before
-        self.pace = Pace(0, 0, 0, None)  # of the period that was taken last
+        self._before = PeriodStats(0, 0, 0, None)  # counts at the end of the period before
+        self.pace = PeriodStats(0, 0, 0, None)  # of the period that was taken last
         self._dropped: dict[DropCause, int] = dict.fromkeys(DROP_CAUSES, 0)
         self._period_results = 0
         self._latency = {stage: LatencyHistogram() for stage in STAGES}
@@ -182,9 +182,11 @@ class StreamMeter:
             late = self._late
         late += counts["dropped"]["overrun"] + counts["dropped"]["stale"]
         served = counts["results"] + counts["dropped"]["gated"]
-        now = Pace(counts["frames"], served, late, found["p99"] if found else None)
+        now = PeriodStats(counts["frames"], served, late, found["p99"] if found else None)
         before, self._before = self._before, now
-        self.pace = Pace(now.frames - before.frames, now.found - before.found, now.late - before.late, now.p99_ms)
+        self.pace = PeriodStats(
+            now.frames - before.frames, now.found - before.found, now.late - before.late, now.p99_ms
+        )
         return counts | {"results_per_s": round(results / period_s, 2), "latency_ms": latency_ms}
 
 
@@ -244,7 +246,7 @@ class Telemetry:
         self,
         streams: Mapping[str, StreamMeter],
         models: Mapping[str, tuple[str, ModelMeter]],
-        read_board: Callable[[int], Reading],
+        read_board: Callable[[int], SensorReading],
         outbox: OutboxState,
     ) -> dict[str, Any]:
         """Return the message of the period that ends now.
@@ -269,7 +271,7 @@ class Telemetry:
         }
 
 
-def energy_of(work: Work, busy_ms: float, board: Reading) -> dict[str, float | None]:
+def energy_of(work: Work, busy_ms: float, board: SensorReading) -> dict[str, float | None]:
     """Return a model's energy an image, in joules, whole and above the board's idle power; None where not measured.
 
     What the board took is shared by how long the engines ran, `busy_ms` all together. Images of a time in which the

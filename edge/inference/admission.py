@@ -50,7 +50,7 @@ class Here:
 
 
 @dataclass(frozen=True)
-class Form:
+class ModelFiles:
     """A model in one precision: the files that an entry must have been measured with."""
 
     precision: Precision
@@ -59,7 +59,7 @@ class Form:
     reading_sha256: str  # of how model.toml feeds and reads it
 
 
-class Entry(Table):
+class PrecisionEntry(Table):
     """One measurement."""
 
     model_config = ConfigDict(extra="ignore")  # of a newer version
@@ -99,9 +99,9 @@ class Entry(Table):
         )
 
 
-def read_entries(onnx: Path, state_dir: Path) -> list[Entry]:
+def read_entries(onnx: Path, state_dir: Path) -> list[PrecisionEntry]:
     """Return what is recorded of a model, the newest first; nothing where the file is missing or damaged."""
-    newest: dict[tuple[str | None, ...], Entry] = {}
+    newest: dict[tuple[str | None, ...], PrecisionEntry] = {}
     for path in _places(onnx, state_dir):
         for entry in _entries(path):
             if entry.onnx == onnx.name and (entry.key not in newest or newest[entry.key].at < entry.at):
@@ -109,7 +109,7 @@ def read_entries(onnx: Path, state_dir: Path) -> list[Entry]:
     return sorted(newest.values(), key=lambda entry: entry.at, reverse=True)
 
 
-def record(entry: Entry, onnx: Path, state_dir: Path) -> Path:
+def record(entry: PrecisionEntry, onnx: Path, state_dir: Path) -> Path:
     """Keep an entry in place of the one before it; return the file.
 
     What was measured with another FP32 file of the same name goes: nothing can admit it again.
@@ -137,12 +137,12 @@ def record(entry: Entry, onnx: Path, state_dir: Path) -> Path:
 class Admission:
     """Whether a form may serve here."""
 
-    form: Form
-    entry: Entry | None  # what admits it; None for FP32, which needs no proof, and where nothing does
+    form: ModelFiles
+    entry: PrecisionEntry | None  # what admits it; None for FP32, which needs no proof, and where nothing does
     reason: str | None = None  # in one sentence, why it may not; None: it may
 
 
-def admitted(entries: Sequence[Entry], form: Form, here: Here, min_agreement: float) -> Admission:
+def admitted(entries: Sequence[PrecisionEntry], form: ModelFiles, here: Here, min_agreement: float) -> Admission:
     """Judge a form by the newest entry that was measured with it, here."""
     if form.precision == "fp32":
         return Admission(form, None)
@@ -159,11 +159,11 @@ def admitted(entries: Sequence[Entry], form: Form, here: Here, min_agreement: fl
     return Admission(form, entry, why_not(entry, min_agreement))
 
 
-def _at(entry: Entry) -> str:
+def _at(entry: PrecisionEntry) -> str:
     return entry.at
 
 
-def why_not(entry: Entry, min_agreement: float) -> str | None:
+def why_not(entry: PrecisionEntry, min_agreement: float) -> str | None:
     """Return why a measurement is not good enough; None where it is."""
     if entry.frames < MIN_FRAMES:
         return f"{entry.precision} was measured on too few frames: {entry.frames}, wanted {MIN_FRAMES} or more"
@@ -185,8 +185,8 @@ def why_not(entry: Entry, min_agreement: float) -> str | None:
 class _Rule:
     """What must be equal, and how it is told that it is not."""
 
-    holds: Callable[[Entry, Form, Here], bool]
-    tell: Callable[[Entry, Here], str]
+    holds: Callable[[PrecisionEntry, ModelFiles, Here], bool]
+    tell: Callable[[PrecisionEntry, Here], str]
 
 
 # In the order in which one that fails explains most.
@@ -214,11 +214,11 @@ _RULES = (
 )
 
 
-def _day(entry: Entry) -> str:
+def _day(entry: PrecisionEntry) -> str:
     return entry.at[:10]
 
 
-def fastest(entries: Sequence[Entry], admissions: Sequence[Admission], here: Here) -> Precision:
+def fastest(entries: Sequence[PrecisionEntry], admissions: Sequence[Admission], here: Here) -> Precision:
     """Return the admitted precision that was measured as the fastest on this machine: FP32 where none was faster.
 
     Each entry's times were taken in turn with those of FP32, so their ratio is what tells; those of another machine
@@ -233,8 +233,8 @@ def fastest(entries: Sequence[Entry], admissions: Sequence[Admission], here: Her
     return min(ratios, key=lambda precision: ratios[precision])
 
 
-def _measures(entry: Entry, form: Form, here: Here) -> bool:
-    same = Form(entry.precision, entry.onnx_sha256, entry.file_sha256, form.reading_sha256) == form
+def _measures(entry: PrecisionEntry, form: ModelFiles, here: Here) -> bool:
+    same = ModelFiles(entry.precision, entry.onnx_sha256, entry.file_sha256, form.reading_sha256) == form
     return same and entry.against == "fp32" and entry.here == here
 
 
@@ -244,7 +244,7 @@ def _places(onnx: Path, state_dir: Path) -> tuple[Path, Path]:
     return onnx.with_name(FILE), state_dir / "models" / f"{onnx.stem}-{place}.{FILE}"
 
 
-def _entries(path: Path) -> list[Entry]:
+def _entries(path: Path) -> list[PrecisionEntry]:
     """Read a file's entries; those that cannot be read admit nothing."""
     try:
         document = json.loads(path.read_bytes())
@@ -257,7 +257,7 @@ def _entries(path: Path) -> list[Entry]:
     entries = []
     for each in found if isinstance(found, list) else []:
         try:
-            entries.append(Entry.model_validate(each))
+            entries.append(PrecisionEntry.model_validate(each))
         except ValidationError as error:
             log.warning("%s: an entry does not count: %s", path, " ".join(str(error).split())[:_MAX_TOLD])
     return entries

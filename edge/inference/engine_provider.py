@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError, ModelError
-from edge.inference.admission import Form, Here, Precision
+from edge.inference.admission import Here, ModelFiles, Precision
 from edge.inference.backends.cuda import open_device
 from edge.inference.backends.engine import Engine
 from edge.inference.backends.ort import OrtEngine, best_provider
 from edge.inference.backends.tensorrt.build_process import build_plan, default_workspace_mb
 from edge.inference.backends.tensorrt.build_protocol import BuildSettings
 from edge.inference.backends.tensorrt.library import load_tensorrt
-from edge.inference.backends.tensorrt.plan_store import PlanKey, PlanStore, Trial, plan_key
+from edge.inference.backends.tensorrt.plan_store import PlanKey, PlanStore, PlanTrial, plan_key
 from edge.inference.fp16.convert import fp16_file, source_sha256
 from edge.inference.model_variants import form_file, form_of, plan_sha256
-from edge.inference.precision_choice import Choice, Chooser
+from edge.inference.precision_choice import Chooser, PrecisionChoice
 from edge.inference.runtime_identity import on_onnxruntime, on_tensorrt
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Fallback:
 
 
 @dataclass(frozen=True)
-class Place:
+class EngineEnvironment:
     """What engines of this daemon have in common."""
 
     state_dir: Path
@@ -69,7 +69,7 @@ def build_settings(
 
 
 @dataclass(frozen=True)
-class Supplied:
+class OpenedEngine:
     """An engine that works now."""
 
     engine: Engine
@@ -77,14 +77,14 @@ class Supplied:
     may_build: bool = True  # whether the wanted one could be built
 
 
-class Supply:
+class EngineProvider:
     """Opens and builds the engines of one model."""
 
     def __init__(
         self,
         onnx: Path,
         settings: ModelSettings,
-        place: Place,
+        place: EngineEnvironment,
         threads: int,
         *,
         reading_sha256: str,
@@ -100,7 +100,7 @@ class Supply:
         self._chooser = Chooser(onnx, place.state_dir, reading_sha256, min_agreement, place.force)
         self.target: Precision = "fp32"  # of the wanted engine; `open` decides
 
-    def open(self) -> Supplied:
+    def open(self) -> OpenedEngine:
         """Return an engine that works now.
 
         Raises ModelError where what the configuration insists on cannot be had, or the model cannot be run at all.
@@ -117,25 +117,25 @@ class Supply:
             return replace(supplied, lacking=choice.refused, may_build=choice.may_verify)
         return supplied
 
-    def _open_tensorrt(self, choice: Choice) -> Supplied:
+    def _open_tensorrt(self, choice: PrecisionChoice) -> OpenedEngine:
         try:
             plan = self._store.load(self._key(choice.serve))
             # An entry of precision.json is a better proof than a trial.
             proven = choice.serve == "int8"
-            return Supplied(self._open_plan(plan, choice.serve)) if proven else self._open_tried(plan, choice.serve)
+            return OpenedEngine(self._open_plan(plan, choice.serve)) if proven else self._open_tried(plan, choice.serve)
         except GpuLostError:
             raise
         except (EngineError, ModelError) as error:  # ModelError: its form of this precision cannot be made here
-            return Supplied(self.open_reference(), str(error))
+            return OpenedEngine(self.open_reference(), str(error))
 
-    def open_instead(self, fallback: Fallback, name: str) -> Supplied:
+    def open_instead(self, fallback: Fallback, name: str) -> OpenedEngine:
         """Open the fallback of this model where it is kept, else the model as it was exported; no other is made.
 
         The latter touches no GPU, whatever is wrong with that.
         """
         engine = self._open_kept_as(fallback.engines.get(name, "")) or self.open_reference()
         lacking = None if fallback.tried.get(name) == frozenset({engine.label}) else fallback.reason
-        return Supplied(engine, lacking, may_build=False)
+        return OpenedEngine(engine, lacking, may_build=False)
 
     def _open_kept_as(self, label: str) -> Engine | None:
         """Open the stored plan that has this label; None where there is none, or it cannot be used."""
@@ -153,33 +153,33 @@ class Supply:
         self.target = "fp16"
         return True
 
-    def _open_tried(self, plan: bytes, precision: Precision) -> Supplied:
+    def _open_tried(self, plan: bytes, precision: Precision) -> OpenedEngine:
         """Open a stored plan that has been held against ONNX Runtime; the others serve not, or not yet."""
         trial = self._store.trial(self._key(precision))
         if trial.state == "verified":
-            return Supplied(self._open_plan(plan, precision))
+            return OpenedEngine(self._open_plan(plan, precision))
         if trial.state == "refused" or trial.attempts >= MOST_ATTEMPTS:
             reason = trial.reason or f"the process ended {trial.attempts} times while it was tried"
             again = f"remove {self._store.path(self._key(precision))} to have it built and tried again"
-            return Supplied(self.open_reference(), f"its engine was refused: {reason}; {again}", may_build=False)
-        return Supplied(self.open_reference(), "its engine is kept, and has to be verified on frames first")
+            return OpenedEngine(self.open_reference(), f"its engine was refused: {reason}; {again}", may_build=False)
+        return OpenedEngine(self.open_reference(), "its engine is kept, and has to be verified on frames first")
 
     def note_trying(self) -> None:
         """Note that the engine is about to run for the first time: what it does to the process cannot be known."""
         if not self.why_not_tensorrt():
             key = self._key(self.target)
-            self._store.note(key, Trial("trying", None, self._store.trial(key).attempts + 1))
+            self._store.note(key, PlanTrial("trying", None, self._store.trial(key).attempts + 1))
 
     def note_trial(self, state: str, reason: str | None = None) -> None:
         """Note what came of it: verified, refused, or untried where it was given up."""
         if not self.why_not_tensorrt():
-            self._store.note(self._key(self.target), Trial(state, reason))
+            self._store.note(self._key(self.target), PlanTrial(state, reason))
 
-    def on(self, **changes: str) -> Supply:
+    def on(self, **changes: str) -> EngineProvider:
         """Return a supply of the same model with other settings."""
         settings = self.settings.model_copy(update=changes)
         reading_sha256, min_agreement = self._chooser.reading_sha256, self._chooser.min_agreement
-        return Supply(
+        return EngineProvider(
             self.onnx,
             settings,
             self.place,
@@ -194,7 +194,7 @@ class Supply:
         self.target = precision
         return self.build(lambda _phase, _progress: None, lambda: False)  # Ctrl-C ends it
 
-    def form(self, precision: Precision) -> tuple[Form, Path]:
+    def form(self, precision: Precision) -> tuple[ModelFiles, Path]:
         """Return what an entry of precision.json must have been measured with, and the file of this precision."""
         file = self._file(precision, self.here.backend)
         return form_of(self.onnx, file, precision, self._chooser.reading_sha256), file
@@ -292,7 +292,7 @@ class Supply:
     def device(self) -> str:
         return "gpu" if self.settings.device == "auto" else self.settings.device
 
-    def _open_onnxruntime(self, choice: Choice, reason: str) -> Supplied:
+    def _open_onnxruntime(self, choice: PrecisionChoice, reason: str) -> OpenedEngine:
         provider = best_provider(("cuda",)) if self.settings.device in ("auto", "gpu") else None
         if self.settings.device == "gpu" and provider is None:
             raise ModelError(
@@ -303,7 +303,7 @@ class Supply:
         left_open = self.settings.backend == "auto" and self.settings.device == "auto"
         missed = reason if left_open and any((self.place.state_dir / "plans").glob("*.plan")) else None
         engine = self._open_form("fp32", provider) if provider else self._open_form(choice.serve)
-        return Supplied(engine, missed, may_build=False)
+        return OpenedEngine(engine, missed, may_build=False)
 
     def _open_form(self, precision: Precision, provider: str = "cpu") -> OrtEngine:
         """Open the model in a precision with ONNX Runtime."""

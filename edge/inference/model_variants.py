@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from edge.core.errors import ModelError
-from edge.inference.admission import Form, Precision
+from edge.inference.admission import ModelFiles, Precision
 from edge.inference.fp16.convert import fp16_file, source_sha256
 
 _NAME_DIGITS = 12
@@ -28,10 +28,10 @@ def plan_sha256(onnx: Path, precision: Precision, state_dir: Path) -> str:
     return source_sha256(form_file(onnx, precision, "trt", state_dir))
 
 
-def form_of(onnx: Path, file: Path, precision: Precision, reading_sha256: str) -> Form:
+def form_of(onnx: Path, file: Path, precision: Precision, reading_sha256: str) -> ModelFiles:
     """Return what an entry of precision.json must have been measured with."""
     onnx_sha256 = source_sha256(onnx)
-    return Form(precision, onnx_sha256, onnx_sha256 if file == onnx else source_sha256(file), reading_sha256)
+    return ModelFiles(precision, onnx_sha256, onnx_sha256 if file == onnx else source_sha256(file), reading_sha256)
 
 
 def _int8_file(onnx: Path, backend: str, state_dir: Path) -> Path:

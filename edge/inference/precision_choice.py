@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Choice:
+class PrecisionChoice:
     """What serves, and what is the matter with INT8 where that was asked for."""
 
     serve: Precision  # without further proof
@@ -33,23 +33,23 @@ class Chooser:
     min_agreement: float
     force: bool  # INT8 serves without proof
 
-    def choose(self, asked: str, here: Here) -> Choice:
+    def choose(self, asked: str, here: Here) -> PrecisionChoice:
         """Return what serves for the `precision` of the configuration."""
         plain: Precision = "fp32" if here.backend == "ort-cpu" else "fp16"
         if asked in ("fp32", "fp16"):
-            return Choice("fp32" if asked == "fp32" else "fp16")
+            return PrecisionChoice("fp32" if asked == "fp32" else "fp16")
         try:
             file = form_file(self.onnx, "int8", here.backend, self.state_dir)
         except ModelError as error:
-            return Choice(plain) if asked == "auto" else Choice(plain, str(error))
+            return PrecisionChoice(plain) if asked == "auto" else PrecisionChoice(plain, str(error))
         form = form_of(self.onnx, file, "int8", self.reading_sha256)
         entries = read_entries(self.onnx, self.state_dir)
         admission = admitted(entries, form, here, self.min_agreement)
         if asked == "auto":
             # What is not faster here has nothing to give, whatever its name promises.
-            return Choice("int8" if fastest(entries, [admission], here) == "int8" else plain)
+            return PrecisionChoice("int8" if fastest(entries, [admission], here) == "int8" else plain)
         if admission.reason is None:
-            return Choice("int8")
+            return PrecisionChoice("int8")
         if self.force:
-            return Choice("int8", f"{admission.reason}; it is forced", forced=True)
-        return Choice(plain, admission.reason, may_verify=admission.entry is None)
+            return PrecisionChoice("int8", f"{admission.reason}; it is forced", forced=True)
+        return PrecisionChoice(plain, admission.reason, may_verify=admission.entry is None)

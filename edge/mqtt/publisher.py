@@ -29,7 +29,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edge.core.clock import elapsed_ms, now_ns
 from edge.core.config import MqttSettings
 from edge.core.errors import EdgeError, UnansweredError
-from edge.core.records import DropReason, Message, OutboxState, Request
+from edge.core.records import CommandRequest, DropReason, Message, OutboxState
 from edge.mqtt.tls import tls_context, why_away
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def properties_of(content_type: str, expiry_s: int | None, correlation: bytes | 
     return Packed(content_type, expiry_s, correlation)
 
 
-class RefusedError(EdgeError):
+class BrokerRefusedError(EdgeError):
     """The broker answered and said no."""
 
 
@@ -113,7 +113,7 @@ class Publisher:
         store: Store,
         on_sent: Callable[[Message, int], None],
         subscriptions: Sequence[str] = (),
-        on_request: Callable[[Request], None] | None = None,
+        on_request: Callable[[CommandRequest], None] | None = None,
     ) -> None:
         """Take `on_sent(message, acknowledged_ns)`; `will` is what the broker says when we are lost.
 
@@ -277,7 +277,9 @@ class Publisher:
                 break  # old brokers refuse version 5, or just hang up; this one says something else
         if self._connack is None:
             raise UnansweredError("it hung up on CONNECT, or did not answer; see the broker's log")
-        raise RefusedError(f"it refused the connection: {self._connack}; see user name, password and the broker's log")
+        raise BrokerRefusedError(
+            f"it refused the connection: {self._connack}; see user name, password and the broker's log"
+        )
 
     def _open(self, protocol: Any) -> mqtt.Client:
         """Open a connection and wait for the broker's answer to it."""
@@ -413,7 +415,9 @@ class Publisher:
             return
         response_topic = getattr(message.properties, "ResponseTopic", None)
         correlation = getattr(message.properties, "CorrelationData", None)
-        self._on_request(Request(message.topic, bytes(message.payload), message.retain, response_topic, correlation))
+        self._on_request(
+            CommandRequest(message.topic, bytes(message.payload), message.retain, response_topic, correlation)
+        )
 
 
 def _limits(protocol: Any) -> Properties | None:

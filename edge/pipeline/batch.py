@@ -18,7 +18,7 @@ from edge.core.records import Batch, DropCause, Frame
 EVERY_BATCHES_AHEAD = 2
 
 
-class Room:
+class StreamQueue:
     """One stream's waiting room, at which its camera hands in frames."""
 
     def __init__(self, batcher: Batcher, places: int, max_age_ns: int, *, every: bool) -> None:
@@ -54,8 +54,8 @@ class Batcher:
     def __init__(self, max_batch: int, max_wait_ms: float) -> None:
         self._largest_batch = self._max_batch = max_batch
         self._max_wait_ns = int(max_wait_ms * 1e6)
-        self._open_rooms: set[Room] = set()
-        self._turns: deque[Room] = deque()  # rooms that hold frames, in the order of their turns
+        self._open_rooms: set[StreamQueue] = set()
+        self._turns: deque[StreamQueue] = deque()  # rooms that hold frames, in the order of their turns
         self._waiting = 0  # frames in all rooms
         self._closed = False
         self._dismissed: set[object] = set()
@@ -63,15 +63,15 @@ class Batcher:
         self._frame_came = threading.Condition(lock)
         self._place_freed = threading.Condition(lock)
 
-    def add_stream(self, *, every: bool, max_age_ms: float) -> Room:
+    def add_stream(self, *, every: bool, max_age_ms: float) -> StreamQueue:
         """Make a waiting room; frames that are dropped go to their owner's `drop`, without a lock held."""
         places = EVERY_BATCHES_AHEAD * self._largest_batch if every else 1
-        room = Room(self, places, 0 if every else int(max_age_ms * 1e6), every=every)
+        room = StreamQueue(self, places, 0 if every else int(max_age_ms * 1e6), every=every)
         with self._frame_came:
             self._open_rooms.add(room)
         return room
 
-    def admit(self, room: Room, frame: Frame) -> tuple[Frame, DropCause] | None:
+    def admit(self, room: StreamQueue, frame: Frame) -> tuple[Frame, DropCause] | None:
         """Let a frame in; return the frame that had no place, with the cause."""
         with self._frame_came:
             while room.every and room.open and len(room.frames) >= room.places:
@@ -100,7 +100,7 @@ class Batcher:
         """Tell whether no frame waits."""
         return self._waiting == 0
 
-    def close_room(self, room: Room) -> None:
+    def close_room(self, room: StreamQueue) -> None:
         """No frame comes any more; batches stop waiting for this stream."""
         with self._frame_came:
             room.open = False
@@ -108,7 +108,7 @@ class Batcher:
             self._place_freed.notify_all()
             self._frame_came.notify_all()
 
-    def empty_room(self, room: Room) -> list[Frame]:
+    def empty_room(self, room: StreamQueue) -> list[Frame]:
         """Take all frames out of a room."""
         with self._frame_came:
             frames = list(room.frames)

@@ -13,7 +13,7 @@ from edge.core.errors import EdgeError, EngineError, GpuLostError
 from edge.inference.admission import MIN_FRAMES, record, why_not
 from edge.inference.backends.engine import Engine
 from edge.inference.backends.tensorrt.build_protocol import UnsupportedModelError
-from edge.pipeline.served_model import Model, Served
+from edge.pipeline.served_model import Served, ServedModel
 from edge.precision.calibration_frames import read_stored, stored_folder
 from edge.precision.comparison import Comparison, entry_of
 from edge.precision.verdict import Picture, answers, compare
@@ -33,9 +33,9 @@ class Rebuild:
 
     def __init__(
         self,
-        model: Model,
-        swap: Callable[[Model, Engine], None],
-        tell: Callable[[Model, Step, float, str | None], None],
+        model: ServedModel,
+        swap: Callable[[ServedModel, Engine], None],
+        tell: Callable[[ServedModel, Step, float, str | None], None],
     ) -> None:
         """Take `swap`, which brings an engine into service, and `tell`: step, share of the building done, reason."""
         self._model = model
@@ -77,7 +77,7 @@ class Rebuild:
         model = self._model
         try:
             self._make_target()
-        except RefusedError as error:
+        except EngineRefusedError as error:
             if not model.supply.lower_target():
                 raise
             log.warning("model %s: %s", model.name, error)
@@ -99,7 +99,7 @@ class Rebuild:
         self._unserved = None
         self._tell(model, "partly" if partly else "serving", 1.0, partly)
 
-    def _tell(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
+    def _tell(self, model: ServedModel, step: Step, progress: float, reason: str | None) -> None:
         if not self._cancelled.is_set():  # who cancelled does not wait for news
             self._outlet(model, step, progress, reason)
 
@@ -132,7 +132,7 @@ class Rebuild:
             told = verify(engine, itertools.chain([first], pictures))
         except GpuLostError:
             raise
-        except RefusedError as error:
+        except EngineRefusedError as error:
             supply.note_trial("refused", str(error))
             raise
         except BaseException:
@@ -153,7 +153,7 @@ class Rebuild:
         verdict = compare(wanted, got)
         told = f"on {len(shown)} pictures {verdict}"
         if reason := verdict.why_not(model.manifest.min_agreement):
-            raise RefusedError(
+            raise EngineRefusedError(
                 f"engine {engine.label} is refused, as {reason} ({told}); {model.engine.label} serves on"
             )
         return told
@@ -177,7 +177,7 @@ class Rebuild:
         record(entry, supply.onnx, supply.place.state_dir)
         told = f"{entry.metric} {entry.agreement:.3f} on {entry.frames} pictures"
         if reason := why_not(entry, bound):
-            raise RefusedError(f"engine {engine.label} is refused: {reason}; {model.engine.label} serves on")
+            raise EngineRefusedError(f"engine {engine.label} is refused: {reason}; {model.engine.label} serves on")
         return told
 
     def _pictures(self) -> Iterator[Picture]:
@@ -203,7 +203,7 @@ class Rebuild:
             raise _CancelledError
 
 
-class RefusedError(EngineError):
+class EngineRefusedError(EngineError):
     """A new engine does not agree with the one that serves."""
 
 

@@ -10,7 +10,7 @@ from edge.core.clock import now_ns
 from edge.core.errors import EdgeError, GpuLostError
 from edge.inference.backends.engine import Engine
 from edge.pipeline.lane import Lane
-from edge.pipeline.served_model import Model
+from edge.pipeline.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +19,14 @@ LONGEST_PAUSE_S = 300.0
 FORGOTTEN_S = 600.0  # an engine that has served for so long begins anew
 
 
-class Mending:
+class EngineRecovery:
     """Watches the lanes of one model."""
 
     def __init__(
-        self, model: Model, swap: Callable[[Model, Engine], None], tell: Callable[[Model, str | None, float], None]
+        self,
+        model: ServedModel,
+        swap: Callable[[ServedModel, Engine], None],
+        tell: Callable[[ServedModel, str | None, float], None],
     ) -> None:
         """Take `swap`, which brings an engine into service, and `tell`: fault (None: it is over), pause."""
         self._model = model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge.core.records import Classes, Findings, Result
 
 
-class Gate:
+class ResultFilter:
     """Asked about each result in capture order; remembers what was published last.
 
     A change that falls into the pause after a result is published with the first frame that the limit allows, if that

@@ -13,7 +13,7 @@ from edge.core.clock import now_ns
 from edge.core.records import Findings
 
 
-class Samples:
+class RecentFrames:
     """The newest pictures that a model was given, kept to hold a new engine against the one that serves."""
 
     def __init__(self, places: int = 8, every_s: float = 0.2) -> None:
@@ -35,7 +35,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ShadowSample:
     """A frame that was served, with what was found in it."""
 
     image: NDArray[np.uint8]  # H×W×3, BGR
@@ -44,14 +44,14 @@ class Sample:
     engine: str  # label of the one that served it
 
 
-class Sampling:
+class ShadowSampling:
     """Chooses a share of the frames; one of them waits at most, and what comes meanwhile is passed over."""
 
     def __init__(self, share: float) -> None:
         """Take the share of the frames, 0…1."""
         self._share = share
         self._due = 0.0
-        self._waiting: Sample | None = None
+        self._waiting: ShadowSample | None = None
         self._closed = False
         self._came = threading.Condition()
 
@@ -64,12 +64,12 @@ class Sampling:
             self._due -= 1.0
             return True
 
-    def offer(self, sample: Sample) -> None:
+    def offer(self, sample: ShadowSample) -> None:
         with self._came:
             self._waiting = sample
             self._came.notify()
 
-    def take(self) -> Sample | None:
+    def take(self) -> ShadowSample | None:
         """Wait for the next sample; None when there will be none any more."""
         with self._came:
             while self._waiting is None and not self._closed:

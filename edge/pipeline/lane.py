@@ -15,8 +15,8 @@ from edge.core.clock import elapsed_ms, now_ns
 from edge.core.errors import EdgeError, EngineError, GpuLostError, GpuMemoryError, ModelError
 from edge.core.records import Batch, EngineTimes, Frame, Geometry, Result
 from edge.inference.infer import Inference
-from edge.pipeline.frame_samples import Sample
-from edge.pipeline.served_model import Model, Served
+from edge.pipeline.frame_samples import ShadowSample
+from edge.pipeline.served_model import Served, ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ TOLD_AGAIN_AT = frozenset(10**power for power in range(1, 10))
 class Lane:
     """One thread that takes batches the whole way, with an engine context of its own."""
 
-    def __init__(self, model: Model, served: Served, number: int) -> None:
+    def __init__(self, model: ServedModel, served: Served, number: int) -> None:
         self._model = model
         self._served_by = served
         self._started = threading.Event()
@@ -180,11 +180,11 @@ class Lane:
             batch=len(batch.frames),
         )
         if (sampling := model.sampling) is not None and frame.sample is not None:
-            sampling.offer(Sample(frame.sample, findings, frame.owner.score_threshold, result.engine))
+            sampling.offer(ShadowSample(frame.sample, findings, frame.owner.score_threshold, result.engine))
         frame.owner.finish(frame, result)
 
 
-def open_lanes(model: Model) -> list[Lane]:
+def open_lanes(model: ServedModel) -> list[Lane]:
     """Warm a model's lanes; a plan that loads but cannot be run gives way to the engine that always can."""
     try:
         return warm_lanes(model, model.served)
@@ -197,7 +197,7 @@ def open_lanes(model: Model) -> list[Lane]:
         return warm_lanes(model, model.served)
 
 
-def warm_lanes(model: Model, served: Served) -> list[Lane]:
+def warm_lanes(model: ServedModel, served: Served) -> list[Lane]:
     """Start lanes and wait until each is ready for its first batch; where memory is short, one lane instead of many."""
     try:
         return _start_lanes(model, served)
@@ -209,7 +209,7 @@ def warm_lanes(model: Model, served: Served) -> list[Lane]:
         return _start_lanes(model, served)
 
 
-def _start_lanes(model: Model, served: Served) -> list[Lane]:
+def _start_lanes(model: ServedModel, served: Served) -> list[Lane]:
     lanes = [Lane(model, served, number) for number in range(served.lane_count)]
     for lane in lanes:
         lane.start()
@@ -222,7 +222,7 @@ def _start_lanes(model: Model, served: Served) -> list[Lane]:
     return lanes
 
 
-def end_lanes(model: Model, lanes: Sequence[Lane]) -> bool:
+def end_lanes(model: ServedModel, lanes: Sequence[Lane]) -> bool:
     """Let lanes go once they have finished their batch; the model's others serve on. Tell whether all have gone."""
     model.batcher.dismiss(lanes)
     return join_lanes(lanes, now_ns() + int(END_S * 1e9))

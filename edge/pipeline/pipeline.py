@@ -15,11 +15,11 @@ from edge.core.config import Config, ModelSettings
 from edge.core.errors import EdgeError, EngineError, GpuLostError
 from edge.core.memory import give_memory_back
 from edge.inference.backends.engine import Engine
-from edge.inference.engine_provider import Place
+from edge.inference.engine_provider import EngineEnvironment
 from edge.pipeline.engine_rebuild import Rebuild, Step
-from edge.pipeline.engine_recovery import Mending
+from edge.pipeline.engine_recovery import EngineRecovery
 from edge.pipeline.lane import Lane, end_lanes, join_lanes, open_lanes, warm_lanes
-from edge.pipeline.served_model import Model, Served
+from edge.pipeline.served_model import Served, ServedModel
 from edge.pipeline.shadow import Shadow
 from edge.pipeline.stream import Stream, StreamOutlet
 
@@ -35,20 +35,20 @@ DRAIN_POLL_S = 0.005
 class Outlet(StreamOutlet, Protocol):
     """Where results and all changes go; called from the pipeline's threads."""
 
-    def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
+    def engine_step(self, model: ServedModel, step: Step, progress: float, reason: str | None) -> None:
         """Take how far the making of a model's engine is: step, share of the building done, what is the matter."""
 
-    def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None:
+    def agreement(self, model: ServedModel, agreement: float, *, is_low: bool) -> None:
         """Take how well what serves a model agrees with the model as it was exported, 0…1."""
 
-    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None:
+    def engine_failing(self, model: ServedModel, fault: str | None, pause_s: float) -> None:
         """Take that a model's engine fails again and again, and is opened again after a pause; None: no more."""
 
 
 class Pipeline:
     """The models and streams of a configuration at work."""
 
-    def __init__(self, config: Config, outlet: Outlet, place: Place) -> None:
+    def __init__(self, config: Config, outlet: Outlet, place: EngineEnvironment) -> None:
         """Open the models and warm their lanes; raise ModelError or ConfigError where something does not fit."""
         cv2.setNumThreads(1)  # the cores belong to the lanes; a picture is too small to share
         self._outlet = outlet
@@ -58,10 +58,10 @@ class Pipeline:
         self._lanes: dict[str, list[Lane]] = {}
         self._rebuilds: dict[str, Rebuild] = {}
         self._shadows: dict[str, Shadow] = {}
-        self._mendings: dict[str, Mending] = {}
+        self._mendings: dict[str, EngineRecovery] = {}
         self._accuracy = config.accuracy
         self._is_stopped = False
-        self.models: dict[str, Model] = {}
+        self.models: dict[str, ServedModel] = {}
         self.streams: dict[str, Stream] = {}
         self.change(config, start=False)
 
@@ -88,7 +88,7 @@ class Pipeline:
         added: list[Stream] = []
         try:
             for name in wanted.keys() - models.keys():
-                models[name] = Model(name, wanted[name], self._place)
+                models[name] = ServedModel(name, wanted[name], self._place)
                 lanes[name] = open_lanes(models[name])
             for name, settings in config.streams.items():
                 if settings.enabled and name not in streams:
@@ -142,7 +142,7 @@ class Pipeline:
             if rebuild is not None and rebuild.thread.is_alive():
                 continue
             if name not in self._mendings:
-                self._mendings[name] = Mending(model, self._swap, self._outlet.engine_failing)
+                self._mendings[name] = EngineRecovery(model, self._swap, self._outlet.engine_failing)
             self._mendings[name].look(self._lanes.get(name, []))
 
     def _make_lacking_engines(self) -> None:
@@ -161,7 +161,7 @@ class Pipeline:
                 self._shadows[name] = Shadow(model, self._accuracy, self._agreement_told)
                 self._shadows[name].start()
 
-    def _agreement_told(self, model: Model, agreement: float) -> None:
+    def _agreement_told(self, model: ServedModel, agreement: float) -> None:
         """Tell how well a model agrees with its reference, and go over to that one where it is so configured."""
         is_low = agreement < model.manifest.min_agreement
         self._outlet.agreement(model, agreement, is_low=is_low)
@@ -170,7 +170,7 @@ class Pipeline:
             model.lacking, model.may_build = f"its engine agreed by only {agreement:.3f} with the reference", False
             self._outlet.engine_step(model, "failed", 0.0, model.lacking)
 
-    def _end_background(self, models: Sequence[Model]) -> None:
+    def _end_background(self, models: Sequence[ServedModel]) -> None:
         """End what is done for models that go beside serving them: the making of engines, the watching of agreement."""
         rebuilds = [self._rebuilds.pop(model.name) for model in models if model.name in self._rebuilds]
         shadows = [self._shadows.pop(model.name) for model in models if model.name in self._shadows]
@@ -186,7 +186,7 @@ class Pipeline:
         for thread in threads + [each.thread for each in mendings if each.thread is not None]:
             thread.join(max(0.0, (by_ns - now_ns()) / 1e9))
 
-    def _swap(self, model: Model, engine: Engine) -> None:
+    def _swap(self, model: ServedModel, engine: Engine) -> None:
         """Bring a new engine into service: its lanes are warm before the others go, so no frame waits for it."""
         served = Served(engine, model)
         lanes = warm_lanes(model, served)
@@ -208,7 +208,7 @@ def used_models(config: Config) -> dict[str, ModelSettings]:
     return {name: settings for name, settings in config.models.items() if name in names}
 
 
-def _stop(streams: list[Stream], models: list[Model], lanes: Mapping[str, list[Lane]]) -> None:
+def _stop(streams: list[Stream], models: list[ServedModel], lanes: Mapping[str, list[Lane]]) -> None:
     """End streams and models within `STOP_S`: cameras first, then what waits is served, then the rest is dropped."""
     cameras_by_ns, lanes_by_ns = now_ns() + int(CAMERA_STOP_S * 1e9), now_ns() + int(STOP_S * 1e9)
     for stream in streams:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from edge.core.records import Result
 
 
-class Order:
+class ReorderBuffer:
     """Publishes results in the order of their tickets and numbers them; bounded by making early lanes wait.
 
     A frame that failed is handed in as None: its place is freed, and no number is spent on it. Nor is one spent on a

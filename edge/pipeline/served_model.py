@@ -22,12 +22,12 @@ from edge.daemon.telemetry import ModelMeter
 from edge.host.board import board_name, read_board
 from edge.inference.backends.engine import Context, Engine
 from edge.inference.decode import Decoder
-from edge.inference.engine_provider import Place, Supplied, Supply
+from edge.inference.engine_provider import EngineEnvironment, EngineProvider, OpenedEngine
 from edge.inference.fp16.convert import source_sha256
 from edge.inference.infer import batch_limit, picture_input
 from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
 from edge.pipeline.batch import Batcher
-from edge.pipeline.frame_samples import Samples, Sampling
+from edge.pipeline.frame_samples import RecentFrames, ShadowSampling
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +38,17 @@ GPU_LANES = 2
 Fill = Callable[[NDArray[np.uint8], int], Geometry]
 
 
-class Model:
+class ServedModel:
     """An opened model, checked against its manifest."""
 
-    def __init__(self, name: str, settings: ModelSettings, place: Place | None = None) -> None:
+    def __init__(self, name: str, settings: ModelSettings, place: EngineEnvironment | None = None) -> None:
         """Open the engine; raise ModelError in one sentence where the files do not fit together."""
         self.name = name
         self.settings = settings
         try:
             self.manifest = read_manifest(settings.path)
             self.labels = read_labels(settings.path, self.manifest)
-            place = place or Place(default_state_dir(), board_name(), EnginesSettings())
+            place = place or EngineEnvironment(default_state_dir(), board_name(), EnginesSettings())
             self._onnx, self._place = model_file(settings.path, self.manifest), place
             self.tuned_lanes = self._tuned_lanes() if settings.lanes == "auto" else None
             self.cpu_lanes, threads = lane_plan(settings, usable_cores(), self.tuned_lanes)
@@ -63,12 +63,12 @@ class Model:
             log.info("model %s takes batches of %d and no larger ones, whatever max_batch says", name, self.max_batch)
         self.batcher = Batcher(self.max_batch, settings.max_wait_ms)
         self.meter = ModelMeter(self.served.lane_count)
-        self.samples = Samples() if self.lacking and self.may_build else None  # while a new engine is being made
-        self.sampling: Sampling | None = None  # where its agreement with the reference is watched
+        self.samples = RecentFrames() if self.lacking and self.may_build else None  # while a new engine is being made
+        self.sampling: ShadowSampling | None = None  # where its agreement with the reference is watched
         self.lost: GpuLostError | None = None  # why nothing can be computed any more in this process
         log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.served.lane_count)
 
-    def open_engine(self) -> Supplied:
+    def open_engine(self) -> OpenedEngine:
         """Open the engine that is to serve."""
         fallback = self._place.fallback
         return self.supply.open() if fallback is None else self.supply.open_instead(fallback, self.name)
@@ -136,7 +136,7 @@ class Model:
 class Served:
     """An engine with what fits it to its model's manifest."""
 
-    def __init__(self, engine: Engine, model: Model) -> None:
+    def __init__(self, engine: Engine, model: ServedModel) -> None:
         """Check the engine's tensors against the manifest; raise ModelError where they do not fit."""
         self.engine = engine
         self.input = picture_input(engine)
@@ -176,9 +176,9 @@ class Served:
         return Preprocessor(self.input, self._input_settings)
 
 
-def supply_of(settings: ModelSettings, manifest: Manifest, place: Place, threads: int) -> Supply:
+def supply_of(settings: ModelSettings, manifest: Manifest, place: EngineEnvironment, threads: int) -> EngineProvider:
     """Return where the engine of a model comes from; raise ModelError where its ONNX file is missing."""
-    return Supply(
+    return EngineProvider(
         model_file(settings.path, manifest),
         settings,
         place,

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from edge.core.config import AccuracySettings
 from edge.core.records import Findings
 from edge.inference.infer import Inference
-from edge.pipeline.frame_samples import Sample, Sampling
-from edge.pipeline.served_model import Fill, Model, Served
+from edge.pipeline.frame_samples import ShadowSample, ShadowSampling
+from edge.pipeline.served_model import Fill, Served, ServedModel
 from edge.precision.agreement import agreement
 
 log = logging.getLogger(__name__)
@@ -24,10 +24,12 @@ LEAST_FRAMES = 20
 class Shadow:
     """The thread that compares, of one model; its queue is one frame, and what comes meanwhile is not compared."""
 
-    def __init__(self, model: Model, settings: AccuracySettings, tell: Callable[[Model, float], None]) -> None:
+    def __init__(
+        self, model: ServedModel, settings: AccuracySettings, tell: Callable[[ServedModel, float], None]
+    ) -> None:
         """Take `tell`, which is told the agreement over the window after each frame."""
         self._model = model
-        self._sampling = model.sampling = Sampling(settings.shadow)
+        self._sampling = model.sampling = ShadowSampling(settings.shadow)
         self._tell = tell
         self._engine = ""
         self._window: deque[tuple[Findings, Findings]] = deque(maxlen=settings.window)
@@ -62,7 +64,7 @@ class Shadow:
                 return False
         return not self._stopped.is_set()
 
-    def _compare(self, sample: Sample, reference: Served, inference: Inference, fill: Fill) -> None:
+    def _compare(self, sample: ShadowSample, reference: Served, inference: Inference, fill: Fill) -> None:
         if sample.engine != self._engine:  # what another engine found says nothing of this one
             self._window.clear()
             self._engine = sample.engine

@@ -15,10 +15,10 @@ from edge.core.clock import now_ns
 from edge.core.config import StreamSettings
 from edge.core.records import DropCause, Frame, Result, StreamState
 from edge.daemon.telemetry import StreamMeter
-from edge.pipeline.filters import Gate
-from edge.pipeline.reorder import Order
-from edge.pipeline.served_model import Model
-from edge.pipeline.wanted import Wanted
+from edge.pipeline.filters import ResultFilter
+from edge.pipeline.reorder import ReorderBuffer
+from edge.pipeline.served_model import ServedModel
+from edge.pipeline.wanted import FindingsFilter
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class StreamOutlet(Protocol):
 class Stream:
     """One `[streams.NAME]` at work; the `FrameOwner` of each of its frames."""
 
-    def __init__(self, name: str, settings: StreamSettings, model: Model, outlet: StreamOutlet) -> None:
+    def __init__(self, name: str, settings: StreamSettings, model: ServedModel, outlet: StreamOutlet) -> None:
         """Make everything ready; raise ConfigError for a label that the model does not have."""
         self.name = name
         self.settings = settings
@@ -51,9 +51,11 @@ class Stream:
         self.state: StreamState = "off"
         self._reason: str | None = None
         self._outlet = outlet
-        self._wanted = Wanted.of(name, settings.labels, model.labels, settings.min_size)
-        self._gate = Gate(settings.max_results_per_s, only_changes=settings.only_changes)
-        self._order = Order(self._publish, ORDER_PLACES_PER_FRAME * model.most_lanes * model.max_batch, self._passes)
+        self._wanted = FindingsFilter.of(name, settings.labels, model.labels, settings.min_size)
+        self._gate = ResultFilter(settings.max_results_per_s, only_changes=settings.only_changes)
+        self._order = ReorderBuffer(
+            self._publish, ORDER_PLACES_PER_FRAME * model.most_lanes * model.max_batch, self._passes
+        )
         every = settings.delivery == "every"
         self._room = model.batcher.add_stream(every=every, max_age_ms=settings.max_age_ms)
         capture = CameraSettings(

@@ -13,14 +13,14 @@ from edge.core.records import Classes, Detections, Findings
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FindingsFilter:
     """A stream's choice among the findings; made once, for a model's labels."""
 
     class_ids: NDArray[np.int64] | None = None  # None: all
     min_size_px: float = 0.0  # a box narrower or lower than this is left out
 
     @classmethod
-    def of(cls, stream: str, wanted: Sequence[str], labels: Sequence[str], min_size_px: float) -> Wanted:
+    def of(cls, stream: str, wanted: Sequence[str], labels: Sequence[str], min_size_px: float) -> FindingsFilter:
         """Look the label names up; raise ConfigError for one that the model does not have."""
         unknown = [name for name in wanted if name not in labels]
         if unknown:

@@ -16,7 +16,7 @@ from edge.core.config import GovernorSettings
 from edge.core.errors import EdgeError
 from edge.core.tuned_profile import Profile, measured_modes
 from edge.power.edge_power import Mode
-from edge.power.governor import Decision, Governor, Rules, Snapshot
+from edge.power.governor import Decision, Governor, GovernorInput, Rules
 from edge.power.jtop import JtopClient
 from edge.power.mode_selection import ascending, resolve
 from edge.power.modes import PowerModeError, PowerModes, read_modes, set_mode
@@ -32,7 +32,7 @@ STOP_S = 0.5
 ModeTold = Callable[[str | EdgeError], None]
 
 
-class SteeringOutlet(Protocol):
+class PowerControlOutlet(Protocol):
     """Who hears of changes; called from the thread of the steering."""
 
     def power_trouble(self, reason: str | None) -> None:
@@ -43,17 +43,17 @@ class SteeringOutlet(Protocol):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PowerPolicy:
     """What the configuration says of power modes."""
 
     power_mode: str  # max-q, max-p, keep, a name or an id
     governor: GovernorSettings
 
 
-class Steering:
+class PowerController:
     """Holds the board in the power mode that is wanted."""
 
-    def __init__(self, wanted: Wanted, outlet: SteeringOutlet) -> None:
+    def __init__(self, wanted: PowerPolicy, outlet: PowerControlOutlet) -> None:
         self.power_mode: str | None = None  # that the board is in; None where it has none, or it cannot be told
         self.mode_names: tuple[str, ...] = ()  # that can be asked for
         self._wanted = wanted
@@ -61,7 +61,7 @@ class Steering:
         self._governor: Governor | None = None
         self._profile: Profile | None = None
         self._names: Mapping[str, Mode] = {}
-        self._seen: Snapshot | None = None  # not looked at yet
+        self._seen: GovernorInput | None = None  # not looked at yet
         self._ours: str | None = None  # the mode that was set from here, or was there at the start
         self._held: tuple[str, int] | None = None  # a mode that a person set, and until when it stays
         self._told: Decision | None = None
@@ -83,7 +83,7 @@ class Steering:
             self._wake.notify()
         self._thread.join(STOP_S)
 
-    def observe(self, snapshot: Snapshot) -> None:
+    def observe(self, snapshot: GovernorInput) -> None:
         """Hand over how things are; the newest is looked at, those before it are passed over."""
         with self._wake:
             self._seen = snapshot

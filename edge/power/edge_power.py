@@ -104,7 +104,7 @@ class Conf:
 
 
 @dataclass(slots=True)
-class _Draft:
+class _ModeDraft:
     """A mode while its lines are read."""
 
     id: int
@@ -157,7 +157,7 @@ _UNITS = (
 def parse_conf(text: str, file: str = "nvpmodel.conf") -> Conf:
     """Return what the text of an nvpmodel.conf says; raise PowerError naming the first line that makes no sense."""
     paths: dict[tuple[str, str], str] = {}
-    drafts: list[_Draft] = []
+    drafts: list[_ModeDraft] = []
     default: int | None = None
     section, attributes = "", dict[str, str]()
     for number, whole_line in enumerate(text.splitlines(), 1):
@@ -166,7 +166,7 @@ def parse_conf(text: str, file: str = "nvpmodel.conf") -> Conf:
             if line.startswith("<"):
                 section, attributes = _header(line)
                 if section == "POWER_MODEL":
-                    drafts.append(_Draft(_identity(attributes["ID"]), attributes["NAME"]))
+                    drafts.append(_ModeDraft(_identity(attributes["ID"]), attributes["NAME"]))
                 elif section == "PM_CONFIG":
                     default = _identity(attributes["DEFAULT"])
             elif line and section == "PARAM":
@@ -277,7 +277,7 @@ def read_conf() -> Conf | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ModeChange:
     """What a change of the power mode came to."""
 
     mode: int
@@ -322,25 +322,25 @@ def stored_mode_id() -> int | None:
     return None
 
 
-def set_mode(conf: Conf, target: Mode, *, allow_reboot: bool = False, limit_s: float = CHANGE_LIMIT_S) -> Change:
+def set_mode(conf: Conf, target: Mode, *, allow_reboot: bool = False, limit_s: float = CHANGE_LIMIT_S) -> ModeChange:
     """Bring the board into a mode, as root; return once that was read back, or raise PowerError.
 
     Reboots only where `allow_reboot` is set and nothing less leads there. Ends in bounded time whatever nvpmodel does.
     """
     before = current_mode(conf)
     if before.id == target.id:
-        return Change(target.id, target.name, before.id)
+        return ModeChange(target.id, target.name, before.id)
     if before.masks != target.masks and not allow_reboot:
         raise PowerError(_needs_reboot(before, target), "refused")
     were_locked = clocks_locked()
     fault, rebooting = _apply(target, limit_s, allow_reboot=allow_reboot)
     if rebooting:
-        return Change(target.id, target.name, before.id, rebooting=True)
+        return ModeChange(target.id, target.name, before.id, rebooting=True)
     # The order that NVIDIA gives: first the mode, then jetson_clocks, which locks within the new caps. Nothing is
     # restored before: a file stored by whoever locked the clocks also holds the cores of the mode of that time.
     locked = _lock_clocks() if were_locked else None
     _read_back(conf, before, target, fault)
-    return Change(target.id, target.name, before.id, clocks_locked=locked)
+    return ModeChange(target.id, target.name, before.id, clocks_locked=locked)
 
 
 def _apply(target: Mode, limit_s: float, *, allow_reboot: bool) -> tuple[str | None, bool]:
@@ -485,7 +485,7 @@ def _groups(peer: Peer) -> Sequence[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PowerRequest:
     """What a client asks for."""
 
     verb: str
@@ -501,7 +501,7 @@ _VERBS: Mapping[str, Mapping[str, type]] = {
 }
 
 
-def parse_request(line: bytes) -> Request:
+def parse_request(line: bytes) -> PowerRequest:
     """Return what a line asks for; raise PowerError for all but the few forms that there are."""
     try:
         asked = json.loads(line.decode("utf-8"))
@@ -516,10 +516,10 @@ def parse_request(line: bytes) -> Request:
     if {key: type(value) for key, value in given.items()} != keys:
         wanted = ", ".join(f"{key} ({kind.__name__})" for key, kind in keys.items()) or "nothing else"
         raise PowerError(f"{verb} came with {_cut(given)}; wanted {wanted}", "refused")
-    return Request(verb, **given)
+    return PowerRequest(verb, **given)
 
 
-class Board:
+class ModeService:
     """The board as clients see it: one change at a time, and not too many."""
 
     def __init__(self, *, allow_reboot: bool, changes_per_minute: int, limit_s: float) -> None:
@@ -531,7 +531,7 @@ class Board:
         self._read_s = 0.0
         self._read: Mode | None = None
 
-    def answer(self, request: Request, peer: Peer) -> dict[str, Any]:
+    def answer(self, request: PowerRequest, peer: Peer) -> dict[str, Any]:
         """Do what is asked; raise PowerError where that is refused or fails."""
         conf = read_conf()
         if conf is None:
@@ -554,7 +554,7 @@ class Board:
             self._read, self._read_s = current_mode(conf), monotonic()
         return {"mode": self._read.id, "name": self._read.name}
 
-    def _set(self, conf: Conf, request: Request, peer: Peer) -> dict[str, Any]:
+    def _set(self, conf: Conf, request: PowerRequest, peer: Peer) -> dict[str, Any]:
         target = conf.mode(request.mode)
         if target is None:
             raise conf.no_such_mode(request.mode)
@@ -588,7 +588,7 @@ class Board:
 class Server:
     """Accepts connections, one thread each, until it is told to stop."""
 
-    def __init__(self, listener: socket.socket, guests: Guests, board: Board) -> None:
+    def __init__(self, listener: socket.socket, guests: Guests, board: ModeService) -> None:
         self._listener = listener
         self._guests = guests
         self._board = board
@@ -797,7 +797,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.set_wakeup_fd(told.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    board = Board(
+    board = ModeService(
         allow_reboot=options.allow_reboot, changes_per_minute=options.changes_per_minute, limit_s=options.limit_s
     )
     try:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from edge.core.errors import ConfigError, EdgeError
 from edge.core.process import heard_by
-from edge.perf.tune.measurements_file import Finished
+from edge.perf.tune.measurements_file import MeasurementsFile
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +41,15 @@ class RebootingError(EdgeError):
     exit_code = 0
 
 
-class ModeKeeper:
+class ModeGuard:
     """Switches modes, and puts the first one back; a context manager."""
 
-    def __init__(self, power: Power, finished: Finished, *, allow_reboot: bool) -> None:
+    def __init__(self, power: Power, finished: MeasurementsFile, *, allow_reboot: bool) -> None:
         self._power = power
         self._finished = finished
         self._allow_reboot = allow_reboot
 
-    def __enter__(self) -> ModeKeeper:
+    def __enter__(self) -> ModeGuard:
         now = self._power.current()
         if self._finished.mode_before is None or self._finished.mode_set != now:
             self._finished.mode_before = now

@@ -16,7 +16,7 @@ _GOAL = {"max-q": "the least energy for an image", "max-p": "the most images per
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ModeSelection:
     """A mode, why it was chosen, and whether the board must reboot for it."""
 
     mode: Mode
@@ -24,7 +24,7 @@ class Choice:
     needs_reboot: bool
 
 
-def resolve(text: str, modes: PowerModes, measured: Mapping[str, str] | None = None) -> Choice:
+def resolve(text: str, modes: PowerModes, measured: Mapping[str, str] | None = None) -> ModeSelection:
     """Return the mode that `text` means; `measured` holds the mode that was measured for "max-q" and "max-p".
 
     Raises NoSuchModeError naming the modes there are, PowerModeError for `keep` where the current mode cannot be told.
@@ -33,12 +33,12 @@ def resolve(text: str, modes: PowerModes, measured: Mapping[str, str] | None = N
     if asked.casefold() == "keep":
         if modes.current is None:
             raise PowerModeError(f"the power mode cannot be kept: {modes.unknown}")
-        return Choice(modes.current, "the board is in it", needs_reboot=False)
+        return ModeSelection(modes.current, "the board is in it", needs_reboot=False)
     if asked.casefold() in _NAMED:
         mode, reason = _by_goal(asked.casefold(), modes, measured or {})
     else:
         mode, reason = _by_name(asked, modes), "asked for"
-    return Choice(mode, reason, needs_reboot=modes.reachable(mode) is False)
+    return ModeSelection(mode, reason, needs_reboot=modes.reachable(mode) is False)
 
 
 def budget_w(mode: Mode) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from edge.core.errors import ConfigError, EdgeError
 from edge.host.paths import root
 from edge.power import edge_power
-from edge.power.edge_power import Change, Conf, Mode
+from edge.power.edge_power import Conf, Mode, ModeChange
 
 # Longer than edge-power takes at worst: questions, a change, jetson_clocks, and another client's change before.
 REPLY_S = 150.0
@@ -31,7 +31,7 @@ class NoSuchModeError(ConfigError):
     """The board has no power mode of that name or id."""
 
 
-class JtopClient(Protocol):
+class ModeSetter(Protocol):
     """What is asked of jtop's service, where there is one; `set_mode` raises EdgeError where the mode was not set."""
 
     def lacking(self) -> str | None:
@@ -91,7 +91,9 @@ def read_modes() -> PowerModes | None:
         return PowerModes(conf, stored, None if stored else str(error))
 
 
-def set_mode(modes: PowerModes, mode: Mode, *, allow_reboot: bool = False, jtop: JtopClient | None = None) -> Change:
+def set_mode(
+    modes: PowerModes, mode: Mode, *, allow_reboot: bool = False, jtop: ModeSetter | None = None
+) -> ModeChange:
     """Set a mode by edge-power, else as root, else by jtop; return once that was read back.
 
     Raises PowerModeError with the reason and the next step, also where a reboot is needed and not allowed. Takes
@@ -100,7 +102,9 @@ def set_mode(modes: PowerModes, mode: Mode, *, allow_reboot: bool = False, jtop:
     request = {"verb": "set", "mode": mode.id, "name": mode.name, "allow_reboot": allow_reboot}
     answer, lacking = _ask(request)
     if answer is not None:
-        return Change(answer["mode"], answer["name"], answer["before"], answer["rebooting"], answer["clocks_locked"])
+        return ModeChange(
+            answer["mode"], answer["name"], answer["before"], answer["rebooting"], answer["clocks_locked"]
+        )
     if os.geteuid() == 0:
         with _told():
             change = edge_power.set_mode(modes.conf, mode, allow_reboot=allow_reboot)
@@ -115,7 +119,7 @@ def set_mode(modes: PowerModes, mode: Mode, *, allow_reboot: bool = False, jtop:
     )
 
 
-def _set_by_jtop(modes: PowerModes, mode: Mode, jtop: JtopClient) -> Change:
+def _set_by_jtop(modes: PowerModes, mode: Mode, jtop: ModeSetter) -> ModeChange:
     before = modes.current
     if before is None or modes.reachable(mode) is False:
         why = modes.unknown or f"it needs a reboot from {before.shown if before else 'here'}"
@@ -127,7 +131,7 @@ def _set_by_jtop(modes: PowerModes, mode: Mode, jtop: JtopClient) -> Change:
         after = edge_power.current_mode(modes.conf)
     if after.id != mode.id:
         raise PowerModeError(f"jtop left the board in {after.shown}; wanted {mode.shown}; see journalctl -u jtop")
-    return Change(mode.id, mode.name, before.id)
+    return ModeChange(mode.id, mode.name, before.id)
 
 
 def _ask(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edge.precision.activation_ranges import METHODS, Probe, Range, calibrate
-from edge.precision.quantizable_graph import Layer, activations
+from edge.precision.quantizable_graph import QuantizableLayer, activations
 from edge.precision.weight_rounding import IntegerWeights, round_weights
 
 AUTO = "auto"
@@ -35,7 +35,7 @@ class Numbers:
 class Calibration:
     """What the tensors of a model are on calibration frames."""
 
-    def __init__(self, model: ModelProto, layers: Sequence[Layer], inputs: Inputs, threads: int) -> None:
+    def __init__(self, model: ModelProto, layers: Sequence[QuantizableLayer], inputs: Inputs, threads: int) -> None:
         self._model, self._layers, self._inputs = model, layers, inputs
         tensors = activations(model)
         self._probe = Probe(model, tensors, threads)
@@ -52,7 +52,7 @@ class Calibration:
 
 
 def best_of(
-    layers: Sequence[Layer], tried: Mapping[str, Numbers], harms: Mapping[str, Mapping[str, float]]
+    layers: Sequence[QuantizableLayer], tried: Mapping[str, Numbers], harms: Mapping[str, Mapping[str, float]]
 ) -> tuple[Numbers, dict[str, float], dict[str, str]]:
     """Give each tensor the method whose range does least harm; return the numbers, each layer's harm, and its method.
 

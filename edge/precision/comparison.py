@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edge.core.clock import utc_text, wall_ns
 from edge.core.errors import ConfigError
 from edge.core.records import Findings
-from edge.inference.admission import Entry, Form, Here, Precision
+from edge.inference.admission import Here, ModelFiles, Precision, PrecisionEntry
 from edge.inference.infer import Inference
 from edge.pipeline.served_model import Served
 from edge.precision.agreement import Agreement, Tally
@@ -24,7 +24,7 @@ LEAST_TIMES = 32  # inferences of each engine, for a median that a moment's load
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScoredFindings:
     """What an engine found in a picture."""
 
     findings: Findings
@@ -32,7 +32,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ComparisonResult:
     """What came of a comparison."""
 
     agreement: Agreement
@@ -61,7 +61,7 @@ class Comparison:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def look(self, picture: Picture) -> tuple[Answer, Answer]:
+    def look(self, picture: Picture) -> tuple[ScoredFindings, ScoredFindings]:
         """Show both engines a picture; return what each found. They take turns in being the first."""
         self._digest.update(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes())
         wanted, got = self._sides
@@ -74,13 +74,13 @@ class Comparison:
         self._tally.add(first.findings, second.findings)
         return first, second
 
-    def finish(self) -> Measured:
+    def finish(self) -> ComparisonResult:
         """Return what came of the pictures so far; of few, the last is run again for the times' sake."""
         while any(len(side.times_ms) < LEAST_TIMES for side in self._sides):
             for side in self._sides:
                 side.time()
         wanted_ms, got_ms = (median(side.times_ms) for side in self._sides)
-        return Measured(self._tally.result(), self._digest.hexdigest(), wanted_ms, got_ms)
+        return ComparisonResult(self._tally.result(), self._digest.hexdigest(), wanted_ms, got_ms)
 
 
 class _Side:
@@ -94,12 +94,12 @@ class _Side:
         self.times_ms: list[float] = []
         self._inference.warm_up()
 
-    def answer(self, picture: Picture, floor: float | None) -> Answer:
+    def answer(self, picture: Picture, floor: float | None) -> ScoredFindings:
         geometry = self._fill(picture, 0)
         self.time()
         outputs = self._inference.outputs_of(0)
         unsure = None if floor is None else self._decoder.decode(outputs, geometry, floor)
-        return Answer(self._decoder.decode(outputs, geometry), unsure)
+        return ScoredFindings(self._decoder.decode(outputs, geometry), unsure)
 
     def time(self) -> None:
         """Run what was filled in, once."""
@@ -108,13 +108,13 @@ class _Side:
 
 def entry_of(
     onnx: Path,
-    form: Form,
+    form: ModelFiles,
     file: Path,
     here: Here,
     against: Precision,
-    measured: Measured,
+    measured: ComparisonResult,
     truth: dict[str, dict[str, float]] | None = None,
-) -> Entry:
+) -> PrecisionEntry:
     """Return what precision.json keeps of a comparison; raise ConfigError where nothing was found."""
     found = measured.agreement
     if found.figure is None:
@@ -122,7 +122,7 @@ def entry_of(
             f"neither {against} nor {form.precision} found anything in {found.frames} frames, which "
             "proves nothing; give --frames that show what the model finds"
         )
-    return Entry(
+    return PrecisionEntry(
         precision=form.precision,
         against=against,
         onnx=onnx.name,

@@ -24,30 +24,30 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _WORDNET = re.compile(r"n\d{8}")  # how ImageNet names its folders
 
 
-class _Record(BaseModel):
+class _CocoRecord(BaseModel):
     """A part of a COCO file; the rest of its keys are not looked at."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
-class _Image(_Record):
+class _Image(_CocoRecord):
     id: int
     file_name: str
 
 
-class _Category(_Record):
+class _Category(_CocoRecord):
     id: int
     name: str | None = None
 
 
-class _Annotation(_Record):
+class _Annotation(_CocoRecord):
     image_id: int
     category_id: int
     bbox: tuple[float, float, Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]]  # x, y, width, height
     iscrowd: bool = False
 
 
-class _Coco(_Record):
+class _Coco(_CocoRecord):
     images: list[_Image]
     annotations: list[_Annotation]
     categories: list[_Category] = []

@@ -15,7 +15,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 Layers = frozenset[str]
-Told = Callable[[str, int, int], None]  # phase, done, of how many
+ProgressCallback = Callable[[str, int, int], None]  # phase, done, of how many
 
 _MOST_TAKEN_BACK = 32  # layers that are tried once more, one after the other
 _NAME_DIGITS = 16
@@ -51,7 +51,7 @@ class Harm:
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One choice of layers that was measured."""
 
     layers: int
@@ -61,13 +61,13 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerSelection:
     """What the search found."""
 
     layers: Layers  # to be quantized; none where none can be
     score: Score
     harms: tuple[Harm, ...]  # the most harmful first
-    curve: tuple[Point, ...]  # by the number of layers
+    curve: tuple[CurvePoint, ...]  # by the number of layers
 
     @property
     def share(self) -> float:
@@ -75,10 +75,10 @@ class Choice:
         return sum(each.share for each in self.harms if not each.kept)
 
 
-class Search:
+class LayerSearch:
     """A search over the layers of one model, whose `shares` of all multiplications are given in the graph's order."""
 
-    def __init__(self, shares: Mapping[str, float], evaluate: Evaluate, aim: Score, told: Told) -> None:
+    def __init__(self, shares: Mapping[str, float], evaluate: Evaluate, aim: Score, told: ProgressCallback) -> None:
         """Take `aim`, the least that is wanted of the result."""
         self._shares = shares
         self._evaluate = evaluate
@@ -86,7 +86,7 @@ class Search:
         self._told = told
         self._points: dict[Layers, Score] = {}
 
-    def run(self, harms: Mapping[str, float]) -> Choice:
+    def run(self, harms: Mapping[str, float]) -> LayerSelection:
         """Search, by what harm each layer does alone."""
         candidates = [self._bisect(order) for order in self._orders(harms)]
         best = self._take_back(max(candidates, key=self._worth), harms)
@@ -94,7 +94,7 @@ class Search:
             Harm(name, harms[name], self._shares[name], name not in best)
             for name in sorted(harms, key=lambda name: -harms[name])
         ]
-        return Choice(best, self._score(best), tuple(table), self._curve())
+        return LayerSelection(best, self._score(best), tuple(table), self._curve())
 
     def measure_alone(self, method: str) -> dict[str, float]:
         """Return the harm of each layer when it alone is quantized; `method` is told to who waits."""
@@ -146,9 +146,9 @@ class Search:
             self._points[layers] = self._evaluate(layers) if layers else SAME
         return self._points[layers]
 
-    def _curve(self) -> tuple[Point, ...]:
+    def _curve(self) -> tuple[CurvePoint, ...]:
         points = [
-            Point(len(layers), self._share(layers), score.agreement, score.likeness)
+            CurvePoint(len(layers), self._share(layers), score.agreement, score.likeness)
             for layers, score in self._points.items()
         ]
         return tuple(sorted(points, key=lambda point: (point.layers, point.share)))

@@ -34,7 +34,7 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
-class Layer:
+class QuantizableLayer:
     """A node with weights, which may be quantized."""
 
     name: str
@@ -141,7 +141,7 @@ def _named(model: ModelProto) -> ModelProto:
     return shape_inference.infer_shapes(model)
 
 
-def layers_of(model: ModelProto) -> list[Layer]:
+def layers_of(model: ModelProto) -> list[QuantizableLayer]:
     """Return the layers that can be quantized: those whose weights are constant, in the order of the graph."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     return [
@@ -160,10 +160,10 @@ def _has_channels(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
     return node.op_type != "ConvTranspose" or _integer(node, "group", 1) == 1
 
 
-def _layer(node: NodeProto, weight: TensorProto) -> Layer:
+def _layer(node: NodeProto, weight: TensorProto) -> QuantizableLayer:
     transposed = node.op_type == "ConvTranspose"
     axis = 1 - _integer(node, "transB", 0) if node.op_type == "Gemm" else int(node.op_type == "MatMul")
-    return Layer(
+    return QuantizableLayer(
         name=node.name,
         op=node.op_type,
         input=node.input[0],

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from edge.cli.engines.frame_source import open_frames
 from edge.core.errors import ConfigError, EdgeError, ModelError
 from edge.inference.fp16.convert import keep_derived, place_name, source_sha256
-from edge.pipeline.served_model import Model, model_file, usable_cores
+from edge.pipeline.served_model import ServedModel, model_file, usable_cores
 from edge.precision.calibration import AUTO, TRIED, Calibration, Numbers, best_of
 from edge.precision.calibration_frames import store_frames, stored_folder
-from edge.precision.layer_search import Choice, Evaluate, Layers, Notes, Score, Search
+from edge.precision.layer_search import Evaluate, Layers, LayerSearch, LayerSelection, Notes, Score
 from edge.precision.qdq import ORIGIN_KEY, Placement, checked, library, naive, place
 from edge.precision.quantizable_graph import layers_of, prepare
-from edge.precision.scorer import Judge, Picture, run_ms
+from edge.precision.scorer import Picture, QuantizationScorer, run_ms
 from edge.precision.search_plot import plot
 
 log = logging.getLogger(__name__)
@@ -35,11 +35,11 @@ _FEW_FRAMES = 24
 # placement → how the files are called: NAME.int8.onnx, NAME.int8-cpu.onnx
 PLACEMENTS: dict[Placement, str] = {"tensorrt": "int8", "cpu": "int8-cpu"}
 
-Told = Callable[[str, int, int], None]  # phase, done, of how many
+ProgressCallback = Callable[[str, int, int], None]  # phase, done, of how many
 
 
 @dataclass(frozen=True)
-class Order:
+class QuantizeRequest:
     """What is to be quantized, and how."""
 
     calibration: str  # path or URL
@@ -49,7 +49,7 @@ class Order:
     state_dir: Path
 
 
-def quantize(model: Model, order: Order, told: Told) -> dict[str, Any]:
+def quantize(model: ServedModel, order: QuantizeRequest, told: ProgressCallback) -> dict[str, Any]:
     """Make the INT8 forms of a model beside its ONNX file; return what they are worth.
 
     There is no file of a form in which no layer can be quantized.
@@ -84,7 +84,7 @@ def _keep(folder: Path, report: Mapping[str, Any], drawn: str) -> dict[str, str]
 class _Work:
     """One model on its way to INT8."""
 
-    def __init__(self, model: Model, onnx: Path, order: Order, told: Told) -> None:
+    def __init__(self, model: ServedModel, onnx: Path, order: QuantizeRequest, told: ProgressCallback) -> None:
         """Read the frames and calibrate."""
         self._onnx, self._order, self._told = onnx, order, told
         self._source_sha256 = source_sha256(onnx)
@@ -97,9 +97,9 @@ class _Work:
         self.frames = _frames(order, told)
         calibrating, held_back = hold_back(self.frames)
         self._model, self._calibrating = model, calibrating
-        self._judge = Judge(model, self._prepared.SerializeToString(), held_back)
+        self._judge = QuantizationScorer(model, self._prepared.SerializeToString(), held_back)
         self._calibration = Calibration(self._prepared, self._layers, self._inputs, usable_cores())
-        self.choices: dict[Placement, Choice] = {}
+        self.choices: dict[Placement, LayerSelection] = {}
         self._notes: list[Notes] = []
 
     def _inputs(self, phase: str) -> Iterator[NDArray[Any]]:
@@ -127,11 +127,11 @@ class _Work:
         }
         return best_of(self._layers, tried, harms)
 
-    def _search(self, numbers: Numbers, placement: Placement, name: str) -> Search:
+    def _search(self, numbers: Numbers, placement: Placement, name: str) -> LayerSearch:
         tolerance = self._order.tolerance
         aim = Score(tolerance, tolerance, tolerance + _MARGIN * (1 - tolerance))
         evaluate = self._remembering(numbers, placement, name)
-        return Search(self._calibration.shares, evaluate, aim, self._told)
+        return LayerSearch(self._calibration.shares, evaluate, aim, self._told)
 
     def _remembering(self, numbers: Numbers, placement: Placement, name: str) -> Evaluate:
         facts = [_RULES, self._source_sha256, digest(self.frames), self._order.method, library()]
@@ -170,7 +170,7 @@ class _Work:
             "forms": {name: self._told_of(self.choices[name], data) for name, data in forms.items()},
         }
 
-    def _told_of(self, choice: Choice, data: bytes) -> dict[str, Any]:
+    def _told_of(self, choice: LayerSelection, data: bytes) -> dict[str, Any]:
         return {
             "f1": choice.score.exact,
             "agreement": choice.score.agreement,
@@ -192,7 +192,7 @@ class _Work:
         return {"f1": score.exact, "agreement": score.agreement, "ms": round(run_ms(data), 2)}
 
 
-def _frames(order: Order, told: Told) -> list[Picture]:
+def _frames(order: QuantizeRequest, told: ProgressCallback) -> list[Picture]:
     chosen = open_frames(order.calibration, order.frames, "--calibration")
     frames = []
     for number, shown in enumerate(chosen.frames):

@@ -15,7 +15,7 @@ from edge.core.errors import ConfigError, EngineError
 from edge.core.records import Detections, Findings, Geometry
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.infer import Inference
-from edge.pipeline.served_model import Model, Served, usable_cores
+from edge.pipeline.served_model import Served, ServedModel, usable_cores
 from edge.precision.agreement import agreement, iou, matches
 from edge.precision.layer_search import Score
 
@@ -28,10 +28,10 @@ _THRESHOLDS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # of the model's
 _TIMED_RUNS = 15
 
 
-class Judge:
+class QuantizationScorer:
     """Compares forms of one model with its FP32 form on some pictures."""
 
-    def __init__(self, model: Model, fp32: bytes, pictures: Sequence[Picture]) -> None:
+    def __init__(self, model: ServedModel, fp32: bytes, pictures: Sequence[Picture]) -> None:
         """Raise ConfigError where the model finds nothing in any picture: then nothing can be compared."""
         self._model = model
         self._pictures = pictures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from edge.precision.layer_search import Choice, Point
+from edge.precision.layer_search import CurvePoint, LayerSelection
 from edge.precision.qdq import Placement
 
 _WIDTH_PX, _HEIGHT_PX, _LEFT_PX, _TOP_PX = 640, 360, 60, 40
@@ -13,7 +13,7 @@ _COLORS = ("#0b6fb8", "#c8500a")
 _TICKS = 5
 
 
-def plot(title: str, choices: Mapping[Placement, Choice], tolerance: float) -> str:
+def plot(title: str, choices: Mapping[Placement, LayerSelection], tolerance: float) -> str:
     """Return the picture: a point for each choice of layers that was measured, a ring around the one that was taken."""
     lowest = min((point.agreement for choice in choices.values() for point in choice.curve), default=0.0)
     axes = _Axes(min(lowest, tolerance) - 0.02)
@@ -59,12 +59,12 @@ class _Axes:
         return parts
 
 
-def _series(axes: _Axes, choice: Choice, color: str) -> list[str]:
-    taken = Point(len(choice.layers), choice.share, choice.score.agreement, choice.score.likeness)
+def _series(axes: _Axes, choice: LayerSelection, color: str) -> list[str]:
+    taken = CurvePoint(len(choice.layers), choice.share, choice.score.agreement, choice.score.likeness)
     return [_circle(axes, point, color, 3, color) for point in choice.curve] + [_circle(axes, taken, color, 7, "none")]
 
 
-def _circle(axes: _Axes, point: Point, color: str, radius: int, fill: str) -> str:
+def _circle(axes: _Axes, point: CurvePoint, color: str, radius: int, fill: str) -> str:
     x, y = axes.at(point.share, point.agreement)
     told = f"{point.layers} layers, {point.share:.0%} of the work in INT8, agreement {point.agreement:.3f}"
     return (

@@ -20,14 +20,14 @@ MAX_MEAN_ERROR = 0.05
 
 
 @dataclass(frozen=True)
-class Answer:
+class EngineAnswer:
     """What an engine makes of one picture."""
 
     outputs: dict[str, NDArray[Any]]  # copies, without the batch axis
     findings: Findings
 
 
-def answers(served: Served, pictures: Sequence[Picture], max_batch: int) -> list[Answer]:
+def answers(served: Served, pictures: Sequence[Picture], max_batch: int) -> list[EngineAnswer]:
     """Run pictures through an engine, in batches of up to `max_batch`."""
     found = []
     with served.make_context(max_batch) as context:
@@ -39,12 +39,12 @@ def answers(served: Served, pictures: Sequence[Picture], max_batch: int) -> list
             inference.run(len(batch))
             for row, geometry in enumerate(geometries):
                 outputs = {name: array.copy() for name, array in inference.outputs_of(row).items()}
-                found.append(Answer(outputs, served.decoder.decode(outputs, geometry)))
+                found.append(EngineAnswer(outputs, served.decoder.decode(outputs, geometry)))
     return found
 
 
 @dataclass(frozen=True)
-class Verdict:
+class NumericCheck:
     """How far two engines agree over some pictures."""
 
     error: OutputError  # of the worst picture
@@ -65,8 +65,8 @@ class Verdict:
         return f"{found}, output error mean {self.error.mean:.2g}, max {self.error.max:.2g} of the spread"
 
 
-def compare(wanted: Sequence[Answer], got: Sequence[Answer]) -> Verdict:
+def compare(wanted: Sequence[EngineAnswer], got: Sequence[EngineAnswer]) -> NumericCheck:
     """Judge the answers of a new engine by those of another."""
     errors = [output_error(one.outputs, other.outputs) for one, other in zip(wanted, got, strict=True)]
     worst = OutputError(max(error.max for error in errors), max(error.mean for error in errors))
-    return Verdict(worst, agreement([one.findings for one in wanted], [other.findings for other in got]))
+    return NumericCheck(worst, agreement([one.findings for one in wanted], [other.findings for other in got]))

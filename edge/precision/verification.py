@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edge.cli.engines.frame_source import Shown
+from edge.cli.engines.frame_source import LabelledFrame
 from edge.core.records import Findings
-from edge.inference.admission import Entry
+from edge.inference.admission import PrecisionEntry
 from edge.precision.agreement import disagreement
-from edge.precision.comparison import Answer
+from edge.precision.comparison import ScoredFindings
 from edge.precision.ground_truth import Label
-from edge.precision.verification_report import Page, Worst
+from edge.precision.verification_report import VerificationPage, Worst
 
 WORST_SHOWN = 6
 _HASH_SHOWN = 12  # characters
@@ -35,7 +35,7 @@ _TITLES = {
 
 
 @dataclass
-class Seen:
+class VerificationTally:
     """What the two forms made of the frames so far."""
 
     disagreements: list[float] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Seen:
     true: list[Label] = field(default_factory=list)
     found: tuple[list[Findings], list[Findings]] = field(default_factory=lambda: ([], []))  # of the labelled frames
 
-    def add(self, shown: Shown, wanted: Answer, got: Answer) -> None:
+    def add(self, shown: LabelledFrame, wanted: ScoredFindings, got: ScoredFindings) -> None:
         """Count a frame."""
         distance = disagreement(wanted.findings, got.findings)
         self.disagreements.append(distance)
@@ -57,19 +57,19 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerificationResult:
     """What came of it."""
 
     model: str
-    entry: Entry
+    entry: PrecisionEntry
     reason: str | None  # why that is not good enough; None: it is
     min_agreement: float
     kept: Path | None  # precision.json; None: too few frames to put in the place of what was proven
     labels: Sequence[str]
-    seen: Seen
+    seen: VerificationTally
 
 
-def to_json(verified: Verified) -> dict[str, Any]:
+def to_json(verified: VerificationResult) -> dict[str, Any]:
     """Return the command's document; `precision` in it is a figure, and the form's precision is `form`."""
     entry = verified.entry.model_dump()
     measured = entry.pop("measured")
@@ -86,7 +86,7 @@ def to_json(verified: Verified) -> dict[str, Any]:
     }
 
 
-def _differences(entry: Entry) -> dict[str, float] | None:
+def _differences(entry: PrecisionEntry) -> dict[str, float] | None:
     """Return what the form loses of accuracy by the labels (negative) or gains."""
     if entry.truth is None:
         return None
@@ -94,7 +94,7 @@ def _differences(entry: Entry) -> dict[str, float] | None:
     return {name: form[name] - against[name] for name in form}
 
 
-def _verdict(verified: Verified) -> str:
+def _verdict(verified: VerificationResult) -> str:
     entry = verified.entry
     if verified.reason:
         return f"not good enough: {verified.reason}"
@@ -104,13 +104,13 @@ def _verdict(verified: Verified) -> str:
     return f"admitted to serve here: {told}"
 
 
-def _speed(entry: Entry) -> str:
+def _speed(entry: PrecisionEntry) -> str:
     ratio = entry.against_ms / entry.ms
     told = f"{ratio:.2f} times as fast" if ratio >= 1 else f"slower: {1 / ratio:.2f} times the time"
     return f"{entry.precision} {entry.ms:.2f} ms, {entry.against} {entry.against_ms:.2f} ms; {told}"
 
 
-def _facts(verified: Verified) -> dict[str, str]:
+def _facts(verified: VerificationResult) -> dict[str, str]:
     entry = verified.entry
     return {
         "file": entry.file,
@@ -122,7 +122,7 @@ def _facts(verified: Verified) -> dict[str, str]:
     }
 
 
-def _figures(entry: Entry) -> list[tuple[str, str]]:
+def _figures(entry: PrecisionEntry) -> list[tuple[str, str]]:
     """Return each figure of agreement that was measured, with its name for people."""
     rows = [
         (_TITLES[name], f"{value:{'+' if name == 'score_shift' else ''}.4f}")
@@ -136,7 +136,7 @@ def _figures(entry: Entry) -> list[tuple[str, str]]:
     return rows
 
 
-def _truth_rows(entry: Entry) -> list[tuple[str, ...]]:
+def _truth_rows(entry: PrecisionEntry) -> list[tuple[str, ...]]:
     """Return the table of accuracy by the labels."""
     differences = _differences(entry)
     if entry.truth is None or not differences:
@@ -152,11 +152,11 @@ def _truth_title(name: str) -> str:
     return {"top1": "top-1", "top5": "top-5"}.get(name, _TITLES[name])
 
 
-def page(verified: Verified) -> Page:
+def page(verified: VerificationResult) -> VerificationPage:
     """Return what the report tells."""
     entry = verified.entry
     truth = _truth_rows(entry)
-    return Page(
+    return VerificationPage(
         title=f"{verified.model}: {entry.precision} held against {entry.against}",
         verdict=_verdict(verified),
         is_good=verified.reason is None,
@@ -173,7 +173,7 @@ def page(verified: Verified) -> Page:
     )
 
 
-def show(verified: Verified, report: Path | None) -> None:
+def show(verified: VerificationResult, report: Path | None) -> None:
     console = Console(highlight=False)
     entry = verified.entry
     console.print(f"{verified.model}: {entry.precision} held against {entry.against}", style="bold", markup=False)

@@ -55,7 +55,7 @@ class Worst:
 
 
 @dataclass(frozen=True)
-class Page:
+class VerificationPage:
     """What a report tells."""
 
     title: str
@@ -69,7 +69,7 @@ class Page:
     labels: Sequence[str]
 
 
-def write_report(path: Path, page: Page) -> None:
+def write_report(path: Path, page: VerificationPage) -> None:
     """Write the file; raise ConfigError where that cannot be done."""
     try:
         path.write_text(render(page), encoding="utf-8")
@@ -79,7 +79,7 @@ def write_report(path: Path, page: Page) -> None:
         ) from None
 
 
-def render(page: Page) -> str:
+def render(page: VerificationPage) -> str:
     """Return the page as HTML that needs no other file."""
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(page.title)}</title>",
@@ -121,7 +121,7 @@ def _chart(values: Sequence[float]) -> str:
     )
 
 
-def _legend(page: Page) -> str:
+def _legend(page: VerificationPage) -> str:
     if any(isinstance(each.wanted, Classes) for each in page.worst):
         return "<p>The best classes of each, with their scores.</p>"
     return (
@@ -131,7 +131,7 @@ def _legend(page: Page) -> str:
     )
 
 
-def _pair(page: Page, worst: Worst) -> str:
+def _pair(page: VerificationPage, worst: Worst) -> str:
     left, right = draw_pair(worst, page.labels)
     sides = "".join(
         f"<div>{escape(name)}<img alt='{escape(worst.name, quote=True)}, {escape(name, quote=True)}' "
@@ -142,7 +142,7 @@ def _pair(page: Page, worst: Worst) -> str:
     return f"<figure><figcaption>{caption}</figcaption><div class=pair>{sides}</div></figure>"
 
 
-def _told(page: Page, worst: Worst) -> str:
+def _told(page: VerificationPage, worst: Worst) -> str:
     if isinstance(worst.wanted, Classes):
         best = (_best(each, page.labels) for each in (worst.wanted, worst.got))
         return f"{page.wanted_name} {next(best)}, {page.got_name} {next(best)}"

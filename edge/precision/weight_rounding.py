@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from edge.precision.activation_ranges import LEVELS, Probe, Range
-from edge.precision.quantizable_graph import Layer
+from edge.precision.quantizable_graph import QuantizableLayer
 
 Floats = NDArray[np.float64]
 Values = NDArray[np.float32]
@@ -56,7 +56,7 @@ class IntegerWeights:
 
 def round_weights(
     model: ModelProto,
-    layers: Iterable[Layer],
+    layers: Iterable[QuantizableLayer],
     ranges: Mapping[str, Range],
     probe: Probe,
     pictures: Iterable[NDArray[Any]],
@@ -65,7 +65,7 @@ def round_weights(
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     chosen = {layer: window for layer in layers if (window := _window(nodes[layer.name], weights[layer.weight]))}
-    samples = {layer: Samples(window, weights[layer.weight]) for layer, window in chosen.items()}
+    samples = {layer: InputStatistics(window, weights[layer.weight]) for layer, window in chosen.items()}
     for picture in pictures:
         found = probe(picture)
         seen = {name: quantized(found[name], ranges[name]) for name in {layer.input for layer in chosen}}
@@ -96,7 +96,7 @@ def _window(node: NodeProto, weights: Values) -> Window | None:
     )
 
 
-class Samples:
+class InputStatistics:
     """How a layer's inputs vary together, and the mean of its outputs: sums that do not grow with the frames."""
 
     def __init__(self, window: Window, weights: Values) -> None:

@@ -18,7 +18,7 @@ from edge.cli import main as cli
 from edge.core.records import Classes, Detections
 from edge.inference.fp16.convert import source_sha256
 from edge.precision.layer_search import Score
-from edge.precision.scorer import Judge, likeness
+from edge.precision.scorer import QuantizationScorer, likeness
 from tests.conftest import CONVEYOR, run_edge, write_toml
 from tests.support.quantizable import SIDE, network
 
@@ -132,16 +132,16 @@ def test_an_interrupted_search_goes_on(
     classifier: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     measured = 0
-    score = Judge.score
+    score = QuantizationScorer.score
 
-    def counted(self: Judge, data: bytes) -> Score:
+    def counted(self: QuantizationScorer, data: bytes) -> Score:
         nonlocal measured
         measured += 1
         if measured == 4:
             raise KeyboardInterrupt
         return score(self, data)
 
-    monkeypatch.setattr(Judge, "score", counted)
+    monkeypatch.setattr(QuantizationScorer, "score", counted)
     assert quantize(classifier, pictures) == cli.INTERRUPTED
     assert not list(classifier.glob("*.int8*"))
     assert quantize(classifier, pictures) == 0
@@ -162,7 +162,7 @@ def test_where_the_models_folder_cannot_be_written_the_state_folder_takes_the_fi
 def test_where_no_layer_can_be_quantized_there_is_no_file(
     classifier: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Judge, "score", lambda _self, _data: Score(0.5, 0.5, 0.5))
+    monkeypatch.setattr(QuantizationScorer, "score", lambda _self, _data: Score(0.5, 0.5, 0.5))
     assert quantize(classifier, pictures) == 4
     assert capsys.readouterr().out.count("no layer can be quantized within the tolerance of 0.95") == 2
     assert not list(classifier.glob("*.int8*"))

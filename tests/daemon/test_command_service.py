@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from edge.core.config import CommandsSettings, Config, HomeAssistantSettings
-from edge.core.records import MESSAGE_KINDS, Classes, Message, Request, Result
+from edge.core.records import MESSAGE_KINDS, Classes, CommandRequest, Message, Result
 from edge.daemon.commands.dispatcher import Outcome
-from edge.daemon.commands.handlers import Hands
-from edge.daemon.commands.service import Remote
+from edge.daemon.commands.handlers import DaemonControl
+from edge.daemon.commands.service import CommandService
 from edge.daemon.commands.snapshots import Snapshots
 from edge.mqtt.topics import Topics
 from edge.pipeline.stream import Stream, TakeSnapshot
@@ -34,16 +34,16 @@ def log_level() -> Iterator[None]:
     logging.getLogger().setLevel(before)
 
 
-def remote(folder: Path, sent: list[Message], **tables: Any) -> Remote:
+def remote(folder: Path, sent: list[Message], **tables: Any) -> CommandService:
     config = Config(**({"commands": CommandsSettings(allow=("log_level",))} | tables))
-    each = Remote(config, TOPICS, HEAD, folder, sent.append, lambda: None)
-    each.start(cast(Hands, None), "board")
+    each = CommandService(config, TOPICS, HEAD, folder, sent.append, lambda: None)
+    each.start(cast(DaemonControl, None), "board")
     return each
 
 
-def request(**others: Any) -> Request:
+def request(**others: Any) -> CommandRequest:
     body = json.dumps({"id": "a", "args": {"level": "info"}}).encode()
-    return Request(TOPICS.command("log_level"), body, retained=False, **others)
+    return CommandRequest(TOPICS.command("log_level"), body, retained=False, **others)
 
 
 def broken_down(*_: object) -> None:
@@ -95,7 +95,7 @@ def test_one_request_is_worked_on_a_tick(tmp_path: Path) -> None:
 
 def test_what_came_before_the_start_waits_for_it(tmp_path: Path) -> None:
     sent: list[Message] = []
-    early = Remote(Config(), TOPICS, HEAD, tmp_path, sent.append, lambda: None)
+    early = CommandService(Config(), TOPICS, HEAD, tmp_path, sent.append, lambda: None)
     early.inbox.put(request())
     early.look()
     early.close()
@@ -120,7 +120,7 @@ def test_only_what_is_configured_is_listened_to(
     tmp_path: Path, allow: tuple[Any, ...], home: HomeAssistantSettings, topics: list[str]
 ) -> None:
     config = Config(commands=CommandsSettings(allow=allow), homeassistant=home)
-    assert Remote(config, TOPICS, HEAD, tmp_path, lambda _: None, lambda: None).subscriptions == topics
+    assert CommandService(config, TOPICS, HEAD, tmp_path, lambda _: None, lambda: None).subscriptions == topics
 
 
 def test_what_fails_on_the_way_to_the_commands_stops_none_after_it(

@@ -14,9 +14,9 @@ import pytest
 from prometheus_client.openmetrics import parser
 
 from edge.core.records import EngineTimes
-from edge.daemon.prometheus.exposition import Page
+from edge.daemon.prometheus.exposition import Exposition
 from edge.daemon.telemetry import ModelMeter, StreamMeter
-from edge.host.sensors.sensors import Reading
+from edge.host.sensors.sensors import SensorReading
 from tests.daemon.test_exposition import OPENMETRICS, body_of, result
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "docs" / "grafana.json").read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def page() -> dict[str, set[str]]:
     stream.captured()
     stream.resulted(result())
     model.inferred(1, EngineTimes(3.0))
-    body = body_of({"door": stream}, {"m": model}, Reading("a board", 0.5, 1.0))
+    body = body_of({"door": stream}, {"m": model}, SensorReading("a board", 0.5, 1.0))
     numbers = (
         "power_w", "power_w_alt", "idle_w", "energy_j", "gap_s", "images_per_s_per_w", "gpu_load", "gpu_mhz",
         "emc_load", "emc_mhz", "fan_duty", "fan_rpm", "over_current_events",
@@ -67,7 +67,7 @@ def page() -> dict[str, set[str]]:
     body["commands"] = {"taken": 3, "refused": 1, "lost": 0}
     body["models"]["m"] |= {"energy_j_per_image": 1.0, "energy_j_per_image_above_idle": 1.0}
     body["models"]["m"]["shadow"] = {"frames": 20, "agreement": 1.0}
-    shown = Page()
+    shown = Exposition()
     alarms = [{"alarm": "throttled", "model": None, "severity": "warning"}]
     shown.take(body, {"door": stream}, {"m": model}, alarms, 0, is_connected=True)
     labels: dict[str, set[str]] = {}

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from edge.core.config import Config
 from edge.core.records import Classes, Detections, Message, Result
-from edge.daemon.commands.handlers import Hands
+from edge.daemon.commands.handlers import DaemonControl
 from edge.daemon.homeassistant.discovery import (
     MOST_LABELS,
+    DiscoveredDevice,
+    DiscoveredStream,
     Discovery,
-    Shown,
-    ShownStream,
     counts_of,
     object_id,
     switched,
@@ -37,7 +37,7 @@ from tests.support.home_assistant import TOPIC, commanded, rendered, violations_
 TOPICS = Topics("edge", "bench-01")
 CONFIG_TOPIC = "homeassistant/device/edge_bench-01/config"
 DISCOVERY = Discovery("homeassistant", TOPICS, "0.1.0", "Jetson")
-DOOR = ShownStream("door.1", ("person", "it's {{ 'a' }} \\ \"car\"\n%}"), classifies=False)
+DOOR = DiscoveredStream("door.1", ("person", "it's {{ 'a' }} \\ \"car\"\n%}"), classifies=False)
 ALL: tuple[Any, ...] = ("stream_on", "stream_off", "power_mode")
 BOARD: Json = {
     "power_w": 7.5,
@@ -52,8 +52,10 @@ TELEMETRY: Json = {
 }
 
 
-def shown(*streams: ShownStream, power_modes: tuple[str, ...] = ("15W", "MAXN"), allow: tuple[Any, ...] = ALL) -> Shown:
-    return Shown(streams, ("detector",), power_modes, allow)
+def shown(
+    *streams: DiscoveredStream, power_modes: tuple[str, ...] = ("15W", "MAXN"), allow: tuple[Any, ...] = ALL
+) -> DiscoveredDevice:
+    return DiscoveredDevice(streams, ("detector",), power_modes, allow)
 
 
 def read(component: Json, body: Json) -> str:
@@ -61,7 +63,7 @@ def read(component: Json, body: Json) -> str:
 
 
 def test_the_message_is_as_documented() -> None:
-    body = DISCOVERY.body(shown(DOOR, ShownStream("hall", ("cat", "dog"), classifies=True)))
+    body = DISCOVERY.body(shown(DOOR, DiscoveredStream("hall", ("cat", "dog"), classifies=True)))
     assert violations_of_discovery(body) == []
     assert DISCOVERY.topic == CONFIG_TOPIC
     assert TOPIC.fullmatch(DISCOVERY.topic)
@@ -75,8 +77,8 @@ names = st.text(min_size=1, max_size=40)
 def test_the_message_is_as_documented_whatever_the_names(name: str, labels: list[str], mode: str) -> None:
     topics = Topics("a b", name.replace("/", "").replace("+", "").replace("#", "").replace("\0", "") or "x")
     discovery = Discovery("home", topics, "0.1.0", "board")
-    stream = ShownStream("s", tuple(labels), classifies=False)
-    body = discovery.body(Shown((stream,), (name,), (mode,), ALL))
+    stream = DiscoveredStream("s", tuple(labels), classifies=False)
+    body = discovery.body(DiscoveredDevice((stream,), (name,), (mode,), ALL))
     assert violations_of_discovery(body) == []
     assert TOPIC.fullmatch(discovery.topic)
     labelled = [each for key, each in body["components"].items() if "_label_" in key]
@@ -187,7 +189,7 @@ def test_a_switch_says_on_or_off_and_nothing_else() -> None:
 def test_a_stream_that_goes_and_comes_again_is_counted_anew() -> None:
     sent: list[Message] = []
     hands = SimpleNamespace(config=SimpleNamespace(streams={"door": None}))
-    home = Home(DISCOVERY, cast(Hands, hands), TOPICS, {}, sent.append)
+    home = Home(DISCOVERY, cast(DaemonControl, hands), TOPICS, {}, sent.append)
     found = Classes(np.array([0.9], np.float32), np.array([0]))
     result = cast(Result, SimpleNamespace(findings=found, labels=("cat",), seq=7))
     for _ in range(2):
@@ -208,7 +210,7 @@ def test_a_home_that_asks_again_and_again_gets_one_message() -> None:
     pipeline = SimpleNamespace(models={})
     board = SimpleNamespace(power_modes=())
     hands = SimpleNamespace(config=Config(), pipeline=pipeline, board=board)
-    home = Home(DISCOVERY, cast(Hands, hands), TOPICS, {}, sent.append)
+    home = Home(DISCOVERY, cast(DaemonControl, hands), TOPICS, {}, sent.append)
     home.look()
     home._counts_due_ns = 2**63  # a second that does not end
     for _ in range(100):

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from edge.core.config import CommandName, CommandsSettings
-from edge.core.records import Request
+from edge.core.records import CommandRequest
 from edge.daemon.commands.arguments import ARGS, MOST_BYTES, CommandError, checked_args, id_of, read_object
 from edge.daemon.commands.audit_log import MOST_BYTES as MOST_AUDITED
 from edge.daemon.commands.audit_log import Audit, shown_args
-from edge.daemon.commands.dispatcher import MOST_KNOWN, WINDOW_NS, Allowance, Commands, Outcome
+from edge.daemon.commands.dispatcher import MOST_KNOWN, WINDOW_NS, Allowance, Dispatcher, Outcome
 from edge.daemon.commands.inbox import MOST_WAITING, Inbox
 from edge.mqtt import schemas
 from edge.mqtt.topics import Topics
@@ -127,12 +127,12 @@ class Desk:
     def __init__(self, *allow: str, max_per_min: int = 6000) -> None:
         self.runs: list[tuple[str, Any]] = []
         self.answers: list[Json] = []
-        self.askers: list[Request] = []
+        self.askers: list[CommandRequest] = []
         self.audited: list[tuple[Json, Any]] = []
         self.ends: list[Callable[[Outcome], None]] = []
         effects: Any = {name: self._effect(name) for name in ARGS}
         settings = CommandsSettings(allow=cast(Any, allow), max_per_min=max_per_min)
-        self.commands = Commands(settings, HEAD, effects, self._answer, lambda *line: self.audited.append(line))
+        self.commands = Dispatcher(settings, HEAD, effects, self._answer, lambda *line: self.audited.append(line))
 
     def _effect(self, name: str) -> Callable[[Any, Callable[[Outcome], None]], None]:
         def run(args: Any, told: Callable[[Outcome], None]) -> None:
@@ -146,14 +146,14 @@ class Desk:
 
         return run
 
-    def _answer(self, _name: str, askers: list[Request], answer: Json) -> None:
+    def _answer(self, _name: str, askers: list[CommandRequest], answer: Json) -> None:
         json.dumps(answer)
         self.answers.append(answer)
         self.askers.extend(askers)
 
     def send(self, name: CommandName, command_id: Any = None, **others: Any) -> None:
         body = json.dumps({"id": command_id, "args": VALID[name]}).encode()
-        self.commands.take(name, Request(TOPICS.command(name), body, retained=False), **others)
+        self.commands.take(name, CommandRequest(TOPICS.command(name), body, retained=False), **others)
 
 
 def test_a_command_is_run_and_answered_by_its_name_and_id() -> None:
@@ -300,7 +300,7 @@ def test_what_is_at_work_when_the_daemon_stops_is_answered() -> None:
 def test_a_topic_that_no_command_could_have_is_counted_and_has_no_answer() -> None:
     desk = Desk("log_level")
     for name in ("", "Log_Level", "log level", "x" * 33, "é", "log_level\n"):
-        desk.commands.take(name, Request("t", b"{}", retained=False))
+        desk.commands.take(name, CommandRequest("t", b"{}", retained=False))
     assert (desk.commands.refused, desk.answers, desk.audited) == (6, [], [])
 
 
@@ -319,7 +319,7 @@ def test_a_full_inbox_turns_the_newest_away_and_then_only_counts() -> None:
     woken: list[None] = []
     inbox = Inbox(lambda: woken.append(None))
     for number in range(3 * MOST_WAITING):
-        inbox.put(Request(str(number), b"x" * (2 * MOST_BYTES), retained=False))
+        inbox.put(CommandRequest(str(number), b"x" * (2 * MOST_BYTES), retained=False))
     taken = []
     while (each := inbox.take()) is not None:
         taken.append(each)

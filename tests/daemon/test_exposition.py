@@ -25,10 +25,10 @@ from prometheus_client.openmetrics import parser as openmetrics
 from edge.core.config import HttpSettings
 from edge.core.records import DROP_CAUSES, Classes, EngineTimes, OutboxState, Result
 from edge.daemon.prometheus.exporter import Exporter, address
-from edge.daemon.prometheus.exposition import Page
+from edge.daemon.prometheus.exposition import Exposition
 from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS
 from edge.daemon.telemetry import SPREAD_BOUNDS_S, ModelMeter, StreamMeter, Telemetry
-from edge.host.sensors.sensors import Reading
+from edge.host.sensors.sensors import SensorReading
 from tests.conftest import Configure, Json, StartEdge, Subscriber, belt, eventually, free_port, run_edge
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
@@ -73,15 +73,17 @@ def at_s(body: Json) -> float:
 
 
 def body_of(
-    streams: Mapping[str, StreamMeter], models: Mapping[str, ModelMeter] | None = None, board: Reading | None = None
+    streams: Mapping[str, StreamMeter],
+    models: Mapping[str, ModelMeter] | None = None,
+    board: SensorReading | None = None,
 ) -> Json:
-    reading = board or Reading("a board", None, 1.0)
+    reading = board or SensorReading("a board", None, 1.0)
     labelled = {name: ("engine/1", meter) for name, meter in (models or {}).items()}
     telemetry = Telemetry("bench-01", "0123456789")
     return telemetry.take(streams, labelled, lambda _: reading, OutboxState())
 
 
-def page_of(page: Page, body: Json, streams: Mapping[str, StreamMeter], **models: ModelMeter) -> Samples:
+def page_of(page: Exposition, body: Json, streams: Mapping[str, StreamMeter], **models: ModelMeter) -> Samples:
     page.take(body, streams, models, (), 0, is_connected=True)
     return samples_of(parse_openmetrics(page.text(OPENMETRICS)[0].decode()))
 
@@ -318,7 +320,7 @@ def page() -> tuple[str, str]:
     stream.resulted(result())
     stream.acknowledged(1.0, 30.0)
     model.inferred(1, EngineTimes(3.0))
-    shown = Page()
+    shown = Exposition()
     alarms = [{"alarm": "throttled", "model": None, "severity": "warning"}]
     shown.take(body_of({"door": stream}, {"m": model}), {"door": stream}, {"m": model}, alarms, 0, is_connected=True)
     return shown.text("")[0].decode(), shown.text(OPENMETRICS)[0].decode()
@@ -393,7 +395,7 @@ steps = st.lists(st.sampled_from(["result", "gated", "overrun", "in flight", "ch
 
 @given(steps)
 def test_totals_never_fall_and_lose_nothing_over_changes_of_a_stream(steps_: list[str]) -> None:
-    shown, meter, counted = Page(), StreamMeter(), dict.fromkeys(("frames", "results", "gated", "overrun"), 0)
+    shown, meter, counted = Exposition(), StreamMeter(), dict.fromkeys(("frames", "results", "gated", "overrun"), 0)
     before = dict(counted)
     actions: dict[str, Callable[[], None]] = {
         "result": lambda: meter.resulted(result()),
@@ -438,7 +440,7 @@ def changed_at_most_once_a_period(steps_: list[str]) -> bool:
 
 
 def test_a_stream_that_is_taken_out_goes_with_its_series() -> None:
-    shown, door, yard = Page(), StreamMeter(), StreamMeter()
+    shown, door, yard = Exposition(), StreamMeter(), StreamMeter()
     door.captured()
     assert of(page_of(shown, body_of({"door": door}), {"door": door}), "edge_stream_frames_total", stream="door") == 1
     samples = page_of(shown, body_of({"yard": yard}), {"yard": yard})
@@ -450,4 +452,4 @@ def test_a_stream_that_is_taken_out_goes_with_its_series() -> None:
 def test_labels_that_need_escaping_come_back_as_they_were() -> None:
     body = body_of({}, {"m": ModelMeter(lanes=1)})
     body["models"]["m"]["engine"] = odd = 'trt"fp16\\x\n{}é'
-    assert of(page_of(Page(), body, {}), "edge_model_info", model="m", engine=odd) == 1
+    assert of(page_of(Exposition(), body, {}), "edge_model_info", model="m", engine=odd) == 1

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.manifest import read_manifest
 from edge.daemon import start_history as starts
-from edge.daemon.start_history import CrashLoop, Starts
-from edge.inference.engine_provider import Fallback, Place, Supplied
+from edge.daemon.start_history import CrashLoop, StartHistory
+from edge.inference.engine_provider import EngineEnvironment, Fallback, OpenedEngine
 from edge.pipeline.served_model import supply_of
 from tests.conftest import CONVEYOR, Child, Configure, ServiceManager, Subscriber, belt, clean_environment, eventually
 from tests.support.emulated_engines import EMULATION, emulated_gpu
@@ -49,7 +49,7 @@ def start(
     folder: Path, clock: Clock, seconds: float = 10, end: starts.End | None = None, engines: dict[str, str] = ENGINES
 ) -> CrashLoop | None:
     """Let a daemon start and serve for a while; without an end it is killed. Return what it found at its start."""
-    began = Starts(folder, restarted=True)
+    began = StartHistory(folder, restarted=True)
     found = began.crash_loop()
     began.begin()
     began.look(engines)
@@ -80,7 +80,9 @@ def test_a_start_that_ended_well_in_between_breaks_the_row(
     elif good == "long ago":
         clock.now_s += starts.WITHIN_S
     else:
-        start(tmp_path, clock, starts.SETTLED_S if good == "settled" else 10, "clean" if good == "clean" else None)
+        start(
+            tmp_path, clock, starts.HEALTHY_UPTIME_S if good == "settled" else 10, "clean" if good == "clean" else None
+        )
     assert [start(tmp_path, clock) for _ in range(3)] == [None, None, None]
     assert start(tmp_path, clock) is not None
 
@@ -94,7 +96,7 @@ def test_an_engine_that_served_well_comes_before_the_reference_and_not_after_it_
     tmp_path: Path, clock: Clock
 ) -> None:
     good, bad = {"detector": "trt/fp16/3f9c"}, {"detector": "trt/int8/3f9c"}
-    start(tmp_path, clock, starts.SETTLED_S, "clean", good)
+    start(tmp_path, clock, starts.HEALTHY_UPTIME_S, "clean", good)
     for _ in range(3):
         assert start(tmp_path, clock, engines=bad) is None
     loop = start(tmp_path, clock, engines=good)
@@ -106,7 +108,7 @@ def test_an_engine_that_served_well_comes_before_the_reference_and_not_after_it_
 
 
 def test_the_medium_is_written_a_few_times_a_start_and_not_while_it_serves(tmp_path: Path, clock: Clock) -> None:
-    began = Starts(tmp_path, restarted=True)
+    began = StartHistory(tmp_path, restarted=True)
     began.begin()
     record = tmp_path / "starts.json"
     written = [record.stat().st_ino]
@@ -118,7 +120,7 @@ def test_the_medium_is_written_a_few_times_a_start_and_not_while_it_serves(tmp_p
 
 
 def test_without_somebody_who_restarts_it_nothing_is_kept(tmp_path: Path) -> None:
-    began = Starts(tmp_path, restarted=False)
+    began = StartHistory(tmp_path, restarted=False)
     began.begin()
     began.look(ENGINES)
     began.end("lost")
@@ -128,7 +130,7 @@ def test_without_somebody_who_restarts_it_nothing_is_kept(tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_written_is_no_reason_not_to_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    began = Starts(tmp_path / "missing", restarted=True)
+    began = StartHistory(tmp_path / "missing", restarted=True)
     began.begin()
     assert began.crash_loop() is None
     assert "starts.json cannot be written (No such file or directory)" in caplog.text
@@ -149,10 +151,10 @@ def test_a_folder_that_cannot_be_written_is_no_reason_not_to_start(
 def test_a_record_of_whatever_content_lets_the_daemon_start(content: bytes) -> None:
     with TemporaryDirectory() as folder:
         (Path(folder) / "starts.json").write_bytes(content)
-        began = Starts(Path(folder), restarted=True)
+        began = StartHistory(Path(folder), restarted=True)
         assert began.crash_loop() is None
         began.begin()
-        assert Starts(Path(folder), restarted=True).crash_loop() is None
+        assert StartHistory(Path(folder), restarted=True).crash_loop() is None
 
 
 # The daemon with times that a test can wait for.
@@ -263,9 +265,9 @@ def test_a_gpu_that_is_lost_again_and_again_is_served_without(
 
 def test_a_fallback_is_the_plan_that_is_kept_of_it_else_the_model_as_it_was_exported(tmp_path: Path) -> None:
     settings = ModelSettings.model_validate({"path": str(CONVEYOR), "max_batch": 1})
-    supply = supply_of(settings, read_manifest(CONVEYOR), Place(tmp_path, "board", EnginesSettings()), 1)
+    supply = supply_of(settings, read_manifest(CONVEYOR), EngineEnvironment(tmp_path, "board", EnginesSettings()), 1)
 
-    def opened(label: str, *tried: str) -> Supplied:
+    def opened(label: str, *tried: str) -> OpenedEngine:
         fallback = Fallback("why", {"conveyor": frozenset(tried)}, {"conveyor": label} if label else {})
         return supply.open_instead(fallback, "conveyor")
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.records import DROP_CAUSES, STAGES, Classes, DropCause, EngineTimes, OutboxState, Result
-from edge.daemon.telemetry import LatencyHistogram, ModelMeter, Pace, StreamMeter, Telemetry, Work, energy_of
+from edge.daemon.telemetry import LatencyHistogram, ModelMeter, PeriodStats, StreamMeter, Telemetry, Work, energy_of
 from edge.host.sensors.energy import Energy
 from edge.host.sensors.energy_ledger import Period
-from edge.host.sensors.sensors import Reading, Sensors
+from edge.host.sensors.sensors import SensorReading, Sensors
 from edge.mqtt import schemas
 
 QUANTILES = {"p50": 50, "p90": 90, "p99": 99}
@@ -175,10 +175,10 @@ def test_what_this_machine_cannot_measure_is_null() -> None:
     assert 0 <= board["cpu_load"] <= 1
 
 
-def reading(joules: float, covered_s: float, idle_w: float | None = None) -> Reading:
+def reading(joules: float, covered_s: float, idle_w: float | None = None) -> SensorReading:
     """Return a period of 10 s of which so much was measured."""
     total = Energy(joules, int(covered_s * 1e9), 10_000_000_000)
-    return Reading("Orin", 0.5, 100.0, period=Period(0, total.period_ns, {"VDD_IN": total}, total), idle_w=idle_w)
+    return SensorReading("Orin", 0.5, 100.0, period=Period(0, total.period_ns, {"VDD_IN": total}, total), idle_w=idle_w)
 
 
 def test_energy_is_shared_by_the_time_that_engines_ran() -> None:
@@ -201,10 +201,10 @@ def test_where_the_sensor_was_silent_neither_energy_nor_images_count() -> None:
         (Work(0, 5.0), 5.0, reading(80.0, 10.0)),
         (Work(9, 5.0), 5.0, reading(0.0, 0.0)),
         (Work(9, 0.0), 0.0, reading(80.0, 10.0)),
-        (Work(9, 5.0), 5.0, Reading("x86_64", 0.5, 100.0)),
+        (Work(9, 5.0), 5.0, SensorReading("x86_64", 0.5, 100.0)),
     ],
 )
-def test_energy_that_was_not_measured_is_null(work: Work, busy_ms: float, board: Reading) -> None:
+def test_energy_that_was_not_measured_is_null(work: Work, busy_ms: float, board: SensorReading) -> None:
     assert set(energy_of(work, busy_ms, board).values()) == {None}
 
 
@@ -220,9 +220,9 @@ def test_the_pace_of_a_period_counts_what_came_late() -> None:
     meter.resulted(result(until_found_ms=30.0))
     meter.dropped("overrun")
     meter.take(1.0)
-    assert meter.pace == Pace(3, 2, 2, 30.0)
+    assert meter.pace == PeriodStats(3, 2, 2, 30.0)
     meter.take(1.0)
-    assert meter.pace == Pace(0, 0, 0, None)
+    assert meter.pace == PeriodStats(0, 0, 0, None)
 
 
 @pytest.mark.parametrize("used", [False, True])

@@ -13,16 +13,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.errors import ModelError
-from edge.inference.admission import FILE, Admission, Entry, Form, Here, admitted, fastest, read_entries, record
+from edge.inference.admission import (
+    FILE,
+    Admission,
+    Here,
+    ModelFiles,
+    PrecisionEntry,
+    admitted,
+    fastest,
+    read_entries,
+    record,
+)
 
 HERE = Here("ort-cpu", "onnxruntime 1.31.1", None, "x86_64 avx512_vnni", "EPYC, 2 cores")
 ORIN = Here("trt", "tensorrt 10.3.0.30", "Orin sm_87 8 SMs", None, "aarch64 0xd42, 6 cores")
-INT8 = Form("int8", "a" * 64, "b" * 64, "c" * 64)
-FP16 = Form("fp16", "a" * 64, "d" * 64, "c" * 64)
-FP32 = Form("fp32", "a" * 64, "a" * 64, "c" * 64)
+INT8 = ModelFiles("int8", "a" * 64, "b" * 64, "c" * 64)
+FP16 = ModelFiles("fp16", "a" * 64, "d" * 64, "c" * 64)
+FP32 = ModelFiles("fp32", "a" * 64, "a" * 64, "c" * 64)
 
 
-def entry(form: Form = INT8, here: Here = HERE, **more: Any) -> Entry:
+def entry(form: ModelFiles = INT8, here: Here = HERE, **more: Any) -> PrecisionEntry:
     fields: dict[str, Any] = {
         "precision": form.precision,
         "against": "fp32",
@@ -41,10 +51,10 @@ def entry(form: Form = INT8, here: Here = HERE, **more: Any) -> Entry:
         "against_ms": 9.0,
         "at": "2026-11-21T06:20:01.123456Z",
     }
-    return Entry(**fields | more)
+    return PrecisionEntry(**fields | more)
 
 
-def reason(*entries: Entry, form: Form = INT8, here: Here = HERE, min_agreement: float = 0.95) -> str:
+def reason(*entries: PrecisionEntry, form: ModelFiles = INT8, here: Here = HERE, min_agreement: float = 0.95) -> str:
     found = admitted(entries, form, here, min_agreement).reason
     assert found is not None
     assert "\n" not in found
@@ -84,7 +94,7 @@ def test_a_form_that_was_never_measured_is_not_admitted() -> None:
         (entry(measured={"score_shift": -0.3}), "scores of int8 are off by -0.300"),
     ],
 )
-def test_what_is_not_the_same_or_not_good_enough_is_told(found: Entry, told: str) -> None:
+def test_what_is_not_the_same_or_not_good_enough_is_told(found: PrecisionEntry, told: str) -> None:
     assert told in reason(found)
 
 
@@ -110,7 +120,7 @@ def test_the_newest_measurement_counts() -> None:
     assert "0.500" in reason(worse, entry())
 
 
-FORMS = st.builds(Form, st.sampled_from(["fp16", "int8"]), *[st.sampled_from("ab")] * 3)
+FORMS = st.builds(ModelFiles, st.sampled_from(["fp16", "int8"]), *[st.sampled_from("ab")] * 3)
 HERES = st.builds(
     Here,
     st.sampled_from(["ort-cpu", "trt"]),
@@ -133,21 +143,23 @@ ENTRIES = st.builds(
 
 
 @given(st.lists(ENTRIES, max_size=6), FORMS, HERES)
-def test_nothing_is_admitted_but_by_an_entry_of_all_the_same(entries: list[Entry], form: Form, here: Here) -> None:
+def test_nothing_is_admitted_but_by_an_entry_of_all_the_same(
+    entries: list[PrecisionEntry], form: ModelFiles, here: Here
+) -> None:
     found = admitted(entries, form, here, 0.95)
     assert (found.reason is None) <= (found.entry is not None)
     if found.reason is None and found.entry is not None:
         by = found.entry
-        assert Form(by.precision, by.onnx_sha256, by.file_sha256, by.reading_sha256) == form
+        assert ModelFiles(by.precision, by.onnx_sha256, by.file_sha256, by.reading_sha256) == form
         assert replace(by.here, machine="") == replace(here, machine="")
         assert (by.against, by.agreement >= 0.95, by.frames >= 4) == ("fp32", True, True)
 
 
 @given(st.lists(ENTRIES, max_size=6), HERES)
 def test_the_fastest_is_admitted_and_was_measured_faster_than_fp32_on_this_machine(
-    entries: list[Entry], here: Here
+    entries: list[PrecisionEntry], here: Here
 ) -> None:
-    forms = [Form("fp16", "a", "a", "a"), Form("int8", "a", "b", "a")]
+    forms = [ModelFiles("fp16", "a", "a", "a"), ModelFiles("int8", "a", "b", "a")]
     chosen = fastest(entries, [admitted(entries, form, here, 0.95) for form in forms], here)
     if chosen != "fp32":
         form = next(each for each in forms if each.precision == chosen)
@@ -155,7 +167,7 @@ def test_the_fastest_is_admitted_and_was_measured_faster_than_fp32_on_this_machi
         assert any(each.here == here and each.ms < each.against_ms for each in entries)
 
 
-def admissions(*entries: Entry) -> list[Admission]:
+def admissions(*entries: PrecisionEntry) -> list[Admission]:
     return [admitted(entries, form, HERE, 0.95) for form in (INT8, FP16)]
 
 
@@ -287,7 +299,7 @@ def test_entries_with_keys_of_a_newer_version_are_read(onnx: Path, tmp_path: Pat
 
 
 @given(st.lists(ENTRIES, max_size=5))
-def test_reading_gives_the_newest_of_each_key(entries: list[Entry]) -> None:
+def test_reading_gives_the_newest_of_each_key(entries: list[PrecisionEntry]) -> None:
     with TemporaryDirectory() as folder:
         onnx = Path(folder) / "m.onnx"
         onnx.touch()

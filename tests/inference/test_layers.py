@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.core.errors import EngineError, ModelError
 from edge.inference.backends.tensorrt.layers import (
+    EngineLayer,
     IoTensor,
-    Layer,
     LayerTensor,
     count,
     make_layer_times,
@@ -35,7 +35,7 @@ SAMPLES = Path(__file__).parents[1] / "data" / "inspector"
 CONVOLUTION = "/stem/Conv + /stem/Relu"
 
 
-def sample(name: str) -> tuple[Layer, ...]:
+def sample(name: str) -> tuple[EngineLayer, ...]:
     labelled = json.loads((SAMPLES / f"{name}.json").read_text(encoding="utf-8"))
     return read_layers(json.dumps(labelled["answer"]))
 
@@ -49,7 +49,7 @@ def test_every_sample_says_what_it_is_modelled_on_and_where_it_is_from(path: Pat
 
 def test_tensorrt_10_tells_type_and_format_in_one_entry() -> None:
     reformat, convolution, sigmoid = sample("trt-10.3-detailed")
-    assert convolution == Layer(
+    assert convolution == EngineLayer(
         CONVOLUTION,
         "CaskConvolution",
         "FP16",
@@ -75,7 +75,7 @@ def test_tensorrt_11_tells_them_in_two() -> None:
 
 def test_without_detailed_profiling_there_are_names_only() -> None:
     layers = sample("trt-10.13-names-only")
-    assert layers[1:] == (Layer(CONVOLUTION), Layer("/head/Sigmoid"))
+    assert layers[1:] == (EngineLayer(CONVOLUTION), EngineLayer("/head/Sigmoid"))
     assert layers[0].is_reformat
     counts = count(layers)
     assert (counts.layers, counts.reformats, counts.origins, counts.by_precision) == (2, 1, None, {})
@@ -172,19 +172,19 @@ def test_any_json_gives_records_or_one_error(answer: Any) -> None:
 
 @given(st.lists(st.text(st.characters(exclude_characters="\x1e", exclude_categories=["Cs"]), min_size=1), unique=True))
 def test_origins_come_back_whatever_the_nodes_are_called(names: list[str]) -> None:
-    names = [f"{name.replace('[ONNX Layer: ', '')}_" for name in names]
+    names = [f"{name.replace('[ONNX EngineLayer: ', '')}_" for name in names]
     metadata = "\x1e".join(f"[ONNX Layer: {name}]" for name in names)
     (found,) = read_layers(json.dumps({"Layers": [{"Name": "l", "Metadata": metadata}]}))
     assert found.origins == tuple(dict.fromkeys(names))
 
 
 def test_times_join_their_layers_and_none_is_lost() -> None:
-    layers = (Layer("a", "Convolution"), Layer("b"))
+    layers = (EngineLayer("a", "Convolution"), EngineLayer("b"))
     joined = with_times(layers, {"a": 0.5, "Reformatting CopyNode for Output": 0.25})
     assert joined == [
         (layers[0], 0.5),
         (layers[1], None),
-        (Layer("Reformatting CopyNode for Output", is_reformat=True), 0.25),
+        (EngineLayer("Reformatting CopyNode for Output", is_reformat=True), 0.25),
     ]
 
 

@@ -13,7 +13,7 @@ from onnx import helper
 
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError
 from edge.core.manifest import InputSettings
-from edge.inference.backends.cuda import Graph, find_gpu, graphs_work, open_device
+from edge.inference.backends.cuda import CudaGraph, find_gpu, graphs_work, open_device
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
 from tests.conftest import CONVEYOR
@@ -95,13 +95,13 @@ def test_batches_of_every_size_give_their_rows(tmp_path: Path, discrete: Any, ma
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Give a list that grows by one with each launch of a graph."""
     launched: list[int] = []
-    launch = Graph.launch
+    launch = CudaGraph.launch
 
-    def counted(graph: Graph, handle: int) -> None:
+    def counted(graph: CudaGraph, handle: int) -> None:
         launched.append(handle)
         launch(graph, handle)
 
-    monkeypatch.setattr(Graph, "launch", counted)
+    monkeypatch.setattr(CudaGraph, "launch", counted)
     return launched
 
 

@@ -16,14 +16,14 @@ from edge.core.clock import now_ns
 from edge.core.records import Message, MessageKind
 from edge.mqtt.outbox import codec as form
 from edge.mqtt.outbox import spool as shelf_module
-from edge.mqtt.outbox.spool import LOWEST, Gone, Shelf, Sync
+from edge.mqtt.outbox.spool import LOWEST, Gone, Spool, Sync
 
 YEAR_S = 31_536_000.0
 DAY_S = 86_400
 
 
-def shelf(path: Path, max_mb: int = 100, max_age_s: float = YEAR_S, first: int = 10**6) -> Shelf:
-    opened = Shelf(path, max_mb, max_age_s, "never")
+def shelf(path: Path, max_mb: int = 100, max_age_s: float = YEAR_S, first: int = 10**6) -> Spool:
+    opened = Spool(path, max_mb, max_age_s, "never")
     opened.open(first)
     return opened
 
@@ -37,7 +37,7 @@ def number(key: int) -> int:
     return key & (2**58 - 1)
 
 
-def numbers(opened: Shelf) -> list[int]:
+def numbers(opened: Spool) -> list[int]:
     return sorted(number(each.number) for each in opened.read(LOWEST, 10**6))
 
 
@@ -281,7 +281,7 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("sync", "level"), [("commit", 2), ("checkpoint", 1), ("never", 0)])
 def test_each_commit_is_brought_to_the_medium_unless_less_is_asked_for(tmp_path: Path, sync: Sync, level: int) -> None:
-    opened = Shelf(tmp_path / "db", 100, YEAR_S, sync)
+    opened = Spool(tmp_path / "db", 100, YEAR_S, sync)
     opened.open(1)
     assert opened._connected.execute("PRAGMA synchronous").fetchone() == (level,)
     assert opened._connected.execute("PRAGMA journal_mode").fetchone() == ("wal",)

@@ -18,7 +18,7 @@ from edge.cli.check import _connect
 from edge.cli.main import main
 from edge.core.config import MqttSettings, load_config
 from edge.core.errors import ConfigError, EdgeError, UnansweredError
-from edge.core.records import Message, Request
+from edge.core.records import CommandRequest, Message
 from edge.mqtt import publisher as publish
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.publisher import Publisher
@@ -210,7 +210,7 @@ def test_all_that_comes_in_one_record_is_read_at_once(authority: Authority, monk
             done.wait(60)
 
     threading.Thread(target=serve, daemon=True).start()
-    requests: list[Request] = []
+    requests: list[CommandRequest] = []
     settings = tls_settings(f"mqtts://127.0.0.1:{listener.getsockname()[1]}", authority.ca)
     publisher = Publisher(settings, "edge-test", WILL, Outbox(10), lambda _m, _at_ns: None, ["a/+"], requests.append)
     publisher.start()

@@ -22,7 +22,7 @@ from edge.core.errors import ConfigError, EdgeError, ModelError
 from edge.core.state_dir import state_lock
 from edge.host.sensors.sensors import Sensors
 from edge.perf.bench.networks import NAMES
-from edge.perf.bench.plan import Wish
+from edge.perf.bench.plan import BenchPlan
 from edge.perf.bench.report import Report
 from edge.power.mode_guard import Power
 from tests.conftest import (
@@ -58,22 +58,22 @@ def decode(outputs, options):
 
 
 @pytest.fixture
-def wish(tmp_path: Path) -> Wish:
-    return Wish((str(CONVEYOR),), seconds=0.3, quick=True, state_dir=tmp_path / "state")
+def wish(tmp_path: Path) -> BenchPlan:
+    return BenchPlan((str(CONVEYOR),), seconds=0.3, quick=True, state_dir=tmp_path / "state")
 
 
 @pytest.fixture
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Measure without any sensor or power mode, unless they are given."""
 
-    def run(wish: Wish, power: Power | None = None, root: Path | None = None) -> Report:
+    def run(wish: BenchPlan, power: Power | None = None, root: Path | None = None) -> Report:
         monkeypatch.setenv("EDGE_ROOT", str(root or tmp_path))
         return bench(wish, power, Sensors())
 
     return run
 
 
-def test_what_no_option_names_is_not_swept(wish: Wish, measured: Bench) -> None:
+def test_what_no_option_names_is_not_swept(wish: BenchPlan, measured: Bench) -> None:
     (row,) = measured(wish).rows
     assert (row.scenario, row.batch, row.precision, row.lanes) == ("single-stream", 1, "fp32", 1)
     assert row.network == "conveyor"
@@ -82,7 +82,7 @@ def test_what_no_option_names_is_not_swept(wish: Wish, measured: Bench) -> None:
 
 @pytest.mark.parametrize("engine_only", [True, False])
 def test_rate_times_mean_latency_is_the_batch_in_single_stream(
-    wish: Wish, measured: Bench, *, engine_only: bool
+    wish: BenchPlan, measured: Bench, *, engine_only: bool
 ) -> None:
     report = measured(replace(wish, batches=(1, 3), engine_only=engine_only))
     assert [row.batch for row in report.rows] == [1, 3]
@@ -93,20 +93,20 @@ def test_rate_times_mean_latency_is_the_batch_in_single_stream(
         assert len(row.samples) >= 5
 
 
-def test_every_scenario_runs_the_serving_path_in_full_batches(wish: Wish, measured: Bench) -> None:
+def test_every_scenario_runs_the_serving_path_in_full_batches(wish: BenchPlan, measured: Bench) -> None:
     report = measured(replace(wish, scenarios=("single-stream", "multi-stream", "offline"), batches=(2,), lanes=(2,)))
     assert [row.scenario for row in report.rows] == ["single-stream", "multi-stream", "offline"]
     assert all(row.lanes == 2 and row.images_per_s for row in report.rows)
 
 
-def test_watts_are_null_and_the_reason_is_one_line(wish: Wish, measured: Bench) -> None:
+def test_watts_are_null_and_the_reason_is_one_line(wish: BenchPlan, measured: Bench) -> None:
     report = measured(wish)
     assert all(row.power_w is None and row.images_per_s_per_w is None for row in report.rows)
     (note,) = report.notes
     assert "no power sensor is found here" in note
 
 
-def test_row_of_an_emulated_board_tells_its_power_and_machine(wish: Wish, measured: Bench, tmp_path: Path) -> None:
+def test_row_of_an_emulated_board_tells_its_power_and_machine(wish: BenchPlan, measured: Bench, tmp_path: Path) -> None:
     root = boards.build("tx2", tmp_path / "board")
     report = measured(replace(wish, seconds=1.0), root=root)
     (row,) = report.rows
@@ -121,7 +121,7 @@ def test_row_of_an_emulated_board_tells_its_power_and_machine(wish: Wish, measur
     assert len(report.machine["sha256"]["conveyor"]) == 64
 
 
-def test_power_modes_are_gone_through_and_put_back(wish: Wish, measured: Bench) -> None:
+def test_power_modes_are_gone_through_and_put_back(wish: BenchPlan, measured: Bench) -> None:
     power = KnownPower()
     report = measured(replace(wish, power_modes=("max-p", "Low")), power)
     assert [row.power_mode for row in report.rows] == ["HIGH", "LOW"]
@@ -132,13 +132,13 @@ def test_power_modes_are_gone_through_and_put_back(wish: Wish, measured: Bench) 
     assert power.mode == "MID"
 
 
-def test_power_mode_is_told_where_none_is_asked_for(wish: Wish, measured: Bench) -> None:
+def test_power_mode_is_told_where_none_is_asked_for(wish: BenchPlan, measured: Bench) -> None:
     power = KnownPower()
     assert measured(wish, power).rows[0].power_mode == "MID"
     assert power.switched == []
 
 
-def test_best_row_within_the_target_is_marked(wish: Wish, measured: Bench) -> None:
+def test_best_row_within_the_target_is_marked(wish: BenchPlan, measured: Bench) -> None:
     report = measured(replace(wish, batches=(1, 2), target_p99_ms=10_000.0, engine_only=True))
     rates = [row.images_per_s or 0 for row in report.rows if row.valid] or [
         row.images_per_s or 0 for row in report.rows
@@ -148,7 +148,9 @@ def test_best_row_within_the_target_is_marked(wish: Wish, measured: Bench) -> No
     assert measured(replace(wish, target_p99_ms=0.001)).best() == []
 
 
-def test_precision_that_cannot_be_had_is_left_out_with_the_reason(wish: Wish, measured: Bench, tmp_path: Path) -> None:
+def test_precision_that_cannot_be_had_is_left_out_with_the_reason(
+    wish: BenchPlan, measured: Bench, tmp_path: Path
+) -> None:
     folder = str(tiny_model(tmp_path / "tiny"))
     report = measured(replace(wish, what=(folder,), precisions=("fp32", "int8")))
     assert [row.precision for row in report.rows] == ["fp32"]
@@ -157,7 +159,7 @@ def test_precision_that_cannot_be_had_is_left_out_with_the_reason(wish: Wish, me
         measured(replace(wish, what=(folder,), precisions=("int8",)))
 
 
-def test_configuration_brings_its_pictures_model_and_state(wish: Wish, measured: Bench, tmp_path: Path) -> None:
+def test_configuration_brings_its_pictures_model_and_state(wish: BenchPlan, measured: Bench, tmp_path: Path) -> None:
     tables: Tables = {
         "device": {"state_dir": str(tmp_path / "of-config")},
         "models.conveyor": {"path": str(CONVEYOR), "lanes": 2},
@@ -169,7 +171,7 @@ def test_configuration_brings_its_pictures_model_and_state(wish: Wish, measured:
     assert (tmp_path / "of-config" / "lock").exists()
 
 
-def test_engine_that_stalls_is_seen_by_all_who_came_meanwhile(wish: Wish, measured: Bench, tmp_path: Path) -> None:
+def test_engine_that_stalls_is_seen_by_all_who_came_meanwhile(wish: BenchPlan, measured: Bench, tmp_path: Path) -> None:
     """At 4 ms a picture nearly all rates below 250/s meet 300 ms, but for those that came while the decoder hung."""
     folder = str(tiny_model(tmp_path / "tiny", SLOW))
     server = replace(wish, what=(folder,), scenarios=("server",), target_p99_ms=10_000.0, frames=100, lanes=(1,))
@@ -182,7 +184,7 @@ def test_engine_that_stalls_is_seen_by_all_who_came_meanwhile(wish: Wish, measur
     assert len([each for each in latencies_ms if each > 300]) == 1, "one query at a time: only one was in the stall"
 
 
-def test_machine_in_use_by_a_daemon_is_not_measured(wish: Wish, measured: Bench, tmp_path: Path) -> None:
+def test_machine_in_use_by_a_daemon_is_not_measured(wish: BenchPlan, measured: Bench, tmp_path: Path) -> None:
     with state_lock(tmp_path / "state"), pytest.raises(EdgeError, match="another edge process holds"):
         measured(wish)
 
@@ -200,13 +202,13 @@ def test_machine_in_use_by_a_daemon_is_not_measured(wish: Wish, measured: Bench,
         ({"what": ("nowhere.toml",)}, "nowhere.toml cannot be read"),
     ],
 )
-def test_wrong_input_is_one_sentence(wish: Wish, measured: Bench, changes: dict[str, Any], told: str) -> None:
+def test_wrong_input_is_one_sentence(wish: BenchPlan, measured: Bench, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         measured(replace(wish, **changes))
 
 
 def test_batch_beyond_the_engines_own_is_refused_before_anything_is_measured(
-    wish: Wish, measured: Bench, tmp_path: Path
+    wish: BenchPlan, measured: Bench, tmp_path: Path
 ) -> None:
     folder = tiny_model(tmp_path / "tiny")
     identity(folder, 2).rename(folder / "tiny.onnx")

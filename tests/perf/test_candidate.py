@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.tuned_profile import OperatingPoint
-from edge.perf.tune.candidate import Axes, Candidate, Judge, Measured, ordered
+from edge.perf.tune.candidate import Axes, CandidatePruner, MeasuredSetting, Setting, ordered
 
-ONE = Candidate("FAST", "gpu", "fp16", 1, 1)
+ONE = Setting("FAST", "gpu", "fp16", 1, 1)
 ORDER = ("FAST", "MIDDLE", "SLOW")
 
 
@@ -20,8 +20,8 @@ def is_slower(mode: str, than: str) -> bool:
 
 
 def measured(
-    candidate: Candidate, p99_ms: float, *, rate: float = 100.0, service_ms: float = 5.0, full: bool = True
-) -> Measured:
+    candidate: Setting, p99_ms: float, *, rate: float = 100.0, service_ms: float = 5.0, full: bool = True
+) -> MeasuredSetting:
     point = OperatingPoint(
         power_mode=candidate.power_mode,
         precision=candidate.precision,
@@ -32,7 +32,7 @@ def measured(
         images_per_s=rate,
         latency_p99_ms=p99_ms,
     )
-    return Measured(
+    return MeasuredSetting(
         point=point,
         engine="trt/fp16/0",
         measured_s=1.0,
@@ -47,12 +47,12 @@ def measured(
     )
 
 
-def judged(wanted: Candidate, known: dict[Candidate, Measured], target_p99_ms: float | None = 20.0) -> str | None:
-    reason = Judge(known, target_p99_ms, is_slower).why_not(wanted)
+def judged(wanted: Setting, known: dict[Setting, MeasuredSetting], target_p99_ms: float | None = 20.0) -> str | None:
+    reason = CandidatePruner(known, target_p99_ms, is_slower).why_not(wanted)
     return reason.told if reason else None
 
 
-def batch(size: int) -> Candidate:
+def batch(size: int) -> Setting:
     return replace(ONE, max_batch=size)
 
 
@@ -115,7 +115,7 @@ def test_faster_modes_come_first_and_small_settings_before_large_ones() -> None:
 
 numbers = st.floats(0.1, 1e4)
 candidates = st.builds(
-    Candidate,
+    Setting,
     st.sampled_from(ORDER),
     st.just("gpu"),
     st.sampled_from(["fp16", "int8"]),
@@ -126,7 +126,7 @@ candidates = st.builds(
 
 @given(st.dictionaries(candidates, st.tuples(numbers, numbers, numbers, st.booleans())), candidates, numbers)
 def test_smallest_setting_of_the_fastest_mode_is_always_tried(
-    known: dict[Candidate, tuple[float, float, float, bool]], wanted: Candidate, target_p99_ms: float
+    known: dict[Setting, tuple[float, float, float, bool]], wanted: Setting, target_p99_ms: float
 ) -> None:
     told = {
         each: measured(each, p99_ms, rate=rate, service_ms=service_ms, full=full)

@@ -13,37 +13,37 @@ from rich.console import Console
 
 from edge.core import progress
 from edge.core.config import ModelSettings
-from edge.perf.bench.eta import Pace
-from edge.perf.bench.interleaved import Group, Point, groups
-from edge.perf.bench.plan import Cell, Wish
-from edge.perf.bench.row import Row
+from edge.perf.bench.eta import EtaEstimator
+from edge.perf.bench.interleaved import Group, PlannedRow, groups
+from edge.perf.bench.plan import BenchPlan, GridCell
+from edge.perf.bench.row import BenchRow
 from edge.perf.bench.subject import Subject
 
-QUICK = Wish(("VGG-19",), quick=True).effort
+QUICK = BenchPlan(("VGG-19",), quick=True).effort
 
 
-def point(network: str, batch: int, precision: Any = "fp32") -> Point:
+def point(network: str, batch: int, precision: Any = "fp32") -> PlannedRow:
     settings = ModelSettings.model_validate({"path": str(Path())})
-    return Point(Subject(network, settings), Cell("single-stream", None, precision, None, batch))
+    return PlannedRow(Subject(network, settings), GridCell("single-stream", None, precision, None, batch))
 
 
 def group(network: str, batch: int) -> Group:
     return Group((point(network, batch),))
 
 
-def row(network: str, images_per_s: float) -> Row:
-    blank = dict.fromkeys(Row.__dataclass_fields__)
-    return Row(**blank | {"network": network, "images_per_s": images_per_s})  # type: ignore[arg-type]
+def row(network: str, images_per_s: float) -> BenchRow:
+    blank = dict.fromkeys(BenchRow.__dataclass_fields__)
+    return BenchRow(**blank | {"network": network, "images_per_s": images_per_s})  # type: ignore[arg-type]
 
 
 def test_what_has_more_to_compute_is_planned_to_take_longer() -> None:
-    pace = Pace(QUICK, [])
+    pace = EtaEstimator(QUICK, [])
     assert pace.planned_s(group("VGG-19", 128)) > 20 * pace.planned_s(group("AlexNet", 1))
 
 
 def test_plan_learns_from_the_rows_of_the_same_network_and_of_others() -> None:
-    rows: list[Row] = []
-    pace = Pace(QUICK, rows)
+    rows: list[BenchRow] = []
+    pace = EtaEstimator(QUICK, rows)
     rows.append(row("AlexNet", 10.0))
     slow_s = pace.planned_s(group("VGG-19", 64))
     rows[0] = row("AlexNet", 100.0)
@@ -53,8 +53,8 @@ def test_plan_learns_from_the_rows_of_the_same_network_and_of_others() -> None:
 
 
 def test_model_of_unknown_work_is_planned_by_its_seconds_and_by_itself() -> None:
-    rows: list[Row] = []
-    pace = Pace(QUICK, rows)
+    rows: list[BenchRow] = []
+    pace = EtaEstimator(QUICK, rows)
     assert 1 < pace.planned_s(group("mine", 8)) < 3
     rows.append(row("mine", 2.0))
     assert pace.planned_s(group("mine", 8)) > 20

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.host.sensors.sensors import Sensors
-from edge.perf.bench.collect import Setting, blocks_of, row_of
+from edge.perf.bench.collect import RowSetting, blocks_of, row_of
 from edge.perf.bench.load_generator import Length, Query, Scenario
-from edge.perf.bench.measure import Effort, InterruptedRunError, Measurement, Turns
-from edge.perf.bench.row import Row
+from edge.perf.bench.measure import Effort, InterruptedRunError, Measurement, RoundRobin
+from edge.perf.bench.row import BenchRow
 from edge.perf.bench.target import Target
 from tests.conftest import PATIENCE_S
 from tests.support.benched import Known
@@ -32,8 +32,8 @@ EFFORT = Effort(Length(1.0), 0.05, is_thorough=False, target_p99_ms=None, seed=1
 MV = 5000
 
 
-def setting(scenario: Scenario = "single-stream", batch: int = 1) -> Setting:
-    return Setting("board", "MAXQ", "fp32", "net", batch, 1, scenario)
+def setting(scenario: Scenario = "single-stream", batch: int = 1) -> RowSetting:
+    return RowSetting("board", "MAXQ", "fp32", "net", batch, 1, scenario)
 
 
 def with_target(target_ms: float, seconds: float = 1.0) -> Effort:
@@ -67,7 +67,7 @@ def set_watts(root: Path, rail: str, watts: float) -> None:
     tree.write(power, round(watts * 1e3))
 
 
-def measure(sensors: Sensors, *, seconds: float = 0.01, batch: int = 1) -> Row:
+def measure(sensors: Sensors, *, seconds: float = 0.01, batch: int = 1) -> BenchRow:
     with Known(seconds, batch=batch) as system:
         return Measurement(system, sensors, setting(batch=batch), EFFORT).measure()
 
@@ -250,7 +250,7 @@ class Recorded(Known):
 
 def test_settings_that_are_compared_take_turns(no_sensors: Sensors) -> None:
     taken: list[str] = []
-    turns = Turns()
+    turns = RoundRobin()
     with Recorded("a", 0.004, taken) as one, Recorded("b", 0.002, taken) as other:
         for system in (one, other):
             turns.join(Measurement(system, no_sensors, setting(), EFFORT, stretches=5))
@@ -281,7 +281,7 @@ def test_power_of_turns_is_that_of_its_own_stretches(board: Path, sensors: Senso
             set_watts(board, "VDD_IN", self._watts)
             super().issue(images, finish)
 
-    turns = Turns()
+    turns = RoundRobin()
     effort = replace(EFFORT, length=Length(4.0), warm_up_s=1.0)
     with Hungry(4.0) as one, Hungry(8.0) as other:
         for system in (one, other):
@@ -291,7 +291,7 @@ def test_power_of_turns_is_that_of_its_own_stretches(board: Path, sensors: Senso
 
 
 def test_interrupted_turns_keep_what_each_has(no_sensors: Sensors) -> None:
-    turns = Turns()
+    turns = RoundRobin()
     with Known(0.01) as one, Interrupting(40) as other:
         for system in (one, other):
             turns.join(Measurement(system, no_sensors, setting(), EFFORT, stretches=4))

@@ -34,7 +34,7 @@ from edge.inference.backends.tensorrt.library import load_tensorrt, make_logger
 from edge.inference.fp16.convert import fp16_file
 from edge.inference.fp16.ranges import check_ranges
 from edge.perf.bench.networks import NAMES, Network, find, write
-from edge.pipeline.served_model import Model
+from edge.pipeline.served_model import ServedModel
 from edge.precision.activation_ranges import Probe, calibrate
 from edge.precision.qdq import checked, place
 from edge.precision.quantizable_graph import activations, layers_of, prepare
@@ -198,7 +198,7 @@ def test_layers_before_fusion_are_those_that_were_published() -> None:
 @pytest.mark.parametrize("name", ["GoogLeNet", "LSTM"])
 def test_the_folder_is_a_model_that_is_served(name: str, written: Written, tmp_path: Path) -> None:
     settings = ModelSettings.model_validate({"path": str(written(name).parent), "backend": "onnxruntime"})
-    model = Model(name, settings)
+    model = ServedModel(name, settings)
     assert model.served.input.shape[1:] == find(name).input_shape
     model.close()
 

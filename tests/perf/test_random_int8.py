@@ -20,7 +20,7 @@ from edge.inference.fp16.convert import source_sha256
 from edge.inference.model_variants import form_file
 from edge.perf.bench import interleaved as together
 from edge.perf.bench.networks import find, write
-from edge.perf.bench.plan import Wish
+from edge.perf.bench.plan import BenchPlan
 from edge.perf.bench.random_int8 import make_int8_form
 from edge.perf.bench.report import Report
 from edge.perf.bench.system_engine import fill_gaussian
@@ -35,7 +35,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measured:
 
     def run(**changes: object) -> Report:
         given = {"what": ("mobilenet-v2",), "precisions": ("fp32", "int8"), "frames": 5, "quick": True}
-        return bench(Wish(**{**given, "state_dir": tmp_path / "state", **changes}), None, Sensors())  # type: ignore[arg-type]
+        return bench(BenchPlan(**{**given, "state_dir": tmp_path / "state", **changes}), None, Sensors())  # type: ignore[arg-type]
 
     return run
 
@@ -89,7 +89,7 @@ def run(file: Path) -> NDArray[Any]:
 
 
 def test_fusion_of_a_network_is_told_in_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wish = Wish(("mobilenet-v2",), precisions=("int8",), state_dir=tmp_path / "state")
+    wish = BenchPlan(("mobilenet-v2",), precisions=("int8",), state_dir=tmp_path / "state")
     assert tell_fusion(wish, as_json=True) == 0
     assert "quantize first" not in capsys.readouterr().out
 

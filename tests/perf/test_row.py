@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.perf.bench.row import LEAST_SAMPLES, Block, Row, percentile, ratio, speed_of
+from edge.perf.bench.row import LEAST_SAMPLES, BenchRow, Block, percentile, ratio, speed_of
 from edge.perf.bench.tables import PUBLISHED_COLUMNS
 
 MS = st.floats(0.001, 1e5)
@@ -26,8 +26,8 @@ BLOCKS = st.lists(
 )
 
 
-def a_row(blocks: tuple[Block, ...]) -> Row:
-    return Row(
+def a_row(blocks: tuple[Block, ...]) -> BenchRow:
+    return BenchRow(
         device="Jetson TX2", power_mode="MAXQ", precision="fp16", network="GoogLeNet", batch=2, images_per_s=140.0,
         power_w=7.0, images_per_s_per_w=20.0, gpu_power_w=None, gpu_images_per_s_per_w=None, latency_ms=14.2,
         latency_p90_ms=None, latency_p99_ms=None, latency_max_ms=15.0, energy_j_per_image=0.05,
@@ -40,12 +40,12 @@ def a_row(blocks: tuple[Block, ...]) -> Row:
 @given(BLOCKS)
 def test_row_comes_back_from_its_json(blocks: list[Block]) -> None:
     row = a_row(tuple(blocks))
-    assert Row.from_json(json.loads(json.dumps(row.to_json(), allow_nan=False)) | {"of a later version": 1}) == row
+    assert BenchRow.from_json(json.loads(json.dumps(row.to_json(), allow_nan=False)) | {"of a later version": 1}) == row
 
 
 def test_row_tells_the_columns_of_the_published_table_and_ours() -> None:
     told = a_row((Block((1.0,), 1, 0.001),)).to_json()
-    published = tuple(field.name for field in fields(Row))[:11]
+    published = tuple(field.name for field in fields(BenchRow))[:11]
     assert published == tuple(PUBLISHED_COLUMNS)
     assert tuple(told)[:11] == published
     ours = {"latency_p90_ms", "latency_p99_ms", "latency_max_ms", "energy_j_per_image", "scenario", "lanes", "spread"}

@@ -12,14 +12,14 @@ from edge.perf.bench.arrivals import poisson
 from edge.perf.bench.collect import blocks_of
 from edge.perf.bench.load_generator import Query
 from edge.perf.bench.sample_statistics import arrivals_spread, rates_per_s, student_t
-from edge.perf.bench.stability import drift, judge, spread
+from edge.perf.bench.stability import assess_stability, drift, spread
 from tests.support.bench_samples import block, engine_run, recorded, steady
 
 STEADY = [100.0, 101.0, 99.0, 100.5, 99.5, 100.0, 101.0, 99.0]
 
 
 def test_steady_blocks_are_trusted() -> None:
-    found = judge(steady(STEADY))
+    found = assess_stability(steady(STEADY))
     assert found.valid
     assert found.why is None
     assert found.spread == pytest.approx(np.std(STEADY, ddof=1) / np.mean(STEADY), rel=1e-9)
@@ -38,7 +38,7 @@ def test_steady_blocks_are_trusted() -> None:
     ],
 )
 def test_what_is_wrong_is_told_with_what_to_do(rates: list[float], told: str) -> None:
-    found = judge(steady(rates))
+    found = assess_stability(steady(rates))
     assert not found.valid
     assert told in str(found.why)
 
@@ -54,7 +54,7 @@ def test_what_is_wrong_is_told_with_what_to_do(rates: list[float], told: str) ->
     ],
 )
 def test_a_throttled_or_heating_board_makes_the_row_invalid(state: dict[str, Any], told: str) -> None:
-    assert str(judge(steady(STEADY), **state).why).startswith(told)
+    assert str(assess_stability(steady(STEADY), **state).why).startswith(told)
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,15 @@ def test_a_throttled_or_heating_board_makes_the_row_invalid(state: dict[str, Any
     ],
 )
 def test_what_is_in_order_or_not_measured_makes_nothing_invalid(state: dict[str, Any]) -> None:
-    assert judge(steady(STEADY), **state).valid
+    assert assess_stability(steady(STEADY), **state).valid
 
 
 def test_late_queries_are_told_but_not_a_few_of_many() -> None:
     late = [block([10.0] * 38 + [35.0] * 2) for _ in range(6)]
-    assert "5.0% of the queries took more than 2 times the median" in str(judge(late).why)
+    assert "5.0% of the queries took more than 2 times the median" in str(assess_stability(late).why)
     few = [block([10.0] * 40) for _ in range(6)]
     few[3]["latency_ms"][7] = 35.0
-    assert judge(few).valid
+    assert assess_stability(few).valid
 
 
 def test_server_is_judged_by_what_random_arrivals_do_not_explain() -> None:
@@ -85,25 +85,25 @@ def test_server_is_judged_by_what_random_arrivals_do_not_explain() -> None:
 
     rates = [50, 70, 45, 62, 39, 66, 50, 58]  # Poisson
     kept_up = arrived(rates, [10.0, 10.1, 9.9, 10.0, 10.1, 9.9, 10.0, 10.0])
-    assert judge(kept_up, scenario="server").valid
-    assert not judge(kept_up).valid
+    assert assess_stability(kept_up, scenario="server").valid
+    assert not assess_stability(kept_up).valid
     piling_up = arrived(rates, [10.0, 10.5, 11.0, 11.5, 12.0, 12.5, 13.0, 13.5])
-    assert "queries pile up, so offer a lower rate" in str(judge(piling_up, scenario="server").why)
+    assert "queries pile up, so offer a lower rate" in str(assess_stability(piling_up, scenario="server").why)
     stalled = arrived([50, 70, 45, 6, 39, 66, 50, 58], [10.0] * 8)
-    assert "beyond what random arrivals give" in str(judge(stalled, scenario="server").why)
+    assert "beyond what random arrivals give" in str(assess_stability(stalled, scenario="server").why)
 
 
 @pytest.mark.parametrize("load", [0.2, 0.5, 0.8])
 @pytest.mark.parametrize("queries", [100, 400, 2000])
 def test_short_runs_of_a_server_that_never_varies_are_trusted(load: float, queries: int) -> None:
     runs = [queue(load, 0.01, queries, seed) for seed in range(100)]
-    assert sum(judge(run, scenario="server").valid for run in runs) >= 85
-    assert sum("differ" in str(judge(run, scenario="server").why) for run in runs) <= 8
+    assert sum(assess_stability(run, scenario="server").valid for run in runs) >= 85
+    assert sum("differ" in str(assess_stability(run, scenario="server").why) for run in runs) <= 8
 
 
 def test_server_that_hangs_once_is_not_trusted() -> None:
     runs = [queue(0.5, 0.01, 2000, seed, hang_s=10.0) for seed in range(20)]
-    assert not any(judge(run, scenario="server").valid for run in runs)
+    assert not any(assess_stability(run, scenario="server").valid for run in runs)
 
 
 def test_spread_of_arrivals_is_that_of_a_poisson_process() -> None:
@@ -132,7 +132,7 @@ def test_drift_is_hardly_ever_found_where_there_is_none() -> None:
 
 def test_recorded_runs_beside_other_work_are_not_trusted() -> None:
     runs = recorded("equal")
-    judged = [judge(run) for run in runs]
+    judged = [assess_stability(run) for run in runs]
     assert sum(each.valid for each in judged) <= len(runs) / 4
     warming = judged[-1]  # the rest of the machine's work ended while it ran
     assert "faster than the first" in str(warming.why)
@@ -140,7 +140,7 @@ def test_recorded_runs_beside_other_work_are_not_trusted() -> None:
 
 def test_synthetic_runs_of_a_quiet_engine_are_mostly_trusted() -> None:
     random = np.random.default_rng(3)
-    assert sum(judge(engine_run(random, noise=0.02)).valid for _ in range(100)) >= 90
+    assert sum(assess_stability(engine_run(random, noise=0.02)).valid for _ in range(100)) >= 90
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_students_t_is_as_in_the_tables(confidence: float, degrees: int, quantil
 @settings(deadline=None)
 @given(st.lists(st.floats(0.1, 1e4), min_size=0, max_size=30), st.sampled_from(["single-stream", "offline", "server"]))
 def test_any_samples_are_judged_and_a_doubt_always_has_its_sentence(rates: list[float], scenario: str) -> None:
-    found = judge(steady(rates, queries=3), scenario=scenario)
+    found = assess_stability(steady(rates, queries=3), scenario=scenario)
     assert found.valid == (found.why is None)
     assert (found.spread is None) == (len(rates) < 2)
     assert all(each.startswith(("unstable: ", "invalid: ")) and "; " in each for each in found.sentences)
@@ -162,5 +162,5 @@ def test_any_samples_are_judged_and_a_doubt_always_has_its_sentence(rates: list[
 
 def test_empty_blocks_are_no_samples() -> None:
     empty: list[dict[str, Any]] = [{"latency_ms": [], "images": 0, "seconds": 0.0}] * 6
-    assert "0 blocks" in str(judge(empty).why)
+    assert "0 blocks" in str(assess_stability(empty).why)
     assert spread(rates_per_s(empty)) is None

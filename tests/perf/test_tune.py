@@ -19,11 +19,11 @@ from edge.core.errors import ConfigError, EdgeError
 from edge.core.state_dir import state_lock
 from edge.core.tuned_profile import Profile, profile_path
 from edge.host.board import board_name
-from edge.inference.engine_provider import Place
+from edge.inference.engine_provider import EngineEnvironment
 from edge.perf.tune import trial
-from edge.perf.tune.plan import Wish, default_devices
-from edge.perf.tune.trial import Sensors
-from edge.pipeline.served_model import Model, usable_cores
+from edge.perf.tune.plan import TunePlan, default_devices
+from edge.perf.tune.trial import TrialSensors
+from edge.pipeline.served_model import ServedModel, usable_cores
 from edge.power.mode_guard import Power
 from tests.conftest import CONVEYOR, PATIENCE_S, belt, clean_environment, edge_command, eventually, run_edge, write_toml
 from tests.support.emulated_boards import boards, tree
@@ -45,21 +45,21 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def wish(tmp_path: Path) -> Wish:
+def wish(tmp_path: Path) -> TunePlan:
     config = write_toml(tmp_path / "edge.toml", MODEL | STREAM)
-    return Wish(config, seconds=1.0, batches=(1,), lanes=(1,), precisions=("fp32",), state_dir=tmp_path / "state")
+    return TunePlan(config, seconds=1.0, batches=(1,), lanes=(1,), precisions=("fp32",), state_dir=tmp_path / "state")
 
 
 @pytest.fixture
 def tuned(capsys: pytest.CaptureFixture[str]) -> Tune:
-    def run(wish: Wish, power: Power | None = None, sensors: Sensors | None = None) -> Any:
+    def run(wish: TunePlan, power: Power | None = None, sensors: TrialSensors | None = None) -> Any:
         assert tune.tune(wish, power, sensors, as_json=True) == 0
         return json.loads(capsys.readouterr().out)
 
     return run
 
 
-def test_power_and_energy_of_each_mode_are_those_that_are_known(wish: Wish, tuned: Tune) -> None:
+def test_power_and_energy_of_each_mode_are_those_that_are_known(wish: TunePlan, tuned: Tune) -> None:
     power = KnownPower()
     sensors = KnownSensors(power)
     told = tuned(replace(wish, power_modes=("HIGH", "LOW", "MID"), target_p99_ms=5000.0), power, sensors)
@@ -81,7 +81,7 @@ def test_power_and_energy_of_each_mode_are_those_that_are_known(wish: Wish, tune
     assert not sensors.running
 
 
-def test_profile_is_written_for_max_q_max_p_and_lanes(wish: Wish, tuned: Tune, tmp_path: Path) -> None:
+def test_profile_is_written_for_max_q_max_p_and_lanes(wish: TunePlan, tuned: Tune, tmp_path: Path) -> None:
     power = KnownPower()
     told = tuned(replace(wish, power_modes=("LOW", "MID")), power, KnownSensors(power))
     path = profile_path(tmp_path / "state", "conveyor")
@@ -92,7 +92,7 @@ def test_profile_is_written_for_max_q_max_p_and_lanes(wish: Wish, tuned: Tune, t
     assert profile.max_q.power_mode == "MID"
 
 
-def test_what_cannot_be_measured_is_null_and_said(wish: Wish, tuned: Tune) -> None:
+def test_what_cannot_be_measured_is_null_and_said(wish: TunePlan, tuned: Tune) -> None:
     told = tuned(wish)
     point = told["points"][0]["point"]
     assert [point[key] for key in ("power_mode", "power_w", "energy_j_per_image", "idle_w", "is_throttled")] == [
@@ -104,7 +104,7 @@ def test_what_cannot_be_measured_is_null_and_said(wish: Wish, tuned: Tune) -> No
     assert point["images_per_s"] > 0
 
 
-def test_samples_of_a_throttling_board_are_left_out_and_told(wish: Wish, tuned: Tune) -> None:
+def test_samples_of_a_throttling_board_are_left_out_and_told(wish: TunePlan, tuned: Tune) -> None:
     power = KnownPower()
     sensors = KnownSensors(power)
     seen: dict[str, int] = {}
@@ -135,7 +135,7 @@ def interrupt_in(power: KnownPower, mode: str) -> KnownSensors:
     return KnownSensors(power, at_read)
 
 
-def test_interrupted_search_puts_the_mode_back_and_goes_on_where_it_was(wish: Wish, tuned: Tune) -> None:
+def test_interrupted_search_puts_the_mode_back_and_goes_on_where_it_was(wish: TunePlan, tuned: Tune) -> None:
     wish = replace(wish, power_modes=("HIGH", "LOW"))
     power = KnownPower()
     with pytest.raises(KeyboardInterrupt):
@@ -152,7 +152,7 @@ def test_interrupted_search_puts_the_mode_back_and_goes_on_where_it_was(wish: Wi
     assert power.switched == ["HIGH", "LOW", "MID"]
 
 
-def test_mode_behind_a_reboot_is_left_out_and_told_unless_it_is_allowed(wish: Wish, tuned: Tune) -> None:
+def test_mode_behind_a_reboot_is_left_out_and_told_unless_it_is_allowed(wish: TunePlan, tuned: Tune) -> None:
     power = KnownPower()
     told = tuned(replace(wish, power_modes=("OTHER", "LOW")), power, KnownSensors(power))
     assert [each["point"]["power_mode"] for each in told["points"]] == ["LOW"]
@@ -160,7 +160,7 @@ def test_mode_behind_a_reboot_is_left_out_and_told_unless_it_is_allowed(wish: Wi
 
 
 def test_search_goes_on_after_the_reboot_and_puts_the_first_mode_back(
-    wish: Wish, tuned: Tune, capsys: pytest.CaptureFixture[str]
+    wish: TunePlan, tuned: Tune, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wish = replace(wish, power_modes=("OTHER", "LOW"), allow_reboot=True)
     power = KnownPower()
@@ -174,7 +174,7 @@ def test_search_goes_on_after_the_reboot_and_puts_the_first_mode_back(
     assert after.switched == ["MID"], "LOW was measured before the reboot; MID is what the user had set"
 
 
-def test_end_after_a_reboot_that_is_no_longer_allowed_says_how_to_put_the_mode_back(wish: Wish) -> None:
+def test_end_after_a_reboot_that_is_no_longer_allowed_says_how_to_put_the_mode_back(wish: TunePlan) -> None:
     power = KnownPower()
     tune.tune(replace(wish, power_modes=("OTHER",), allow_reboot=True), power, KnownSensors(power), as_json=True)
     after = KnownPower("OTHER")
@@ -183,7 +183,7 @@ def test_end_after_a_reboot_that_is_no_longer_allowed_says_how_to_put_the_mode_b
     assert after.mode == "OTHER"
 
 
-def test_mode_that_somebody_set_meanwhile_is_the_one_that_stays(wish: Wish, tuned: Tune) -> None:
+def test_mode_that_somebody_set_meanwhile_is_the_one_that_stays(wish: TunePlan, tuned: Tune) -> None:
     power = KnownPower()
     wish = replace(wish, power_modes=("HIGH",))
     with pytest.raises(KeyboardInterrupt):
@@ -196,7 +196,7 @@ def test_mode_that_somebody_set_meanwhile_is_the_one_that_stays(wish: Wish, tune
     assert by_hand.mode == "LOW"
 
 
-def test_mode_that_cannot_be_set_is_left_out_with_the_reason(wish: Wish, tuned: Tune) -> None:
+def test_mode_that_cannot_be_set_is_left_out_with_the_reason(wish: TunePlan, tuned: Tune) -> None:
     power = KnownPower(fails="HIGH")
     told = tuned(wish, power, KnownSensors(power))
     assert [each["point"]["power_mode"] for each in told["points"]] == ["MID", "LOW"]
@@ -205,7 +205,9 @@ def test_mode_that_cannot_be_set_is_left_out_with_the_reason(wish: Wish, tuned: 
         tune.tune(replace(wish, power_modes=("HIGH",)), power, KnownSensors(power), as_json=True)
 
 
-def test_precision_that_the_model_does_not_have_is_left_out_at_once(wish: Wish, tuned: Tune, tmp_path: Path) -> None:
+def test_precision_that_the_model_does_not_have_is_left_out_at_once(
+    wish: TunePlan, tuned: Tune, tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     for name in ("model.toml", "conveyor.onnx", "labels.txt"):
@@ -216,7 +218,7 @@ def test_precision_that_the_model_does_not_have_is_left_out_at_once(wish: Wish, 
     assert {each["precision"] for each in told["left_out"]} == {"int8"}
 
 
-def test_saturated_source_gives_what_is_taken(wish: Wish, tuned: Tune) -> None:
+def test_saturated_source_gives_what_is_taken(wish: TunePlan, tuned: Tune) -> None:
     told = tuned(replace(wish, saturate=True, batches=(2,)))
     measured = told["points"][0]
     assert measured["point"]["images_per_s"] > 44, "the camera alone would give 40"
@@ -248,7 +250,7 @@ def test_saturated_source_gives_what_is_taken(wish: Wish, tuned: Tune) -> None:
     ],
 )
 def test_wrong_input_is_one_sentence_before_anything_is_measured(
-    wish: Wish, changes: dict[str, Any], tables: dict[str, Any], told: str
+    wish: TunePlan, changes: dict[str, Any], tables: dict[str, Any], told: str
 ) -> None:
     write_toml(wish.config, tables)
     power = KnownPower()
@@ -257,13 +259,13 @@ def test_wrong_input_is_one_sentence_before_anything_is_measured(
     assert power.switched == []
 
 
-def test_machine_without_power_modes_takes_none(wish: Wish) -> None:
+def test_machine_without_power_modes_takes_none(wish: TunePlan) -> None:
     with pytest.raises(ConfigError, match="no power modes that edge can set"):
         tune.tune(replace(wish, power_modes=("MAXN",)), None, None, as_json=True)
 
 
 def test_target_that_nothing_meets_is_exit_code_4_with_the_nearest_setting(
-    wish: Wish, capsys: pytest.CaptureFixture[str]
+    wish: TunePlan, capsys: pytest.CaptureFixture[str]
 ) -> None:
     power = KnownPower()
     wish = replace(wish, power_modes=("MID",), target_p99_ms=0.001)
@@ -274,7 +276,7 @@ def test_target_that_nothing_meets_is_exit_code_4_with_the_nearest_setting(
 
 @pytest.mark.parametrize("columns", [80, 150])
 def test_table_fits_its_terminal(
-    wish: Wish, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+    wish: TunePlan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     power = KnownPower()
@@ -287,14 +289,14 @@ def test_table_fits_its_terminal(
     assert "images/s" in "".join(rest)
 
 
-def test_lanes_that_are_left_open_are_those_of_the_profile(wish: Wish, tuned: Tune, tmp_path: Path) -> None:
+def test_lanes_that_are_left_open_are_those_of_the_profile(wish: TunePlan, tuned: Tune, tmp_path: Path) -> None:
     lanes = usable_cores() + 1  # not what is chosen without a profile
     told = tuned(replace(wish, lanes=(lanes,)))
     assert told["max_p"]["lanes"] == lanes
-    place = Place(tmp_path / "state", board_name(), EnginesSettings())
+    place = EngineEnvironment(tmp_path / "state", board_name(), EnginesSettings())
 
     def lanes_of(**settings: Any) -> int:
-        model = Model("conveyor", ModelSettings.model_validate({"path": str(CONVEYOR)} | settings), place)
+        model = ServedModel("conveyor", ModelSettings.model_validate({"path": str(CONVEYOR)} | settings), place)
         model.close()
         return model.served.lane_count
 
@@ -329,7 +331,7 @@ def test_dla_is_tried_where_there_is_one_and_the_device_is_left_open(
     assert default_devices(configured, on_cpu=on_cpu) == devices
 
 
-def test_engine_that_is_lacking_is_built_before_it_is_measured(wish: Wish, tmp_path: Path) -> None:
+def test_engine_that_is_lacking_is_built_before_it_is_measured(wish: TunePlan, tmp_path: Path) -> None:
     emulation = {"PYTHONPATH": str(EMULATION), "EDGE_EMULATION": json.dumps({"build_seconds": 0.2})}
     command = edge_command("tune", wish.config, "--json", "--state-dir", tmp_path / "state", "--precisions", "fp16")
     options = ["--batches", "1", "--lanes", "1", "--seconds", "1"]
@@ -347,30 +349,32 @@ def test_engine_that_is_lacking_is_built_before_it_is_measured(wish: Wish, tmp_p
     assert measured["point"]["device"] == "gpu"
 
 
-def test_source_that_ends_is_named(wish: Wish) -> None:
+def test_source_that_ends_is_named(wish: TunePlan) -> None:
     write_toml(wish.config, MODEL | {"streams.a": belt(size="160x120", frames=20)})
     with pytest.raises(EdgeError, match="stream a has ended; wanted a source that goes on"):
         tune.tune(wish, None, None, as_json=True)
 
 
-def test_settings_none_of_which_can_be_had_are_told(wish: Wish) -> None:
+def test_settings_none_of_which_can_be_had_are_told(wish: TunePlan) -> None:
     with pytest.raises(EdgeError, match=r"could not be measured under any setting.*TensorRT"):
         tune.tune(replace(wish, devices=("dla0",), precisions=("fp16",)), None, None, as_json=True)
 
 
-def test_daemon_beside_is_refused(wish: Wish, tmp_path: Path) -> None:
+def test_daemon_beside_is_refused(wish: TunePlan, tmp_path: Path) -> None:
     with state_lock(tmp_path / "state"), pytest.raises(EdgeError, match="another edge process holds"):
         tune.tune(wish, None, None, as_json=True)
 
 
-def test_plot_without_matplotlib_is_refused_with_what_to_install(wish: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plot_without_matplotlib_is_refused_with_what_to_install(
+    wish: TunePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'edge-runtime\[plot\]'"):
         tune.tune(replace(wish, plot=Path("plot.png")), None, None, as_json=True)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_plot_is_drawn(wish: Wish, tuned: Tune, tmp_path: Path, suffix: str) -> None:
+def test_plot_is_drawn(wish: TunePlan, tuned: Tune, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / f"plot{suffix}"
     power = KnownPower()
@@ -406,7 +410,7 @@ def emulated(name: str, tmp_path: Path) -> dict[str, str]:
 SHORT = ["--batches", "1", "--lanes", "1", "--precisions", "fp32"]
 
 
-def test_command_on_a_board_reads_its_rails_and_writes_a_profile_of_it(wish: Wish, tmp_path: Path) -> None:
+def test_command_on_a_board_reads_its_rails_and_writes_a_profile_of_it(wish: TunePlan, tmp_path: Path) -> None:
     orin = emulated("orin-nano", tmp_path)
     before = modes_of(orin)["current"]
     command = edge_command("tune", wish.config, "--json", "--state-dir", tmp_path / "state", *SHORT, "--seconds", "3")
@@ -433,7 +437,7 @@ def modes_of(environment: dict[str, str]) -> Any:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_end_of_the_command_by_a_signal_puts_the_mode_of_the_board_back(
-    wish: Wish, tmp_path: Path, number: signal.Signals
+    wish: TunePlan, tmp_path: Path, number: signal.Signals
 ) -> None:
     orin = emulated("orin-nano-super", tmp_path)
     status = tmp_path / "board/var/lib/nvpmodel/status"

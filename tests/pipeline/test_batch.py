@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from edge.core.clock import now_ns
 from edge.core.records import Batch, DropCause, Frame, Result
-from edge.pipeline.batch import EVERY_BATCHES_AHEAD, Batcher, Room
+from edge.pipeline.batch import EVERY_BATCHES_AHEAD, Batcher, StreamQueue
 
 PICTURE = np.zeros((1, 1, 3), np.uint8)
 LONG_S = 10.0  # a wait that only a hanging test reaches
@@ -42,7 +42,9 @@ class Camera:
         raise NotImplementedError
 
 
-def stream(batcher: Batcher, name: str = "s", *, every: bool = False, max_age_ms: float = 0.0) -> tuple[Camera, Room]:
+def stream(
+    batcher: Batcher, name: str = "s", *, every: bool = False, max_age_ms: float = 0.0
+) -> tuple[Camera, StreamQueue]:
     return Camera(name), batcher.add_stream(every=every, max_age_ms=max_age_ms)
 
 
@@ -269,7 +271,7 @@ def test_cameras_and_lanes_on_threads_lose_nothing(max_wait_ms: float) -> None:
     streams = [stream(batcher, name, every=True) for name in "abcd"]
     served: list[list[Frame]] = [[], [], []]
 
-    def film(camera: Camera, room: Room) -> None:
+    def film(camera: Camera, room: StreamQueue) -> None:
         for _ in range(200):
             room.put(camera.frame())
         room.end()

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from edge.core.config import ModelSettings
 from edge.core.records import Detections
-from edge.pipeline.frame_samples import Samples
-from edge.pipeline.served_model import Model
+from edge.pipeline.frame_samples import RecentFrames
+from edge.pipeline.served_model import ServedModel
 from edge.precision.agreement import OutputError
-from edge.precision.verdict import MAX_MEAN_ERROR, Answer, Verdict, answers, compare
+from edge.precision.verdict import MAX_MEAN_ERROR, EngineAnswer, NumericCheck, answers, compare
 from tests.conftest import CONVEYOR
 
 
@@ -24,8 +24,8 @@ def pictures(count: int) -> list[NDArray[np.uint8]]:
     return [random.integers(0, 256, (120, 160, 3), np.uint8) for _ in range(count)]
 
 
-def model() -> Model:
-    return Model("conveyor", ModelSettings.model_validate({"path": str(CONVEYOR), "lanes": 1}))
+def model() -> ServedModel:
+    return ServedModel("conveyor", ModelSettings.model_validate({"path": str(CONVEYOR), "lanes": 1}))
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 5])
@@ -37,11 +37,11 @@ def test_an_engine_agrees_with_itself_in_batches_of_any_size(max_batch: int) -> 
     assert verdict.why_not(0.95) is None
 
 
-def answer(values: list[float], box: list[float] | None) -> Answer:
+def answer(values: list[float], box: list[float] | None) -> EngineAnswer:
     boxes = np.array([box] if box else np.empty((0, 4)), np.float32).reshape(-1, 4)
     count = len(boxes)
     findings = Detections(boxes, np.full(count, 0.9, np.float32), np.zeros(count, np.int64))
-    return Answer({"y": np.array(values, np.float32)}, findings)
+    return EngineAnswer({"y": np.array(values, np.float32)}, findings)
 
 
 GOOD = answer([0, 1, 2, 3], [0, 0, 10, 10])
@@ -59,7 +59,7 @@ GOOD = answer([0, 1, 2, 3], [0, 0, 10, 10])
         (answer([0, 1, 2, 3], None), "agrees by 0.000"),
     ],
 )
-def test_an_engine_is_refused_for_what_is_wrong_with_it(got: Answer, reason: str | None) -> None:
+def test_an_engine_is_refused_for_what_is_wrong_with_it(got: EngineAnswer, reason: str | None) -> None:
     told = compare([GOOD], [got]).why_not(0.95)
     assert (told is None) == (reason is None)
     assert reason is None or reason in str(told)
@@ -73,13 +73,13 @@ def test_the_worst_picture_counts() -> None:
 def test_where_nothing_is_found_the_raw_outputs_decide() -> None:
     nothing = replace(GOOD, findings=answer([], None).findings)
     assert compare([nothing], [nothing]).why_not(0.95) is None
-    assert Verdict(OutputError(9.0, 9.0), None).why_not(0.95) is not None
+    assert NumericCheck(OutputError(9.0, 9.0), None).why_not(0.95) is not None
 
 
 def test_samples_are_the_newest_pictures_and_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0]
     monkeypatch.setattr("edge.pipeline.frame_samples.now_ns", lambda: clock[0])
-    samples = Samples(places=3, every_s=1.0)
+    samples = RecentFrames(places=3, every_s=1.0)
     image: Any = np.zeros((2, 2, 3), np.uint8)
     for second in range(10):
         for tick in range(3):  # of each second's pictures the first is kept

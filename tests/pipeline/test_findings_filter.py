@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge.core.errors import ConfigError
 from edge.core.records import Classes, Detections
-from edge.pipeline.wanted import Wanted
+from edge.pipeline.wanted import FindingsFilter
 
 LABELS = ("person", "car", "dog")
 
@@ -22,14 +22,14 @@ def detections(*found: tuple[int, float, float]) -> Detections:
 
 
 def test_without_a_choice_everything_is_wanted() -> None:
-    wanted = Wanted.of("door", (), LABELS, 0)
+    wanted = FindingsFilter.of("door", (), LABELS, 0)
     assert wanted.is_all
     found = detections((0, 10, 10), (2, 1, 1))
     assert len(wanted.choose(found).scores) == 2
 
 
 def test_only_the_chosen_labels_stay_in_their_order() -> None:
-    wanted = Wanted.of("door", ("dog", "person"), LABELS, 0)
+    wanted = FindingsFilter.of("door", ("dog", "person"), LABELS, 0)
     assert not wanted.is_all
     found = detections((0, 1, 1), (1, 1, 1), (2, 1, 1), (0, 1, 1))
     chosen = wanted.choose(found)
@@ -38,7 +38,7 @@ def test_only_the_chosen_labels_stay_in_their_order() -> None:
 
 
 def test_a_box_narrower_or_lower_than_the_least_size_is_left_out() -> None:
-    wanted = Wanted.of("door", (), LABELS, 10)
+    wanted = FindingsFilter.of("door", (), LABELS, 10)
     chosen = wanted.choose(detections((0, 10, 10), (1, 9, 50), (2, 50, 9), (0, 11, 10)))
     assert isinstance(chosen, Detections)
     assert chosen.class_ids.tolist() == [0, 0]
@@ -46,20 +46,20 @@ def test_a_box_narrower_or_lower_than_the_least_size_is_left_out() -> None:
 
 
 def test_classes_are_chosen_by_label_only() -> None:
-    wanted = Wanted.of("door", ("car",), LABELS, 10)
+    wanted = FindingsFilter.of("door", ("car",), LABELS, 10)
     chosen = wanted.choose(Classes(np.array([0.7, 0.3], np.float32), np.array([2, 1], np.int64)))
     assert isinstance(chosen, Classes)
     assert (chosen.class_ids.tolist(), chosen.scores.tolist()) == ([1], [pytest.approx(0.3)])
 
 
 def test_a_label_that_stands_twice_in_the_model_means_both() -> None:
-    wanted = Wanted.of("door", ("n/a",), ("n/a", "person", "n/a"), 0)
+    wanted = FindingsFilter.of("door", ("n/a",), ("n/a", "person", "n/a"), 0)
     assert wanted.choose(detections((0, 1, 1), (1, 1, 1), (2, 1, 1))).class_ids.tolist() == [0, 2]
 
 
 def test_a_label_that_the_model_lacks_is_told_with_those_it_has() -> None:
     with pytest.raises(ConfigError) as raised:
-        Wanted.of("door", ("person", "cat"), LABELS, 0)
+        FindingsFilter.of("door", ("person", "cat"), LABELS, 0)
     assert str(raised.value) == "[streams.door] labels: found 'cat', wanted labels of the model: person, car, dog"
 
 
@@ -72,7 +72,7 @@ def test_what_stays_is_wanted_and_what_goes_is_not(
     found: list[tuple[int, float, float]], labels: set[str], min_size_px: float
 ) -> None:
     before = detections(*found)
-    after = Wanted.of("door", sorted(labels), LABELS, min_size_px).choose(before)
+    after = FindingsFilter.of("door", sorted(labels), LABELS, min_size_px).choose(before)
     width, height = before.boxes[:, 2] - before.boxes[:, 0], before.boxes[:, 3] - before.boxes[:, 1]
     stays = [
         (not labels or LABELS[class_id] in labels) and min(w, h) >= min_size_px

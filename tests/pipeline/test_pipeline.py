@@ -17,10 +17,10 @@ from edge.core.config import Config, EnginesSettings, load_config
 from edge.core.errors import ConfigError, ModelError
 from edge.core.records import Result
 from edge.inference.backends.ort import OrtEngine
-from edge.inference.engine_provider import Place
+from edge.inference.engine_provider import EngineEnvironment
 from edge.pipeline.engine_rebuild import Step
 from edge.pipeline.pipeline import Pipeline
-from edge.pipeline.served_model import Model
+from edge.pipeline.served_model import ServedModel
 from edge.pipeline.stream import Stream
 from tests.conftest import eventually
 
@@ -36,11 +36,11 @@ class Silent:
 
     def stream_state(self, stream: Stream, reason: str | None) -> None: ...
 
-    def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None: ...
+    def engine_step(self, model: ServedModel, step: Step, progress: float, reason: str | None) -> None: ...
 
-    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None: ...
+    def engine_failing(self, model: ServedModel, fault: str | None, pause_s: float) -> None: ...
 
-    def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None: ...
+    def agreement(self, model: ServedModel, agreement: float, *, is_low: bool) -> None: ...
 
 
 def config(folder: Path, text: str) -> Config:
@@ -49,8 +49,8 @@ def config(folder: Path, text: str) -> Config:
     return load_config(path)
 
 
-def place(folder: Path) -> Place:
-    return Place(folder / "state", "a board", EnginesSettings())
+def place(folder: Path) -> EngineEnvironment:
+    return EngineEnvironment(folder / "state", "a board", EnginesSettings())
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from edge.core.config import load_config
 from edge.core.records import Classes, Detections, Findings, Result
-from edge.daemon.telemetry import Pace, StreamMeter
+from edge.daemon.telemetry import PeriodStats, StreamMeter
 from edge.perf.tune.tuned_config import alone
-from edge.pipeline.filters import Gate
-from edge.pipeline.reorder import Order
+from edge.pipeline.filters import ResultFilter
+from edge.pipeline.reorder import ReorderBuffer
 from tests.conftest import Configure, Json, StartEdge, Subscriber, belt, write_config
 
 SECOND_NS = 1_000_000_000
@@ -35,11 +35,11 @@ def result(captured_ns: int, findings: Findings | None = None, *, until_found_ms
     return Result("door", "m", "e", 0, captured_ns, 0, found_ns, (1, 1), findings or boxes(), (), 1.0, 2.0, 3.0, 4.0, 1)
 
 
-def published_ns(gate: Gate, times_ns: Sequence[int]) -> list[int]:
+def published_ns(gate: ResultFilter, times_ns: Sequence[int]) -> list[int]:
     return [time_ns for time_ns in times_ns if gate.passes(result(time_ns))]
 
 
-def shown(gate: Gate, *findings: Findings) -> list[bool]:
+def shown(gate: ResultFilter, *findings: Findings) -> list[bool]:
     """Ask about one frame a second."""
     return [gate.passes(result(second * SECOND_NS, each)) for second, each in enumerate(findings)]
 
@@ -50,7 +50,7 @@ few_classes = st.lists(st.integers(0, 2), max_size=2).map(lambda ids: boxes(*ids
 
 
 def test_without_limits_everything_is_published() -> None:
-    assert published_ns(Gate(), [0, 0, 1, 2]) == [0, 0, 1, 2]
+    assert published_ns(ResultFilter(), [0, 0, 1, 2]) == [0, 0, 1, 2]
 
 
 @given(gaps_ns, rates, st.integers(0, 10**17))
@@ -58,7 +58,7 @@ def test_no_stretch_of_time_holds_more_results_than_the_rate_allows(
     gaps: list[int], rate: float, first_ns: int
 ) -> None:
     times_ns = first_ns + np.cumsum(gaps)
-    told = published_ns(Gate(rate), times_ns.tolist())
+    told = published_ns(ResultFilter(rate), times_ns.tolist())
     assert told[0] == times_ns[0]
     for first, start_ns in enumerate(told):
         for last, end_ns in enumerate(told[first:], first):
@@ -70,12 +70,12 @@ def test_no_stretch_of_time_holds_more_results_than_the_rate_allows(
 def test_a_steady_camera_gives_just_the_rate_without_drift(fps: float, share: float, first_ns: int) -> None:
     rate, seconds = fps * share, 200 / fps
     times_ns = [first_ns + round(number * 1e9 / fps) for number in range(200)]
-    told = published_ns(Gate(rate), times_ns)
+    told = published_ns(ResultFilter(rate), times_ns)
     assert seconds * rate - 1 <= len(told) <= seconds * rate + 1
 
 
 def test_after_a_quiet_time_results_are_a_whole_pause_apart_again() -> None:
-    gate = Gate(1.0, only_changes=True)
+    gate = ResultFilter(1.0, only_changes=True)
     assert gate.passes(result(0, boxes(1)))
     assert gate.passes(result(9_900_000_000, boxes(2)))
     assert not gate.passes(result(10_000_000_000, boxes(3)))
@@ -84,7 +84,7 @@ def test_after_a_quiet_time_results_are_a_whole_pause_apart_again() -> None:
 
 @given(st.lists(few_classes, min_size=1, max_size=60))
 def test_what_was_published_last_is_always_what_is_there(findings: list[Detections]) -> None:
-    gate, last = Gate(only_changes=True), None
+    gate, last = ResultFilter(only_changes=True), None
     for number, each in enumerate(findings):
         now = sorted(each.class_ids.tolist())
         passed = gate.passes(result(number, each))
@@ -97,7 +97,7 @@ def test_what_was_published_last_is_always_what_is_there(findings: list[Detectio
 def test_no_change_is_lost_that_lasts_until_the_limit_allows_it(
     frames: list[tuple[int, Detections]], rate: float
 ) -> None:
-    gate, now_ns, allowed_ns, last = Gate(rate, only_changes=True), 0, 0, None
+    gate, now_ns, allowed_ns, last = ResultFilter(rate, only_changes=True), 0, 0, None
     for gap_ns, each in frames:
         now_ns += gap_ns
         found = sorted(each.class_ids.tolist())
@@ -114,27 +114,32 @@ def test_no_change_is_lost_that_lasts_until_the_limit_allows_it(
 
 
 def test_the_first_is_told_and_so_is_a_change_back() -> None:
-    assert shown(Gate(only_changes=True), boxes(1), boxes(1), boxes(1, 1), boxes(1)) == [True, False, True, True]
+    assert shown(ResultFilter(only_changes=True), boxes(1), boxes(1), boxes(1, 1), boxes(1)) == [
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_nothing_found_is_told_once() -> None:
-    assert shown(Gate(only_changes=True), boxes(), boxes(), boxes(0), boxes(), boxes()) == [
+    assert shown(ResultFilter(only_changes=True), boxes(), boxes(), boxes(0), boxes(), boxes()) == [
         True, False, True, True, False,
     ]  # fmt: skip
 
 
 def test_the_same_boxes_in_another_order_are_no_change() -> None:
-    assert shown(Gate(only_changes=True), boxes(1, 2, 1), boxes(1, 1, 2), boxes(1, 2, 2)) == [True, False, True]
+    assert shown(ResultFilter(only_changes=True), boxes(1, 2, 1), boxes(1, 1, 2), boxes(1, 2, 2)) == [True, False, True]
 
 
 def test_another_best_class_is_a_change_and_another_order_below_it_is_none() -> None:
-    gate = Gate(only_changes=True)
+    gate = ResultFilter(only_changes=True)
     assert shown(gate, classes(1, 2, 3), classes(1, 3, 2), classes(2, 1, 3)) == [True, False, True]
 
 
 def test_what_the_gate_keeps_back_gets_no_number_and_holds_nobody_up() -> None:
     published: list[Result] = []
-    order = Order(published.append, places=2, passes=lambda each: each.captured_ns % 3 == 0)
+    order = ReorderBuffer(published.append, places=2, passes=lambda each: each.captured_ns % 3 == 0)
     for ticket in (1, 0, 2, 4, 3, 6, 5):
         order.hand_in(ticket, result(ticket))
     assert [(each.captured_ns, each.seq) for each in published] == [(0, 0), (3, 1), (6, 2)]
@@ -150,7 +155,7 @@ def test_a_gated_frame_is_a_drop_in_the_counts_and_served_load_to_the_governor()
     told = meter.take(1.0)
     assert (told["frames"], told["results"], told["in_flight"], told["dropped"]["gated"]) == (4, 1, 1, 2)
     assert told["results_per_s"] == 1.0
-    assert meter.pace == Pace(frames=4, found=3, late=1, p99_ms=30.0)
+    assert meter.pace == PeriodStats(frames=4, found=3, late=1, p99_ms=30.0)
     assert told["latency_ms"]["infer"]["p50"] == pytest.approx(3.0, rel=0.02)
 
 

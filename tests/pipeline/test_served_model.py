@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from edge.core.config import ModelSettings
 from edge.core.errors import ModelError
 from edge.core.manifest import read_manifest
-from edge.pipeline.served_model import Model, lane_plan, model_file, usable_cores
+from edge.pipeline.served_model import ServedModel, lane_plan, model_file, usable_cores
 
 MANIFEST = """
 task = "classify"
@@ -50,8 +50,8 @@ def settings(**keys: Any) -> ModelSettings:
     return ModelSettings.model_validate({"path": ".", **keys})
 
 
-def opened(folder: Path, **keys: Any) -> Model:
-    return Model("colours", settings(path=str(folder), **keys))
+def opened(folder: Path, **keys: Any) -> ServedModel:
+    return ServedModel("colours", settings(path=str(folder), **keys))
 
 
 def refusal(folder: Path) -> str:

@@ -16,16 +16,16 @@ from onnx import helper, numpy_helper
 from edge.core.config import EnginesSettings, load_config
 from edge.core.records import Detections, Result
 from edge.inference.backends.ort import OrtEngine
-from edge.inference.engine_provider import Place
+from edge.inference.engine_provider import EngineEnvironment
 from edge.pipeline.engine_rebuild import Step
-from edge.pipeline.frame_samples import Sample, Sampling
+from edge.pipeline.frame_samples import ShadowSample, ShadowSampling
 from edge.pipeline.pipeline import Pipeline
-from edge.pipeline.served_model import Model
+from edge.pipeline.served_model import ServedModel
 from edge.pipeline.stream import Stream
 from tests.conftest import CONVEYOR, eventually
 
 NOTHING = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
-SAMPLE = Sample(np.zeros((1, 1, 3), np.uint8), NOTHING, None, "an engine")
+SAMPLE = ShadowSample(np.zeros((1, 1, 3), np.uint8), NOTHING, None, "an engine")
 
 
 class Told:
@@ -41,12 +41,12 @@ class Told:
 
     def stream_state(self, stream: Stream, reason: str | None) -> None: ...
 
-    def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:  # noqa: ARG002 -- likewise
+    def engine_step(self, model: ServedModel, step: Step, progress: float, reason: str | None) -> None:  # noqa: ARG002 -- likewise
         self.steps.append((step, reason))
 
-    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None: ...
+    def engine_failing(self, model: ServedModel, fault: str | None, pause_s: float) -> None: ...
 
-    def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None:
+    def agreement(self, model: ServedModel, agreement: float, *, is_low: bool) -> None:
         self.agreements.append((model.engine.label, agreement, is_low))
 
 
@@ -71,7 +71,7 @@ def make(folder: Path, told: Told, *, fallback: bool = False) -> Pipeline:
         '[streams.s]\nsource = "synthetic://conveyor?fps=60&size=320x240"\nmodel = "m"\n',
         encoding="utf-8",
     )
-    return Pipeline(load_config(path), told, Place(folder / "state", "a board", EnginesSettings()))
+    return Pipeline(load_config(path), told, EngineEnvironment(folder / "state", "a board", EnginesSettings()))
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_the_reference_takes_over_where_it_is_so_configured(tmp_path: Path) -> N
 
 @given(st.floats(0, 1), st.integers(1, 300))
 def test_the_share_of_frames_is_kept(share: float, frames: int) -> None:
-    sampling = Sampling(share)
+    sampling = ShadowSampling(share)
     wanted = 0
     for _ in range(frames):
         if sampling.wants():
@@ -138,7 +138,7 @@ def test_the_share_of_frames_is_kept(share: float, frames: int) -> None:
 
 
 def test_while_one_waits_no_other_is_wanted() -> None:
-    sampling = Sampling(1.0)
+    sampling = ShadowSampling(1.0)
     assert sampling.wants()
     sampling.offer(SAMPLE)
     assert not sampling.wants()

@@ -12,8 +12,8 @@ import pytest
 
 from edge.core.config import GovernorSettings
 from edge.core.errors import EdgeError
-from edge.power.controller import Steering, Wanted
-from edge.power.governor import Decision, Snapshot, StreamSeen
+from edge.power.controller import PowerController, PowerPolicy
+from edge.power.governor import Decision, GovernorInput, StreamSeen
 from tests.conftest import eventually
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
 
@@ -52,9 +52,9 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 
 @contextmanager
-def steered(heard: Heard, power_mode: str = "keep", **governor: object) -> Iterator[Steering]:
+def steered(heard: Heard, power_mode: str = "keep", **governor: object) -> Iterator[PowerController]:
     settings = GovernorSettings.model_validate(governor)
-    steering = Steering(Wanted(power_mode, settings), heard)
+    steering = PowerController(PowerPolicy(power_mode, settings), heard)
     steering.start()
     try:
         yield steering
@@ -62,10 +62,12 @@ def steered(heard: Heard, power_mode: str = "keep", **governor: object) -> Itera
         steering.stop()
 
 
-def observe(steering: Steering, stream: StreamSeen, periods: int, from_s: float = 0.0, period_s: float = 1.0) -> None:
+def observe(
+    steering: PowerController, stream: StreamSeen, periods: int, from_s: float = 0.0, period_s: float = 1.0
+) -> None:
     """Hand over so many periods, one after the other, as the telemetry does."""
     for period in range(periods):
-        steering.observe(Snapshot(from_s + period * period_s, None, (stream,)))
+        steering.observe(GovernorInput(from_s + period * period_s, None, (stream,)))
         eventually(lambda: steering._seen is None, "a look at the snapshot")
 
 

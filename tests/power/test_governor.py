@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.core.tuned_profile import Machine, OperatingPoint, Profile
-from edge.power.governor import Decision, Governor, Rules, Snapshot, StreamSeen
+from edge.power.governor import Decision, Governor, GovernorInput, Rules, StreamSeen
 from edge.power.governor.forecast import Forecast, by_mode
 
 PERIOD_S = 5.0
@@ -58,7 +58,7 @@ class Board:
 
     def step(self, rate: float, **seen: object) -> Decision:
         self.time_s += PERIOD_S
-        snapshot = Snapshot(self.time_s, self.mode, (self.stream(rate),), **seen)  # type: ignore[arg-type]
+        snapshot = GovernorInput(self.time_s, self.mode, (self.stream(rate),), **seen)  # type: ignore[arg-type]
         decision = self.governor.decide(snapshot)
         if decision.mode is not None and self.can_set:
             self.mode = decision.mode
@@ -157,8 +157,8 @@ def test_what_a_person_asks_for_wins_over_limits_and_dwell_and_ends_with_the_wis
 def test_a_mode_outside_the_list_may_be_asked_for_by_hand_and_is_left_after() -> None:
     board = Board(Governor(SETTINGS, make_profile()))
     governor = board.governor
-    assert governor.decide(Snapshot(5.0, "HIGH", (), override="MAXN")).mode == "MAXN"
-    decision = governor.decide(Snapshot(10.0, "MAXN", ()))
+    assert governor.decide(GovernorInput(5.0, "HIGH", (), override="MAXN")).mode == "MAXN"
+    decision = governor.decide(GovernorInput(10.0, "MAXN", ()))
     assert decision.mode in MODES
     assert decision.is_urgent
 
@@ -251,7 +251,7 @@ def test_no_allowed_mode_is_refused_at_once() -> None:
 
 
 def test_a_mode_that_cannot_be_read_is_left_alone() -> None:
-    decision = Governor(SETTINGS, make_profile()).decide(Snapshot(5.0, None, ()))
+    decision = Governor(SETTINGS, make_profile()).decide(GovernorInput(5.0, None, ()))
     assert decision.mode is None
     assert not decision.is_switch
 
@@ -293,10 +293,12 @@ def test_what_was_not_measured_does_not_disturb(value: float | None) -> None:
     for _ in range(10):
         board.time_s += PERIOD_S
         decision = board.governor.decide(
-            Snapshot(board.time_s, board.mode, (stream,), power_w=value, temperature_c=value, battery=value)
+            GovernorInput(board.time_s, board.mode, (stream,), power_w=value, temperature_c=value, battery=value)
         )
         assert decision.mode in MODES
-    assert math.isfinite(board.governor.decide(Snapshot(board.time_s + 5, board.mode, (stream,))).max_wait_ms or 0.0)
+    assert math.isfinite(
+        board.governor.decide(GovernorInput(board.time_s + 5, board.mode, (stream,))).max_wait_ms or 0.0
+    )
 
 
 def test_p99_above_the_target_is_enough_where_no_share_of_late_frames_is_told() -> None:
@@ -305,7 +307,7 @@ def test_p99_above_the_target_is_enough_where_no_share_of_late_frames_is_told() 
     for _ in range(6):
         board.time_s += PERIOD_S
         seen = StreamSeen("door", TARGET_MS, 80.0, 100.0, 100.0)
-        board.mode = board.governor.decide(Snapshot(board.time_s, board.mode, (seen,))).mode or board.mode
+        board.mode = board.governor.decide(GovernorInput(board.time_s, board.mode, (seen,))).mode or board.mode
     assert board.mode == "HIGH"
 
 
@@ -316,7 +318,7 @@ def test_one_stream_that_is_late_counts_among_many_that_are_not() -> None:
         board.time_s += PERIOD_S
         many = tuple(StreamSeen(f"{each}", TARGET_MS, 30.0, 1.0, 1.0, late=0.0) for each in range(5))
         late = StreamSeen("late", TARGET_MS, 200.0, 2.0, 1.0, late=0.5)
-        board.mode = board.governor.decide(Snapshot(board.time_s, board.mode, (*many, late))).mode or board.mode
+        board.mode = board.governor.decide(GovernorInput(board.time_s, board.mode, (*many, late))).mode or board.mode
     assert board.mode != "LOW"
 
 
@@ -332,7 +334,7 @@ def test_batches_wait_where_that_saves_and_the_target_leaves_room() -> None:
     settings_ = Rules(modes=("LOW",), max_batches=(1, 4), max_waits_ms=(0.0, 20.0))
     loose, tight = (
         Governor(settings_, profile).decide(
-            Snapshot(5.0, "LOW", (StreamSeen("door", target_ms, 10.0, 50.0, 50.0, late=0.0),))
+            GovernorInput(5.0, "LOW", (StreamSeen("door", target_ms, 10.0, 50.0, 50.0, late=0.0),))
         )
         for target_ms in (80.0, 30.0)
     )
@@ -368,7 +370,7 @@ def test_whatever_it_sees(steps: list[tuple[object, ...]], has_profile: bool, mo
     for step_s, streams, power_w, temperature_c, is_throttled, battery, foreign in steps:
         time_s += step_s  # type: ignore[operator]
         mode = str(foreign or mode)
-        snapshot = Snapshot(time_s, mode, tuple(streams), power_w, temperature_c, is_throttled, battery)  # type: ignore[arg-type]
+        snapshot = GovernorInput(time_s, mode, tuple(streams), power_w, temperature_c, is_throttled, battery)  # type: ignore[arg-type]
         decision = one.decide(snapshot)
         assert decision == other.decide(snapshot) == one.decide(snapshot)
         assert decision.mode in (*modes, mode)
@@ -391,5 +393,5 @@ def test_a_forecast_grows_with_the_rate(one: float, other: float, mode: str, lan
 
 def test_points_of_batches_that_were_not_measured_are_not_guessed_beyond_the_largest() -> None:
     board = Governor(replace(SETTINGS, max_batches=(1, 8), max_waits_ms=(0.0, 20.0)), make_profile())
-    decision = board.decide(Snapshot(5.0, "HIGH", (StreamSeen("door", TARGET_MS, 10.0, 5.0, 5.0),)))
+    decision = board.decide(GovernorInput(5.0, "HIGH", (StreamSeen("door", TARGET_MS, 10.0, 5.0, 5.0),)))
     assert decision.max_batch == 1

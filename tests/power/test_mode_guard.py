@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import EdgeError
-from edge.perf.tune.measurements_file import Finished
-from edge.power.mode_guard import ModeKeeper
+from edge.perf.tune.measurements_file import MeasurementsFile
+from edge.power.mode_guard import ModeGuard
 from tests.support.tuned_board import KnownPower
 
 
 @pytest.fixture
-def finished(tmp_path: Path) -> Finished:
-    return Finished(tmp_path / "tune" / "m.json", {}, fresh=False)
+def finished(tmp_path: Path) -> MeasurementsFile:
+    return MeasurementsFile(tmp_path / "tune" / "m.json", {}, fresh=False)
 
 
 class Impatient(KnownPower):
@@ -31,15 +31,15 @@ class Impatient(KnownPower):
         return super().set_mode(mode, allow_reboot=allow_reboot)
 
 
-def switched(power: KnownPower, finished: Finished, end: BaseException | None) -> None:
+def switched(power: KnownPower, finished: MeasurementsFile, end: BaseException | None) -> None:
     """Go over to LOW, and end as told; MID, the mode from before, is then put back."""
-    with ModeKeeper(power, finished, allow_reboot=False) as keeper:
+    with ModeGuard(power, finished, allow_reboot=False) as keeper:
         keeper.switch("LOW")
         if end is not None:
             raise end
 
 
-def test_second_ctrl_c_does_not_keep_the_mode_from_being_put_back(finished: Finished) -> None:
+def test_second_ctrl_c_does_not_keep_the_mode_from_being_put_back(finished: MeasurementsFile) -> None:
     power = Impatient()
     handlers = (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt):
@@ -48,13 +48,13 @@ def test_second_ctrl_c_does_not_keep_the_mode_from_being_put_back(finished: Fini
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
-def test_mode_that_cannot_be_put_back_is_an_error_that_names_both(finished: Finished) -> None:
+def test_mode_that_cannot_be_put_back_is_an_error_that_names_both(finished: MeasurementsFile) -> None:
     with pytest.raises(EdgeError, match=r"stays in LOW; wanted MID, as before: mode MID cannot be set"):
         switched(KnownPower(fails="MID"), finished, None)
 
 
 def test_failure_that_came_first_is_the_one_that_is_raised(
-    finished: Finished, caplog: pytest.LogCaptureFixture
+    finished: MeasurementsFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     with pytest.raises(EdgeError, match="the camera is gone"):
@@ -62,10 +62,10 @@ def test_failure_that_came_first_is_the_one_that_is_raised(
     assert "stays in LOW" in caplog.text
 
 
-def test_interrupt_after_a_reboot_reboots_nothing(finished: Finished) -> None:
+def test_interrupt_after_a_reboot_reboots_nothing(finished: MeasurementsFile) -> None:
     finished.mode_before, finished.mode_set = "MID", "OTHER"
     power = KnownPower("OTHER")
-    with contextlib.suppress(KeyboardInterrupt), ModeKeeper(power, finished, allow_reboot=True):
+    with contextlib.suppress(KeyboardInterrupt), ModeGuard(power, finished, allow_reboot=True):
         raise KeyboardInterrupt
     assert power.switched == []
     assert finished.mode_before == "MID", "the next run puts it back"

@@ -6,12 +6,12 @@ import numpy as np
 
 from edge.precision.activation_ranges import Range
 from edge.precision.calibration import Numbers, best_of
-from edge.precision.quantizable_graph import Layer
+from edge.precision.quantizable_graph import QuantizableLayer
 from edge.precision.weight_rounding import IntegerWeights
 
 
-def layer(name: str, tensor: str) -> Layer:
-    return Layer(name, "Conv", tensor, f"{name}.weight", None, f"{name}.output", f"{name}.output", 9)
+def layer(name: str, tensor: str) -> QuantizableLayer:
+    return QuantizableLayer(name, "Conv", tensor, f"{name}.weight", None, f"{name}.output", f"{name}.output", 9)
 
 
 def numbers(limit: float) -> Numbers:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.precision.layer_search import SAME, Choice, Evaluate, Layers, Notes, Score, Search
+from edge.precision.layer_search import SAME, Evaluate, Layers, LayerSearch, LayerSelection, Notes, Score
 from edge.precision.search_plot import plot
 
 AIM = Score(0.97, 0.97, 0.97)
@@ -31,14 +31,14 @@ def network(harms: Mapping[str, float]) -> Evaluate:
     return evaluate
 
 
-def whole(search: Search) -> Choice:
+def whole(search: LayerSearch) -> LayerSelection:
     """Measure each layer alone, then choose."""
     return search.run(search.measure_alone("mse"))
 
 
-def search(harms: Mapping[str, float], shares: Mapping[str, float] | None = None, aim: Score = AIM) -> Choice:
+def search(harms: Mapping[str, float], shares: Mapping[str, float] | None = None, aim: Score = AIM) -> LayerSelection:
     even = dict.fromkeys(harms, 1 / len(harms))
-    return whole(Search(shares or even, network(harms), aim, silent))
+    return whole(LayerSearch(shares or even, network(harms), aim, silent))
 
 
 def test_one_harmful_layer_is_kept_and_all_others_are_quantized() -> None:
@@ -82,7 +82,7 @@ def test_the_aim_is_kept_and_no_layer_could_be_added(harms: dict[str, float], ai
     work = {name: data.draw(st.integers(1, 100)) for name in harms}
     shares = {name: each / sum(work.values()) for name, each in work.items()}
     evaluate = network(harms)
-    choice = whole(Search(shares, evaluate, Score(aim, aim, aim), silent))
+    choice = whole(LayerSearch(shares, evaluate, Score(aim, aim, aim), silent))
     assert choice.score == (evaluate(choice.layers) if choice.layers else SAME)
     assert choice.score.reaches(Score(aim, aim, aim))
     for name in set(harms) - choice.layers:
@@ -102,7 +102,7 @@ def test_known_harms_are_not_measured_again() -> None:
         asked.append(layers)
         return network(harms)(layers)
 
-    choice = Search({"a": 0.5, "b": 0.5}, evaluate, AIM, silent).run(harms)
+    choice = LayerSearch({"a": 0.5, "b": 0.5}, evaluate, AIM, silent).run(harms)
     assert choice.layers == {"a"}
     assert frozenset(["b"]) not in asked or frozenset(["a", "b"]) in asked
     assert len(asked) == len(set(asked))
@@ -122,10 +122,10 @@ def test_a_search_that_was_ended_goes_on_where_it_was(tmp_path: Path) -> None:
 
     path = tmp_path / "state" / "search.json"
     with pytest.raises(KeyboardInterrupt):
-        whole(Search(shares, Notes(path, "key").remembering(evaluate), AIM, silent))
+        whole(LayerSearch(shares, Notes(path, "key").remembering(evaluate), AIM, silent))
     assert Notes(path, "key").count == 4
     notes = Notes(path, "key")
-    choice = whole(Search(shares, notes.remembering(evaluate), AIM, silent))
+    choice = whole(LayerSearch(shares, notes.remembering(evaluate), AIM, silent))
     assert choice == search(harms)
     total = notes.count
     assert asked == total + 1  # the one that was interrupted
@@ -159,7 +159,7 @@ def test_notes_that_cannot_be_written_do_not_end_the_search(tmp_path: Path, capl
 def test_progress_is_told() -> None:
     told: list[tuple[str, int, int]] = []
     harms = {"a": 0.001, "b": 0.3}
-    whole(Search({"a": 0.5, "b": 0.5}, network(harms), AIM, lambda *each: told.append(each)))
+    whole(LayerSearch({"a": 0.5, "b": 0.5}, network(harms), AIM, lambda *each: told.append(each)))
     assert told[:2] == [("measuring each layer, mse", 0, 2), ("measuring each layer, mse", 1, 2)]
     assert {phase for phase, _, _ in told} == {"measuring each layer, mse", "choosing layers", "taking layers back"}
 

@@ -19,7 +19,7 @@ from edge.inference.backends.tensorrt.library import load_tensorrt, make_logger
 from edge.precision.activation_ranges import Probe, Range, calibrate
 from edge.precision.qdq import Placement, checked, naive, place
 from edge.precision.quantizable_graph import activations, layers_of, prepare
-from edge.precision.weight_rounding import Samples, Window, round_weights
+from edge.precision.weight_rounding import InputStatistics, Window, round_weights
 from tests.conftest import CONVEYOR
 from tests.support.emulated_engines import build_plan_here
 from tests.support.quantizable import SIDE, images, network
@@ -182,7 +182,7 @@ def test_a_layer_gives_nearly_what_it_gave(groups: int, limit: int, monkeypatch:
     graph = helper.make_graph([node], "conv", shapes[:2], shapes[2:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    samples = Samples(Window(groups, (3, 2), (2, 1), (1, 2), (1, 0, 2, 1)), weights)
+    samples = InputStatistics(Window(groups, (3, 2), (2, 1), (1, 2), (1, 0, 2, 1)), weights)
     x = random.normal(1, 1, (1, 6, 11, 9)).astype(np.float32)
     (y,) = session.run(None, {"x": x, "w": weights})
     samples.add(x, y + 3)
@@ -193,7 +193,7 @@ def test_a_layer_gives_nearly_what_it_gave(groups: int, limit: int, monkeypatch:
 
 
 def test_a_layer_that_sees_and_gives_nothing_stays_finite() -> None:
-    samples = Samples(Window(1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)), np.zeros((2, 3, 1, 1), np.float32))
+    samples = InputStatistics(Window(1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0)), np.zeros((2, 3, 1, 1), np.float32))
     samples.add(np.zeros((1, 3, 4, 4), np.float32), np.zeros((1, 2, 4, 4), np.float32))
     found = samples.round()
     assert not found.levels.any()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge.core.errors import ConfigError
 from edge.core.records import Classes, Detections, Findings
-from edge.precision.verification_report import Page, Worst, draw_pair, render, write_report
+from edge.precision.verification_report import VerificationPage, Worst, draw_pair, render, write_report
 
 GRAY = np.full((120, 160, 3), 128, np.uint8)
 
@@ -32,7 +32,7 @@ def best(*ids: int) -> Classes:
 WANTED, GOT = boxes((20, 30, 60, 90, 0.9, 0), (100, 40, 140, 80, 0.8, 1)), boxes((21, 30, 61, 90, 0.7, 0))
 
 
-def page(wanted: Findings = WANTED, got: Findings = GOT, **more: Any) -> Page:
+def page(wanted: Findings = WANTED, got: Findings = GOT, **more: Any) -> VerificationPage:
     fields: dict[str, Any] = {
         "title": "m: int8 <held> against fp32",
         "verdict": "admitted & well",
@@ -44,7 +44,7 @@ def page(wanted: Findings = WANTED, got: Findings = GOT, **more: Any) -> Page:
         "worst": [Worst("frame '7'", 2.0, GRAY, wanted, got)],
         "labels": ("person", "car"),
     }
-    return Page(**fields | more)
+    return VerificationPage(**fields | more)
 
 
 class Reader(HTMLParser):

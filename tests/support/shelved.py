@@ -10,8 +10,8 @@ from pathlib import Path
 from edge.core.records import Message, MessageKind
 from edge.mqtt.outbox.journal import Journal
 from edge.mqtt.outbox.outbox import Outbox
-from edge.mqtt.outbox.spool import Shelf
-from edge.mqtt.outbox.spooler import Shelving
+from edge.mqtt.outbox.spool import Spool
+from edge.mqtt.outbox.spooler import Spooler
 
 PATIENCE_S = 30.0
 
@@ -33,8 +33,8 @@ class Shelved:
         self.path = folder / "outbox.db"
         self.told: list[tuple[str, str | None]] = []
         self.outbox = Outbox(bound, Journal(journal, 4) if journal else None)
-        shelf = Shelf(self.path, max_mb, max_age_s, "commit") if max_mb else None
-        self.shelving = Shelving(self.outbox, shelf, memory_s, commit_s, self._tell)
+        shelf = Spool(self.path, max_mb, max_age_s, "commit") if max_mb else None
+        self.shelving = Spooler(self.outbox, shelf, memory_s, commit_s, self._tell)
 
     def _tell(self, alarm: str, reason: str | None, step: str) -> None:
         assert step

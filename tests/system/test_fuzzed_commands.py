@@ -11,9 +11,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from edge.core.config import CommandName, CommandsSettings
-from edge.core.records import Request
+from edge.core.records import CommandRequest
 from edge.daemon.commands.arguments import ARGS
-from edge.daemon.commands.dispatcher import Commands, Outcome
+from edge.daemon.commands.dispatcher import Dispatcher, Outcome
 from edge.mqtt import schemas
 from tests.conftest import VALIDATORS, Configure, Json, Mosquitto, StartEdge, Subscriber, belt
 from tests.support.commander import ROOT_TOPIC, commanding
@@ -140,7 +140,7 @@ class Watched:
         self.answers: list[Json] = []
         settings = CommandsSettings(allow=ALLOWED, max_per_min=6000)
         effects: Any = {name: self._effect(name) for name in ARGS}
-        self.commands = Commands(settings, HEAD, effects, lambda *sent: self.answers.append(sent[2]), lambda *_: None)
+        self.commands = Dispatcher(settings, HEAD, effects, lambda *sent: self.answers.append(sent[2]), lambda *_: None)
 
     def _effect(self, name: CommandName) -> Callable[[Any, Callable[[Outcome], None]], None]:
         def run(args: Any, told: Callable[[Outcome], None]) -> None:
@@ -160,7 +160,7 @@ def test_ten_thousand_payloads_do_what_is_allowed_and_valid_and_nothing_else() -
         raw = payload(dice, name, number)
         watched.ran.clear()
         watched.answers.clear()
-        watched.commands.take(name, Request(f"x/cmd/{name}", raw, retained=False))
+        watched.commands.take(name, CommandRequest(f"x/cmd/{name}", raw, retained=False))
         must_run = name in ALLOWED and is_valid(name, raw)
         valid += must_run
         (answer,) = watched.answers

@@ -16,7 +16,7 @@ import pytest
 
 from edge.core.clock import now_ns
 from edge.core.config import MqttSettings
-from edge.core.records import Message, Request
+from edge.core.records import CommandRequest, Message
 from edge.mqtt import publisher as publish
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.publisher import Publisher
@@ -32,7 +32,7 @@ COMMANDS = "edge/bench-01/cmd/+"
 
 
 @contextlib.contextmanager
-def publishing(port: int, requests: list[Request]) -> Iterator[Publisher]:
+def publishing(port: int, requests: list[CommandRequest]) -> Iterator[Publisher]:
     settings = MqttSettings(url=f"mqtt://127.0.0.1:{port}")
     publisher = Publisher(
         settings, "edge-test", WILL, Outbox(10_000), lambda _message, _at_ns: None, [COMMANDS], requests.append
@@ -66,7 +66,7 @@ def test_a_thousand_malformed_packets_do_no_harm(
     mosquitto: Mosquitto, hasty: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw = RawBroker(mosquitto.port, SEED)
-    requests: list[Request] = []
+    requests: list[CommandRequest] = []
     caplog.set_level(logging.INFO)
     rss_before = psutil.Process().memory_info().rss
     with publishing(mosquitto.port, requests) as publisher:

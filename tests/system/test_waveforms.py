@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from edge.host.sensors.sensors import Reading, Sensors
+from edge.host.sensors.sensors import SensorReading, Sensors
 from tests.conftest import ROOT
 from tests.support.emulated_boards import boards, tree
 from tests.support.waveforms import MEANS_W
@@ -47,7 +47,7 @@ MV = 5000
 class Run:
     """What was read, and what had been written."""
 
-    readings: list[Reading]
+    readings: list[SensorReading]
     log: dict[str, list[tuple[int, float | None]]]
 
     def written_j(self, rail: str, start_ns: int, end_ns: int) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(readings, {rail: [(at, watts) for at, watts in each] for rail, each in log.items()})
 
 
-def measure() -> list[Reading]:
+def measure() -> list[SensorReading]:
     sensors = Sensors()
     start_ns = time.monotonic_ns()
     sensors.start()

@@ -36,7 +36,7 @@ _LARGEST_BATCH = 1024  # as in the configuration
 
 
 @dataclass(frozen=True)
-class Order:
+class PlanRequest:
     """A plan that is wanted."""
 
     onnx: Path  # FP32
@@ -55,7 +55,7 @@ def run(model: str, *, precision: Precision, max_batch: int, device: str, state_
     onnx = model_file(folder, read_manifest(folder))
     gpu = _target()
     settings = _settings(precision, device, max_batch, gpu)
-    result = build(Order(onnx, precision, settings, gpu, board_name(), state_dir or default_state_dir()))
+    result = build(PlanRequest(onnx, precision, settings, gpu, board_name(), state_dir or default_state_dir()))
     if as_json:
         print(json.dumps(result))  # noqa: T201 -- the command's output
     else:
@@ -63,7 +63,7 @@ def run(model: str, *, precision: Precision, max_batch: int, device: str, state_
     return 0
 
 
-def build(order: Order) -> dict[str, Any]:
+def build(order: PlanRequest) -> dict[str, Any]:
     """Build the plan, unless it is kept already; return what its manifest tells, and where it is."""
     store = PlanStore(order.state_dir, EnginesSettings().cache_mb)
     sha256 = plan_sha256(order.onnx, order.precision, order.state_dir)
@@ -105,7 +105,7 @@ def _is_kept(store: PlanStore, key: PlanKey) -> bool:
     return True
 
 
-def _build(order: Order) -> BuiltPlan:
+def _build(order: PlanRequest) -> BuiltPlan:
     onnx = order.onnx
     with phase_bar(f"{onnx.stem} {order.settings.precision}", TaskProgressColumn()) as told:
         told("converting", 0.0, 1.0)

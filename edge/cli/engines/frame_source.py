@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Shown:
+class LabelledFrame:
     """A frame, and what stands in it where that is known."""
 
     name: str
@@ -44,7 +44,7 @@ class Frames:
     """The chosen frames, read one after the other."""
 
     count: int  # expected
-    frames: Iterator[Shown]
+    frames: Iterator[LabelledFrame]
 
 
 def open_frames(source: str, count: int, option: str) -> Frames:
@@ -84,7 +84,7 @@ def labelled_frames(truth: Path, source: str | None, count: int | None, task: Ta
     else:
         known.update(read_boxes(truth, truth.parent if source is None else Path(source), labels))
     chosen = spread(list(known), count or len(known))
-    return Frames(len(chosen), (Shown(path.name, _read(path), known[path]) for path in chosen))
+    return Frames(len(chosen), (LabelledFrame(path.name, _read(path), known[path]) for path in chosen))
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -102,7 +102,7 @@ def _of_folder(folder: Path, count: int, option: str) -> Frames:
     return Frames(len(chosen), _readable(chosen))
 
 
-def _readable(paths: Sequence[Path]) -> Iterator[Shown]:
+def _readable(paths: Sequence[Path]) -> Iterator[LabelledFrame]:
     """Yield pictures; of those that nobody has labelled, one that cannot be decoded is passed over."""
     for path in paths:
         try:
@@ -110,7 +110,7 @@ def _readable(paths: Sequence[Path]) -> Iterator[Shown]:
         except SourceError as error:
             log.warning("%s; it is left out", error)
         else:
-            yield Shown(path.name, picture)
+            yield LabelledFrame(path.name, picture)
 
 
 def _read(path: Path) -> Picture:
@@ -134,17 +134,17 @@ def _length(address: Address) -> int:
     return length
 
 
-def _at(address: Address, places: Sequence[int]) -> Iterator[Shown]:
+def _at(address: Address, places: Sequence[int]) -> Iterator[LabelledFrame]:
     with _opened(address) as source:
         wanted = set(places)
         for place in range(max(places) + 1):
             if source.grab() is None:
                 return
             if place in wanted:
-                yield Shown(f"frame {place}", source.retrieve(None))
+                yield LabelledFrame(f"frame {place}", source.retrieve(None))
 
 
-def _now_and_then(address: Address) -> Iterator[Shown]:
+def _now_and_then(address: Address) -> Iterator[LabelledFrame]:
     with _opened(address) as source:
         place, due_s = 0, 0.0
         while True:
@@ -157,5 +157,5 @@ def _now_and_then(address: Address) -> Iterator[Shown]:
             at_s = now_ns() / 1e9 if address.is_live else media_s
             if at_s >= due_s:
                 due_s = at_s + STEP_S
-                yield Shown(f"frame {place}", source.retrieve(None))
+                yield LabelledFrame(f"frame {place}", source.retrieve(None))
             place += 1

@@ -16,7 +16,7 @@ from edge.core.errors import ConfigError, ModelError
 from edge.core.manifest import find_model
 from edge.core.progress import phase_bar
 from edge.core.state_dir import default_state_dir
-from edge.pipeline.served_model import Model
+from edge.pipeline.served_model import ServedModel
 
 _MOST_FRAMES = 512  # all are kept in memory
 # It is FP32 that INT8 is held against, and this machine need not be the one that serves.
@@ -42,14 +42,14 @@ def run(
     if not 0 < tolerance <= 1:
         raise ConfigError(f"--tolerance: found {tolerance:g}, wanted more than 0, up to 1: the least F1 against FP32")
     try:
-        from edge.precision.quantizer import Order, quantize  # noqa: PLC0415 -- imports onnx, which not every device has
+        from edge.precision.quantizer import QuantizeRequest, quantize  # noqa: PLC0415 -- imports onnx, which not every device has
     except ImportError as error:
         raise ModelError(
             f"model {model!r} cannot be quantized: the Python package {error.name!r} is not installed; install it with "
             "`pip install 'edge-runtime[cpu]' onnx`"
         ) from None
-    order = Order(calibration, frames, method, tolerance, state_dir or default_state_dir())
-    opened = Model("quantized", ModelSettings.model_validate(_SETTINGS | {"path": str(find_model(model))}))
+    order = QuantizeRequest(calibration, frames, method, tolerance, state_dir or default_state_dir())
+    opened = ServedModel("quantized", ModelSettings.model_validate(_SETTINGS | {"path": str(find_model(model))}))
     with phase_bar(f"{opened.settings.path.name} int8", MofNCompleteColumn()) as told:
         report = quantize(opened, order, told)
     if as_json:

@@ -22,7 +22,7 @@ _CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedModel:
     """One model of the repository; `problem` says why it cannot be used."""
 
     name: str
@@ -34,22 +34,22 @@ class Entry:
     problem: str | None = None
 
 
-def entries() -> list[Entry]:
+def entries() -> list[ListedModel]:
     """Return the models under `engines/` here, and those that come with the package."""
     here = sorted(path.parent for path in Path("engines").glob("*/model.toml"))
     return [_entry(folder) for folder in dict.fromkeys(each.resolve() for each in here + built_in_models())]
 
 
-def _entry(folder: Path) -> Entry:
+def _entry(folder: Path) -> ListedModel:
     try:
         manifest = read_manifest(folder)
         labels = len(read_labels(folder, manifest))
         onnx = folder / manifest.onnx
         problem = None if onnx.is_file() else f"{onnx} does not exist"
     except ModelError as error:
-        return Entry(folder.name, str(folder), problem=str(error))
+        return ListedModel(folder.name, str(folder), problem=str(error))
     size_mb = None if problem else round(onnx.stat().st_size / 1e6, 2)
-    return Entry(folder.name, str(folder), manifest.task, manifest.output.decoder, labels, size_mb, problem)
+    return ListedModel(folder.name, str(folder), manifest.task, manifest.output.decoder, labels, size_mb, problem)
 
 
 def show(*, as_json: bool) -> int:

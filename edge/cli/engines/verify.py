@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from edge.cli.engines.frame_source import DEFAULT_COUNT, Frames, Shown, labelled_frames, open_frames
+from edge.cli.engines.frame_source import DEFAULT_COUNT, Frames, LabelledFrame, labelled_frames, open_frames
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError
 from edge.core.manifest import find_model
 from edge.core.state_dir import default_state_dir
 from edge.host.board import board_name
-from edge.inference.admission import MIN_FRAMES, Form, Precision, record, why_not
-from edge.inference.engine_provider import Place, Supply
-from edge.pipeline.served_model import Model, Served
+from edge.inference.admission import MIN_FRAMES, ModelFiles, Precision, record, why_not
+from edge.inference.engine_provider import EngineEnvironment, EngineProvider
+from edge.pipeline.served_model import Served, ServedModel
 from edge.precision.comparison import Comparison, entry_of
 from edge.precision.ground_truth import accuracy
-from edge.precision.verification import Seen, Verified, page, show, to_json
+from edge.precision.verification import VerificationResult, VerificationTally, page, show, to_json
 from edge.precision.verification_report import write_report
 
 NOT_ADMITTED = 4  # exit code
@@ -38,7 +38,7 @@ FLOOR = 0.01
 
 
 @dataclass(frozen=True)
-class Order:
+class VerifyRequest:
     """What is to be verified, and on what."""
 
     model: str
@@ -54,7 +54,7 @@ class Order:
 class Side:
     """One of the two forms, ready to run."""
 
-    form: Form
+    form: ModelFiles
     file: Path
     served: Served
 
@@ -78,7 +78,7 @@ def run(
         raise ConfigError(f"--count: found {count}, wanted 1 to {MOST_FRAMES}")
     if report is not None and not report.parent.is_dir():
         raise ConfigError(f"--report {report}: folder {report.parent} does not exist; make it first")
-    verified = verify(Order(model, precision, against, frames, count, truth, state_dir or default_state_dir()))
+    verified = verify(VerifyRequest(model, precision, against, frames, count, truth, state_dir or default_state_dir()))
     if report is not None:
         write_report(report, page(verified))
     if as_json:
@@ -88,17 +88,17 @@ def run(
     return NOT_ADMITTED if verified.reason else 0
 
 
-def verify(order: Order) -> Verified:
+def verify(order: VerifyRequest) -> VerificationResult:
     """Run both forms over the frames; keep what was measured."""
     folder = find_model(order.model)
     cpu = {"backend": "onnxruntime", "device": "cpu", "max_batch": 1}
     settings = ModelSettings.model_validate({"path": str(folder), **cpu})
-    model = Model(order.model, settings, Place(order.state_dir, board_name(), EnginesSettings()))
+    model = ServedModel(order.model, settings, EngineEnvironment(order.state_dir, board_name(), EnginesSettings()))
     if "fp16" in (order.precision, order.against):
         model.supply.check_ranges(_inputs(order, model))
     frames = _frames(order, model)
     floor = FLOOR if order.truth is not None and model.manifest.task == "detect" else None
-    seen = Seen()
+    seen = VerificationTally()
     with _opened(order, model) as (supply, against, side):
         with Comparison(against.served, side.served, floor) as comparison:
             for shown in _tracked(frames, f"{folder.resolve().name} {order.precision}"):
@@ -107,17 +107,17 @@ def verify(order: Order) -> Verified:
         entry = entry_of(supply.onnx, side.form, side.file, supply.here, order.against, measured, _truth(order, seen))
     kept = record(entry, model.supply.onnx, order.state_dir) if entry.frames >= MIN_FRAMES else None
     bound = model.manifest.min_agreement
-    return Verified(folder.resolve().name, entry, why_not(entry, bound), bound, kept, model.labels, seen)
+    return VerificationResult(folder.resolve().name, entry, why_not(entry, bound), bound, kept, model.labels, seen)
 
 
-def _inputs(order: Order, model: Model) -> Iterator[dict[str, NDArray[Any]]]:
+def _inputs(order: VerifyRequest, model: ServedModel) -> Iterator[dict[str, NDArray[Any]]]:
     """Yield what the model is given of the frames, one picture at a time."""
     pictures = (shown.picture for shown in _frames(order, model).frames)
     for rows in model.served.inputs(pictures):
         yield {model.served.input.name: rows}
 
 
-def _frames(order: Order, model: Model) -> Frames:
+def _frames(order: VerifyRequest, model: ServedModel) -> Frames:
     if order.truth is None:
         if order.frames is None:
             raise ConfigError(
@@ -128,7 +128,7 @@ def _frames(order: Order, model: Model) -> Frames:
 
 
 @contextlib.contextmanager
-def _opened(order: Order, model: Model) -> Iterator[tuple[Supply, Side, Side]]:
+def _opened(order: VerifyRequest, model: ServedModel) -> Iterator[tuple[EngineProvider, Side, Side]]:
     """Open both forms on the backend of this machine."""
     supply = model.supply.on(backend="auto", device="auto")
     with contextlib.ExitStack() as opened:
@@ -142,13 +142,13 @@ def _opened(order: Order, model: Model) -> Iterator[tuple[Supply, Side, Side]]:
         yield supply, opened_side(order.against), opened_side(order.precision)
 
 
-def _tracked(frames: Frames, title: str) -> Iterable[Shown]:
+def _tracked(frames: Frames, title: str) -> Iterable[LabelledFrame]:
     """Draw a progress bar on standard error, where it is a terminal."""
     console = Console(stderr=True)
     return track(frames.frames, title, frames.count, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _truth(order: Order, seen: Seen) -> dict[str, dict[str, float]] | None:
+def _truth(order: VerifyRequest, seen: VerificationTally) -> dict[str, dict[str, float]] | None:
     """Return the accuracy of each form by the labels; None where there are none."""
     if not seen.true:
         return None

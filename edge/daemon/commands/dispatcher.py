@@ -16,7 +16,7 @@ from typing import Any
 from edge.core.clock import now_ns, utc_text, wall_ns
 from edge.core.config import CommandName, CommandsSettings
 from edge.core.errors import EdgeError
-from edge.core.records import Request
+from edge.core.records import CommandRequest
 from edge.daemon.commands.arguments import ARGS, CommandError, checked_args, id_of, read_object
 
 log = logging.getLogger(__name__)
@@ -63,17 +63,17 @@ class Allowance:
 
 
 @dataclass(slots=True, eq=False)  # two that are alike are still two, and each is answered
-class _Asked:
+class _PendingCommand:
     """One command: who waits for its answer, or the answer."""
 
     name: str
     id: str | int | None
     args: Any
-    askers: list[Request] = field(default_factory=list)
+    askers: list[CommandRequest] = field(default_factory=list)
     answer: Answer | None = None
 
 
-class Commands:
+class Dispatcher:
     """Takes requests and answers each; those with an id that was seen before get the answer of that time."""
 
     def __init__(
@@ -81,7 +81,7 @@ class Commands:
         settings: CommandsSettings,
         head: dict[str, Any],
         effects: Mapping[CommandName, Effect],
-        answer: Callable[[str, list[Request], Answer], None],
+        answer: Callable[[str, list[CommandRequest], Answer], None],
         audit: Callable[[Answer, Any], None],
     ) -> None:
         """Take `head`, which every answer begins with, and what sends an answer to its askers and what records it."""
@@ -93,18 +93,18 @@ class Commands:
         self._audit = audit
         self._allowance = Allowance(settings.max_per_min)
         self._refusals = Allowance(settings.max_per_min)  # a flood must not become a flood of answers
-        self._known: OrderedDict[tuple[str, str | int], _Asked] = OrderedDict()
-        self._at_work: list[_Asked] = []
-        self._outcomes: deque[tuple[_Asked, Outcome]] = deque()  # from whatever thread
+        self._known: OrderedDict[tuple[str, str | int], _PendingCommand] = OrderedDict()
+        self._at_work: list[_PendingCommand] = []
+        self._outcomes: deque[tuple[_PendingCommand, Outcome]] = deque()  # from whatever thread
         self.taken = 0
         self.refused = 0
 
-    def take(self, name: str, request: Request, *, has_room: bool = True) -> None:
+    def take(self, name: str, request: CommandRequest, *, has_room: bool = True) -> None:
         """Run a command, or refuse it with a sentence."""
         if not _NAME.fullmatch(name):  # a topic of whatever length and signs; there is none like it to answer on
             self.refused += 1
             return
-        asked = _Asked(name, None, None, [request])
+        asked = _PendingCommand(name, None, None, [request])
         try:
             values = read_object(request.body)
             asked.id, asked.args = id_of(values), values.get("args")
@@ -119,7 +119,7 @@ class Commands:
             log.exception("command %s failed unexpectedly", name)
             self._refuse(asked, unexpected(error))
 
-    def _permitted(self, name: str, request: Request, *, has_room: bool) -> CommandName:
+    def _permitted(self, name: str, request: CommandRequest, *, has_room: bool) -> CommandName:
         """Return the command where it may be run now; raise CommandError where it may not."""
         known = next((each for each in ARGS if each == name), None)
         if known is None:
@@ -136,7 +136,7 @@ class Commands:
             raise CommandError(f"more than {self._most_per_min} commands in a minute; send it again later")
         return known
 
-    def _is_repeated(self, asked: _Asked, request: Request) -> bool:
+    def _is_repeated(self, asked: _PendingCommand, request: CommandRequest) -> bool:
         """Tell whether a command was seen before; give its answer again, or let its asker wait for that."""
         if asked.id is None:
             return False
@@ -149,7 +149,7 @@ class Commands:
             before.askers.append(request)
         return True
 
-    def _run(self, effect: CommandName, asked: _Asked, args: Any) -> None:
+    def _run(self, effect: CommandName, asked: _PendingCommand, args: Any) -> None:
         self.taken += 1
         self._at_work.append(asked)
         if asked.id is not None:
@@ -180,12 +180,12 @@ class Commands:
             self._finish(asked, Outcome(reason="the daemon stops before this has come to its end"))
         self._at_work.clear()
 
-    def _refuse(self, asked: _Asked, reason: str) -> None:
+    def _refuse(self, asked: _PendingCommand, reason: str) -> None:
         self.refused += 1
         if self._refusals.take():
             self._finish(asked, Outcome(reason=reason))
 
-    def _finish(self, asked: _Asked, outcome: Outcome) -> None:
+    def _finish(self, asked: _PendingCommand, outcome: Outcome) -> None:
         """Record and answer; where the answer cannot be sent, that is the answer."""
         askers, asked.askers = asked.askers, []
         failure = self._tell(asked, askers, outcome)
@@ -193,7 +193,7 @@ class Commands:
             self._tell(asked, askers, Outcome(reason=unexpected(failure)))
         asked.args = None
 
-    def _tell(self, asked: _Asked, askers: list[Request], outcome: Outcome) -> Exception | None:
+    def _tell(self, asked: _PendingCommand, askers: list[CommandRequest], outcome: Outcome) -> Exception | None:
         """Record and answer; return what kept the answer from being sent, which is in the log."""
         asked.answer = self._head | {
             "at": utc_text(wall_ns()),

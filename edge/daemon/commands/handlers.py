@@ -12,10 +12,10 @@ from edge.core.config import CommandName, Config, Name, StreamSettings
 from edge.core.errors import EdgeError
 from edge.core.records import Message
 from edge.core.validation import as_table
-from edge.daemon.board_monitor import BoardWatch
+from edge.daemon.board_monitor import BoardMonitor
 from edge.daemon.commands.arguments import CommandError, LogLevelArgs, NoArgs, PowerModeArgs, StreamAddArgs, StreamArgs
 from edge.daemon.commands.dispatcher import Effect, Outcome
-from edge.daemon.commands.snapshots import Snapshots, Told
+from edge.daemon.commands.snapshots import SnapshotCallback, Snapshots
 from edge.mqtt.topics import Topics
 from edge.pipeline.pipeline import Pipeline
 
@@ -27,7 +27,7 @@ RESTART_AFTER_S = 15
 LASTS = "until the daemon starts again or reloads its configuration"
 
 
-class Hands(Protocol):
+class DaemonControl(Protocol):
     """What of the daemon commands can move; called from its main thread."""
 
     @property
@@ -38,7 +38,7 @@ class Hands(Protocol):
     def pipeline(self) -> Pipeline: ...
 
     @property
-    def board(self) -> BoardWatch: ...
+    def board(self) -> BoardMonitor: ...
 
     def reload(self) -> None:
         """Go over to what the configuration file says now; raise EdgeError where that is refused."""
@@ -54,11 +54,11 @@ class Hands(Protocol):
         """Where relative paths of the configuration start."""
 
 
-class Effects:
+class CommandHandlers:
     """The commands by name; what takes time is answered later."""
 
     def __init__(
-        self, hands: Hands, topics: Topics, publish: Callable[[Message], None], wake: Callable[[], None]
+        self, hands: DaemonControl, topics: Topics, publish: Callable[[Message], None], wake: Callable[[], None]
     ) -> None:
         self._hands = hands
         self._wake = wake
@@ -80,7 +80,7 @@ class Effects:
         """Do what was waited for."""
         self._snapshots.look()
 
-    def _power_mode(self, args: PowerModeArgs, told: Told) -> None:
+    def _power_mode(self, args: PowerModeArgs, told: SnapshotCallback) -> None:
         def mode_told(mode: str | EdgeError) -> None:
             is_set = isinstance(mode, str)
             told(Outcome({"power_mode": mode}) if is_set else Outcome(reason=str(mode)))
@@ -88,15 +88,15 @@ class Effects:
 
         self._hands.board.ask_power_mode(args.mode, mode_told)
 
-    def _reload(self, _args: NoArgs, told: Told) -> None:
+    def _reload(self, _args: NoArgs, told: SnapshotCallback) -> None:
         self._hands.reload()
         told(Outcome({"streams": sorted(self._hands.pipeline.streams)}))
 
-    def _stream_on(self, args: StreamArgs, told: Told) -> None:
+    def _stream_on(self, args: StreamArgs, told: SnapshotCallback) -> None:
         self._switch(args.stream, enabled=True)
         told(Outcome({"stream": args.stream, "enabled": True, "lasts": LASTS}))
 
-    def _stream_off(self, args: StreamArgs, told: Told) -> None:
+    def _stream_off(self, args: StreamArgs, told: SnapshotCallback) -> None:
         self._switch(args.stream, enabled=False)
         told(Outcome({"stream": args.stream, "enabled": False, "lasts": LASTS}))
 
@@ -105,7 +105,7 @@ class Effects:
         if settings.enabled != enabled:
             self._go_over({name: settings.model_copy(update={"enabled": enabled})})
 
-    def _stream_add(self, args: StreamAddArgs, told: Told) -> None:
+    def _stream_add(self, args: StreamAddArgs, told: SnapshotCallback) -> None:
         streams, models = self._hands.config.streams, self._hands.config.models
         if args.stream in streams:
             raise CommandError(f"stream {args.stream} exists already; remove it first, or choose another name")
@@ -124,7 +124,7 @@ class Effects:
         self._go_over({args.stream: settings})
         told(Outcome({"stream": args.stream, "enabled": settings.enabled, "lasts": LASTS}))
 
-    def _stream_remove(self, args: StreamArgs, told: Told) -> None:
+    def _stream_remove(self, args: StreamArgs, told: SnapshotCallback) -> None:
         self._settings(args.stream)
         self._go_over({args.stream: None})
         told(Outcome({"stream": args.stream, "lasts": LASTS}))
@@ -141,18 +141,18 @@ class Effects:
             raise CommandError(f"stream {name!r} does not exist; wanted one of {', '.join(streams) or 'none: add one'}")
         return streams[name]
 
-    def _snapshot(self, args: StreamArgs, told: Told) -> None:
+    def _snapshot(self, args: StreamArgs, told: SnapshotCallback) -> None:
         self._settings(args.stream)
         stream = self._hands.pipeline.streams.get(args.stream)
         if stream is None:
             raise CommandError(f"stream {args.stream} is off; switch it on first")
         self._snapshots.ask(stream, told)
 
-    def _log_level(self, args: LogLevelArgs, told: Told) -> None:
+    def _log_level(self, args: LogLevelArgs, told: SnapshotCallback) -> None:
         logging.getLogger().setLevel(args.level.upper())
         told(Outcome({"level": args.level, "lasts": "until the daemon starts again"}))
 
-    def _restart(self, _args: NoArgs, told: Told) -> None:
+    def _restart(self, _args: NoArgs, told: SnapshotCallback) -> None:
         run_s = (now_ns() - self._started_ns) / 1e9
         if run_s < RESTART_AFTER_S:
             why = "as systemd gives up a service that is started too often; ask again then"

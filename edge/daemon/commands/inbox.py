@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from edge.core.records import Request
+from edge.core.records import CommandRequest
 from edge.daemon.commands.arguments import MOST_BYTES
 
 MOST_WAITING = 64  # requests that came between two ticks
@@ -20,10 +20,10 @@ class Inbox:
         self.lost = 0  # not even turned away with an answer
         self._wake = wake
         self._lock = threading.Lock()
-        self._waiting: deque[Request] = deque()
-        self._turned_away: deque[Request] = deque()
+        self._waiting: deque[CommandRequest] = deque()
+        self._turned_away: deque[CommandRequest] = deque()
 
-    def put(self, request: Request) -> None:
+    def put(self, request: CommandRequest) -> None:
         """Take a request; never waits."""
         if len(request.body) > MOST_BYTES:
             request = replace(request, body=request.body[: MOST_BYTES + 1])  # no more is kept of what is refused anyway
@@ -36,7 +36,7 @@ class Inbox:
                 self.lost += 1
         self._wake()
 
-    def take(self) -> tuple[Request, bool] | None:
+    def take(self) -> tuple[CommandRequest, bool] | None:
         """Return the next request and whether there was room for it; None where none waits."""
         with self._lock:
             if self._waiting:

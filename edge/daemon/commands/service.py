@@ -9,10 +9,10 @@ from typing import Any
 
 from edge import __version__
 from edge.core.config import Config
-from edge.core.records import Message, Request, Result
+from edge.core.records import CommandRequest, Message, Result
 from edge.daemon.commands.audit_log import Audit, shown_args
-from edge.daemon.commands.dispatcher import Answer, Commands
-from edge.daemon.commands.handlers import Effects, Hands
+from edge.daemon.commands.dispatcher import Answer, Dispatcher
+from edge.daemon.commands.handlers import CommandHandlers, DaemonControl
 from edge.daemon.commands.inbox import Inbox
 from edge.daemon.homeassistant.discovery import Discovery, switched
 from edge.daemon.homeassistant.publisher import Home
@@ -22,7 +22,7 @@ from edge.mqtt.topics import Topics
 log = logging.getLogger(__name__)
 
 
-class Remote:
+class CommandService:
     """Takes requests from the publisher's thread and works on them at the daemon's ticks."""
 
     def __init__(
@@ -39,8 +39,8 @@ class Remote:
         self._wake = wake
         self.inbox = Inbox(wake)
         self._audit = Audit(state_dir)
-        self._commands: Commands | None = None
-        self._effects: Effects | None = None
+        self._commands: Dispatcher | None = None
+        self._effects: CommandHandlers | None = None
         self._home: Home | None = None
 
     @property
@@ -54,10 +54,10 @@ class Remote:
                 topics.append(self._topics.switch("+"))
         return topics
 
-    def start(self, hands: Hands, board: str) -> None:
+    def start(self, hands: DaemonControl, board: str) -> None:
         """Begin to work on what comes."""
-        effects = self._effects = Effects(hands, self._topics, self._publish, self._wake)
-        self._commands = Commands(self._settings.commands, self._head, effects.by_name, self._answer, self._record)
+        effects = self._effects = CommandHandlers(hands, self._topics, self._publish, self._wake)
+        self._commands = Dispatcher(self._settings.commands, self._head, effects.by_name, self._answer, self._record)
         if self._settings.homeassistant.enabled:
             discovery = Discovery(self._settings.homeassistant.prefix, self._topics, __version__, board)
             self._home = Home(discovery, hands, self._topics, self._head, self._publish)
@@ -100,18 +100,18 @@ class Remote:
         if self._commands is not None:
             self._commands.close()
 
-    def _take(self, commands: Commands, request: Request, has_room: bool) -> None:  # noqa: FBT001 -- as the inbox gives it
+    def _take(self, commands: Dispatcher, request: CommandRequest, has_room: bool) -> None:  # noqa: FBT001 -- as the inbox gives it
         if (name := self._topics.commanded(request.topic)) is not None:
             commands.take(name, request, has_room=has_room)
         elif (stream := self._topics.switched_stream(request.topic)) is not None:
             if (command := switched(request.body)) is not None:
                 body = to_json({"args": {"stream": stream}})
-                switch = Request(self._topics.command(command), body, request.retained)
+                switch = CommandRequest(self._topics.command(command), body, request.retained)
                 commands.take(command, switch, has_room=has_room)
         elif self._home is not None and request.topic == self._home.birth_topic and request.body == b"online":
             self._home.ask()
 
-    def _answer(self, command: str, askers: list[Request], answer: Answer) -> None:
+    def _answer(self, command: str, askers: list[CommandRequest], answer: Answer) -> None:
         """Send an answer to the command's topic, and to where each asker wants it."""
         body = to_json(answer)
         topic = self._topics.acknowledgement(command)

@@ -25,16 +25,16 @@ WAIT_S = 5.0  # for a stream's next frame
 EXPIRY_S = 60
 MOST_ASKED = 8  # and not taken yet
 
-Told = Callable[[Outcome], None]
+SnapshotCallback = Callable[[Outcome], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _PendingSnapshot:
     """One that was asked for, until the stream gives a frame or the time is over."""
 
     stream: str
     due_ns: int
-    told: Told
+    told: SnapshotCallback
 
 
 class Snapshots:
@@ -44,14 +44,14 @@ class Snapshots:
         self._topics = topics
         self._publish = publish
         self._wake = wake
-        self._asked: list[_Asked] = []
+        self._asked: list[_PendingSnapshot] = []
         self._pictures: deque[tuple[NDArray[np.uint8], Result]] = deque(maxlen=MOST_ASKED)  # from the lanes
 
-    def ask(self, stream: Stream, told: Told) -> None:
+    def ask(self, stream: Stream, told: SnapshotCallback) -> None:
         """Ask for the stream's next frame; raise CommandError where too many are waited for."""
         if len(self._asked) >= MOST_ASKED:
             raise CommandError(f"busy: {MOST_ASKED} snapshots are asked for already; send it again later")
-        self._asked.append(_Asked(stream.name, now_ns() + int(WAIT_S * 1e9), told))
+        self._asked.append(_PendingSnapshot(stream.name, now_ns() + int(WAIT_S * 1e9), told))
         stream.ask_snapshot(self._take)
 
     def look(self) -> None:

@@ -24,7 +24,7 @@ Component = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ShownStream:
+class DiscoveredStream:
     """What of a stream makes its entities."""
 
     name: str
@@ -33,10 +33,10 @@ class ShownStream:
 
 
 @dataclass(frozen=True)
-class Shown:
+class DiscoveredDevice:
     """What of the device makes its entities."""
 
-    streams: tuple[ShownStream, ...]
+    streams: tuple[DiscoveredStream, ...]
     models: tuple[str, ...]
     power_modes: tuple[str, ...]  # that can be chosen
     allow: tuple[CommandName, ...]
@@ -58,7 +58,7 @@ class Discovery:
             "qos": 1,
         }
 
-    def body(self, shown: Shown, former: Mapping[str, Component] | None = None) -> dict[str, Any]:
+    def body(self, shown: DiscoveredDevice, former: Mapping[str, Component] | None = None) -> dict[str, Any]:
         """Return the message; components of the `former` one that are gone are named, so that they disappear."""
         components = self._of_device(shown)
         for stream in shown.streams:
@@ -68,7 +68,7 @@ class Discovery:
         gone = {key: {"platform": each["platform"]} for key, each in (former or {}).items() if key not in components}
         return self._head | {"components": components | gone}
 
-    def _of_device(self, shown: Shown) -> dict[str, Component]:
+    def _of_device(self, shown: DiscoveredDevice) -> dict[str, Component]:
         hottest = f"{_path('board', 'temperature_c')} or {{}}"
         throttled = _path("board", "throttled")
         components = {
@@ -107,7 +107,7 @@ class Discovery:
             "command_template": '{"args":{"mode":{{ value | tojson }}}}',
         }
 
-    def _of_stream(self, stream: ShownStream, allow: Sequence[str]) -> dict[str, Component]:
+    def _of_stream(self, stream: DiscoveredStream, allow: Sequence[str]) -> dict[str, Component]:
         name, key = stream.name, f"stream_{stream.name}"
         latency = _value("streams", name, "latency_ms", "total", "p99")
         components = {
@@ -126,7 +126,7 @@ class Discovery:
             components[f"{key}_switch"] = self._switch(name)
         return components
 
-    def _counts(self, stream: ShownStream) -> dict[str, Component]:
+    def _counts(self, stream: DiscoveredStream) -> dict[str, Component]:
         """Return one sensor of all objects, and one of each label."""
         counts = f"({_path('counts')} or {{}})"
         key, topic = f"stream_{stream.name}", self._topics.counts(stream.name)

@@ -8,11 +8,11 @@ from typing import Any
 
 from edge.core.clock import now_ns, utc_text, wall_ns
 from edge.core.records import Message, Result
-from edge.daemon.commands.handlers import Hands
-from edge.daemon.homeassistant.discovery import MOST_LABELS, Discovery, Shown, ShownStream, counts_of
+from edge.daemon.commands.handlers import DaemonControl
+from edge.daemon.homeassistant.discovery import MOST_LABELS, DiscoveredDevice, DiscoveredStream, Discovery, counts_of
 from edge.mqtt.encode import to_json
 from edge.mqtt.topics import Topics
-from edge.pipeline.served_model import Model
+from edge.pipeline.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Home:
     def __init__(
         self,
         discovery: Discovery,
-        hands: Hands,
+        hands: DaemonControl,
         topics: Topics,
         head: dict[str, Any],
         publish: Callable[[Message], None],
@@ -75,18 +75,18 @@ class Home:
         self._counts.pop(stream, None)
         self._publish(Message(self._topics.counts(stream), b"", retain=True))
 
-    def _shown(self) -> Shown:
+    def _shown(self) -> DiscoveredDevice:
         hands = self._hands
         for name, model in hands.pipeline.models.items():
             self._note_labels(name, model)
         streams = []
         for name, settings in hands.config.streams.items():
             labels, classifies = self._labels.get(settings.model, ((), False))
-            streams.append(ShownStream(name, settings.labels or labels, classifies))
+            streams.append(DiscoveredStream(name, settings.labels or labels, classifies))
         models = tuple(hands.pipeline.models)
-        return Shown(tuple(streams), models, hands.board.power_modes, hands.config.commands.allow)
+        return DiscoveredDevice(tuple(streams), models, hands.board.power_modes, hands.config.commands.allow)
 
-    def _note_labels(self, name: str, model: Model) -> None:
+    def _note_labels(self, name: str, model: ServedModel) -> None:
         if name not in self._labels and len(model.labels) > MOST_LABELS:
             log.info(
                 "Home Assistant is shown the first %d of the %d labels of model %s; a stream's labels choose others",

@@ -13,7 +13,7 @@ from edge.daemon.prometheus.http_server import PATH, Endpoint
 from edge.daemon.telemetry import ModelMeter, StreamMeter
 
 if TYPE_CHECKING:
-    from edge.daemon.prometheus.exposition import Page
+    from edge.daemon.prometheus.exposition import Exposition
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Exporter:
     """Shows Prometheus the figures of each period, or nothing where it is not asked for."""
 
     def __init__(self) -> None:
-        self._page: Page | None = None
+        self._page: Exposition | None = None
         self._endpoint: Endpoint | None = None
 
     def start(self, settings: HttpSettings) -> None:
@@ -43,9 +43,9 @@ class Exporter:
             return
         try:
             url = address(settings)
-            from edge.daemon.prometheus.exposition import Page  # noqa: PLC0415 -- an extra
+            from edge.daemon.prometheus.exposition import Exposition  # noqa: PLC0415 -- an extra
 
-            page = Page()
+            page = Exposition()
             self._endpoint = Endpoint(settings.host, settings.port, page.text)
         except EdgeError as error:
             log.error("%s; all else runs on", error)  # noqa: TRY400 -- for users

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from edge import __version__
 from edge.daemon.prometheus.counters import Spreads, Totals, Values
-from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS, Json, Row
+from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS, Json, Metric
 from edge.daemon.telemetry import SPREAD_BOUNDS_S, ModelMeter, StreamMeter
 
 Format = Literal["text", "openmetrics"]
@@ -24,15 +24,15 @@ FORMATS: dict[Format, tuple[Callable[[Collector], bytes], str]] = {
 UNITS = ("seconds", "joules", "watts", "celsius", "ratio", "bytes", "hertz")
 BOUNDS = (*map(str, SPREAD_BOUNDS_S), "+Inf")
 _OF_MODELS = (
-    Row("edge_model_images_total", "Images inferred.", ("model",), lambda _: iter(())),
-    Row("edge_model_busy_seconds_total", "Time that the engine ran, of all lanes.", ("model",), lambda _: iter(())),
+    Metric("edge_model_images_total", "Images inferred.", ("model",), lambda _: iter(())),
+    Metric("edge_model_busy_seconds_total", "Time that the engine ran, of all lanes.", ("model",), lambda _: iter(())),
 )
 
 
 Alarms = Sequence[Mapping[str, Any]]  # those that stand, as the status lists them
 
 
-class Page:
+class Exposition:
     """The figures of the newest period as text, made once for each format and period, however often it is read."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ PER_MS, PER_MHZ = 1e-3, 1e6
 
 
 @dataclass(frozen=True)
-class Row:
+class Metric:
     """One metric: its name, what it tells, its labels, and where it stands in the message."""
 
     name: str
@@ -112,76 +112,77 @@ def _scaled(value: float | None, unit: float = 1.0) -> float | None:
 
 
 GAUGES = (
-    Row("edge_telemetry_timestamp_seconds", "When the telemetry was made that stands here.", (), ended_at),
-    Row("edge_stream_in_flight_frames", "Frames captured that are neither a result nor a drop yet.", ("stream",),
+    Metric("edge_telemetry_timestamp_seconds", "When the telemetry was made that stands here.", (), ended_at),
+    Metric("edge_stream_in_flight_frames", "Frames captured that are neither a result nor a drop yet.", ("stream",),
         each("streams", "in_flight")),
-    Row("edge_stream_stage_seconds", "How long each stage took, by quantile of the newest period (1: the longest).",
+    Metric("edge_stream_stage_seconds", "How long each stage took, by quantile of the newest period (1: the longest).",
         ("stream", "stage", "quantile"), quantiles("streams", "latency_ms")),
-    Row("edge_model_busy_ratio", "Share of the lanes' time that the engine ran in the newest period.", ("model",),
+    Metric("edge_model_busy_ratio", "Share of the lanes' time that the engine ran in the newest period.", ("model",),
         each("models", "busy")),
-    Row("edge_model_batch_images", "Mean number of images in a batch of the newest period.", ("model",),
+    Metric("edge_model_batch_images", "Mean number of images in a batch of the newest period.", ("model",),
         each("models", "batch_mean")),
-    Row("edge_model_part_seconds", "How long each part of a batch's inference took, by quantile of the newest period.",
+    Metric("edge_model_part_seconds",
+        "How long each part of a batch's inference took, by quantile of the newest period.",
         ("model", "part", "quantile"), quantiles("models", "engine_ms")),
-    Row("edge_model_image_energy_joules", "The board's energy an image in the newest period, idle power included.",
+    Metric("edge_model_image_energy_joules", "The board's energy an image in the newest period, idle power included.",
         ("model",), each("models", "energy_j_per_image")),
-    Row("edge_model_image_energy_above_idle_joules", "The board's energy an image above what it takes when idle.",
+    Metric("edge_model_image_energy_above_idle_joules", "The board's energy an image above what it takes when idle.",
         ("model",), each("models", "energy_j_per_image_above_idle")),
-    Row("edge_model_agreement_ratio", "How well the model agrees with itself as it was exported.", ("model",),
+    Metric("edge_model_agreement_ratio", "How well the model agrees with itself as it was exported.", ("model",),
         agreement),
-    Row("edge_board_power_watts", "Power of the board, mean of the newest period.", (), one("board", "power_w")),
-    Row("edge_board_alternative_power_watts", "The same without a rail that may be within another one.", (),
+    Metric("edge_board_power_watts", "Power of the board, mean of the newest period.", (), one("board", "power_w")),
+    Metric("edge_board_alternative_power_watts", "The same without a rail that may be within another one.", (),
         one("board", "power_w_alt")),
-    Row("edge_board_idle_power_watts", "Power of the last period without images, in this power mode.", (),
+    Metric("edge_board_idle_power_watts", "Power of the last period without images, in this power mode.", (),
         one("board", "idle_w")),
-    Row("edge_board_gap_seconds", "How much of the newest period gave no reading of the board's power.", (),
+    Metric("edge_board_gap_seconds", "How much of the newest period gave no reading of the board's power.", (),
         one("board", "gap_s")),
-    Row("edge_board_images_per_joule", "Images a second and watt in the newest period.", (),
+    Metric("edge_board_images_per_joule", "Images a second and watt in the newest period.", (),
         one("board", "images_per_s_per_w")),
-    Row("edge_rail_power_watts", "Power of a rail, mean of the newest period; rails may be parts of others.", ("rail",),
-        each_of_board("rails_w")),
-    Row("edge_rail_unchanged_seconds", "For how long a rail has read the very same, where that is 10 s or more.",
+    Metric("edge_rail_power_watts", "Power of a rail, mean of the newest period; rails may be parts of others.",
+        ("rail",), each_of_board("rails_w")),
+    Metric("edge_rail_unchanged_seconds", "For how long a rail has read the very same, where that is 10 s or more.",
         ("rail",), each_of_board("rails_unchanged_s")),
-    Row("edge_temperature_celsius", "Temperature of a thermal zone.", ("zone",), each_of_board("temperature_c")),
-    Row("edge_throttled", "Whether anything slowed the board down in the newest period.", (),
+    Metric("edge_temperature_celsius", "Temperature of a thermal zone.", ("zone",), each_of_board("temperature_c")),
+    Metric("edge_throttled", "Whether anything slowed the board down in the newest period.", (),
         one("board", "throttled")),
-    Row("edge_throttled_by", "1 for each cause that slowed the board down in the newest period.", ("cause",),
+    Metric("edge_throttled_by", "1 for each cause that slowed the board down in the newest period.", ("cause",),
         slowed_by),
-    Row("edge_gpu_load_ratio", "Load of the GPU.", (), one("board", "gpu_load")),
-    Row("edge_gpu_clock_hertz", "Clock of the GPU.", (), one("board", "gpu_mhz", PER_MHZ)),
-    Row("edge_emc_load_ratio", "Use of the memory's bandwidth.", (), one("board", "emc_load")),
-    Row("edge_emc_clock_hertz", "Clock of the memory.", (), one("board", "emc_mhz", PER_MHZ)),
-    Row("edge_dla_active", "Whether a deep-learning accelerator is awake.", ("dla",), each_of_board("dla_active")),
-    Row("edge_fan_duty_ratio", "Pulse width of the fan.", (), one("board", "fan_duty")),
-    Row("edge_fan_rpm", "Speed of the fan in revolutions a minute.", (), one("board", "fan_rpm")),
-    Row("edge_cpu_load_ratio", "Share of all cores that is in use.", (), one("board", "cpu_load")),
-    Row("edge_outbox_messages", "Messages that wait or are not acknowledged yet.", (), one("outbox", "messages")),
-    Row("edge_outbox_bytes", "Bytes of the messages that wait.", (), one("outbox", "bytes")),
-    Row("edge_outbox_disk_messages", "Those of them that wait on disk.", (), on_disk("messages")),
-    Row("edge_outbox_disk_bytes", "Bytes of the messages that wait on disk.", (), on_disk("bytes")),
-    Row("edge_outbox_oldest_seconds", "Age of the oldest message that waits.", (), one("outbox", "oldest_s")),
+    Metric("edge_gpu_load_ratio", "Load of the GPU.", (), one("board", "gpu_load")),
+    Metric("edge_gpu_clock_hertz", "Clock of the GPU.", (), one("board", "gpu_mhz", PER_MHZ)),
+    Metric("edge_emc_load_ratio", "Use of the memory's bandwidth.", (), one("board", "emc_load")),
+    Metric("edge_emc_clock_hertz", "Clock of the memory.", (), one("board", "emc_mhz", PER_MHZ)),
+    Metric("edge_dla_active", "Whether a deep-learning accelerator is awake.", ("dla",), each_of_board("dla_active")),
+    Metric("edge_fan_duty_ratio", "Pulse width of the fan.", (), one("board", "fan_duty")),
+    Metric("edge_fan_rpm", "Speed of the fan in revolutions a minute.", (), one("board", "fan_rpm")),
+    Metric("edge_cpu_load_ratio", "Share of all cores that is in use.", (), one("board", "cpu_load")),
+    Metric("edge_outbox_messages", "Messages that wait or are not acknowledged yet.", (), one("outbox", "messages")),
+    Metric("edge_outbox_bytes", "Bytes of the messages that wait.", (), one("outbox", "bytes")),
+    Metric("edge_outbox_disk_messages", "Those of them that wait on disk.", (), on_disk("messages")),
+    Metric("edge_outbox_disk_bytes", "Bytes of the messages that wait on disk.", (), on_disk("bytes")),
+    Metric("edge_outbox_oldest_seconds", "Age of the oldest message that waits.", (), one("outbox", "oldest_s")),
 )  # fmt: skip
 
 # Counted since the stream started: a stream that is changed begins anew, and its total goes on.
 STREAM_COUNTERS = (
-    Row("edge_stream_frames_total", "Frames captured.", ("stream",), each("streams", "frames")),
-    Row("edge_stream_results_total", "Results published.", ("stream",), each("streams", "results")),
-    Row("edge_stream_dropped_frames_total", "Frames that gave no result, by cause.", ("stream", "cause"), drops),
+    Metric("edge_stream_frames_total", "Frames captured.", ("stream",), each("streams", "frames")),
+    Metric("edge_stream_results_total", "Results published.", ("stream",), each("streams", "results")),
+    Metric("edge_stream_dropped_frames_total", "Frames that gave no result, by cause.", ("stream", "cause"), drops),
 )
 
 # Counted since the daemon started.
 COUNTERS = (
-    Row("edge_outbox_dropped_messages_total", "Messages given up, by cause.", ("cause",), outbox_drops),
-    Row("edge_commands_total", "What became of commands, where any are allowed.", ("outcome",),
+    Metric("edge_outbox_dropped_messages_total", "Messages given up, by cause.", ("cause",), outbox_drops),
+    Metric("edge_commands_total", "What became of commands, where any are allowed.", ("outcome",),
         commands),
-    Row("edge_over_current_events_total", "Trips of the over-current and under-voltage comparators.", (),
+    Metric("edge_over_current_events_total", "Trips of the over-current and under-voltage comparators.", (),
         one("board", "over_current_events")),
 )  # fmt: skip
 
 # Of one period each, to be added up.
 PERIODS = (
-    Row("edge_board_energy_joules_total", "Energy of the board, but for gaps in its readings.", (),
+    Metric("edge_board_energy_joules_total", "Energy of the board, but for gaps in its readings.", (),
         one("board", "energy_j")),
-    Row("edge_rail_energy_joules_total", "Energy of a rail, but for gaps in readings; rails may be parts of others.",
+    Metric("edge_rail_energy_joules_total", "Energy of a rail, but for gaps in readings; rails may be parts of others.",
         ("rail",), each_of_board("rails_j")),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from edge.core.clock import now_ns
 from edge.host.sensors.energy_counters import Nvml
 from edge.host.sensors.over_current import CAUSES, OverCurrent
 from edge.host.sensors.thermal import Brakes, Fan, Zones, plausible_c
-from edge.host.sensors.utilization import Dlas, Gpu, Memory, share
+from edge.host.sensors.utilization import Dlas, GpuLoad, Memory, share
 
 # How often the files are looked for anew: modules are loaded and numbers change.
 SEARCH_PERIOD_NS = 30_000_000_000
@@ -113,7 +113,7 @@ class ConditionReader:
     def _find(self) -> None:
         self._searched_ns = now_ns()
         self._zones, self._brakes, self._fan = Zones(), Brakes(), Fan()
-        self._gpu, self._memory, self._dlas = Gpu(), Memory(), Dlas()
+        self._gpu, self._memory, self._dlas = GpuLoad(), Memory(), Dlas()
 
     def _close(self) -> None:
         for part in (self._zones, self._brakes, self._fan, self._gpu, self._memory):

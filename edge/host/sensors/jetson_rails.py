@@ -26,7 +26,7 @@ Convert = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ChannelFormat:
     """Which files of a channel N hold its power, and their units."""
 
     files: tuple[str, ...]
@@ -54,7 +54,7 @@ class Driver:
     channels: tuple[int, ...]
     label: str  # the file
     default_label: str  # where that file is missing
-    forms: tuple[Form, ...]  # the first whose files are all there is read
+    forms: tuple[ChannelFormat, ...]  # the first whose files are all there is read
 
 
 def _hwmon(name: str) -> tuple[str, ...]:
@@ -68,12 +68,13 @@ def _hwmon(name: str) -> tuple[str, ...]:
 DRIVERS = (
     # Channels 4 to 6 are shunt voltages, 7 the sum of those: no rails.
     Driver("ina3221", _hwmon("ina3221"), (1, 2, 3), "in{}_label", "",
-           (Form(("in{}_input", "curr{}_input"), _from_mv_ma),)),
+           (ChannelFormat(("in{}_input", "curr{}_input"), _from_mv_ma),)),
     Driver("ina238", _hwmon("ina238"), (1,), "in{}_label", "VIN",
-           (Form(("power{}_input",), _from_uw), Form(("in{}_input", "curr{}_input"), _from_mv_ma))),
+           (ChannelFormat(("power{}_input",), _from_uw), ChannelFormat(("in{}_input", "curr{}_input"), _from_mv_ma))),
     # JetPack 4. Its power is made of one voltage and current, which read apart may not belong together.
     Driver("ina3221x", ("/sys/bus/i2c/drivers/ina3221x/*-*/iio*device*",), (0, 1, 2), "rail_name_{}", "",
-           (Form(("in_power{}_input",), _from_mw), Form(("in_voltage{}_input", "in_current{}_input"), _from_mv_ma))),
+           (ChannelFormat(("in_power{}_input",), _from_mw),
+            ChannelFormat(("in_voltage{}_input", "in_current{}_input"), _from_mv_ma))),
 )  # fmt: skip
 
 

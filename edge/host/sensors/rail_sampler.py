@@ -21,7 +21,7 @@ SHORTEST_WAIT_S = 0.002
 STOP_S = 0.5
 
 
-class Source(Protocol):
+class RailSource(Protocol):
     """Sensors that are read together."""
 
     name: str
@@ -37,7 +37,7 @@ class Source(Protocol):
 class Sampler:
     """One thread for each source: a bus that hangs holds up what is on it, and nothing else."""
 
-    def __init__(self, source: Source, rate_hz: float | None = None) -> None:
+    def __init__(self, source: RailSource, rate_hz: float | None = None) -> None:
         self._source = source
         self.name = source.name
         self.rails = source.rails

@@ -17,7 +17,7 @@ from edge.host.sensors.energy import Energy
 from edge.host.sensors.energy_counters import find_nvml, find_rapl
 from edge.host.sensors.energy_ledger import Ledger, Period
 from edge.host.sensors.jetson_rails import find_buses
-from edge.host.sensors.rail_sampler import STOP_S, Sampler, Source
+from edge.host.sensors.rail_sampler import STOP_S, RailSource, Sampler
 from edge.host.sensors.rail_table import Rail, Total, rail_of, total_of
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ UNCHANGED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class PowerNow:
     """What holds at this moment; None where it is not measured, or the newest reading is too old."""
 
     power_w: float | None
@@ -43,7 +43,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class SensorReading:
     """What was measured in one period."""
 
     name: str
@@ -153,17 +153,17 @@ class Sensors:
         if hung:
             log.warning("%s did not end within %g s and is abandoned: its driver hangs", ", ".join(hung), STOP_S)
 
-    def latest(self) -> Snapshot:
+    def latest(self) -> PowerNow:
         """Return what holds now; takes no lock."""
         newest = [self._samplers[rail].newest(rail) for rail in self.total.rails] if self.total else []
         known = [watts for watts in newest if watts is not None]
         slowed_by = self._observer.slowed_by()
-        return Snapshot(
+        return PowerNow(
             sum(known) if known and len(known) == len(newest) else None,
             None if slowed_by is None else bool(slowed_by),
         )
 
-    def read(self, images: int | None = None, power_mode: str | None = None) -> Reading:
+    def read(self, images: int | None = None, power_mode: str | None = None) -> SensorReading:
         """Return the period since the last call, or the start; for one caller.
 
         `images` is how many were inferred in it. The power of a period without any, and without gaps, is the idle
@@ -175,7 +175,7 @@ class Sensors:
         self._before = conditions[-1] if conditions else self._before
         self._note_idle(period, images, power_mode)
         load = psutil.cpu_percent()
-        return Reading(
+        return SensorReading(
             name=self._name,
             cpu_load=round(load / 100, 4),
             memory_mb=round(self._process.memory_info().rss / 1e6, 1),
@@ -197,10 +197,10 @@ class Sensors:
         elif images == 0 and period.total is not None and _is_whole(period.total):
             self._idle_w = period.total.power_w
 
-    def _search(self, more: Sequence[Source] = ()) -> None:
+    def _search(self, more: Sequence[RailSource] = ()) -> None:
         """Look for rails, and read them from now on."""
         self._searched_ns = now_ns()
-        sources: list[Source] = [*find_buses(), *find_rapl(), *more]
+        sources: list[RailSource] = [*find_buses(), *find_rapl(), *more]
         samplers = [Sampler(source, self._rate_hz) for source in sources if source.rails]
         names = [rail for sampler in samplers for rail in sampler.rails]
         total = total_of(names)

@@ -36,7 +36,7 @@ def share(value: float | None) -> float | None:
     return value if value is not None and 0 <= value <= 1 else None
 
 
-class Gpu:
+class GpuLoad:
     """The integrated GPU."""
 
     def __init__(self) -> None:

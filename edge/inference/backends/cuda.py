@@ -264,7 +264,7 @@ class Kernel:
         self._function.prepared_async_call(grid, block, stream, pictures, target)
 
 
-class Graph:
+class CudaGraph:
     """What was queued on a stream while it was captured, to be launched again in one call."""
 
     def __init__(self, cudart: Any, executable: Any) -> None:
@@ -293,7 +293,7 @@ def _cudart() -> Any:
     return cudart
 
 
-def capture_graph(handle: int, queue: Callable[[], None]) -> Graph | None:
+def capture_graph(handle: int, queue: Callable[[], None]) -> CudaGraph | None:
     """Capture what `queue` puts on the stream; None where there is no cuda-bindings, or it cannot be captured.
 
     Whatever `queue` does, the capture is ended, else the stream would stay unusable.
@@ -317,7 +317,7 @@ def capture_graph(handle: int, queue: Callable[[], None]) -> Graph | None:
     except EngineError as error:
         log.debug("no CUDA graph, each batch is queued layer by layer: %s", error)
         return None
-    return Graph(cudart, executable)
+    return CudaGraph(cudart, executable)
 
 
 def _checked(answer: tuple[Any, ...], doing: str) -> Any:

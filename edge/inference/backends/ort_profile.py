@@ -11,14 +11,14 @@ from typing import Any
 
 from edge.core.errors import EngineError
 from edge.inference.backends.ort import OrtEngine
-from edge.inference.backends.tensorrt.layers import Layer, LayerTensor, precision_of
+from edge.inference.backends.tensorrt.layers import EngineLayer, LayerTensor, precision_of
 
 _END = "_kernel_time"  # of the events of nodes that were run
 # They move a tensor into another format or type, and compute nothing.
 _REFORMATS = frozenset({"ReorderInput", "ReorderOutput", "Cast"})
 
 
-def layers_run(onnx: Path, scratch: Path) -> tuple[Layer, ...]:
+def layers_run(onnx: Path, scratch: Path) -> tuple[EngineLayer, ...]:
     """Run a model once on the CPU, at batch 1 and on zeros, and return the nodes that ONNX Runtime ran, each once.
 
     `scratch` is a folder for the profile. Raises ModelError where the model cannot be opened, EngineError where it
@@ -41,7 +41,7 @@ def _profile(onnx: Path, folder: Path) -> Path:
         return engine.end_profile()
 
 
-def read_profile(profile: str) -> tuple[Layer, ...]:
+def read_profile(profile: str) -> tuple[EngineLayer, ...]:
     """Read ONNX Runtime's profile; raise EngineError where it tells of no node.
 
     What a loop runs several times is one layer.
@@ -50,7 +50,7 @@ def read_profile(profile: str) -> tuple[Layer, ...]:
         events = json.loads(profile)
     except (ValueError, RecursionError) as error:
         raise EngineError(f"ONNX Runtime's profile is not JSON ({error}); wanted a list of events") from None
-    nodes: dict[tuple[str, str], Layer] = {}
+    nodes: dict[tuple[str, str], EngineLayer] = {}
     for each in events if isinstance(events, list) else []:
         if (layer := _layer(each)) is not None:
             nodes.setdefault((layer.name, str(each["args"].get("node_index"))), layer)
@@ -61,14 +61,14 @@ def read_profile(profile: str) -> tuple[Layer, ...]:
     return tuple(nodes.values())
 
 
-def _layer(told: Any) -> Layer | None:
+def _layer(told: Any) -> EngineLayer | None:
     """Return the node of one of the profile's events; None for an event of another kind."""
     name, args = (told.get("name"), told.get("args")) if isinstance(told, dict) else (None, None)
     if not (isinstance(name, str) and name.endswith(_END) and isinstance(args, dict)):
         return None
     kind = args.get("op_name") if isinstance(args.get("op_name"), str) else None
     outputs = tuple(_tensor(each) for each in _list(args.get("output_type_shape")) if isinstance(each, dict) and each)
-    return Layer(
+    return EngineLayer(
         name.removesuffix(_END),
         kind,
         precision=outputs[0].precision if outputs else None,

@@ -2,6 +2,6 @@
 
 from edge.mqtt.outbox.factory import open_outbox
 from edge.mqtt.outbox.outbox import Outbox
-from edge.mqtt.outbox.spooler import Shelving
+from edge.mqtt.outbox.spooler import Spooler
 
-__all__ = ["Outbox", "Shelving", "open_outbox"]
+__all__ = ["Outbox", "Spooler", "open_outbox"]

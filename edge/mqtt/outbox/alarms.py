@@ -8,7 +8,7 @@ from typing import Protocol
 from edge.core.records import OutboxState
 
 
-class Tell(Protocol):
+class AlarmCallback(Protocol):
     """Tells of an alarm that stands, or with no reason, that it does not stand any more."""
 
     def __call__(self, alarm: str, reason: str | None, step: str) -> None: ...
@@ -23,10 +23,10 @@ class Bounds:
     max_age_s: float = 0  # on disk
 
 
-class Standing:
+class AlarmLatch:
     """Which alarms stand."""
 
-    def __init__(self, tell: Tell, bounds: Bounds) -> None:
+    def __init__(self, tell: AlarmCallback, bounds: Bounds) -> None:
         self._tell = tell
         self._bounds = bounds
         self._is_silent = False

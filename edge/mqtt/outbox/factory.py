@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge.core.config import MqttSettings, OutboxSettings
-from edge.mqtt.outbox.alarms import Tell
+from edge.mqtt.outbox.alarms import AlarmCallback
 from edge.mqtt.outbox.journal import Journal
 from edge.mqtt.outbox.outbox import Outbox
-from edge.mqtt.outbox.spool import Shelf
-from edge.mqtt.outbox.spooler import Shelving
+from edge.mqtt.outbox.spool import Spool
+from edge.mqtt.outbox.spooler import Spooler
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,14 @@ MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
-def open_outbox(mqtt: MqttSettings, settings: OutboxSettings, state_dir: Path, tell: Tell) -> tuple[Outbox, Shelving]:
+def open_outbox(
+    mqtt: MqttSettings, settings: OutboxSettings, state_dir: Path, tell: AlarmCallback
+) -> tuple[Outbox, Spooler]:
     """Return the outbox of a daemon, and the thread, not started yet, that moves what waits to the disk and back."""
     outbox = Outbox(mqtt.queue_messages, open_journal(state_dir))
     path = state_dir / DISK_FILE
-    shelf = Shelf(path, settings.max_mb, settings.max_age_s, settings.sync) if settings.max_mb else None
-    return outbox, Shelving(outbox, shelf, settings.memory_s, settings.commit_s, tell)
+    shelf = Spool(path, settings.max_mb, settings.max_age_s, settings.sync) if settings.max_mb else None
+    return outbox, Spooler(outbox, shelf, settings.memory_s, settings.commit_s, tell)
 
 
 def open_journal(state_dir: Path) -> Journal | None:

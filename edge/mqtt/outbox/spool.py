@@ -61,7 +61,7 @@ class Gone:
     reason: DropReason
 
 
-class Shelf:
+class Spool:
     """Messages on disk; every call may raise sqlite3.Error or OSError."""
 
     def __init__(self, path: Path, max_mb: int, max_age_s: float, sync: Sync) -> None:

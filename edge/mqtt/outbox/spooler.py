@@ -15,10 +15,10 @@ from pathlib import Path
 
 from edge.core.clock import now_ns
 from edge.core.records import Message
-from edge.mqtt.outbox.alarms import Bounds, Standing, Tell
+from edge.mqtt.outbox.alarms import AlarmCallback, AlarmLatch, Bounds
 from edge.mqtt.outbox.outbox import Outbox
 from edge.mqtt.outbox.salvage import salvaged
-from edge.mqtt.outbox.spool import LOWEST, Shelf, Stock
+from edge.mqtt.outbox.spool import LOWEST, Spool, Stock
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +27,18 @@ FIRST_RETRY_S = 1.0
 LONGEST_RETRY_S = 60.0
 
 
-class Shelving:
+class Spooler:
     """Moves messages between an outbox and its shelf."""
 
-    def __init__(self, outbox: Outbox, shelf: Shelf | None, memory_s: float, commit_s: float, tell: Tell) -> None:
+    def __init__(
+        self, outbox: Outbox, shelf: Spool | None, memory_s: float, commit_s: float, tell: AlarmCallback
+    ) -> None:
         self._outbox = outbox
         self._shelf = shelf
         self._memory_ns = int(memory_s * 1e9)
         self._commit_ns = int(commit_s * 1e9)
         on_disk = (shelf.max_mb, shelf.max_age_s) if shelf else ()
-        self._alarms = Standing(tell, Bounds(outbox.bound, *on_disk))
+        self._alarms = AlarmLatch(tell, Bounds(outbox.bound, *on_disk))
         self._wake = threading.Event()
         self._closing = False
         self._read: set[int] = set()  # keys of what was read from the disk and is not taken from it yet
@@ -113,7 +115,7 @@ class Shelving:
         if self._is_due():
             self._looked_ns = now_ns()
 
-    def _is_to_open(self, shelf: Shelf) -> bool:
+    def _is_to_open(self, shelf: Spool) -> bool:
         # After a fault it is opened also where nothing is to be written: else nobody is told that the fault is over.
         return self._retries > 0 or shelf.path.exists() or (self._is_wanted() and self._outbox.holds_durable())
 
@@ -127,7 +129,7 @@ class Shelving:
         # A link that lets nothing pass looks like one that stands, until the client's patience is at its end.
         return self._closing or is_long or self._outbox.is_pressed or self._outbox.has_waited(self._memory_ns)
 
-    def _open(self, shelf: Shelf) -> None:
+    def _open(self, shelf: Spool) -> None:
         shelf.open(self._outbox.first_number)
         self._note_stock(shelf)
         if self._stock.messages:
@@ -136,12 +138,12 @@ class Shelving:
             while self._move(shelf):
                 pass
 
-    def _note_stock(self, shelf: Shelf) -> None:
+    def _note_stock(self, shelf: Spool) -> None:
         self._stock = shelf.stock()
         self._outbox.note_stock(self._stock)
         self._outbox.note_disk("ok")
 
-    def _read_some(self, shelf: Shelf) -> None:
+    def _read_some(self, shelf: Spool) -> None:
         if self._outbox.away_since_ns is not None or self._outbox.ahead > AHEAD // 2:
             return
         rows = shelf.read(self._read_up_to, AHEAD)
@@ -152,7 +154,7 @@ class Shelving:
             self._read.update(message.number for message in found)
             self._outbox.read_ahead(found)
 
-    def _write(self, shelf: Shelf) -> None:
+    def _write(self, shelf: Spool) -> None:
         if self._is_wanted():
             while self._is_wanted() and self._move(shelf):
                 pass
@@ -164,7 +166,7 @@ class Shelving:
             self._read_up_to = LOWEST
             shelf.shrink()
 
-    def _move(self, shelf: Shelf) -> bool:
+    def _move(self, shelf: Spool) -> bool:
         """Move a batch from memory to the disk; tell whether there was anything to move."""
         messages = self._outbox.take_for_disk(shelf.batch_bytes)
         settled = self._outbox.settled()
@@ -177,7 +179,7 @@ class Shelving:
             raise
         return bool(messages)
 
-    def _change(self, shelf: Shelf, messages: list[Message], settled: list[int]) -> None:
+    def _change(self, shelf: Spool, messages: list[Message], settled: list[int]) -> None:
         gone = shelf.change(messages, settled)
         self._looked_ns = now_ns()
         self._stock = shelf.stock()
@@ -191,7 +193,7 @@ class Shelving:
 
     # Faults
 
-    def _replace(self, shelf: Shelf) -> None:
+    def _replace(self, shelf: Spool) -> None:
         """Somebody has taken the file, or its folder, away; what it held is still open."""
         log.warning("%s is gone: it is written anew", shelf.path)
         shelf.move_to_new_file()
@@ -215,7 +217,7 @@ class Shelving:
             shelf.close()
             self._fail(f"{shelf.path} is damaged ({error}) and cannot be put aside ({further})")
 
-    def _start_anew(self, shelf: Shelf, aside: Path, error: Exception) -> None:
+    def _start_anew(self, shelf: Spool, aside: Path, error: Exception) -> None:
         """Begin a new file with what can still be read of the one that was put aside."""
         had, saved = self._stock.messages, 0
         shelf.open(self._outbox.first_number)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.inference.admission import Entry, read_entries
+from edge.inference.admission import PrecisionEntry, read_entries
 from edge.inference.fp16.convert import source_sha256
 from edge.perf.bench.tables import Row, Sheet
 
@@ -38,7 +38,7 @@ def accuracy_sheet(rows: Sequence[Row], told: Sequence[Mapping[str, Any]]) -> Sh
     return Sheet("Throughput, efficiency, latency and accuracy", _HEADS, tuple(lines))
 
 
-def _accuracy(precision: str, entries: Sequence[Entry]) -> dict[str, Any]:
+def _accuracy(precision: str, entries: Sequence[PrecisionEntry]) -> dict[str, Any]:
     """Return metric and value of a precision, by the newest entry that tells of it."""
     for entry in entries:
         truth = (entry.truth or {}).get(precision, {})

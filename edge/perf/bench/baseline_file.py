@@ -38,7 +38,7 @@ class _Row(BaseModel):
     samples: list[_Block] | None = None
 
 
-class _Run(BaseModel):
+class _BaselineRun(BaseModel):
     machine: dict[str, Any]
     rows: list[_Row]
 
@@ -52,7 +52,7 @@ def read_run(path: Path) -> Run:
     except ValueError:
         raise ConfigError(f"--baseline {path}: found no JSON, wanted one document of edge bench; {_MAKE_ONE}") from None
     try:
-        _Run.model_validate(found)
+        _BaselineRun.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"

@@ -28,7 +28,7 @@ FIGURES = tuple(_RESAMPLED)
 
 
 @dataclass(frozen=True)
-class Change:
+class FigureChange:
     """One figure now ÷ the same figure before, and the interval that the samples leave it; not drift between runs."""
 
     figure: str  # images_per_s or latency_ms, the median
@@ -40,7 +40,7 @@ class Change:
 
 def change(
     figure: str, before: Sequence[Block], now: Sequence[Block], tolerance: float, confidence: float
-) -> Change | None:
+) -> FigureChange | None:
     """Return what became of a figure, from at least two blocks a run; None where a run has no such figure.
 
     The interval is that of Student's t, with the standard errors from resampled blocks, so it holds what varied within
@@ -58,7 +58,7 @@ def change(
     half = math.hypot(_noise(errors, [len(blocks) for blocks in runs], confidence), *drifts)
     gain = -math.log(ratio) if figure == "latency_ms" else math.log(ratio)
     verdict = _verdict(gain, half, math.log1p(tolerance))
-    return Change(figure, ratio, ratio * math.exp(-half), ratio * math.exp(half), verdict)
+    return FigureChange(figure, ratio, ratio * math.exp(-half), ratio * math.exp(half), verdict)
 
 
 def _noise(errors: Sequence[float], blocks: Sequence[int], confidence: float) -> float:

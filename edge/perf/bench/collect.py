@@ -10,10 +10,10 @@ from typing import Protocol
 
 from edge.core.clock import now_ns
 from edge.host.sensors.energy import Energy
-from edge.host.sensors.sensors import Reading
+from edge.host.sensors.sensors import SensorReading
 from edge.perf.bench.load_generator import Query, Scenario
-from edge.perf.bench.row import Block, Row, ratio, significant, speed_of
-from edge.perf.bench.stability import judge
+from edge.perf.bench.row import BenchRow, Block, ratio, significant, speed_of
+from edge.perf.bench.stability import assess_stability
 
 # Blocks of a run's samples: one a second, and so many of a shorter run; one a query where there are fewer.
 LEAST_BLOCKS = 10
@@ -24,15 +24,15 @@ _INSTANT_S = 1e-9
 _DECIMALS_MS = 4  # a tenth of a microsecond
 
 
-class Sensors(Protocol):
+class RowSensors(Protocol):
     """The machine's sensors."""
 
-    def read(self, images: int | None = None, power_mode: str | None = None) -> Reading:
+    def read(self, images: int | None = None, power_mode: str | None = None) -> SensorReading:
         """Return what was measured since the last call."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class RowSetting:
     """What a row is of."""
 
     device: str
@@ -50,14 +50,14 @@ class Stretch:
 
     queries: list[Query] = field(default_factory=list)
     start_ns: int = 0
-    start: Reading | None = None
-    end: Reading | None = None
+    start: SensorReading | None = None
+    end: SensorReading | None = None
 
-    def begin(self, sensors: Sensors, mode: str | None) -> None:
+    def begin(self, sensors: RowSensors, mode: str | None) -> None:
         self.start = sensors.read(power_mode=mode)
         self.start_ns = now_ns()
 
-    def finish(self, sensors: Sensors, mode: str | None) -> None:
+    def finish(self, sensors: RowSensors, mode: str | None) -> None:
         self.end = sensors.read(sum(query.images for query in self.queries), mode)
 
     def blocks(self, least: int = LEAST_BLOCKS) -> tuple[Block, ...]:
@@ -68,7 +68,7 @@ class Stretch:
         return p99_ms is not None and p99_ms <= target_p99_ms
 
 
-def row_of(setting: Setting, stretches: Sequence[Stretch]) -> Row:
+def row_of(setting: RowSetting, stretches: Sequence[Stretch]) -> BenchRow:
     """Return the row of stretches that have queries and readings."""
     starts = [each.start for each in stretches if each.start is not None]
     ends = [each.end for each in stretches if each.end is not None]
@@ -81,14 +81,14 @@ def row_of(setting: Setting, stretches: Sequence[Stretch]) -> Row:
     gpu_w = next((rail.power_w for name in GPU_RAILS if (rail := rails.get(name))), None)
     start_c, end_c = starts[0].conditions.hottest_c, ends[-1].conditions.hottest_c
     throttled = _any([each.throttled for each in ends])
-    judged = judge(
+    judged = assess_stability(
         [block.to_json() for block in blocks],
         scenario=setting.scenario,
         is_throttled=throttled,
         temperature_start_c=start_c,
         temperature_end_c=end_c,
     )
-    return Row(
+    return BenchRow(
         device=setting.device,
         power_mode=setting.power_mode,
         precision=setting.precision,
@@ -135,7 +135,7 @@ def blocks_of(queries: Sequence[Query], start_ns: int, least: int = LEAST_BLOCKS
     return tuple(blocks)
 
 
-def power_of(readings: Sequence[Reading]) -> float | None:
+def power_of(readings: Sequence[SensorReading]) -> float | None:
     """Return the mean power of all; None where it was read during too little of the time."""
     totals = [each.period.total for each in readings if each.period.total is not None]
     if len(totals) < len(readings):
@@ -144,13 +144,13 @@ def power_of(readings: Sequence[Reading]) -> float | None:
     return None if total.gap_s > MOST_GAP * sum(each.period.seconds for each in readings) else total.power_w
 
 
-def _rails(readings: Sequence[Reading]) -> dict[str, Energy]:
+def _rails(readings: Sequence[SensorReading]) -> dict[str, Energy]:
     """Return the energy of each rail that was there all the time."""
     names = [name for name in readings[0].period.rails if all(name in each.period.rails for each in readings)]
     return {name: reduce(add, (each.period.rails[name] for each in readings)) for name in names}
 
 
-def _mean(readings: Sequence[Reading], values: Sequence[float | None]) -> float | None:
+def _mean(readings: Sequence[SensorReading], values: Sequence[float | None]) -> float | None:
     """Return the mean over the time that the readings are of; None where one does not tell."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Sequence
 from statistics import median
 
-from edge.perf.bench.interleaved import Group, Point
+from edge.perf.bench.interleaved import Group, PlannedRow
 from edge.perf.bench.measure import MOST_PROBES, Effort
 from edge.perf.bench.networks import NAMES, find
-from edge.perf.bench.row import Row
+from edge.perf.bench.row import BenchRow
 
 # Before anything is measured: what a core or two of a board multiply in a second.
 _GUESSED_PER_S = 2e10
@@ -17,10 +17,10 @@ _OPENING_S = 0.5
 _WARM_UP_QUERIES = 1
 
 
-class Pace:
+class EtaEstimator:
     """Learns from the rows as they come."""
 
-    def __init__(self, effort: Effort, rows: Sequence[Row]) -> None:
+    def __init__(self, effort: Effort, rows: Sequence[BenchRow]) -> None:
         """Take the rows that are measured, to which more are added meanwhile."""
         self._effort = effort
         self._rows = rows
@@ -29,7 +29,7 @@ class Pace:
         """Return how long a group will take."""
         return sum(self._row_s(point) for point in group.points)
 
-    def _row_s(self, point: Point) -> float:
+    def _row_s(self, point: PlannedRow) -> float:
         effort, length = self._effort, self._effort.length
         batch_s = point.cell.batch * self._image_s(point.subject.name)
         images_s = 0.0 if length.images is None else length.images * batch_s / point.cell.batch

@@ -18,9 +18,9 @@ from edge.inference.backends.ort import import_onnxruntime
 from edge.inference.backends.ort_profile import layers_run
 from edge.inference.backends.tensorrt.builder import library_name
 from edge.inference.backends.tensorrt.inspector import InspectedModel, described
-from edge.inference.backends.tensorrt.layers import Layer
+from edge.inference.backends.tensorrt.layers import EngineLayer
 from edge.inference.backends.tensorrt.library import load_tensorrt
-from edge.inference.engine_provider import Place
+from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.fp16.convert import fp16_file
 from edge.inference.model_variants import form_file
 from edge.perf.bench.networks import find
@@ -40,7 +40,7 @@ class Counted:
     """The layers that one source tells of."""
 
     source: str  # what told it
-    layers: tuple[tuple[Layer, float | None], ...]  # each with its milliseconds; None: not measured
+    layers: tuple[tuple[EngineLayer, float | None], ...]  # each with its milliseconds; None: not measured
     constants: int = 0  # beside them
 
     def to_json(self) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def _run_by_onnxruntime(inspected: InspectedModel) -> Counted:
 def _build(inspected: InspectedModel, folder: Path, manifest: Manifest) -> None:
     """Have the plan built and kept."""
     settings = ModelSettings.model_validate({"path": str(folder.resolve()), "max_batch": inspected.max_batch})
-    place = Place(inspected.state_dir, inspected.board, EnginesSettings())
+    place = EngineEnvironment(inspected.state_dir, inspected.board, EnginesSettings())
     supply_of(settings, manifest, place, threads=1).make(inspected.precision).close()
 
 

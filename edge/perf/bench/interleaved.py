@@ -11,12 +11,12 @@ import psutil
 
 from edge.core.errors import GpuMemoryError, ModelError
 from edge.host.board import read_board
-from edge.inference.engine_provider import Place
-from edge.perf.bench.collect import Sensors, Setting
-from edge.perf.bench.measure import Measurement, Turns
-from edge.perf.bench.plan import Cell, Wish
+from edge.inference.engine_provider import EngineEnvironment
+from edge.perf.bench.collect import RowSensors, RowSetting
+from edge.perf.bench.measure import Measurement, RoundRobin
+from edge.perf.bench.plan import BenchPlan, GridCell
 from edge.perf.bench.report import Report
-from edge.perf.bench.row import Row
+from edge.perf.bench.row import BenchRow
 from edge.perf.bench.subject import Subject
 from edge.perf.bench.systems import make_form, open_alone, open_serving
 
@@ -26,11 +26,11 @@ STRETCHES = 5  # of a setting that takes turns: as many blocks as the judge want
 
 
 @dataclass(frozen=True)
-class Point:
+class PlannedRow:
     """One row that is to come."""
 
     subject: Subject
-    cell: Cell
+    cell: GridCell
 
     def __str__(self) -> str:
         return f"{self.subject.name} {self.cell}"
@@ -40,7 +40,7 @@ class Point:
 class Group:
     """Points that take turns."""
 
-    points: tuple[Point, ...]
+    points: tuple[PlannedRow, ...]
 
     def __str__(self) -> str:
         """Name all precisions, and once what they have in common."""
@@ -49,9 +49,9 @@ class Group:
         return str(first).replace(first.cell.precision, precisions, 1)
 
 
-def groups(points: Iterable[Point]) -> list[Group]:
+def groups(points: Iterable[PlannedRow]) -> list[Group]:
     """Put together what differs in precision alone, in the order in which each first comes."""
-    found: dict[tuple[str, Cell], list[Point]] = {}
+    found: dict[tuple[str, GridCell], list[PlannedRow]] = {}
     for point in points:
         found.setdefault((point.subject.name, replace(point.cell, precision="fp32")), []).append(point)
     return [Group(tuple(each)) for each in found.values()]
@@ -62,10 +62,12 @@ def free_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
-class Together:
+class InterleavedRunner:
     """Opens and measures groups; what was measured joins the report, and so does why something was left out."""
 
-    def __init__(self, wish: Wish, place: Callable[[Subject], Place], sensors: Sensors, report: Report) -> None:
+    def __init__(
+        self, wish: BenchPlan, place: Callable[[Subject], EngineEnvironment], sensors: RowSensors, report: Report
+    ) -> None:
         self._wish = wish
         self._place = place
         self._sensors = sensors
@@ -82,9 +84,9 @@ class Together:
         while made:
             made = self._measure_fitting(made, mode)
 
-    def _measure_fitting(self, points: Sequence[Point], mode: str | None) -> list[Point]:
+    def _measure_fitting(self, points: Sequence[PlannedRow], mode: str | None) -> list[PlannedRow]:
         """Measure those for which there is memory at the same time; return the others."""
-        turns, largest = Turns(), 0
+        turns, largest = RoundRobin(), 0
         stretches = STRETCHES if len(points) > 1 else 1
         with contextlib.ExitStack() as opened:
             for number, point in enumerate(points):
@@ -107,28 +109,28 @@ class Together:
             self._add(turns.rows())
         return rest
 
-    def _add(self, rows: Sequence[Row]) -> None:
+    def _add(self, rows: Sequence[BenchRow]) -> None:
         self._report.rows += rows
         for row in rows:
             about = (row.network, row.precision, row.batch)
             log.info("%s %s batch %d: %s images/s, median %s ms", *about, row.images_per_s, row.latency_ms)
 
-    def _opened(self, point: Point, opened: contextlib.ExitStack, mode: str | None, stretches: int) -> Measurement:
+    def _opened(self, point: PlannedRow, opened: contextlib.ExitStack, mode: str | None, stretches: int) -> Measurement:
         wish, cell, subject = self._wish, point.cell, point.subject
         open_system = open_alone if wish.engine_only else open_serving
         system = opened.enter_context(open_system(subject, cell, self._place(subject), wish.batches, wish.seed))
-        setting = Setting(self._device, mode, cell.precision, subject.name, cell.batch, system.lanes, cell.scenario)
+        setting = RowSetting(self._device, mode, cell.precision, subject.name, cell.batch, system.lanes, cell.scenario)
         return Measurement(system, self._sensors, setting, wish.effort, stretches)
 
     @contextlib.contextmanager
-    def _or_left_out(self, point: Point) -> Iterator[None]:
+    def _or_left_out(self, point: PlannedRow) -> Iterator[None]:
         """Leave out what cannot be had here, with the reason."""
         try:
             yield
         except ModelError as error:
             self._report.notes.append(f"{point} is left out: {error}")
 
-    def _later(self, points: Sequence[Point], lacking: str) -> list[Point]:
+    def _later(self, points: Sequence[PlannedRow], lacking: str) -> list[PlannedRow]:
         named = ", ".join(map(str, points))
         told = f"{named}: not measured in turn with the precisions before, as {lacking}"
         self._report.notes.append(told)

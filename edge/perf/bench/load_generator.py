@@ -79,7 +79,7 @@ class Length:
         return elapsed_ns >= self.seconds * 1e9 if self.images is None else images >= self.images
 
 
-class _Run:
+class _ClosedLoopRun:
     """What a closed loop is at: how many queries have ended, and when there are enough."""
 
     def __init__(
@@ -118,7 +118,7 @@ class ClosedLoop:
         self._most = 2 * system.lanes if scenario == "offline" else 1
         self._free_since_ns = deque([0] * self._most)  # places for queries that are not in work
         self._lock = threading.Lock()
-        self._run: _Run | None = None
+        self._run: _ClosedLoopRun | None = None
         self._caller = threading.get_ident()
 
     def run(
@@ -130,7 +130,7 @@ class ClosedLoop:
         query, says so need not have more queries than any. Raises the system's failure.
         """
         self._caller = threading.get_ident()
-        run = self._run = _Run(length, taken, start_ns, is_hopeless)
+        run = self._run = _ClosedLoopRun(length, taken, start_ns, is_hopeless)
         try:
             self._top_up()
             patience = Patience(self._system)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from edge.core.clock import now_ns
 from edge.perf.bench.arrivals import poisson
-from edge.perf.bench.collect import Sensors, Setting, Stretch, row_of
+from edge.perf.bench.collect import RowSensors, RowSetting, Stretch, row_of
 from edge.perf.bench.load_generator import ClosedLoop, Length, Query, System, serve
-from edge.perf.bench.row import LEAST_SAMPLES, Row
+from edge.perf.bench.row import LEAST_SAMPLES, BenchRow
 from edge.perf.bench.target import Target
 
 # A board is warm when its hottest sensor has risen by no more than this from one stretch of warming up to the next.
@@ -37,12 +37,12 @@ class Effort:
 class InterruptedRunError(KeyboardInterrupt):
     """Ctrl-C in the midst of runs, with the rows of what was measured until then."""
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, rows: list[BenchRow]) -> None:
         super().__init__()
         self.rows = rows
 
 
-class Turns:
+class RoundRobin:
     """Settings that are measured side by side, a stretch of each in turn, so that what drifts hits all alike."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Turns:
         self._steps[member] = member.steps()
         self._step(member)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[BenchRow]:
         """Measure; raise InterruptedRunError at Ctrl-C, with what each has until then; a system's failure is raised."""
         while self._steps:
             for member in tuple(self._steps):
@@ -77,7 +77,9 @@ class Turns:
 class Measurement:
     """One setting on one system under test; with several stretches, others may be measured between them."""
 
-    def __init__(self, system: System, sensors: Sensors, setting: Setting, effort: Effort, stretches: int = 1) -> None:
+    def __init__(
+        self, system: System, sensors: RowSensors, setting: RowSetting, effort: Effort, stretches: int = 1
+    ) -> None:
         self._system = system
         self._sensors = sensors
         self._setting = setting
@@ -86,9 +88,9 @@ class Measurement:
         self.stretches: list[Stretch] = []  # of the row; the last one may be at work
         self._hopeless: str | None = None  # why there can be no row to be trusted
 
-    def measure(self) -> Row:
+    def measure(self) -> BenchRow:
         """Return the row; raise InterruptedRunError at Ctrl-C, and what the system failed with."""
-        turns = Turns()
+        turns = RoundRobin()
         turns.join(self)
         return turns.rows()[0]
 
@@ -96,12 +98,12 @@ class Measurement:
         """Warm up, and then measure a stretch with each step."""
         return self._serve() if self._setting.scenario == "server" else self._keep_busy()
 
-    def row(self) -> Row:
+    def row(self) -> BenchRow:
         """Return what was measured, once there are no more steps."""
         row = self._row_of(self.stretches)
         return row if self._hopeless is None else replace(row, valid=False, why=self._hopeless)
 
-    def interrupted_row(self) -> Row | None:
+    def interrupted_row(self) -> BenchRow | None:
         """Return the row of what was measured until now; None where that is nothing."""
         kept = [each for each in self.stretches if each.queries]
         if not kept:
@@ -111,7 +113,7 @@ class Measurement:
         why = "interrupted: only what was measured until then is told"
         return replace(self._row_of(kept), valid=False, why=why)
 
-    def _row_of(self, stretches: list[Stretch]) -> Row:
+    def _row_of(self, stretches: list[Stretch]) -> BenchRow:
         row = row_of(self._setting, stretches)
         # With others open beside it, nobody can tell how much of the memory is this one's.
         return row if self._count == 1 else replace(row, memory_mb=None)

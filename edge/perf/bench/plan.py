@@ -16,7 +16,7 @@ WARM_UP_S, QUICK_WARM_UP_S = 2.0, 0.2
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One setting that is asked for; lanes None: as many as serve."""
 
     scenario: Scenario
@@ -32,7 +32,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Wish:
+class BenchPlan:
     """What is to be measured, and over what."""
 
     what: tuple[str, ...]  # networks, folders with model.toml, or a configuration
@@ -56,9 +56,9 @@ class Wish:
         warm_up_s = QUICK_WARM_UP_S if self.quick else WARM_UP_S
         return Effort(Length(seconds, self.frames), warm_up_s, not self.quick, self.target_p99_ms, self.seed)
 
-    def cells(self, power_modes: tuple[str | None, ...]) -> Iterator[Cell]:
+    def cells(self, power_modes: tuple[str | None, ...]) -> Iterator[GridCell]:
         """Yield each combination; modes change least, as a board has to settle."""
         for mode, precision, scenario, lanes, batch in itertools.product(
             power_modes, self.precisions, self.scenarios, self.lanes, sorted(set(self.batches))
         ):
-            yield Cell(scenario, mode, precision, lanes, batch)
+            yield GridCell(scenario, mode, precision, lanes, batch)

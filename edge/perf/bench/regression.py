@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from edge.core.errors import ConfigError
-from edge.perf.bench.change import BETTER, FIGURES, SAME, UNCLEAR, WORSE, Change, change
+from edge.perf.bench.change import BETTER, FIGURES, SAME, UNCLEAR, WORSE, FigureChange, change
 from edge.perf.bench.sample_statistics import LEAST_BLOCKS, Block
 from edge.perf.bench.tables import Row, Sheet
 
@@ -37,12 +37,12 @@ class RowChange:
 
     key: Key
     verdict: str
-    changes: tuple[Change, ...]
+    changes: tuple[FigureChange, ...]
     why: str | None
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """What became of each row that both runs have, and what else there is to know of the two runs."""
 
     tolerance: float
@@ -71,7 +71,7 @@ def key_of(row: Row) -> Key:
     return Key(row["network"], row["precision"], row["batch"], row["scenario"], row["lanes"], mode)
 
 
-def compare(before: Sequence[Row], now: Sequence[Row], tolerance: float = TOLERANCE) -> Comparison:
+def compare(before: Sequence[Row], now: Sequence[Row], tolerance: float = TOLERANCE) -> BaselineComparison:
     """Compare the rows that both runs have; pure, and the same rows always give the same answer.
 
     `change` tells how. A row is worse where a figure is. It is unclear with too few blocks, with samples that vary too
@@ -82,10 +82,10 @@ def compare(before: Sequence[Row], now: Sequence[Row], tolerance: float = TOLERA
     both = [row for row in now if key_of(row) in earlier]
     confidence = 1 - (1 - CONFIDENCE) / max(len(both), 1)
     rows = tuple(_row_change(earlier[key_of(row)], row, tolerance, confidence) for row in both)
-    return Comparison(tolerance, rows, tuple(_unmatched(before, now)))
+    return BaselineComparison(tolerance, rows, tuple(_unmatched(before, now)))
 
 
-def comparison_sheet(comparison: Comparison) -> Sheet:
+def comparison_sheet(comparison: BaselineComparison) -> Sheet:
     """Return the comparison as a table: each row's ratios, now ÷ before, with their intervals."""
     heads = ("row", "verdict", "images/s", "p50 ms", "why")
     lines = []

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.core.errors import EdgeError
-from edge.perf.bench.row import Row
+from edge.perf.bench.row import BenchRow
 from edge.perf.bench.tables import Sheet, cell_text, rows_sheet, to_csv, to_markdown
 
 Form = Literal["table", "json", "csv", "markdown"]
@@ -33,7 +33,7 @@ class Report:
 
     machine: Mapping[str, Any]
     target_p99_ms: float | None = None
-    rows: list[Row] = field(default_factory=list)
+    rows: list[BenchRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     partial: bool = False  # ended by Ctrl-C
     sheets: list[Sheet] = field(default_factory=list)  # what was asked for beside the rows
@@ -66,7 +66,7 @@ class Report:
         }
 
 
-def _rank(row: Row) -> tuple[bool, float]:
+def _rank(row: BenchRow) -> tuple[bool, float]:
     """Order rows: what is to be trusted comes before what is faster."""
     return row.valid, row.images_per_s or 0.0
 

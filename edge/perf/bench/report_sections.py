@@ -12,7 +12,7 @@ from edge.perf.bench.baseline_file import check_same_machine, read_run
 from edge.perf.bench.html_report import check_page, write_page
 from edge.perf.bench.plot import plot
 from edge.perf.bench.published import Pair, beside, published_device, published_sheet
-from edge.perf.bench.regression import TOLERANCE, Comparison, check_tolerance, compare, comparison_sheet
+from edge.perf.bench.regression import TOLERANCE, BaselineComparison, check_tolerance, compare, comparison_sheet
 from edge.perf.bench.report import Report, title_of
 from edge.perf.bench.speedup import speedup_sheet
 from edge.perf.plotting import check_plot
@@ -21,7 +21,7 @@ PUBLISHED = "published"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReportOptions:
     """What is asked for beside the rows."""
 
     published: bool = False
@@ -35,10 +35,10 @@ class Asked:
     page: Path | None = None
 
 
-class Beside:
+class ReportSections:
     """What an order asks for beside the rows, checked before anything is measured."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: ReportOptions) -> None:
         """Read the earlier run; raise ConfigError for what could not be told in the end."""
         self._asked = asked
         check_tolerance(asked.tolerance)
@@ -51,7 +51,7 @@ class Beside:
         elif asked.board is not None:
             raise ConfigError("--board: found no --compare published, wanted it: only there a board is named")
         self._before = read_run(asked.baseline) if asked.baseline is not None else None
-        self._comparison: Comparison | None = None
+        self._comparison: BaselineComparison | None = None
 
     @property
     def is_worse(self) -> bool:

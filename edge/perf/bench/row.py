@@ -26,7 +26,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BenchRow:
     """One setting that was measured; None for what was not, or cannot be."""
 
     device: str
@@ -62,7 +62,7 @@ class Row:
         return asdict(self) | {"rails_w": dict(self.rails_w), "samples": [each.to_json() for each in self.samples]}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Row:
+    def from_json(cls, found: Mapping[str, Any]) -> BenchRow:
         """Return the row that `to_json` told; keys that this version does not know are left out."""
         known = {field.name: found[field.name] for field in fields(cls)}
         blocks = (

@@ -11,7 +11,7 @@ REFERENCE = "fp32"
 _ORDER = (REFERENCE, "fp16", "int8")
 
 
-class Place(NamedTuple):
+class RowIdentity(NamedTuple):
     """What else than the precision a row is a measurement of."""
 
     network: str
@@ -21,11 +21,11 @@ class Place(NamedTuple):
     power_mode: str | None
 
 
-def speedups(rows: Sequence[Row]) -> dict[Place, dict[str, float | None]]:
+def speedups(rows: Sequence[Row]) -> dict[RowIdentity, dict[str, float | None]]:
     """Return, by place, images/s of each measured precision ÷ images/s in FP32; None where either was not measured."""
-    rates: dict[Place, dict[str, float | None]] = {}
+    rates: dict[RowIdentity, dict[str, float | None]] = {}
     for row in rows:
-        place = Place(row["network"], row["batch"], row["scenario"], row["lanes"], row.get("power_mode"))
+        place = RowIdentity(row["network"], row["batch"], row["scenario"], row["lanes"], row.get("power_mode"))
         rates.setdefault(place, {})[row["precision"]] = row["images_per_s"]
     return {place: _relative(found) for place, found in rates.items()}
 
@@ -35,7 +35,7 @@ def speedup_sheet(rows: Sequence[Row]) -> Sheet:
     found = speedups(rows)
     measured = {precision for each in found.values() for precision in each}
     columns = [each for each in _ORDER if each in measured] + sorted(measured - set(_ORDER))
-    shown = [name for name in Place._fields if name in ("network", "batch") or _varies(found, name)]
+    shown = [name for name in RowIdentity._fields if name in ("network", "batch") or _varies(found, name)]
     lines = tuple(
         (*(getattr(place, name) for name in shown), *(_times(by_precision.get(each)) for each in columns))
         for place, by_precision in found.items()
@@ -48,7 +48,7 @@ def _relative(rates: Mapping[str, float | None]) -> dict[str, float | None]:
     return {name: rate / reference if rate is not None and reference else None for name, rate in rates.items()}
 
 
-def _varies(found: Mapping[Place, Any], name: str) -> bool:
+def _varies(found: Mapping[RowIdentity, Any], name: str) -> bool:
     return len({getattr(place, name) for place in found}) > 1
 
 

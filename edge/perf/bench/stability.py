@@ -45,7 +45,7 @@ class Judgement:
         return "; ".join(self.sentences) or None
 
 
-def judge(
+def assess_stability(
     blocks: Sequence[Block],
     *,
     scenario: str = "single-stream",

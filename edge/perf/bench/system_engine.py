@@ -17,7 +17,7 @@ from edge.inference.infer import Inference
 STOP_S = 60.0  # for the batches that are in work: a large one takes half a minute on a small CPU
 
 
-class _Query:
+class _EngineQuery:
     """Images of one query that are not done yet."""
 
     __slots__ = ("finish", "left")
@@ -41,7 +41,7 @@ class EngineAlone:
         self._engine = engine
         self._seed = seed
         self._in_caller = in_caller
-        self._waiting: deque[_Query] = deque()  # once for each image
+        self._waiting: deque[_EngineQuery] = deque()  # once for each image
         self._came = threading.Condition()
         self._stopped = False
         self._threads: list[threading.Thread] = []
@@ -82,7 +82,7 @@ class EngineAlone:
                 self._inference.run(min(self.batch, images - first))
             finish()
             return
-        query = _Query(images, finish)
+        query = _EngineQuery(images, finish)
         with self._came:
             self._waiting.extend([query] * images)
             self._came.notify(-(-images // self.batch))
@@ -109,7 +109,7 @@ class EngineAlone:
                     return
                 self._finish(queries)
 
-    def _take(self) -> list[_Query]:
+    def _take(self) -> list[_EngineQuery]:
         """Wait for images; nothing at the end."""
         with self._came:
             while not self._waiting and not self._stopped:
@@ -118,7 +118,7 @@ class EngineAlone:
                 return []
             return [self._waiting.popleft() for _ in range(min(self.batch, len(self._waiting)))]
 
-    def _finish(self, queries: list[_Query]) -> None:
+    def _finish(self, queries: list[_EngineQuery]) -> None:
         with self._came:
             for query in queries:
                 query.left -= 1

@@ -19,9 +19,9 @@ from edge.core.config import ModelSettings
 from edge.core.errors import ConfigError, EdgeError, EngineError, ModelError
 from edge.core.records import DropCause, Frame, Result
 from edge.inference.admission import Precision
-from edge.inference.engine_provider import Place
+from edge.inference.engine_provider import EngineEnvironment
 from edge.pipeline.lane import join_lanes, open_lanes, warm_lanes
-from edge.pipeline.served_model import Model, Served
+from edge.pipeline.served_model import Served, ServedModel
 
 Picture = NDArray[np.uint8]
 
@@ -31,7 +31,7 @@ STOP_S = 60.0
 _COMPANY_MS = 10_000.0
 
 
-class _Query:
+class _ServingQuery:
     """The owner of one query's frames."""
 
     name = "bench"
@@ -60,7 +60,7 @@ class _Query:
 class Serving:
     """A model served by its lanes; a context manager."""
 
-    def __init__(self, model: Model, pictures: Sequence[Picture], *, whole_batches: bool) -> None:
+    def __init__(self, model: ServedModel, pictures: Sequence[Picture], *, whole_batches: bool) -> None:
         """Take an opened model, which is closed at the end; with `whole_batches`, no batch leaves before it is full."""
         cv2.setNumThreads(1)  # as the pipeline does
         self.batch = model.max_batch
@@ -96,7 +96,7 @@ class Serving:
             self._model.close()
 
     def issue(self, images: int, finish: Callable[[], None]) -> None:
-        query = _Query(images, finish, self._lose)
+        query = _ServingQuery(images, finish, self._lose)
         for _ in range(images):
             picture = self._pictures[self._number % len(self._pictures)]
             self._room.put(Frame(query, self._number, picture, now_ns(), wall_ns()))
@@ -106,12 +106,12 @@ class Serving:
         self._lost = EngineError(f"a picture gave no result ({cause}); see --log-level error for what failed")
 
 
-def open_model(name: str, settings: ModelSettings, place: Place, precision: Precision) -> Model:
+def open_model(name: str, settings: ModelSettings, place: EngineEnvironment, precision: Precision) -> ServedModel:
     """Open a model whose engine is of a precision, building it where that is to be done.
 
     Raises ModelError where this precision is not served here.
     """
-    model = Model(name, settings.model_copy(update={"precision": precision}), place)
+    model = ServedModel(name, settings.model_copy(update={"precision": precision}), place)
     try:
         if f"/{precision}/" not in model.engine.label:
             if not model.may_build or (precision == "int8" and not place.force):
@@ -135,7 +135,7 @@ def check_batches(batches: Sequence[int], fixed_batch: int | None, network: str)
         )
 
 
-def random_pictures(model: Model, seed: int) -> list[Picture]:
+def random_pictures(model: ServedModel, seed: int) -> list[Picture]:
     """Draw pictures of the size of a model's input."""
     height, width = model.served.make_preprocessor().input_px[::-1]
     random = np.random.default_rng(seed)

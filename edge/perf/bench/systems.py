@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 
 from edge.core.config import ModelSettings
 from edge.core.manifest import read_manifest
-from edge.inference.engine_provider import Place
+from edge.inference.engine_provider import EngineEnvironment
 from edge.perf.bench.load_generator import System
-from edge.perf.bench.plan import Cell
+from edge.perf.bench.plan import GridCell
 from edge.perf.bench.subject import Subject, pictures
 from edge.perf.bench.system_engine import EngineAlone
 from edge.perf.bench.system_serving import Serving, check_batches, open_model, random_pictures
 from edge.pipeline.served_model import GPU_LANES, lane_plan, supply_of, usable_cores
 
 
-def settings_of(subject: Subject, cell: Cell) -> ModelSettings:
+def settings_of(subject: Subject, cell: GridCell) -> ModelSettings:
     """Return the model's settings for a setting that is measured.
 
     With one query at a time a second lane has nothing to do: left open, there is one, with all the engine's threads.
@@ -29,7 +29,9 @@ def settings_of(subject: Subject, cell: Cell) -> ModelSettings:
 
 
 @contextlib.contextmanager
-def open_serving(subject: Subject, cell: Cell, place: Place, batches: Sequence[int], seed: int) -> Iterator[System]:
+def open_serving(
+    subject: Subject, cell: GridCell, place: EngineEnvironment, batches: Sequence[int], seed: int
+) -> Iterator[System]:
     """Open the serving path; raise ModelError where this precision is not served here, ConfigError for a batch."""
     model = open_model(subject.name, settings_of(subject, cell), place, cell.precision)
     try:
@@ -43,7 +45,9 @@ def open_serving(subject: Subject, cell: Cell, place: Place, batches: Sequence[i
 
 
 @contextlib.contextmanager
-def open_alone(subject: Subject, cell: Cell, place: Place, batches: Sequence[int], seed: int) -> Iterator[System]:
+def open_alone(
+    subject: Subject, cell: GridCell, place: EngineEnvironment, batches: Sequence[int], seed: int
+) -> Iterator[System]:
     """Open the engine alone; raise ModelError where this precision cannot be had here, ConfigError for a batch."""
     settings = settings_of(subject, cell)
     manifest = read_manifest(settings.path)
@@ -62,7 +66,7 @@ def open_alone(subject: Subject, cell: Cell, place: Place, batches: Sequence[int
         yield alone
 
 
-def make_form(subject: Subject, cell: Cell, place: Place) -> None:
+def make_form(subject: Subject, cell: GridCell, place: EngineEnvironment) -> None:
     """Make the INT8 form of a network, where that is measured; one of a model has to prove itself.
 
     Raises ModelError where that cannot be done.

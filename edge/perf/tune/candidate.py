@@ -20,7 +20,7 @@ _TOO_LARGE = "smaller batches miss the target already"
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Setting:
     """Settings under which the pipeline can run."""
 
     power_mode: str | None  # None: the board's, whatever it is
@@ -35,7 +35,7 @@ class Candidate:
         return f"{mode}{self.device} {self.precision} batch {self.max_batch} {lanes}"
 
 
-class Measured(Table):
+class MeasuredSetting(Table):
     """What the pipeline did under a candidate's settings."""
 
     point: OperatingPoint
@@ -61,12 +61,12 @@ class Axes:
     lanes: tuple[int, ...]
     batches: tuple[int, ...]
 
-    def candidates(self) -> Iterator[Candidate]:
+    def candidates(self) -> Iterator[Setting]:
         """Yield each combination: modes change least, since a board has to settle, and small ones come first."""
         for mode, device, precision, lanes, batch in itertools.product(
             self.power_modes, self.devices, self.precisions, sorted(set(self.lanes)), sorted(set(self.batches))
         ):
-            yield Candidate(mode, device, precision, lanes, batch)
+            yield Setting(mode, device, precision, lanes, batch)
 
 
 class Reason(NamedTuple):
@@ -83,14 +83,14 @@ class IsSlower(Protocol):
 
 
 @dataclass(frozen=True)
-class Judge:
+class CandidatePruner:
     """Knows what has been measured, and tells what need not be."""
 
-    measured: Mapping[Candidate, Measured]
+    measured: Mapping[Setting, MeasuredSetting]
     target_p99_ms: float | None
     is_slower: IsSlower
 
-    def why_not(self, wanted: Candidate) -> Reason | None:
+    def why_not(self, wanted: Setting) -> Reason | None:
         """Return why a candidate cannot be better than what is measured; None where it may be."""
         by_batch = self._smaller_batches(wanted)
         return (
@@ -100,7 +100,7 @@ class Judge:
             or self._more_lanes_for_nothing(wanted)
         )
 
-    def _smaller_batches(self, wanted: Candidate) -> dict[int, Measured]:
+    def _smaller_batches(self, wanted: Setting) -> dict[int, MeasuredSetting]:
         found = {
             each.max_batch: measured
             for each, measured in self.measured.items()
@@ -108,7 +108,7 @@ class Judge:
         }
         return dict(sorted(found.items()))
 
-    def _fewer_lanes(self, wanted: Candidate) -> dict[int, Measured]:
+    def _fewer_lanes(self, wanted: Setting) -> dict[int, MeasuredSetting]:
         found = {
             each.lanes: measured
             for each, measured in self.measured.items()
@@ -116,7 +116,7 @@ class Judge:
         }
         return dict(sorted(found.items()))
 
-    def _over_target_in_a_faster_mode(self, wanted: Candidate) -> Reason | None:
+    def _over_target_in_a_faster_mode(self, wanted: Setting) -> Reason | None:
         if self.target_p99_ms is None or wanted.power_mode is None:
             return None
         for each, measured in self.measured.items():
@@ -130,14 +130,14 @@ class Judge:
         return None
 
     @staticmethod
-    def _never_full(smaller: Mapping[int, Measured]) -> Reason | None:
+    def _never_full(smaller: Mapping[int, MeasuredSetting]) -> Reason | None:
         for batch, measured in smaller.items():
             if measured.batch_most < batch:
                 told = f"no batch was fuller than {measured.batch_most} where {batch} were allowed"
                 return Reason("this load does not fill a smaller batch", told)
         return None
 
-    def _too_large(self, smaller: Mapping[int, Measured]) -> Reason | None:
+    def _too_large(self, smaller: Mapping[int, MeasuredSetting]) -> Reason | None:
         """Tell where smaller batches missed the target, and not for want of larger ones."""
         if self.target_p99_ms is None:
             return None
@@ -154,7 +154,7 @@ class Judge:
             before_ms = p99_ms
         return None
 
-    def _more_lanes_for_nothing(self, wanted: Candidate) -> Reason | None:
+    def _more_lanes_for_nothing(self, wanted: Setting) -> Reason | None:
         """Tell where the last lanes that were added gave neither more images a second nor less latency."""
         fewer = list(self._fewer_lanes(wanted).items())
         if len(fewer) < 2:  # noqa: PLR2004 -- a trend has two points

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from edge.core.errors import EdgeError
 from edge.core.validation import Table
-from edge.perf.tune.candidate import Candidate, Measured
+from edge.perf.tune.candidate import MeasuredSetting, Setting
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +25,11 @@ class _Point(Table):
     precision: str
     lanes: int
     max_batch: int
-    measured: Measured
+    measured: MeasuredSetting
 
     @property
-    def candidate(self) -> Candidate:
-        return Candidate(self.power_mode, self.device, self.precision, self.lanes, self.max_batch)
+    def candidate(self) -> Setting:
+        return Setting(self.power_mode, self.device, self.precision, self.lanes, self.max_batch)
 
 
 class _File(Table):
@@ -40,7 +40,7 @@ class _File(Table):
     points: list[_Point] = Field(default_factory=list)
 
 
-class Finished:
+class MeasurementsFile:
     """The finished points of one model under one configuration."""
 
     def __init__(self, path: Path, conditions: Mapping[str, Any], *, fresh: bool) -> None:
@@ -52,9 +52,9 @@ class Finished:
         self.mode_before, self.mode_set = found.mode_before, found.mode_set
         kept = [] if fresh else found.points
         self.idle_w: dict[str, float] = {} if fresh else dict(found.idle_w)
-        self.measured: dict[Candidate, Measured] = {each.candidate: each.measured for each in kept}
+        self.measured: dict[Setting, MeasuredSetting] = {each.candidate: each.measured for each in kept}
 
-    def add(self, candidate: Candidate, measured: Measured) -> None:
+    def add(self, candidate: Setting, measured: MeasuredSetting) -> None:
         self.measured[candidate] = measured
         self.save()
 

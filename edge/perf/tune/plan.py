@@ -14,7 +14,7 @@ GPU_LANES = (1, 2, 3)
 
 
 @dataclass(frozen=True)
-class Wish:
+class TunePlan:
     """What is to be tuned, and over what; empty: all that makes sense here."""
 
     config: Path

@@ -9,10 +9,10 @@ from typing import Any
 
 from edge.core.tuned_profile import OperatingPoint
 from edge.perf.plotting import save
-from edge.perf.tune.report import Found
+from edge.perf.tune.report import TuneResult
 
 
-def plot(found: Found, path: Path) -> None:
+def plot(found: TuneResult, path: Path) -> None:
     """Draw all points, those that another one beats in everything paler, and name the two that are marked."""
     from matplotlib.figure import Figure  # noqa: PLC0415 -- an optional package
 
@@ -29,7 +29,7 @@ def plot(found: Found, path: Path) -> None:
     save(figure, path, dpi=150)
 
 
-def _draw(axes: Any, points: Sequence[OperatingPoint], found: Found, key: str, label: str) -> None:
+def _draw(axes: Any, points: Sequence[OperatingPoint], found: TuneResult, key: str, label: str) -> None:
     axes.set_xlabel("images a second")
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)

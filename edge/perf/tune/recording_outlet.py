@@ -14,7 +14,7 @@ from edge.core.clock import now_ns
 from edge.core.errors import EdgeError
 from edge.core.records import Result
 from edge.pipeline.engine_rebuild import Step
-from edge.pipeline.served_model import Model
+from edge.pipeline.served_model import ServedModel
 from edge.pipeline.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Slice:
         return self.images / self.seconds if self.seconds else 0.0
 
 
-class Tap:
+class RecordingOutlet:
     """The pipeline's outlet: measures what comes, and publishes nothing."""
 
     def __init__(self) -> None:
@@ -74,13 +74,13 @@ class Tap:
             told = f"stream {stream.name} {stream.state}: {reason}" if reason else f"stream {stream.name} has ended"
             self.failure = EdgeError(f"{told}; wanted a source that goes on for as long as it is measured")
 
-    def engine_step(self, model: Model, step: Step, progress: float, reason: str | None) -> None:
+    def engine_step(self, model: ServedModel, step: Step, progress: float, reason: str | None) -> None:
         log.info("model %s: %s, %.0f %%", model.name, step, 100 * progress)
         self.engine = step, reason
 
-    def engine_failing(self, model: Model, fault: str | None, pause_s: float) -> None: ...
+    def engine_failing(self, model: ServedModel, fault: str | None, pause_s: float) -> None: ...
 
-    def agreement(self, model: Model, agreement: float, *, is_low: bool) -> None: ...
+    def agreement(self, model: ServedModel, agreement: float, *, is_low: bool) -> None: ...
 
     def take(self) -> Slice:
         """Return what came since the last call."""

@@ -13,18 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.core.tuned_profile import OperatingPoint, Profile, front
-from edge.perf.tune.candidate import Candidate, Measured, Reason
+from edge.perf.tune.candidate import MeasuredSetting, Reason, Setting
 
 
 @dataclass(frozen=True)
-class Found:
+class TuneResult:
     """A search that is at its end."""
 
     model: str
     profile: Profile
     path: Path  # of the profile
-    measured: Mapping[Candidate, Measured]
-    left_out: Mapping[Candidate, Reason]
+    measured: Mapping[Setting, MeasuredSetting]
+    left_out: Mapping[Setting, Reason]
     notes: Sequence[str]
 
     @property
@@ -47,7 +47,7 @@ class Found:
         return "/".join(self.marks(point)).replace("/Max-", "/")
 
 
-def to_json(found: Found) -> dict[str, Any]:
+def to_json(found: TuneResult) -> dict[str, Any]:
     """Return everything; what cannot be measured here is null."""
     profile, best = found.profile, found.front
     return {
@@ -66,7 +66,7 @@ def to_json(found: Found) -> dict[str, Any]:
     }
 
 
-def show(found: Found, console: Console) -> None:
+def show(found: TuneResult, console: Console) -> None:
     """Print the Pareto front, what is marked on it, and what was left out and why."""
     best = found.front
     shown = [each for each in found.measured.values() if each.point in best or each.point.is_throttled]
@@ -98,7 +98,7 @@ def _settings(count: int) -> str:
     return "1 setting" if count == 1 else f"{count} settings"
 
 
-def _columns(shown: Sequence[Measured]) -> list[tuple[str, Any]]:
+def _columns(shown: Sequence[MeasuredSetting]) -> list[tuple[str, Any]]:
     """Return the columns; what is the same for all boards without it takes no room."""
     has_modes = any(each.point.power_mode for each in shown)
     drops = any(each.dropped_share for each in shown)
@@ -117,7 +117,7 @@ def _columns(shown: Sequence[Measured]) -> list[tuple[str, Any]]:
     ]
 
 
-def _cells(each: Measured) -> dict[str, str]:
+def _cells(each: MeasuredSetting) -> dict[str, str]:
     point = each.point
     return {
         "mode": point.power_mode or "",

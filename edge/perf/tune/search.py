@@ -15,15 +15,15 @@ from edge.core.errors import ConfigError, EdgeError
 from edge.core.progress import tracked
 from edge.core.tuned_profile import OperatingPoint, Profile, max_p, max_q, write_profile
 from edge.host.board import board_name
-from edge.inference.engine_provider import Place
-from edge.perf.tune.candidate import Candidate, Judge, Measured, Reason, ordered
-from edge.perf.tune.measurements_file import Finished
-from edge.perf.tune.plan import Wish, default_devices
-from edge.perf.tune.report import Found
-from edge.perf.tune.trial import CannotServeError, Sensors, Trial
+from edge.inference.engine_provider import EngineEnvironment
+from edge.perf.tune.candidate import CandidatePruner, MeasuredSetting, Reason, Setting, ordered
+from edge.perf.tune.measurements_file import MeasurementsFile
+from edge.perf.tune.plan import TunePlan, default_devices
+from edge.perf.tune.report import TuneResult
+from edge.perf.tune.trial import CannotServeError, Trial, TrialSensors
 from edge.perf.tune.tuned_config import alone, model_to_tune, under
-from edge.pipeline.served_model import Model, usable_cores
-from edge.power.mode_guard import ModeKeeper, Power, RebootingError
+from edge.pipeline.served_model import ServedModel, usable_cores
+from edge.power.mode_guard import ModeGuard, Power, RebootingError
 
 log = logging.getLogger(__name__)
 
@@ -34,22 +34,22 @@ class _CannotSetError(EdgeError):
     """A power mode cannot be set."""
 
 
-class Search:
+class TuneSearch:
     """One search: what it has measured, and what it has left out."""
 
     def __init__(
-        self, wish: Wish, config: Config, state_dir: Path, power: Power | None, sensors: Sensors | None
+        self, wish: TunePlan, config: Config, state_dir: Path, power: Power | None, sensors: TrialSensors | None
     ) -> None:
         """Open the model once; raise ConfigError or ModelError where this cannot be tuned."""
         self._wish = wish
         self._name = model_to_tune(config, wish.config, wish.model)
-        self._place = Place(state_dir, board_name(), config.engines)
+        self._place = EngineEnvironment(state_dir, board_name(), config.engines)
         self._config = alone(config, self._name, saturate=wish.saturate)
         self._power = power
         self._sensors = sensors
         self._notes: list[str] = []
-        self._left_out: dict[Candidate, Reason] = {}
-        model = Model(self._name, config.models[self._name], self._place)
+        self._left_out: dict[Setting, Reason] = {}
+        model = ServedModel(self._name, config.models[self._name], self._place)
         on_cpu = model.engine.label.startswith("ort-cpu") and model.lacking is None
         self._devices = default_devices(model.settings.device, on_cpu=on_cpu)
         self._machine = model.machine
@@ -63,9 +63,9 @@ class Search:
             "streams": {name: each.model_dump() for name, each in self._config.streams.items()},
         }
         path = state_dir / "tune" / f"{self._name}.json"
-        self._finished = Finished(path, conditions, fresh=wish.fresh)
+        self._finished = MeasurementsFile(path, conditions, fresh=wish.fresh)
 
-    def run(self) -> Found:
+    def run(self) -> TuneResult:
         """Measure what is not measured yet; the board is then in the power mode from before."""
         if self._finished.measured:
             log.warning(
@@ -79,7 +79,7 @@ class Search:
             keeper = None
             if self._power is not None:
                 keeper = opened.enter_context(
-                    ModeKeeper(self._power, self._finished, allow_reboot=self._wish.allow_reboot)
+                    ModeGuard(self._power, self._finished, allow_reboot=self._wish.allow_reboot)
                 )
             elif self._wish.power_modes:
                 raise ConfigError("--power-modes: this machine has no power modes that edge can set; leave it out")
@@ -88,7 +88,7 @@ class Search:
             self._measure_all(wanted, keeper)
             return self._found(wanted)
 
-    def _modes(self, keeper: ModeKeeper | None) -> tuple[str | None, ...]:
+    def _modes(self, keeper: ModeGuard | None) -> tuple[str | None, ...]:
         if keeper is None or self._power is None:
             return (None,)
         modes, notes = keeper.choose(self._wish.power_modes)
@@ -97,9 +97,9 @@ class Search:
         others = tuple(mode for mode in modes if mode not in live)
         return (*ordered(live, self._power.is_slower), *ordered(others, self._power.is_slower))
 
-    def _measure_all(self, wanted: Sequence[Candidate], keeper: ModeKeeper | None) -> None:
+    def _measure_all(self, wanted: Sequence[Setting], keeper: ModeGuard | None) -> None:
         is_slower = self._power.is_slower if self._power is not None else _never
-        judge = Judge(self._finished.measured, self._wish.target_p99_ms, is_slower)
+        judge = CandidatePruner(self._finished.measured, self._wish.target_p99_ms, is_slower)
         refused: dict[tuple[str | None, ...], Reason] = {}  # a power mode, or device and precision
         for candidate in tracked(wanted):
             if candidate in self._finished.measured:
@@ -122,7 +122,7 @@ class Search:
             reasons = "; ".join({reason.told for reason in self._left_out.values()})
             raise EdgeError(f"model {self._name} could not be measured under any setting: {reasons}")
 
-    def _switch(self, mode: str | None, keeper: ModeKeeper | None) -> None:
+    def _switch(self, mode: str | None, keeper: ModeGuard | None) -> None:
         """Go over to a mode; where nobody asked for just that one, a mode that cannot be set is left out."""
         if keeper is None or mode is None:
             return
@@ -135,7 +135,7 @@ class Search:
                 raise
             raise _CannotSetError(str(error)) from None
 
-    def _measure(self, candidate: Candidate) -> None:
+    def _measure(self, candidate: Setting) -> None:
         mode = candidate.power_mode or ""
         with Trial(under(self._config, candidate), candidate, self._place, self._sensors) as trial:
             if mode not in self._finished.idle_w and (idle_w := trial.idle_w()) is not None:
@@ -146,7 +146,7 @@ class Search:
         self._finished.add(candidate, measured.model_copy(update={"point": point}))
         log.info("%s: %s", candidate, point.model_dump_json(include=_LOGGED))
 
-    def _found(self, wanted: Sequence[Candidate]) -> Found:
+    def _found(self, wanted: Sequence[Setting]) -> TuneResult:
         """Judge all that was asked for, and write the profile."""
         measured = {each: self._finished.measured[each] for each in wanted if each in self._finished.measured}
         points = tuple(each.point for each in measured.values())
@@ -164,20 +164,20 @@ class Search:
         )
         self._notes += _notes(measured, profile)
         path = write_profile(profile, self._place.state_dir, self._name)
-        return Found(self._name, profile, path, measured, self._left_out, self._notes)
+        return TuneResult(self._name, profile, path, measured, self._left_out, self._notes)
 
 
 def _never(_mode: str, _than: str) -> bool:
     return False
 
 
-def _label(measured: dict[Candidate, Measured], fastest: OperatingPoint | None) -> str:
+def _label(measured: dict[Setting, MeasuredSetting], fastest: OperatingPoint | None) -> str:
     return next((each.engine for each in measured.values() if each.point == fastest), "") or next(
         each.engine for each in measured.values()
     )
 
 
-def _notes(measured: dict[Candidate, Measured], profile: Profile) -> list[str]:
+def _notes(measured: dict[Setting, MeasuredSetting], profile: Profile) -> list[str]:
     notes = []
     unsteady = sum(1 for each in measured.values() if not each.is_steady)
     if unsteady:

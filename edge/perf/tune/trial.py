@@ -12,9 +12,9 @@ from edge.core.config import Config
 from edge.core.errors import EdgeError, GpuMemoryError, ModelError
 from edge.core.tuned_profile import OperatingPoint
 from edge.host.sensors.conditions import Conditions
-from edge.inference.engine_provider import Place
-from edge.perf.tune.candidate import Candidate, Measured
-from edge.perf.tune.recording_outlet import SETTLED_SLICES, Slice, Tap, is_settled, percentile, total
+from edge.inference.engine_provider import EngineEnvironment
+from edge.perf.tune.candidate import MeasuredSetting, Setting
+from edge.perf.tune.recording_outlet import SETTLED_SLICES, RecordingOutlet, Slice, is_settled, percentile, total
 from edge.pipeline.pipeline import Pipeline
 
 SLICE_S = 1.0  # what is kept or discarded at once
@@ -25,7 +25,7 @@ SETTLE_S = 90.0  # a board's heat sink takes minutes; what is not steady by then
 _POLL_S = 0.05
 
 
-class Reading(Protocol):
+class TrialReading(Protocol):
     """What the sensors measured since the reading before; None where nothing did."""
 
     @property
@@ -38,14 +38,14 @@ class Reading(Protocol):
     def conditions(self) -> Conditions: ...
 
 
-class Sensors(Protocol):
+class TrialSensors(Protocol):
     """The board's sensors."""
 
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
 
-    def read(self, images: int | None = None, power_mode: str | None = None) -> Reading:
+    def read(self, images: int | None = None, power_mode: str | None = None) -> TrialReading:
         """Return what was measured since the last call, in which so many images were inferred."""
 
 
@@ -60,11 +60,13 @@ class CannotServeError(EdgeError):
 class Trial:
     """One candidate at work; a context manager, which ends the pipeline."""
 
-    def __init__(self, config: Config, candidate: Candidate, place: Place, sensors: Sensors | None) -> None:
+    def __init__(
+        self, config: Config, candidate: Setting, place: EngineEnvironment, sensors: TrialSensors | None
+    ) -> None:
         """Open the model; raise CannotServeError where these settings cannot be had here."""
         self._candidate = candidate
         self._sensors = sensors
-        self._tap = Tap()
+        self._tap = RecordingOutlet()
         self._dropped = 0
         try:
             self._pipeline = Pipeline(config, self._tap, place)
@@ -90,7 +92,7 @@ class Trial:
         self._wait(IDLE_S)
         return self._sensors.read(0, mode).power_w
 
-    def measure(self, seconds: float) -> Measured:
+    def measure(self, seconds: float) -> MeasuredSetting:
         """Wait until the load is steady, and measure it for some seconds in which the board did not throttle."""
         self._check_precision()
         self._pipeline.start()
@@ -166,7 +168,7 @@ class Trial:
             if (failure := self._tap.failure or self._pipeline.lost) is not None:
                 raise failure
 
-    def _told(self, kept: Sequence[Slice], discarded: Sequence[Slice], *, is_steady: bool) -> Measured:
+    def _told(self, kept: Sequence[Slice], discarded: Sequence[Slice], *, is_steady: bool) -> MeasuredSetting:
         is_throttled = len(discarded) > len(kept)
         slices = discarded if is_throttled else kept
         seconds = sum(each.seconds for each in slices)
@@ -190,7 +192,7 @@ class Trial:
             temperature_c=slices[-1].hottest_c,
             is_throttled=is_throttled if any(each.throttled is not None for each in slices) else None,
         )
-        return Measured(
+        return MeasuredSetting(
             point=point,
             engine=self._model.engine.label,
             measured_s=round(seconds, 3),

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge.core.config import Config
 from edge.core.errors import ConfigError
-from edge.perf.tune.candidate import Candidate
+from edge.perf.tune.candidate import Setting
 
 
 def model_to_tune(config: Config, path: Path, named: str | None) -> str:
@@ -42,7 +42,7 @@ def alone(config: Config, name: str, *, saturate: bool) -> Config:
     return config.model_copy(update={"models": {name: config.models[name]}, "streams": streams})
 
 
-def under(config: Config, candidate: Candidate) -> Config:
+def under(config: Config, candidate: Setting) -> Config:
     """Return a configuration of one model with a candidate's settings."""
     changes = {
         "precision": candidate.precision,

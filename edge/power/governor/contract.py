@@ -35,7 +35,7 @@ class StreamSeen:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class GovernorInput:
     """What is known when a decision is due; None where it was not measured."""
 
     time_s: float  # monotonic

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from edge.power.governor.contract import Snapshot, StreamSeen
-from edge.power.governor.observations import Seen
+from edge.power.governor.contract import GovernorInput, StreamSeen
+from edge.power.governor.observations import Observation
 
 _SMOOTHING_S = 20.0  # of the asked rate
 _CHANCE = 1.5  # standard deviations by which what is asked in a period may lie above the mean
@@ -45,7 +45,7 @@ class Demand:
         self._needs: deque[tuple[float, float]] = deque()
         self._lately: dict[str, _Lately] = {}
 
-    def add(self, snapshot: Snapshot, settled_s: float) -> Seen | None:
+    def add(self, snapshot: GovernorInput, settled_s: float) -> Observation | None:
         """Take in a snapshot; return what its period showed.
 
         None for the first, for one that is out of order, and for one whose period began before `settled_s`: what was
@@ -67,7 +67,7 @@ class Demand:
             return None
         self._add_late(streams, period_s)
         late = sum(_late(each) * _asked(each) for each in streams)
-        return Seen(asked, late / asked if asked else 0.0, asked * period_s, _finite(snapshot.power_w))
+        return Observation(asked, late / asked if asked else 0.0, asked * period_s, _finite(snapshot.power_w))
 
     def _follow(self, asked: float, period_s: float) -> None:
         """Smooth what is asked, but for what is too far off to be chance: a count's spread is its root."""

@@ -21,7 +21,7 @@ _IDLE_SHARE = 0.4
 _BISECTIONS = 24
 
 
-class Setting(NamedTuple):
+class GovernedSetting(NamedTuple):
     """How the engine is run; None leaves what the configuration says."""
 
     mode: str
@@ -30,7 +30,7 @@ class Setting(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredMode:
     """An engine in one power mode; index 0 is a batch of 1, and what lies between measured batches is interpolated."""
 
     engine_ms: tuple[float, ...]  # of one batch
@@ -40,7 +40,7 @@ class Measured:
     lanes: int
 
 
-def measured(points: Iterable[OperatingPoint]) -> Measured | None:
+def measured(points: Iterable[OperatingPoint]) -> MeasuredMode | None:
     """Join one mode's points; None where none has both a rate and a power. Of one batch, the fastest counts."""
     rates: dict[int, float] = {}
     fastest: dict[int, OperatingPoint] = {}
@@ -62,7 +62,7 @@ def measured(points: Iterable[OperatingPoint]) -> Measured | None:
         for each, took in zip(kept, engine_ms, strict=True)
         if each.latency_p50_ms is not None
     ]
-    return Measured(
+    return MeasuredMode(
         engine_ms=_between(batches, engine_ms),
         power_w=_between(batches, powers_w),
         idle_w=min(*idle_w, *powers_w) if idle_w else _IDLE_SHARE * min(powers_w),
@@ -76,7 +76,7 @@ def _between(batches: Sequence[int], values: Sequence[float]) -> tuple[float, ..
     return tuple(float(each) for each in np.interp(range(1, batches[-1] + 1), batches, values))
 
 
-def by_mode(profile: Profile | None) -> dict[str, Measured]:
+def by_mode(profile: Profile | None) -> dict[str, MeasuredMode]:
     """Return what is known of each mode of the profile."""
     points: dict[str, list[OperatingPoint]] = {}
     for each in profile.points if profile is not None else ():
@@ -90,7 +90,7 @@ def by_mode(profile: Profile | None) -> dict[str, Measured]:
 class Forecast:
     """One way to run an engine in one mode."""
 
-    engine: Measured
+    engine: MeasuredMode
     max_batch: int
     max_wait_ms: float
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge.core.tuned_profile import Profile
-from edge.power.governor.contract import Decision, Rules, Snapshot
+from edge.power.governor.contract import Decision, GovernorInput, Rules
 from edge.power.governor.demand import Demand
-from edge.power.governor.forecast import Setting, by_mode
+from edge.power.governor.forecast import GovernedSetting, by_mode
 from edge.power.governor.limits import Limits
-from edge.power.governor.mode_ranking import Choice
-from edge.power.governor.observations import Experience, Seen
-from edge.power.governor.switch_history import Switches
+from edge.power.governor.mode_ranking import ModeRanking
+from edge.power.governor.observations import LearnedRates, Observation
+from edge.power.governor.switch_history import SwitchHistory
 
 _SETTLE_S = 4.0  # after a switch, before what is seen counts
 _URGENT_LATE = 0.025  # share of the frames of the last seconds
@@ -44,18 +44,18 @@ class Governor:
             raise ValueError("found no allowed power mode; wanted one or more")
         self._settings = settings
         engines = {mode: each for mode, each in by_mode(profile).items() if mode in settings.modes}
-        self._experience = Experience(engines, settings.max_batches, settings.max_waits_ms)
+        self._experience = LearnedRates(engines, settings.max_batches, settings.max_waits_ms)
         self._demand = Demand()
-        self._choice = Choice(self._experience, self._demand)
+        self._choice = ModeRanking(self._experience, self._demand)
         self._limits = Limits(settings)
-        self._switches = Switches(settings)
-        self._answered: tuple[Snapshot, Decision] | None = None
-        self._setting: Setting | None = None  # that was decided
+        self._switches = SwitchHistory(settings)
+        self._answered: tuple[GovernorInput, Decision] | None = None
+        self._setting: GovernedSetting | None = None  # that was decided
         self._time_s = -math.inf  # of the last snapshot
         self._wasted_j = 0.0  # more than a better mode would have taken, since that is the better one
         self._is_unreachable = False
 
-    def decide(self, snapshot: Snapshot) -> Decision:
+    def decide(self, snapshot: GovernorInput) -> Decision:
         """Return what is to be in force, and why."""
         if self._answered is not None and self._answered[0] == snapshot:
             return self._answered[1]
@@ -66,14 +66,14 @@ class Governor:
         self._answered = (snapshot, decision)
         return decision
 
-    def _learn(self, mode: str | None, seen: Seen | None, from_s: float) -> None:
+    def _learn(self, mode: str | None, seen: Observation | None, from_s: float) -> None:
         if seen is None:
             return
         self._experience.forget(self._time_s - from_s)
         if self._setting is not None and self._setting.mode == mode:
             self._experience.learn(self._setting, seen, self._demand.target_ms)
 
-    def _judge(self, snapshot: Snapshot, period_s: float) -> Decision:
+    def _judge(self, snapshot: GovernorInput, period_s: float) -> Decision:
         allowed = self._limits.allowed(snapshot)
         if snapshot.override is not None:
             return self._override(snapshot.override, snapshot)
@@ -95,7 +95,7 @@ class Governor:
 
     # What was asked, and what came of it
 
-    def _override(self, mode: str, snapshot: Snapshot) -> Decision:
+    def _override(self, mode: str, snapshot: GovernorInput) -> Decision:
         is_new = snapshot.mode != mode and (self._setting is None or self._setting.mode != mode)
         if is_new:
             self._switches.decided(mode, snapshot.time_s)
@@ -103,7 +103,7 @@ class Governor:
         self._setting = self._choice.best(mode, self._demand.need)
         return self._decision(f"{mode} was asked for by hand", is_switch=is_new, is_urgent=is_new)
 
-    def _give_up(self, wanted: str, snapshot: Snapshot) -> Decision:
+    def _give_up(self, wanted: str, snapshot: GovernorInput) -> Decision:
         mode = snapshot.mode or wanted
         self._limits.refuse(wanted, snapshot.time_s)
         self._setting = self._choice.best(mode, self._demand.need)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edge.power.governor.contract import Rules, Snapshot
+from edge.power.governor.contract import GovernorInput, Rules
 
 _HOT_STEP_S = 30.0  # between two steps down, as a heat sink is slow
 _REFUSED_S = 600.0  # before a mode that could not be set is tried again
@@ -25,7 +25,7 @@ class Limits:
         """Leave out a mode that could not be set, for a while."""
         self._refused[mode] = now_s + _REFUSED_S
 
-    def allowed(self, snapshot: Snapshot) -> tuple[str, ...]:
+    def allowed(self, snapshot: GovernorInput) -> tuple[str, ...]:
         """Return the modes that may be used now, the lowest budget first; none where none of them can be set."""
         self._follow_heat(snapshot)
         self._follow_battery(snapshot)
@@ -33,7 +33,7 @@ class Limits:
         kept = modes[:1] if self._is_low else modes[: len(modes) - self._hot_modes]
         return tuple(each for each in kept if each == snapshot.mode or self._refused.get(each, now_s) <= now_s)
 
-    def _follow_heat(self, snapshot: Snapshot) -> None:
+    def _follow_heat(self, snapshot: GovernorInput) -> None:
         now_s, temperature_c, limit_c = (
             snapshot.time_s,
             _finite(snapshot.temperature_c),
@@ -58,7 +58,7 @@ class Limits:
             return True
         return temperature_c is not None and temperature_c <= limit_c - self._settings.cool_by_c
 
-    def _step_down(self, snapshot: Snapshot) -> None:
+    def _step_down(self, snapshot: GovernorInput) -> None:
         modes, now_s = self._settings.modes, snapshot.time_s
         place = modes.index(snapshot.mode) if snapshot.mode in modes else len(modes)
         # The mode in force must go; where it is forbidden already, it is given time to cool the board.
@@ -66,7 +66,7 @@ class Limits:
             self._hot_modes = min(len(modes) - 1, len(modes) - place)
             self._stepped_s = now_s
 
-    def _follow_battery(self, snapshot: Snapshot) -> None:
+    def _follow_battery(self, snapshot: GovernorInput) -> None:
         low, charge = self._settings.low_battery, _finite(snapshot.battery)
         if low is None or charge is None:
             self._is_low = False

@@ -6,24 +6,24 @@ import math
 from collections.abc import Sequence
 
 from edge.power.governor.demand import Demand
-from edge.power.governor.forecast import Setting
-from edge.power.governor.observations import Experience
+from edge.power.governor.forecast import GovernedSetting
+from edge.power.governor.observations import LearnedRates
 
 _SLACK = 0.6  # of the target: p99 must be below it before a mode that was not measured is tried
 
 
-class Choice:
+class ModeRanking:
     """Compares modes at what is asked now; sequences of modes have the lowest budget first."""
 
-    def __init__(self, experience: Experience, demand: Demand) -> None:
+    def __init__(self, experience: LearnedRates, demand: Demand) -> None:
         self._experience = experience
         self._demand = demand
 
-    def best(self, mode: str, need: float) -> Setting:
+    def best(self, mode: str, need: float) -> GovernedSetting:
         """Return the mode's setting of least power that holds `need`, else the one that holds most."""
         return self._experience.best(mode, need, self._demand.target_ms)
 
-    def held(self, setting: Setting) -> float:
+    def held(self, setting: GovernedSetting) -> float:
         """Return the most images/s that a setting holds within the target."""
         return self._experience.held_rate(setting, self._demand.target_ms)
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edge.power.governor.forecast import Forecast, Measured, Setting
+from edge.power.governor.forecast import Forecast, GovernedSetting, MeasuredMode
 
 # A setting's rate is settled where this share of frames is late: p99 allows 1 %.
 _WANTED_LATE = 0.006
@@ -29,7 +29,7 @@ _STEPS = 64  # of the table of powers
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """One period of one setting."""
 
     rate: float  # images/s asked
@@ -59,9 +59,11 @@ class _Outlook:
 class _Outlooks:
     """The settings of one mode, with their forecast powers tabled and ranked over rates."""
 
-    def __init__(self, engine: Measured, max_batches: Iterable[int], max_waits_ms: Iterable[float], mode: str) -> None:
+    def __init__(
+        self, engine: MeasuredMode, max_batches: Iterable[int], max_waits_ms: Iterable[float], mode: str
+    ) -> None:
         self.of = {
-            Setting(mode, batch, wait_ms): _Outlook(Forecast(engine, batch, wait_ms))
+            GovernedSetting(mode, batch, wait_ms): _Outlook(Forecast(engine, batch, wait_ms))
             for batch in max_batches
             for wait_ms in max_waits_ms
             if batch <= len(engine.engine_ms) and (batch > 1 or wait_ms == 0)
@@ -74,12 +76,12 @@ class _Outlooks:
             sorted(self.of, key=lambda each: self._powers_w[each][step]) for step in range(_STEPS)
         ]
 
-    def power_w(self, setting: Setting, rate: float) -> float:
+    def power_w(self, setting: GovernedSetting, rate: float) -> float:
         below, part = self._place(rate)
         low_w, high_w = self._powers_w[setting][below : below + 2]
         return low_w + (high_w - low_w) * part
 
-    def best(self, need: float, target_ms: float | None) -> Setting:
+    def best(self, need: float, target_ms: float | None) -> GovernedSetting:
         for setting in self._thriftiest_first[self._place(need)[0]]:
             if self.of[setting].held_rate(target_ms) >= need:
                 return setting
@@ -91,11 +93,11 @@ class _Outlooks:
         return below, place - below
 
 
-class Experience:
+class LearnedRates:
     """Forecasts for every setting of the modes that were measured, corrected by what is seen."""
 
     def __init__(
-        self, engines: Mapping[str, Measured], max_batches: Sequence[int], max_waits_ms: Sequence[float]
+        self, engines: Mapping[str, MeasuredMode], max_batches: Sequence[int], max_waits_ms: Sequence[float]
     ) -> None:
         modes = {mode: _Outlooks(engine, max_batches, max_waits_ms, mode) for mode, engine in engines.items()}
         self._modes = {mode: outlooks for mode, outlooks in modes.items() if outlooks.of}
@@ -105,30 +107,30 @@ class Experience:
         """Return whether the mode was measured."""
         return mode in self._modes
 
-    def power_w(self, setting: Setting, rate: float) -> float | None:
+    def power_w(self, setting: GovernedSetting, rate: float) -> float | None:
         """Return the board's power at a rate; None where nothing tells it."""
         outlooks = self._modes.get(setting.mode)
         if outlooks is None or setting not in outlooks.of:
             return None
         return outlooks.power_w(setting, rate) * outlooks.power_factor
 
-    def held_rate(self, setting: Setting, target_ms: float | None) -> float:
+    def held_rate(self, setting: GovernedSetting, target_ms: float | None) -> float:
         """Return the most images/s within the target; infinite where nothing tells a limit."""
         outlook = self._outlook(setting)
         if outlook is None:
             return self._failed_rate.get(setting.mode, math.inf) * _BACK_OFF
         return outlook.held_rate(target_ms)
 
-    def best(self, mode: str, need: float, target_ms: float | None) -> Setting:
+    def best(self, mode: str, need: float, target_ms: float | None) -> GovernedSetting:
         """Return the mode's setting of least power that holds `need` images/s; else the one that holds most."""
         outlooks = self._modes.get(mode)
-        return Setting(mode, None, None) if outlooks is None else outlooks.best(need, target_ms)
+        return GovernedSetting(mode, None, None) if outlooks is None else outlooks.best(need, target_ms)
 
-    def _outlook(self, setting: Setting) -> _Outlook | None:
+    def _outlook(self, setting: GovernedSetting) -> _Outlook | None:
         outlooks = self._modes.get(setting.mode)
         return None if outlooks is None else outlooks.of.get(setting)
 
-    def learn(self, setting: Setting, seen: Seen, target_ms: float | None) -> None:
+    def learn(self, setting: GovernedSetting, seen: Observation, target_ms: float | None) -> None:
         """Take in a period in which the setting was in force from start to end."""
         outlook = self._outlook(setting)
         if outlook is None:
@@ -142,7 +144,7 @@ class Experience:
             ratio = seen.power_w / max(outlooks.power_w(setting, seen.rate), 1e-3)
             outlooks.power_factor += _POWER_GAIN * (max(0.5, min(2.0, ratio)) - outlooks.power_factor)
 
-    def failed(self, setting: Setting, rate: float, target_ms: float | None) -> None:
+    def failed(self, setting: GovernedSetting, rate: float, target_ms: float | None) -> None:
         """Note that a setting was late at a rate for so long that it cannot be chance."""
         outlook = self._outlook(setting)
         if outlook is not None and (held := outlook.held_rate(target_ms)) > _BELOW_FAILED * rate > 0:

@@ -19,7 +19,7 @@ _TRIES = 3  # snapshots that a mode may take to be in force
 InForce = Literal["yes", "not yet", "refused", "changed"]
 
 
-class Switches:
+class SwitchHistory:
     """Follows what was decided, and what came of it."""
 
     def __init__(self, settings: Rules) -> None:

@@ -76,7 +76,7 @@ def library_name(trt: Any) -> str:
     return "tensorrt-rtx" if "rtx" in trt.__name__ else "tensorrt"
 
 
-def ways(trt: Any, settings: BuildSettings) -> list[tuple[str, ...]]:
+def build_strategies(trt: Any, settings: BuildSettings) -> list[tuple[str, ...]]:
     """Return the flags, by name, of each way in which this version can build with these settings, best first.
 
     A strongly typed network has the types of its ONNX file; every version has it, for the GPU. Where types can still
@@ -102,7 +102,7 @@ def build(request: BuildRequest, reporter: Reporter) -> BuildFacts:
     builder = _make_builder(trt, logger)
     _check_device(trt, builder, request.settings)
     first_failure = None
-    for flags in ways(trt, request.settings):
+    for flags in build_strategies(trt, request.settings):
         try:
             return _Attempt(trt, logger, builder, request, flags).run(reporter)
         except (BuildCancelled, GpuMemoryError):

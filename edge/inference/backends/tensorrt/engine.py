@@ -120,7 +120,7 @@ class TrtEngine:
 
 
 @dataclass
-class _Way:
+class LaunchPlan:
     """All that running one batch size takes, made ready."""
 
     launch: Callable[[], None]
@@ -138,7 +138,7 @@ class TrtContext:
         self._max_batch = max_batch
         self._picture_settings = pictures
         self._executions: dict[int, Execution] = {}  # by batch size
-        self._ways: dict[int, _Way] = {}
+        self._ways: dict[int, LaunchPlan] = {}
         self._growing: dict[str, GrowingOutput] = {}  # outputs whose size is known only when they are there
         self._stream: Any = None
         self._events: list[Any] = []  # start, inputs there, outputs ready, outputs here
@@ -280,7 +280,9 @@ class TrtContext:
         return fetched
 
 
-def _make_way(execution: Execution, batch_size: int, copied: Sequence[Buffer], buffers: Mapping[str, Buffer]) -> _Way:
+def _make_way(
+    execution: Execution, batch_size: int, copied: Sequence[Buffer], buffers: Mapping[str, Buffer]
+) -> LaunchPlan:
     """Make ready what running `batch_size` rows takes; the execution's size is that or the next larger."""
     outputs = {}
     downloads = []
@@ -292,7 +294,7 @@ def _make_way(execution: Execution, batch_size: int, copied: Sequence[Buffer], b
         if buffer.is_copied:
             downloads.append((outputs[name], buffer.address))
     uploads = [(buffer.address, buffer.host[:batch_size]) for buffer in copied]
-    return _Way(execution.launch, uploads, downloads, outputs)
+    return LaunchPlan(execution.launch, uploads, downloads, outputs)
 
 
 def _spec(cuda_engine: Any, name: str) -> TensorSpec:

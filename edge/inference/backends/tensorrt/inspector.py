@@ -16,9 +16,9 @@ from edge.inference.admission import Precision
 from edge.inference.backends.cuda import find_gpu
 from edge.inference.backends.gpu import Gpu
 from edge.inference.backends.tensorrt.layers import (
+    EngineLayer,
     Inspection,
     IoTensor,
-    Layer,
     OnnxFacts,
     count,
     onnx_facts,
@@ -52,7 +52,7 @@ class InspectedModel:
         except EdgeError:
             return self.onnx_facts.tensors
 
-    def network(self) -> tuple[Layer, ...]:
+    def network(self) -> tuple[EngineLayer, ...]:
         """Return the layers of the network as TensorRT reads it, before fusion."""
         trt = load_tensorrt()
         return parse_network(trt, form_file(self.onnx, self.precision, "trt", self.state_dir))
@@ -67,7 +67,7 @@ class InspectedModel:
             raise EngineError(f"{path} cannot be read ({error.strerror})") from None
         return {"magic": magic.decode("ascii", "replace"), "version": ".".join(map(str, version))}
 
-    def layers(self) -> list[tuple[Layer, float | None]]:
+    def layers(self) -> list[tuple[EngineLayer, float | None]]:
         """Return the plan's layers, after fusion, with the milliseconds that each takes."""
         inspection = self.inspection
         if inspection.layers_json is None:
@@ -137,7 +137,7 @@ class InspectedModel:
             return error
 
 
-def described(layers: Iterable[tuple[Layer, float | None]]) -> dict[str, Any]:
+def described(layers: Iterable[tuple[EngineLayer, float | None]]) -> dict[str, Any]:
     """Return layers and their counts as they stand in the JSON document."""
     timed = list(layers)
     counts = asdict(count([found for found, _ in timed]))

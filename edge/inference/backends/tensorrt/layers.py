@@ -47,7 +47,7 @@ class LayerTensor:
 
 
 @dataclass(frozen=True)
-class Layer:
+class EngineLayer:
     """One layer, of a parsed network or of a plan; None: not told."""
 
     name: str
@@ -105,7 +105,7 @@ def precision_of(dtype: str) -> str | None:
     return next((name for name, parts in _PRECISIONS.items() if any(part in upper for part in parts)), None)
 
 
-def read_layers(answer: str) -> tuple[Layer, ...]:
+def read_layers(answer: str) -> tuple[EngineLayer, ...]:
     """Read the engine inspector's JSON; raise EngineError where it has a form that no known version gives.
 
     A plan that was built without detailed profiling has names only; TensorRT 10 tells type and format of a tensor in
@@ -125,9 +125,9 @@ def read_layers(answer: str) -> tuple[Layer, ...]:
     return tuple(_read_layer(entry) for entry in entries)
 
 
-def _read_layer(entry: Any) -> Layer:
+def _read_layer(entry: Any) -> EngineLayer:
     if isinstance(entry, str):
-        return Layer(entry, is_reformat=_is_reformat(entry, None))
+        return EngineLayer(entry, is_reformat=_is_reformat(entry, None))
     if not isinstance(entry, dict) or _text(entry, "Name") is None:
         raise EngineError(
             f"the engine inspector's answer has a layer of an unknown form ({entry!r:.80}); wanted a name, or an "
@@ -135,7 +135,7 @@ def _read_layer(entry: Any) -> Layer:
         )
     name, kind = entry["Name"], _text(entry, "LayerType")
     outputs = _read_tensors(entry.get("Outputs"))
-    return Layer(
+    return EngineLayer(
         name,
         kind,
         precision=outputs[0].precision if outputs else None,
@@ -180,7 +180,7 @@ def _text(entry: Mapping[str, Any], key: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def count(layers: Sequence[Layer]) -> LayerCounts:
+def count(layers: Sequence[EngineLayer]) -> LayerCounts:
     """Count layers; reformats are counted apart from those that compute."""
     computing = [each for each in layers if not each.is_reformat]
     origins = {origin for each in layers for origin in each.origins}
@@ -198,11 +198,11 @@ def _tally(values: Iterable[str | None]) -> dict[str, int]:
     return dict(Counter(value for value in values if value is not None).most_common())
 
 
-def with_times(layers: Sequence[Layer], times_ms: Mapping[str, float]) -> list[tuple[Layer, float | None]]:
+def with_times(layers: Sequence[EngineLayer], times_ms: Mapping[str, float]) -> list[tuple[EngineLayer, float | None]]:
     """Return each layer with its time; a time whose layer was not told comes as a layer of which the name is known."""
     left = dict(times_ms)
     told = [(each, left.pop(each.name, None)) for each in layers]
-    return told + [(Layer(name, is_reformat=_is_reformat(name, None)), time_ms) for name, time_ms in left.items()]
+    return told + [(EngineLayer(name, is_reformat=_is_reformat(name, None)), time_ms) for name, time_ms in left.items()]
 
 
 def make_layer_times(trt: Any) -> Any:
@@ -231,7 +231,7 @@ def _layer_times_class(trt: Any) -> Any:
     return LayerTimes
 
 
-def parse_network(trt: Any, onnx: Path) -> tuple[Layer, ...]:
+def parse_network(trt: Any, onnx: Path) -> tuple[EngineLayer, ...]:
     """Return the layers of a model as TensorRT reads it, before fusion; raise EngineError where it does not."""
     logger = make_logger(trt)
     try:
@@ -256,14 +256,14 @@ def _refusal(parser_error: Any) -> str:
     return f"node {parser_error.node_name()!r}, operator {parser_error.node_operator()}: {reason}"
 
 
-def network_layers(network: Any) -> tuple[Layer, ...]:
+def network_layers(network: Any) -> tuple[EngineLayer, ...]:
     """Return the layers of a parsed network."""
     return tuple(_network_layer(network.get_layer(index)) for index in range(network.num_layers))
 
 
-def _network_layer(layer: Any) -> Layer:
+def _network_layer(layer: Any) -> EngineLayer:
     outputs = _network_tensors(layer.get_output(index) for index in range(layer.num_outputs))
-    return Layer(
+    return EngineLayer(
         layer.name,
         layer.type.name,
         precision=outputs[0].precision if outputs else None,

@@ -23,7 +23,7 @@ from edge.core.clock import utc_text
 from edge.core.errors import EngineError
 from edge.inference.backends.gpu import Gpu
 from edge.inference.backends.tensorrt.build_protocol import MB, BuildSettings, BuiltPlan
-from edge.inference.backends.tensorrt.builder import file_name, library_name, ways
+from edge.inference.backends.tensorrt.builder import build_strategies, file_name, library_name
 from edge.inference.backends.tensorrt.library import load_tensorrt
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class _DamagedError(StalePlanError):
 
 
 @dataclass(frozen=True)
-class Trial:
+class PlanTrial:
     """What came of holding a plan's engine against another; it is kept, so that a bad one is not tried for ever."""
 
     state: str = "untried"  # or trying, verified, refused
@@ -85,7 +85,7 @@ def plan_key(onnx_sha256: str, settings: BuildSettings, gpu: Gpu | None, board: 
         max_batch=settings.max_batch,
         builder_level=settings.builder_level,
         workspace_mb=settings.workspace_mb,
-        flags=ways(trt, settings)[0],
+        flags=build_strategies(trt, settings)[0],
         library=library_name(trt),
         version=trt.__version__,
         cuda=gpu.cuda_version if gpu else None,
@@ -168,15 +168,15 @@ class PlanStore:
         """Return where the plan of this key is kept; None where it is not."""
         return self._find(key)
 
-    def trial(self, key: PlanKey) -> Trial:
+    def trial(self, key: PlanKey) -> PlanTrial:
         """Return what came of trying the plan of this key."""
         path = self._find(key)
         try:
-            return Trial(**json.loads(path.with_suffix(".trial").read_bytes())) if path else Trial()
+            return PlanTrial(**json.loads(path.with_suffix(".trial").read_bytes())) if path else PlanTrial()
         except (OSError, ValueError, TypeError):
-            return Trial()
+            return PlanTrial()
 
-    def note(self, key: PlanKey, trial: Trial) -> None:
+    def note(self, key: PlanKey, trial: PlanTrial) -> None:
         """Keep what came of trying the plan of this key; where it cannot be kept, it is tried again next time."""
         try:
             with self._locked() as folder_fd:

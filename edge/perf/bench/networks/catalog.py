@@ -10,14 +10,14 @@ from typing import Literal
 from edge.core.errors import ConfigError
 from edge.perf.bench.networks.googlenet import googlenet
 from edge.perf.bench.networks.inception import inception_v3, inception_v4
-from edge.perf.bench.networks.layer_graph import Graph, Shape
+from edge.perf.bench.networks.layer_graph import LayerGraph, Shape
 from edge.perf.bench.networks.residual import mobilenet_v2, resnet_50, resnet_152
 from edge.perf.bench.networks.sequential import alexnet, vgg_19
 from edge.perf.bench.networks.translator import translator
 
 Unit = Literal["images", "sequences"]
 
-_BUILDERS: dict[str, Callable[[], Graph]] = {
+_BUILDERS: dict[str, Callable[[], LayerGraph]] = {
     "AlexNet": alexnet,
     "GoogLeNet": googlenet,
     "ResNet-50": resnet_50,
@@ -54,7 +54,7 @@ def find(name: str) -> Network:
     return Network(found, graph.input.shape, unit, graph.parameters, graph.multiplications)
 
 
-def graph_of(name: str) -> Graph:
+def graph_of(name: str) -> LayerGraph:
     """Return the layers of a network, of a name as it is shown."""
     return _BUILDERS[name]()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge.perf.bench.networks.layer_graph import Graph, Tensor, picture
+from edge.perf.bench.networks.layer_graph import LayerGraph, Tensor, picture
 
 # Of each module the channels of 1×1, 3×3 before and after, 5×5 before and after, and pooling (Szegedy et al. 2014,
 # table 1); None: the size is halved there.
@@ -21,7 +21,7 @@ _MODULES = (
 )
 
 
-def googlenet() -> Graph:
+def googlenet() -> LayerGraph:
     """Return GoogLeNet (Szegedy et al. 2014)."""
     graph = picture(224)
     x = _halved(graph, _convolved(graph, graph.input, 64, 7, stride=2))
@@ -33,7 +33,7 @@ def googlenet() -> Graph:
     return graph.classify(graph.mean(x))
 
 
-def _module(graph: Graph, x: Tensor, channels: tuple[int, int, int, int, int, int]) -> Tensor:
+def _module(graph: LayerGraph, x: Tensor, channels: tuple[int, int, int, int, int, int]) -> Tensor:
     one, before_three, three, before_five, five, pooled = channels
     branches = [
         _convolved(graph, x, one, 1),
@@ -44,10 +44,10 @@ def _module(graph: Graph, x: Tensor, channels: tuple[int, int, int, int, int, in
     return graph.concatenate(branches)
 
 
-def _convolved(graph: Graph, x: Tensor, channels: int, kernel: int, stride: int = 1) -> Tensor:
+def _convolved(graph: LayerGraph, x: Tensor, channels: int, kernel: int, stride: int = 1) -> Tensor:
     return graph.relu(graph.convolution(x, channels, kernel, stride=stride))
 
 
-def _halved(graph: Graph, x: Tensor) -> Tensor:
+def _halved(graph: LayerGraph, x: Tensor) -> Tensor:
     """Take maxima of 3×3 at stride 2; the last row and column count, as the paper's sizes have it."""
     return graph.max_pool(x, 3, 2, (0, 0, 1, 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge.perf.bench.networks.layer_graph import Graph, Tensor, picture
+from edge.perf.bench.networks.layer_graph import LayerGraph, Tensor, picture
 
 Layer = tuple[int, int | tuple[int, int]] | tuple[int, int | tuple[int, int], int]
 Branch = Sequence[Layer]
@@ -17,7 +17,7 @@ _ROW_3, _COLUMN_3 = (1, 3), (3, 1)
 _ROW_7, _COLUMN_7 = (1, 7), (7, 1)
 
 
-def inception_v3() -> Graph:
+def inception_v3() -> LayerGraph:
     """Return Inception-v3 (Szegedy et al. 2015, table 1)."""
     graph = picture(299)
     x = _branch(graph, _unpadded(graph, graph.input, ((32, 3, 2), (32, 3))), [(64, 3)])
@@ -38,7 +38,7 @@ def inception_v3() -> Graph:
     return graph.classify(graph.mean(x))
 
 
-def inception_v4() -> Graph:
+def inception_v4() -> LayerGraph:
     """Return Inception-v4 (Szegedy et al. 2016, figures 3 to 9)."""
     graph = picture(299)
     x = _stem_v4(graph)
@@ -56,7 +56,7 @@ def inception_v4() -> Graph:
     return graph.classify(graph.mean(x))
 
 
-def _stem_v4(graph: Graph) -> Tensor:
+def _stem_v4(graph: LayerGraph) -> Tensor:
     x = _branch(graph, _unpadded(graph, graph.input, ((32, 3, 2), (32, 3))), [(64, 3)])
     x = graph.concatenate([graph.max_pool(x, 3, 2), _branch(graph, x, [(96, 3, 2)])])
     square = _unpadded(graph, _branch(graph, x, [(64, 1)]), [(96, 3)])
@@ -65,18 +65,18 @@ def _stem_v4(graph: Graph) -> Tensor:
     return graph.concatenate([_branch(graph, x, [(192, 3, 2)]), graph.max_pool(x, 3, 2)])
 
 
-def _module(graph: Graph, x: Tensor, branches: Sequence[Branch], pooled: int) -> Tensor:
+def _module(graph: LayerGraph, x: Tensor, branches: Sequence[Branch], pooled: int) -> Tensor:
     """Put in branches that keep the size, and one of means."""
     ends = [_branch(graph, x, branch) for branch in branches]
     return graph.concatenate([*ends, _branch(graph, graph.mean_pool(x), [(pooled, 1)])])
 
 
-def _reduction(graph: Graph, x: Tensor, branches: Sequence[Branch]) -> Tensor:
+def _reduction(graph: LayerGraph, x: Tensor, branches: Sequence[Branch]) -> Tensor:
     """Put in branches that halve the size, and one of maxima."""
     return graph.concatenate([*(_branch(graph, x, branch) for branch in branches), graph.max_pool(x, 3, 2)])
 
 
-def _forked(graph: Graph, x: Tensor, plain: int, trunks: Sequence[Branch], fork: int, pooled: int) -> Tensor:
+def _forked(graph: LayerGraph, x: Tensor, plain: int, trunks: Sequence[Branch], fork: int, pooled: int) -> Tensor:
     """Put in a 1×1 branch, trunks that each end in a row and a column side by side, and a branch of means."""
     ends = [_branch(graph, x, [(plain, 1)])]
     for trunk in trunks:
@@ -85,20 +85,26 @@ def _forked(graph: Graph, x: Tensor, plain: int, trunks: Sequence[Branch], fork:
     return graph.concatenate([*ends, _branch(graph, graph.mean_pool(x), [(pooled, 1)])])
 
 
-def _branch(graph: Graph, x: Tensor, layers: Branch) -> Tensor:
+def _branch(graph: LayerGraph, x: Tensor, layers: Branch) -> Tensor:
     for channels, kernel, *stride in layers:
         x = _convolved(graph, x, channels, kernel, *stride)
     return x
 
 
-def _unpadded(graph: Graph, x: Tensor, layers: Branch) -> Tensor:
+def _unpadded(graph: LayerGraph, x: Tensor, layers: Branch) -> Tensor:
     for channels, kernel, *stride in layers:
         x = _convolved(graph, x, channels, kernel, *stride, pad=0)
     return x
 
 
 def _convolved(
-    graph: Graph, x: Tensor, channels: int, kernel: int | tuple[int, int], stride: int = 1, *, pad: int | None = None
+    graph: LayerGraph,
+    x: Tensor,
+    channels: int,
+    kernel: int | tuple[int, int],
+    stride: int = 1,
+    *,
+    pad: int | None = None,
 ) -> Tensor:
     pad = 0 if stride == 2 else pad  # noqa: PLR2004 -- what halves the size has no padding
     return graph.relu(graph.batch_norm(graph.convolution(x, channels, kernel, stride=stride, pad=pad, bias=False)))

@@ -49,7 +49,7 @@ class Node:
 
 
 @dataclass
-class Graph:
+class LayerGraph:
     """Layers in the order they were put in; each method puts in one and returns what comes out of it."""
 
     input: Tensor
@@ -169,15 +169,15 @@ class Graph:
     def softmax(self, x: Tensor) -> Tensor:
         return self.node("Softmax", [x.name], x.shape, axis=-1)
 
-    def classify(self, x: Tensor, classes: int = 1000) -> Graph:
+    def classify(self, x: Tensor, classes: int = 1000) -> LayerGraph:
         """End with the scores of ImageNet's classes; return the graph."""
         self.output = self.softmax(self.dense(x, classes))
         return self
 
 
-def picture(side_px: int) -> Graph:
+def picture(side_px: int) -> LayerGraph:
     """Return a graph without layers that takes square colour pictures."""
-    return Graph(Tensor("images", (3, side_px, side_px)))
+    return LayerGraph(Tensor("images", (3, side_px, side_px)))
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

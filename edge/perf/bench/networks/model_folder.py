@@ -67,7 +67,7 @@ def write(network: Network, folder: Path, seed: int = 0) -> Path:
 
 
 @dataclass(frozen=True)
-class _Draft:
+class _FolderDraft:
     """What is to lie in a model folder."""
 
     stem: str
@@ -109,13 +109,13 @@ class _Draft:
         (place / "model.toml").write_text(self.manifest, encoding="utf-8")
 
 
-def _draft(network: Network, seed: int) -> _Draft:
+def _draft(network: Network, seed: int) -> _FolderDraft:
     graph, stem = graph_of(network.name), network.name.casefold()
     places = layout(graph.weights)
     onnx = describe(graph, network.name, seed, places, f"{stem}.weights").SerializeToString(deterministic=True)
     reading = _COLOUR_INPUT if network.unit == "images" else _GREY_INPUT
     manifest = _MANIFEST.format(name=network.name, seed=seed, onnx=f"{stem}.onnx", input=reading)
-    return _Draft(stem, seed, onnx, manifest, places)
+    return _FolderDraft(stem, seed, onnx, manifest, places)
 
 
 def _check_room(network: Network, folder: Path, wanted_bytes: int) -> None:
@@ -127,7 +127,7 @@ def _check_room(network: Network, folder: Path, wanted_bytes: int) -> None:
         )
 
 
-def _move(made: Path, place: Path, draft: _Draft) -> None:
+def _move(made: Path, place: Path, draft: _FolderDraft) -> None:
     """Put a whole folder in its place, in one step; another process may have done so meanwhile."""
     if place.exists() and not draft.is_complete_at(place):
         shutil.rmtree(place)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edge.core.errors import ModelError
-from edge.perf.bench.networks.layer_graph import Graph, Tensor
+from edge.perf.bench.networks.layer_graph import LayerGraph, Tensor
 from edge.perf.bench.networks.weights import Placed, drawn
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _IR_VERSION = 8  # the one that goes with the opset
 _BATCH = "N"
 
 
-def describe(graph: Graph, name: str, seed: int, places: Sequence[Placed], weights_file: str) -> ModelProto:
+def describe(graph: LayerGraph, name: str, seed: int, places: Sequence[Placed], weights_file: str) -> ModelProto:
     """Return the model of any batch size; its matrices are references into `weights_file`, as `places` has it.
 
     Raises ModelError where the package onnx is not installed.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge.perf.bench.networks.layer_graph import LINEAR, RECTIFIED, Graph, Tensor, picture
+from edge.perf.bench.networks.layer_graph import LINEAR, RECTIFIED, LayerGraph, Tensor, picture
 
 # Of what a block adds, to what goes past it: with more, fifty additions would outgrow FP16.
 _ADDED = 0.25
@@ -18,17 +18,17 @@ _MOBILENET_V2 = (
 )
 
 
-def resnet_50() -> Graph:
+def resnet_50() -> LayerGraph:
     """Return ResNet-50 (He et al. 2015, table 1)."""
     return _resnet((3, 4, 6, 3))
 
 
-def resnet_152() -> Graph:
+def resnet_152() -> LayerGraph:
     """Return ResNet-152 (He et al. 2015, table 1)."""
     return _resnet((3, 8, 36, 3))
 
 
-def _resnet(blocks: tuple[int, int, int, int]) -> Graph:
+def _resnet(blocks: tuple[int, int, int, int]) -> LayerGraph:
     graph = picture(224)
     x = graph.relu(_normalised(graph, graph.input, 64, 7, 2))
     x = graph.max_pool(x, 3, 2, (1, 1, 1, 1))
@@ -38,7 +38,7 @@ def _resnet(blocks: tuple[int, int, int, int]) -> Graph:
     return graph.classify(graph.mean(x))
 
 
-def _bottleneck(graph: Graph, x: Tensor, width: int, stride: int) -> Tensor:
+def _bottleneck(graph: LayerGraph, x: Tensor, width: int, stride: int) -> Tensor:
     """Put in 1×1, 3×3, 1×1; the stride is the 3×3 layer's, as in what is trained today (4.1 GMAC; the paper: 3.8)."""
     wide = 4 * width
     past = x if x.shape[0] == wide else _normalised(graph, x, wide, 1, stride, LINEAR)
@@ -49,12 +49,12 @@ def _bottleneck(graph: Graph, x: Tensor, width: int, stride: int) -> Tensor:
 
 
 def _normalised(
-    graph: Graph, x: Tensor, channels: int, kernel: int, stride: int = 1, gain: float = RECTIFIED
+    graph: LayerGraph, x: Tensor, channels: int, kernel: int, stride: int = 1, gain: float = RECTIFIED
 ) -> Tensor:
     return graph.batch_norm(graph.convolution(x, channels, kernel, stride=stride, bias=False, gain=gain))
 
 
-def mobilenet_v2() -> Graph:
+def mobilenet_v2() -> LayerGraph:
     """Return MobileNet-v2 of width 1."""
     graph = picture(224)
     x = graph.relu6(_normalised(graph, graph.input, 32, 3, 2))
@@ -65,7 +65,7 @@ def mobilenet_v2() -> Graph:
     return graph.classify(graph.mean(x))
 
 
-def _inverted(graph: Graph, x: Tensor, factor: int, channels: int, stride: int) -> Tensor:
+def _inverted(graph: LayerGraph, x: Tensor, factor: int, channels: int, stride: int) -> Tensor:
     """Put in an expansion, a 3×3 layer for each channel, and a linear 1×1 layer."""
     past, wide = x, factor * x.shape[0]
     if factor > 1:

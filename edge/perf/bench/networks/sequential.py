@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from edge.perf.bench.networks.layer_graph import RECTIFIED, Graph, Tensor, picture
+from edge.perf.bench.networks.layer_graph import RECTIFIED, LayerGraph, Tensor, picture
 
 # Channels of the 3×3 layers of a stage, and how many there are (Simonyan and Zisserman 2014, table 1, column E).
 _VGG_19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 
 
-def alexnet() -> Graph:
+def alexnet() -> LayerGraph:
     """Return AlexNet (Krizhevsky et al. 2012), whose two halves are groups; normalised before pooling, as there."""
     graph = picture(227)
     x = graph.relu(graph.convolution(graph.input, 96, 11, stride=4, pad=0))
@@ -20,7 +20,7 @@ def alexnet() -> Graph:
     return _head(graph, graph.max_pool(x, 3, 2))
 
 
-def vgg_19() -> Graph:
+def vgg_19() -> LayerGraph:
     """Return VGG-19: 16 convolutions of 3×3 and 3 dense layers."""
     graph = picture(224)
     x = graph.input
@@ -31,7 +31,7 @@ def vgg_19() -> Graph:
     return _head(graph, x)
 
 
-def _head(graph: Graph, x: Tensor) -> Graph:
+def _head(graph: LayerGraph, x: Tensor) -> LayerGraph:
     """End with two layers of 4096 and the classes; dropout does nothing at inference."""
     x = graph.flatten(x)
     for _ in range(2):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge.perf.bench.networks.layer_graph import LINEAR, Graph, Tensor
+from edge.perf.bench.networks.layer_graph import LINEAR, LayerGraph, Tensor
 
 _WORDS = 20
 _SIZE = 500  # numbers of a word's vector, and units of a layer
@@ -18,12 +18,12 @@ _VOCABULARY = 50_000
 _GATES = 4
 
 
-def translator() -> Graph:
+def translator() -> LayerGraph:
     """Return the translator; a sentence comes as a grey picture of one row a word, so that a pipeline can carry it.
 
     The output is the probability of each word of the vocabulary at the place where it is likeliest.
     """
-    graph = Graph(Tensor("sentences", (1, _WORDS, _SIZE)))
+    graph = LayerGraph(Tensor("sentences", (1, _WORDS, _SIZE)))
     rows = graph.node("Squeeze", [graph.input.name, graph.constant(np.array([1], np.int64))], (_WORDS, _SIZE))
     x = graph.node("Transpose", [rows.name], rows.shape, perm=(1, 0, 2))  # the steps come first: T×N×size
     states = []
@@ -40,7 +40,7 @@ def translator() -> Graph:
     return graph
 
 
-def _recurrent(graph: Graph, x: Tensor, state: list[str]) -> tuple[Tensor, list[str]]:
+def _recurrent(graph: LayerGraph, x: Tensor, state: list[str]) -> tuple[Tensor, list[str]]:
     """Put in an LSTM layer that begins in this state; return what it gives at each step, and its last state."""
     std = _SIZE**-0.5
     weights = [graph.weight((1, _GATES * _SIZE, _SIZE), std) for _ in ("of the input", "of the last step")]
@@ -52,7 +52,7 @@ def _recurrent(graph: Graph, x: Tensor, state: list[str]) -> tuple[Tensor, list[
     return graph.node("Squeeze", [steps, graph.constant(np.array([1], np.int64))], x.shape), last
 
 
-def _attend(graph: Graph, x: Tensor, source: Tensor) -> Tensor:
+def _attend(graph: LayerGraph, x: Tensor, source: Tensor) -> Tensor:
     """Put in attention to the source (Luong et al. 2015, the form "general"); return N×T×size."""
     own = graph.node("Transpose", [x.name], x.shape, perm=(1, 0, 2))
     asked = _product(graph, own, _SIZE)
@@ -66,12 +66,12 @@ def _attend(graph: Graph, x: Tensor, source: Tensor) -> Tensor:
     return graph.node("Tanh", [mixed.name], mixed.shape)
 
 
-def _linear(graph: Graph, x: Tensor, outputs: int) -> Tensor:
+def _linear(graph: LayerGraph, x: Tensor, outputs: int) -> Tensor:
     product = _product(graph, x, outputs)
     return graph.node("Add", [product.name, graph.weight((outputs,), 0.1)], product.shape)
 
 
-def _product(graph: Graph, x: Tensor, outputs: int) -> Tensor:
+def _product(graph: LayerGraph, x: Tensor, outputs: int) -> Tensor:
     """Multiply each step's row by a matrix."""
     within = x.shape[-1]
     matrix = graph.weight((within, outputs), (LINEAR / within) ** 0.5)
