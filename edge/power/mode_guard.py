@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from edge.core.errors import ConfigError, EdgeError
 from edge.core.process import heard_by
-from edge.perf.tune.measurements_file import MeasurementsFile
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +34,16 @@ class Power(Protocol):
         """Set a mode; tell whether the board reboots for it. Raises EdgeError where it was not set."""
 
 
+class ModeRecord(Protocol):
+    """The modes to remember across a reboot or a power failure."""
+
+    mode_before: str | None  # to be restored at the end
+    mode_set: str | None  # the last one switched to; a board found in another was switched by somebody else
+
+    def save(self) -> None:
+        """Store both durably; raise EdgeError on failure."""
+
+
 class RebootingError(EdgeError):
     """The board goes down, to come up in another power mode."""
 
@@ -44,15 +53,15 @@ class RebootingError(EdgeError):
 class ModeGuard:
     """Switches modes, and puts the first one back; a context manager."""
 
-    def __init__(self, power: Power, finished: MeasurementsFile, *, allow_reboot: bool) -> None:
+    def __init__(self, power: Power, record: ModeRecord, *, allow_reboot: bool) -> None:
         self._power = power
-        self._finished = finished
+        self._record = record
         self._allow_reboot = allow_reboot
 
     def __enter__(self) -> ModeGuard:
         now = self._power.current()
-        if self._finished.mode_before is None or self._finished.mode_set != now:
-            self._finished.mode_before = now
+        if self._record.mode_before is None or self._record.mode_set != now:
+            self._record.mode_before = now
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -85,13 +94,13 @@ class ModeGuard:
         """Go over to a mode; raise RebootingError where the board goes down for it."""
         if self._power.current() == mode:
             return
-        self._finished.mode_set = mode
-        self._finished.save()  # a reboot or the loss of power must not cost what is measured
+        self._record.mode_set = mode
+        self._record.save()  # a reboot or the loss of power must not cost what is measured
         if self._power.set_mode(mode, allow_reboot=self._allow_reboot):
             raise RebootingError(f"the board reboots into {mode}; start the same command again to go on")
 
     def _put_back(self, *, may_reboot: bool) -> None:
-        before, now = self._finished.mode_before, self._power.current()
+        before, now = self._record.mode_before, self._power.current()
         if before is None:
             return
         if before != now and not self._power.is_live(before) and not may_reboot:
@@ -104,8 +113,8 @@ class ModeGuard:
                 self._power.set_mode(before, allow_reboot=may_reboot)
             except EdgeError as error:
                 raise EdgeError(f"the board stays in {now}; wanted {before}, as before: {error}") from None
-        self._finished.mode_before = self._finished.mode_set = None
-        self._finished.save()
+        self._record.mode_before = self._record.mode_set = None
+        self._record.save()
 
 
 def _undisturbed() -> AbstractContextManager[None]:
