@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 from edge.inference.admission import Here
-from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.ort import import_onnxruntime
 from edge.inference.backends.tensorrt.builder import library_name
 from edge.inference.backends.tensorrt.library import load_tensorrt

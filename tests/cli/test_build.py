@@ -19,7 +19,7 @@ from edge.cli.engines import build as build_command
 from edge.cli.main import INTERRUPTED, main
 from edge.core import progress
 from edge.core.errors import EngineError
-from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt.builder import library_name
 from edge.inference.backends.tensorrt.library import load_tensorrt
 from tests.conftest import CONVEYOR, ROOT, Child, clean_environment, eventually

@@ -95,11 +95,11 @@ def test_every_way_to_build_sets_flags_that_the_version_has(version: str) -> Non
     folder = tensorrt_folder(version)
     program = """if True:
         import json, tensorrt_bindings as trt
-        from edge.inference.backends.tensorrt.builder import ways
+        from edge.inference.backends.tensorrt.builder import build_strategies
         from edge.inference.backends.tensorrt.build_protocol import BuildSettings
         known = {*trt.BuilderFlag.__members__, *trt.NetworkDefinitionCreationFlag.__members__}
         settings = [BuildSettings(p, d, 1, 3, 64) for p, d in (("fp32", "gpu"), ("fp16", "gpu"), ("fp16", "dla0"))]
-        print(json.dumps([sorted({*way} - known) for each in settings for way in ways(trt, each)]))
+        print(json.dumps([sorted({*flags} - known) for each in settings for flags in build_strategies(trt, each)]))
     """
     unknown = json.loads(run_python(["-c", program], [ROOT, folder], with_stub_libraries(folder)))
     assert len(unknown) >= 3

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.errors import EngineError, GpuMemoryError
-from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt import build_process
 from edge.inference.backends.tensorrt.build_process import (
     KEPT_FREE_MB,

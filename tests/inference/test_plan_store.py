@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.errors import EngineError
-from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt import plan_store as plans_module
 from edge.inference.backends.tensorrt.build_protocol import MB, BuildFacts, BuildSettings, BuiltPlan
 from edge.inference.backends.tensorrt.plan_store import PlanKey, PlanStore, StalePlanError, plan_key, read_header

@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from edge.core.errors import EngineError, ModelError
-from edge.inference.backends.gpu import Gpu
+from edge.inference import inspected_model
+from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.ort_profile import layers_run, read_profile
-from edge.inference.backends.tensorrt import inspector as inspected
 from edge.inference.backends.tensorrt import library as trt_library
 from edge.perf.bench import fusion as fusion_module
 from edge.perf.bench.fusion import PUBLISHED, Fusion, fusion
@@ -29,7 +29,7 @@ from edge.perf.bench.fusion_table import show
 from edge.perf.bench.networks import find, write
 from edge.perf.bench.networks.catalog import graph_of
 from tests.conftest import CONVEYOR
-from tests.inference.test_inspector import GPU, SAMPLES, TIMES_MS, answer_of, put_plan_on_gpu
+from tests.inference.test_inspected_model import GPU, SAMPLES, TIMES_MS, answer_of, put_plan_on_gpu
 
 MANIFEST = """
 task = "classify"
@@ -44,7 +44,7 @@ def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_gpu() -> Gpu:
         raise EngineError("no GPU here")
 
-    for module in (inspected, fusion_module):
+    for module in (inspected_model, fusion_module):
         monkeypatch.setattr(module, "find_gpu", find_gpu)
 
 
@@ -176,7 +176,7 @@ def put_fusion_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         fusion_module,
         "InspectedModel",
-        lambda onnx, precision, _, *others: inspected.InspectedModel(onnx, precision, 4, *others),
+        lambda onnx, precision, _, *others: inspected_model.InspectedModel(onnx, precision, 4, *others),
     )
 
 
@@ -199,7 +199,7 @@ def test_on_a_gpu_the_inspector_tells_layers_precision_and_time(
 @pytest.mark.usefixtures("_tensorrt")
 def test_on_a_gpu_a_plan_that_is_not_kept_is_built_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor"))
-    monkeypatch.setattr(inspected, "find_gpu", lambda: GPU)
+    monkeypatch.setattr(inspected_model, "find_gpu", lambda: GPU)
     put_fusion_on_gpu(monkeypatch)
     built: list[str] = []
 

@@ -19,8 +19,7 @@ from edge.core.progress import phase_bar
 from edge.core.state_dir import default_state_dir
 from edge.host.board import board_name
 from edge.inference.admission import Precision
-from edge.inference.backends.cuda import find_gpu
-from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.cuda import Gpu, find_gpu
 from edge.inference.backends.tensorrt.build_process import build_plan
 from edge.inference.backends.tensorrt.build_protocol import MB, BuildSettings, BuiltPlan
 from edge.inference.backends.tensorrt.builder import library_name

@@ -21,7 +21,7 @@ from edge.core.state_dir import default_state_dir
 from edge.host.board import board_name
 from edge.inference.admission import Precision
 from edge.inference.backends.tensorrt.build_protocol import MB
-from edge.inference.backends.tensorrt.inspector import InspectedModel, described
+from edge.inference.inspected_model import InspectedModel, described
 from edge.pipeline.served_model import model_file
 
 _LARGEST_BATCH = 1024  # as in the configuration

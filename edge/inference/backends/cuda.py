@@ -15,6 +15,7 @@ import math
 import mmap
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +23,29 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError
-from edge.inference.backends.gpu import Gpu
 
 log = logging.getLogger(__name__)
 
 MemoryKind = Literal["mapped", "registered", "pinned"]
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the stream 0 of other libraries
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU, as its attributes tell."""
+
+    name: str
+    compute_capability: tuple[int, int]
+    sm_count: int
+    memory_bytes: int
+    cuda_version: str  # of the driver: "12.6"
+    integrated: bool  # shares its memory with the CPU
+    pageable_access: bool  # reads ordinary memory of the CPU coherently (Thor)
+
+    @property
+    def architecture(self) -> str:
+        """The name that compilers give it: `sm_87`."""
+        return f"sm_{self.compute_capability[0]}{self.compute_capability[1]}"
 
 
 @functools.lru_cache(maxsize=1)

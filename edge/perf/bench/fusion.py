@@ -17,11 +17,11 @@ from edge.inference.backends.cuda import find_gpu
 from edge.inference.backends.ort import import_onnxruntime
 from edge.inference.backends.ort_profile import layers_run
 from edge.inference.backends.tensorrt.builder import library_name
-from edge.inference.backends.tensorrt.inspector import InspectedModel, described
 from edge.inference.backends.tensorrt.layers import EngineLayer
 from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.fp16.convert import fp16_file
+from edge.inference.inspected_model import InspectedModel, described
 from edge.inference.model_variants import form_file
 from edge.perf.bench.networks import find
 from edge.pipeline.served_model import model_file, supply_of

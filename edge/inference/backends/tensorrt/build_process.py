@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 import psutil
 
 from edge.core.errors import EngineError, GpuMemoryError
-from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt.build_protocol import (
     GIVEN_UP,
     KINDS,

@@ -21,7 +21,7 @@ from typing import Any
 
 from edge.core.clock import utc_text
 from edge.core.errors import EngineError
-from edge.inference.backends.gpu import Gpu
+from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt.build_protocol import MB, BuildSettings, BuiltPlan
 from edge.inference.backends.tensorrt.builder import build_strategies, file_name, library_name
 from edge.inference.backends.tensorrt.library import load_tensorrt

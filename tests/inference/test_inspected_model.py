@@ -13,8 +13,8 @@ import pytest
 from edge.cli.main import main
 from edge.core.errors import EngineError
 from edge.host.board import board_name
-from edge.inference.backends.gpu import Gpu
-from edge.inference.backends.tensorrt import inspector as inspected
+from edge.inference import inspected_model
+from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt import library as trt_library
 from edge.inference.backends.tensorrt.build_protocol import BuildFacts, BuiltPlan
 from edge.inference.backends.tensorrt.layers import Inspection, IoTensor
@@ -41,7 +41,7 @@ def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def find_gpu() -> Gpu:
         raise EngineError(NO_GPU)
 
-    monkeypatch.setattr(inspected, "find_gpu", find_gpu)
+    monkeypatch.setattr(inspected_model, "find_gpu", find_gpu)
 
 
 @pytest.fixture
@@ -123,8 +123,8 @@ def put_plan_on_gpu(
     model: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, times: Mapping[str, float] | None
 ) -> None:
     """Store a plan for a GPU, which tells of itself what the inspector's sample tells."""
-    monkeypatch.setattr(inspected, "find_gpu", lambda: GPU)
-    subject = inspected.InspectedModel(model / "conveyor.onnx", "fp16", 4, "gpu", model / "state", board_name())
+    monkeypatch.setattr(inspected_model, "find_gpu", lambda: GPU)
+    subject = inspected_model.InspectedModel(model / "conveyor.onnx", "fp16", 4, "gpu", model / "state", board_name())
     version = trt_library.load_tensorrt().__version__.split(".")
     plan = MAGIC[subject._key.library] + bytes(20) + bytes(int(part) % 256 for part in version[:4])
     facts = BuildFacts(("STRONGLY_TYPED",), 512, 3, {}, {}, {}, {"dla": 12, "gpu": ["/head/TopK"]}, 1.5)
@@ -135,7 +135,7 @@ def put_plan_on_gpu(
         assert loaded == plan
         return Inspection(answer, tensors, 12_000_000, times)
 
-    monkeypatch.setattr("edge.inference.backends.tensorrt.inspection.inspect_plan", inspect_plan)
+    monkeypatch.setattr("edge.inference.backends.tensorrt.inspector.inspect_plan", inspect_plan)
 
 
 def answer_of(sample: str) -> str:

@@ -1,0 +1,144 @@
+"""A model looked at without serving it: its ONNX file, the network that TensorRT reads from it, and its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from edge.core.config import EnginesSettings
+from edge.core.errors import EdgeError, EngineError
+from edge.inference.admission import Precision
+from edge.inference.backends.cuda import Gpu, find_gpu
+from edge.inference.backends.tensorrt.layers import (
+    EngineLayer,
+    Inspection,
+    IoTensor,
+    OnnxFacts,
+    count,
+    onnx_facts,
+    parse_network,
+    read_layers,
+    with_times,
+)
+from edge.inference.backends.tensorrt.library import load_tensorrt
+from edge.inference.backends.tensorrt.plan_store import PlanKey, PlanStore, plan_key, read_header
+from edge.inference.engine_provider import build_settings
+from edge.inference.model_variants import form_file, plan_sha256
+
+_HEADER_BYTES = 28  # that tell magic number and version
+
+
+@dataclass(frozen=True)
+class InspectedModel:
+    """A model and its plan, looked at: each method finds one thing out, or raises EdgeError."""
+
+    onnx: Path  # FP32
+    precision: Precision
+    max_batch: int
+    device: str
+    state_dir: Path
+    board: str
+
+    def tensors(self) -> tuple[IoTensor, ...]:
+        """Return inputs and outputs of the plan; of the ONNX file where no plan can be looked at."""
+        try:
+            return self.inspection.tensors
+        except EdgeError:
+            return self.onnx_facts.tensors
+
+    def network(self) -> tuple[EngineLayer, ...]:
+        """Return the layers of the network as TensorRT reads it, before fusion."""
+        trt = load_tensorrt()
+        return parse_network(trt, form_file(self.onnx, self.precision, "trt", self.state_dir))
+
+    def header(self) -> dict[str, str]:
+        """Return magic number and version of the plan's file."""
+        path, _ = self.plan
+        try:
+            with path.open("rb") as file:
+                magic, version = read_header(file.read(_HEADER_BYTES))
+        except OSError as error:
+            raise EngineError(f"{path} cannot be read ({error.strerror})") from None
+        return {"magic": magic.decode("ascii", "replace"), "version": ".".join(map(str, version))}
+
+    def layers(self) -> list[tuple[EngineLayer, float | None]]:
+        """Return the plan's layers, after fusion, with the milliseconds that each takes."""
+        inspection = self.inspection
+        if inspection.layers_json is None:
+            raise EngineError("the engine inspector gave no answer; build the plan anew: `edge engines build`")
+        return with_times(read_layers(inspection.layers_json), inspection.layer_times_ms or {})
+
+    def layer_times_ms(self) -> dict[str, float]:
+        """Return the milliseconds that each layer of the plan takes."""
+        times_ms = self.inspection.layer_times_ms
+        if times_ms is None:
+            raise EngineError("TensorRT reported no times of this plan's layers")
+        return dict(times_ms)
+
+    @cached_property
+    def onnx_facts(self) -> OnnxFacts:
+        """What the ONNX file holds."""
+        return onnx_facts(self.onnx)
+
+    @cached_property
+    def _gpu(self) -> Gpu | EngineError:
+        try:
+            return find_gpu()
+        except EngineError as error:
+            return error
+
+    @cached_property
+    def _store(self) -> PlanStore:
+        return PlanStore(self.state_dir, EnginesSettings().cache_mb)
+
+    @cached_property
+    def _key(self) -> PlanKey:
+        """The key of the plan that `edge engines build` makes here."""
+        gpu = self._gpu if isinstance(self._gpu, Gpu) else None
+        memory_bytes = gpu.memory_bytes if gpu else psutil.virtual_memory().total
+        settings = build_settings(self.precision, self.device, self.max_batch, EnginesSettings(), memory_bytes)
+        return plan_key(plan_sha256(self.onnx, self.precision, self.state_dir), settings, gpu, self.board)
+
+    @cached_property
+    def plan(self) -> tuple[Path, Mapping[str, Any]]:
+        """The plan's file, and what its manifest tells."""
+        path, manifest = self._store.path(self._key), self._store.manifest(self._key)
+        if path is None or manifest is None:
+            raise EngineError(
+                f"no plan of this model with precision {self.precision}, device {self.device} and batches up to "
+                f"{self.max_batch} is kept in {self._store.folder}; build one with `edge engines build`"
+            )
+        return path, manifest
+
+    @property
+    def inspection(self) -> Inspection:
+        """What the plan tells of itself on this machine's GPU."""
+        if isinstance(self._inspected, EdgeError):
+            raise self._inspected
+        return self._inspected
+
+    @cached_property
+    def _inspected(self) -> Inspection | EdgeError:
+        """What the plan tells once it is loaded, which is tried once."""
+        if isinstance(self._gpu, EngineError):
+            return self._gpu
+        try:
+            _ = self.plan  # where there is none, this tells what to do
+            from edge.inference.backends.tensorrt.inspector import inspect_plan  # noqa: PLC0415 -- only where there is a GPU
+
+            return inspect_plan(self._store.load(self._key))
+        except EdgeError as error:
+            return error
+
+
+def described(layers: Iterable[tuple[EngineLayer, float | None]]) -> dict[str, Any]:
+    """Return layers and their counts as they stand in the JSON document."""
+    timed = list(layers)
+    counts = asdict(count([found for found, _ in timed]))
+    total = counts.pop("layers")
+    return {"count": total, **counts, "layers": [{**asdict(found), "time_ms": time_ms} for found, time_ms in timed]}
