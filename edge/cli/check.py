@@ -163,9 +163,9 @@ def _built_in_model() -> Finding:
 
 def _open_engine(name: str, settings: ModelSettings, place: EngineEnvironment | None = None) -> str:
     model = ServedModel(name, settings, place)
-    lacking = f", until a better one is built: {model.lacking}" if model.lacking else ""
+    interim = f", until a better one is built: {model.missing_reason}" if model.missing_reason else ""
     memory = f", buffers {settings.memory}" if settings.memory != "auto" and not model.served.is_reference else ""
-    return f"{model.engine.label}{memory}{lacking}"
+    return f"{model.engine.label}{memory}{interim}"
 
 
 def _attempt(thing: str, action: Callable[[], str]) -> Finding:

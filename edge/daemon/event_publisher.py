@@ -59,7 +59,7 @@ class EventPublisher:
         self._publish = publish
         self.head = {"v": 1, "device": topics.device, "boot": boot}  # which every message begins with
         self._encoder = ResultEncoder(topics.device, boot)
-        self._builds: dict[str, dict[str, Any]] = {}  # how far the making of each lacking engine is
+        self._builds: dict[str, dict[str, Any]] = {}  # progress of each engine that is being made
         self._low_since: dict[str, str] = {}  # models whose agreement is too low, with the engine's label
         self.alarms = Alarms(topics.device, boot)
         self.energy_j: dict[str, float | None] = {}  # of an image of each model, in the newest telemetry
@@ -141,8 +141,8 @@ class EventPublisher:
 
     def drop_settled_builds(self) -> None:
         """Clear what stood for models that are gone, or have their engine now."""
-        lacking = {name for name, model in self._told.models.items() if model.lacking is not None}
-        for name in self._builds.keys() - lacking:
+        waiting = {name for name, model in self._told.models.items() if model.missing_reason is not None}
+        for name in self._builds.keys() - waiting:
             self._builds.pop(name, None)
             told = "the configuration has changed"
             self._tell(self.alarms.cleared(alarm, told, model=name) for alarm in ENGINE_ALARMS)

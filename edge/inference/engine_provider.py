@@ -73,8 +73,8 @@ class OpenedEngine:
     """An engine that works now."""
 
     engine: Engine
-    lacking: str | None = None  # why it is not the wanted one; None: it is
-    may_build: bool = True  # whether the wanted one could be built
+    missing_reason: str | None = None  # why it is not the wanted one; None: it is
+    can_build: bool = True  # whether the wanted one could be built
 
 
 class EngineProvider:
@@ -113,8 +113,8 @@ class EngineProvider:
         if choice.forced:
             log.warning("model %s: INT8 serves by force: %s", self.onnx.name, choice.refused)
         supplied = self._open_onnxruntime(choice, reason) if reason else self._open_tensorrt(choice)
-        if choice.refused and supplied.lacking is None:
-            return replace(supplied, lacking=choice.refused, may_build=choice.may_verify)
+        if choice.refused and supplied.missing_reason is None:
+            return replace(supplied, missing_reason=choice.refused, can_build=choice.may_verify)
         return supplied
 
     def _open_tensorrt(self, choice: PrecisionChoice) -> OpenedEngine:
@@ -134,8 +134,8 @@ class EngineProvider:
         The latter touches no GPU, whatever is wrong with that.
         """
         engine = self._open_kept_as(fallback.engines.get(name, "")) or self.open_reference()
-        lacking = None if fallback.tried.get(name) == frozenset({engine.label}) else fallback.reason
-        return OpenedEngine(engine, lacking, may_build=False)
+        reason = None if fallback.tried.get(name) == frozenset({engine.label}) else fallback.reason
+        return OpenedEngine(engine, reason, can_build=False)
 
     def _open_kept_as(self, label: str) -> Engine | None:
         """Open the stored plan that has this label; None where there is none, or it cannot be used."""
@@ -161,7 +161,7 @@ class EngineProvider:
         if trial.state == "refused" or trial.attempts >= MOST_ATTEMPTS:
             reason = trial.reason or f"the process ended {trial.attempts} times while it was tried"
             again = f"remove {self._store.path(self._key(precision))} to have it built and tried again"
-            return OpenedEngine(self.open_reference(), f"its engine was refused: {reason}; {again}", may_build=False)
+            return OpenedEngine(self.open_reference(), f"its engine was refused: {reason}; {again}", can_build=False)
         return OpenedEngine(self.open_reference(), "its engine is kept, and has to be verified on frames first")
 
     def note_trying(self) -> None:
@@ -303,7 +303,7 @@ class EngineProvider:
         left_open = self.settings.backend == "auto" and self.settings.device == "auto"
         missed = reason if left_open and any((self.place.state_dir / "plans").glob("*.plan")) else None
         engine = self._open_form("fp32", provider) if provider else self._open_form(choice.serve)
-        return OpenedEngine(engine, missed, may_build=False)
+        return OpenedEngine(engine, missed, can_build=False)
 
     def _open_form(self, precision: Precision, provider: str = "cpu") -> OrtEngine:
         """Open the model in a precision with ONNX Runtime."""

@@ -83,7 +83,7 @@ class Rebuild:
             log.warning("model %s: %s", model.name, error)
             if f"/{model.supply.target}/" not in model.engine.label:
                 self._make_target()
-            model.lacking, model.may_build = str(error), False
+            model.missing_reason, model.can_build = str(error), False
             raise
 
     def _make_target(self) -> None:
@@ -92,9 +92,9 @@ class Rebuild:
         engine, partly = self._build()
         self._unserved = engine
         self._check_cancelled()
-        self._tell(model, "verifying", 1.0, model.lacking)
+        self._tell(model, "verifying", 1.0, model.missing_reason)
         self._try(engine)
-        self._tell(model, "swapping", 1.0, model.lacking)
+        self._tell(model, "swapping", 1.0, model.missing_reason)
         self._swap(model, engine)
         self._unserved = None
         self._tell(model, "partly" if partly else "serving", 1.0, partly)
@@ -106,7 +106,7 @@ class Rebuild:
     def _build(self) -> tuple[Engine, str | None]:
         """Return the engine, and why it is not TensorRT's alone (None: it is)."""
         model = self._model
-        self._tell(model, "building", 0.0, model.lacking)
+        self._tell(model, "building", 0.0, model.missing_reason)
         try:
             return model.supply.build(self._progressed, self._cancelled.is_set), None
         except UnsupportedModelError as error:
@@ -119,7 +119,7 @@ class Rebuild:
         log.debug("model %s: %s, %.0f %%", self._model.name, phase, 100 * progress)
         if progress >= self._told_progress + PROGRESS_STEP:
             self._told_progress = progress
-            self._tell(self._model, "building", progress, self._model.lacking)
+            self._tell(self._model, "building", progress, self._model.missing_reason)
 
     def _try(self, engine: Engine) -> None:
         """Verify the engine and note what came of it, so that one that ends the process is not tried for ever."""

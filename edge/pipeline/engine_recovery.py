@@ -85,4 +85,4 @@ class EngineRecovery:
         except BaseException:
             supplied.engine.close()
             raise
-        model.lacking, model.may_build = supplied.lacking, supplied.may_build
+        model.missing_reason, model.can_build = supplied.missing_reason, supplied.can_build

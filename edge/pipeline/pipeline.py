@@ -66,10 +66,10 @@ class Pipeline:
         self.change(config, start=False)
 
     def start(self) -> None:
-        """Start the cameras, and the making of engines that are lacking."""
+        """Start the cameras, and the making of missing engines."""
         for stream in self.streams.values():
             stream.start()
-        self._make_lacking_engines()
+        self._make_missing_engines()
         self._watch_agreement()
 
     def change(self, config: Config, *, start: bool = True) -> None:
@@ -111,7 +111,7 @@ class Pipeline:
         if start:
             for stream in added:
                 stream.start(self._next_seq.get(stream.name, 0))
-            self._make_lacking_engines()
+            self._make_missing_engines()
             self._watch_agreement()
 
     def stop(self) -> None:
@@ -145,12 +145,12 @@ class Pipeline:
                 self._mendings[name] = EngineRecovery(model, self._swap, self._outlet.engine_failing)
             self._mendings[name].look(self._lanes.get(name, []))
 
-    def _make_lacking_engines(self) -> None:
+    def _make_missing_engines(self) -> None:
         for name, model in self.models.items():
-            if model.lacking is None or name in self._rebuilds:
+            if model.missing_reason is None or name in self._rebuilds:
                 continue
-            if not model.may_build:
-                self._outlet.engine_step(model, "failed", 0.0, model.lacking)
+            if not model.can_build:
+                self._outlet.engine_step(model, "failed", 0.0, model.missing_reason)
                 continue
             self._rebuilds[name] = Rebuild(model, self._swap, self._outlet.engine_step)
             self._rebuilds[name].start()
@@ -167,8 +167,11 @@ class Pipeline:
         self._outlet.agreement(model, agreement, is_low=is_low)
         if is_low and self._accuracy.fallback and not model.served.is_reference:
             self._swap(model, model.supply.open_reference())
-            model.lacking, model.may_build = f"its engine agreed by only {agreement:.3f} with the reference", False
-            self._outlet.engine_step(model, "failed", 0.0, model.lacking)
+            model.missing_reason, model.can_build = (
+                f"its engine agreed by only {agreement:.3f} with the reference",
+                False,
+            )
+            self._outlet.engine_step(model, "failed", 0.0, model.missing_reason)
 
     def _end_background(self, models: Sequence[ServedModel]) -> None:
         """End what is done for models that go beside serving them: the making of engines, the watching of agreement."""

@@ -57,13 +57,15 @@ class ServedModel:
             self.served = Served(supplied.engine, self)
         except ModelError as error:
             raise ModelError(f"model {name!r}: {error}") from None
-        self.lacking, self.may_build = supplied.lacking, supplied.may_build
+        self.missing_reason, self.can_build = supplied.missing_reason, supplied.can_build
         self.max_batch = batch_limit(supplied.engine, settings.max_batch)
         if self.max_batch < settings.max_batch:
             log.info("model %s takes batches of %d and no larger ones, whatever max_batch says", name, self.max_batch)
         self.batcher = Batcher(self.max_batch, settings.max_wait_ms)
         self.meter = ModelMeter(self.served.lane_count)
-        self.samples = RecentFrames() if self.lacking and self.may_build else None  # while a new engine is being made
+        self.samples = (
+            RecentFrames() if self.missing_reason and self.can_build else None
+        )  # while a new engine is being made
         self.sampling: ShadowSampling | None = None  # where its agreement with the reference is watched
         self.lost: GpuLostError | None = None  # why nothing can be computed any more in this process
         log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.served.lane_count)
@@ -110,7 +112,7 @@ class ServedModel:
     @property
     def most_lanes(self) -> int:
         """How many lanes there may be at once: while engines are changed, those of both."""
-        return self.served.lane_count + (GPU_LANES if self.lacking else 0)
+        return self.served.lane_count + (GPU_LANES if self.missing_reason else 0)
 
     def fall_back(self, reason: str) -> bool:
         """Go over to the engine that serves everywhere; False where it is that one already."""
@@ -118,7 +120,7 @@ class ServedModel:
             return False
         former = self.served.engine
         self.served = Served(self.supply.open_reference(), self)
-        self.lacking, self.may_build = reason, False
+        self.missing_reason, self.can_build = reason, False
         self.meter.lanes = self.served.lane_count
         former.close()
         return True
@@ -129,7 +131,7 @@ class ServedModel:
 
     def adopt(self, served: Served) -> None:
         """Go over to another engine."""
-        self.served, self.lacking, self.samples = served, None, None
+        self.served, self.missing_reason, self.samples = served, None, None
         self.meter.lanes = served.lane_count
 
 

@@ -66,7 +66,7 @@ class PowerController:
         self._held: tuple[str, int] | None = None  # a mode that a person set, and until when it stays
         self._told: Decision | None = None
         self._asked: tuple[str, ModeTold] | None = None  # by a person, not looked at yet
-        self._lacking = "the power modes are not read yet; send it again in a moment"
+        self._missing_reason = "the power modes are not read yet; send it again in a moment"
         self._trouble: str | None = None
         self._stopped = False
         self._wake = threading.Condition()
@@ -79,7 +79,7 @@ class PowerController:
 
     def stop(self) -> None:
         with self._wake:
-            self._stopped, self._lacking = True, "the daemon stops"
+            self._stopped, self._missing_reason = True, "the daemon stops"
             self._wake.notify()
         self._thread.join(STOP_S)
 
@@ -96,7 +96,7 @@ class PowerController:
         """
         with self._wake:
             if self._stopped or not self.mode_names:
-                raise PowerModeError(self._lacking)
+                raise PowerModeError(self._missing_reason)
             if self._asked is not None:
                 raise PowerModeError("another power mode is being set; send it again when that is done")
             self._asked = mode, told
@@ -112,13 +112,13 @@ class PowerController:
         # The top of a thread: whatever failed, the daemon serves on in the mode that the board is in.
         except Exception as error:
             log.exception("the power mode is left as it is from now on")
-            self._lacking = f"the power mode is left as it is: {error}"
-            self._complain(self._lacking)
+            self._missing_reason = f"the power mode is left as it is: {error}"
+            self._complain(self._missing_reason)
         with self._wake:
             self.mode_names = ()
             asked, self._asked = self._asked, None
         if asked is not None:
-            asked[1](PowerModeError(self._lacking))
+            asked[1](PowerModeError(self._missing_reason))
 
     def _open(self) -> PowerModes | None:
         """Read the modes and set the one that is configured; None where there is nothing to do any more."""
@@ -126,11 +126,11 @@ class PowerController:
         try:
             modes = read_modes()
         except EdgeError as error:
-            self._lacking = str(error)
+            self._missing_reason = str(error)
             self._complain(str(error))
             return None
         if modes is None:
-            self._lacking = "this is not a Jetson: it has no power modes"
+            self._missing_reason = "this is not a Jetson: it has no power modes"
             if wanted.power_mode != "keep" or wanted.governor.enabled:
                 self._complain("this is not a Jetson: it has no power modes; set power_mode to keep, and no governor")
             return None

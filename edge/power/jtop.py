@@ -55,9 +55,9 @@ class JtopClient:
 
     def available(self) -> bool:
         """Tell whether the service can be asked; starts nothing and is quick."""
-        return self.lacking() is None
+        return self.missing_reason() is None
 
-    def lacking(self) -> str | None:
+    def missing_reason(self) -> str | None:
         """Return, in one sentence, what keeps the service from being asked; None where nothing does."""
         if self._python == sys.executable and importlib.util.find_spec("jtop") is None:
             return _told("missing", "")
@@ -88,8 +88,8 @@ class JtopClient:
         log.info("power mode %s set through jtop by %s", name, _user())
 
     def _ask(self, request: dict[str, str]) -> JtopModes:
-        if (lacking := self.lacking()) is not None:
-            raise JtopError(lacking)
+        if (reason := self.missing_reason()) is not None:
+            raise JtopError(reason)
         reply = self._exchange(json.dumps(request) + "\n")
         if "error" in reply:
             refused = reply["error"] == "refused"

@@ -34,7 +34,7 @@ class NoSuchModeError(ConfigError):
 class ModeSetter(Protocol):
     """What is asked of jtop's service, where there is one; `set_mode` raises EdgeError where the mode was not set."""
 
-    def lacking(self) -> str | None:
+    def missing_reason(self) -> str | None:
         """Return what keeps the service from being asked, None where nothing does."""
 
     def set_mode(self, name: str) -> None:
@@ -100,7 +100,7 @@ def set_mode(
     seconds, at worst REPLY_S.
     """
     request = {"verb": "set", "mode": mode.id, "name": mode.name, "allow_reboot": allow_reboot}
-    answer, lacking = _ask(request)
+    answer, unreachable = _ask(request)
     if answer is not None:
         return ModeChange(
             answer["mode"], answer["name"], answer["before"], answer["rebooting"], answer["clocks_locked"]
@@ -110,11 +110,11 @@ def set_mode(
             change = edge_power.set_mode(modes.conf, mode, allow_reboot=allow_reboot)
         log.info("power mode %s set by uid 0, pid %d", mode.shown, os.getpid())
         return change
-    without_jtop = "jtop was not tried" if jtop is None else jtop.lacking()
+    without_jtop = "jtop was not tried" if jtop is None else jtop.missing_reason()
     if jtop is not None and without_jtop is None:
         return _set_by_jtop(modes, mode, jtop)
     raise PowerModeError(
-        f"power mode {mode.shown} cannot be set by user {os.geteuid()}: {lacking}; {without_jtop}; "
+        f"power mode {mode.shown} cannot be set by user {os.geteuid()}: {unreachable}; {without_jtop}; "
         "run as root, or enable the service: systemctl enable --now edge-power.socket"
     )
 

@@ -273,14 +273,14 @@ def test_readers_that_hang_keep_no_daemon_from_ending(
         each.close()
 
 
-def lacking(name: str, *_: Any) -> None:
+def missing(name: str, *_: Any) -> None:
     assert name == "prometheus_client"
 
 
 def test_a_missing_package_is_told_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, port: int
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lacking)
+    monkeypatch.setattr(importlib.util, "find_spec", missing)
     exporter = Exporter()
     exporter.start(HttpSettings(enabled=True, port=port))
     exporter.take({}, {}, {}, (), is_connected=False)

@@ -278,5 +278,7 @@ def test_a_fallback_is_the_plan_that_is_kept_of_it_else_the_model_as_it_was_expo
         for gone in ("", kept.replace("fp16", "fp32"), kept[:-1] + "x", "ort-cpu/int8/0123"):
             supplied = opened(gone)
             assert supplied.engine.label.startswith(REFERENCE)
-            assert (supplied.lacking, supplied.may_build) == ("why", False)
-        assert opened("", supplied.engine.label).lacking is None, "it is no fallback where nothing else was there"
+            assert (supplied.missing_reason, supplied.can_build) == ("why", False)
+        assert opened("", supplied.engine.label).missing_reason is None, (
+            "it is no fallback where nothing else was there"
+        )

@@ -259,7 +259,7 @@ class Jtop:
         self._lacks = lacks
         self._silent = silent
 
-    def lacking(self) -> str | None:
+    def missing_reason(self) -> str | None:
         return self._lacks
 
     def set_mode(self, name: str) -> None:

@@ -92,8 +92,8 @@ class InterleavedRunner:
             for number, point in enumerate(points):
                 before = free_bytes()
                 if turns and before < largest:
-                    lacking = f"{before / 1e6:.0f} MB of memory are free, wanted {largest / 1e6:.0f} MB"
-                    rest = self._later(points[number:], lacking)
+                    reason = f"{before / 1e6:.0f} MB of memory are free, wanted {largest / 1e6:.0f} MB"
+                    rest = self._later(points[number:], reason)
                     break
                 try:
                     with self._or_left_out(point):
@@ -130,8 +130,8 @@ class InterleavedRunner:
         except ModelError as error:
             self._report.notes.append(f"{point} is left out: {error}")
 
-    def _later(self, points: Sequence[PlannedRow], lacking: str) -> list[PlannedRow]:
+    def _later(self, points: Sequence[PlannedRow], reason: str) -> list[PlannedRow]:
         named = ", ".join(map(str, points))
-        told = f"{named}: not measured in turn with the precisions before, as {lacking}"
+        told = f"{named}: not measured in turn with the precisions before, as {reason}"
         self._report.notes.append(told)
         return list(points)

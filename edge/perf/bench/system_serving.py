@@ -82,7 +82,7 @@ class Serving:
 
     def __enter__(self) -> Serving:
         model = self._model
-        is_reopened = model.lacking is not None and model.served.is_reference and model.may_build
+        is_reopened = model.missing_reason is not None and model.served.is_reference and model.can_build
         self._lanes = warm_lanes(model, model.served) if is_reopened else open_lanes(model)
         self.lanes = model.served.lane_count
         return self
@@ -114,8 +114,8 @@ def open_model(name: str, settings: ModelSettings, place: EngineEnvironment, pre
     model = ServedModel(name, settings.model_copy(update={"precision": precision}), place)
     try:
         if f"/{precision}/" not in model.engine.label:
-            if not model.may_build or (precision == "int8" and not place.force):
-                found = model.lacking or f"{model.engine.label} serves"
+            if not model.can_build or (precision == "int8" and not place.force):
+                found = model.missing_reason or f"{model.engine.label} serves"
                 raise ModelError(f"{name} is not served in {precision} here: {found}")
             former = model.engine
             model.adopt(Served(model.supply.make(precision), model))

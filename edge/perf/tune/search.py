@@ -50,7 +50,7 @@ class TuneSearch:
         self._notes: list[str] = []
         self._left_out: dict[Setting, Reason] = {}
         model = ServedModel(self._name, config.models[self._name], self._place)
-        on_cpu = model.engine.label.startswith("ort-cpu") and model.lacking is None
+        on_cpu = model.engine.label.startswith("ort-cpu") and model.missing_reason is None
         self._devices = default_devices(model.settings.device, on_cpu=on_cpu)
         self._machine = model.machine
         model.close()

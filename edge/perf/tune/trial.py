@@ -109,17 +109,17 @@ class Trial:
     def _check_precision(self) -> None:
         """Raise where another engine than the wanted one serves, and no better one will come."""
         model, wanted = self._model, self._candidate
-        if model.lacking is not None and not model.may_build:
-            raise CannotServeError(model.lacking, always=True)
-        if model.lacking is None and f"/{wanted.precision}/" not in model.engine.label:
+        if model.missing_reason is not None and not model.can_build:
+            raise CannotServeError(model.missing_reason, always=True)
+        if model.missing_reason is None and f"/{wanted.precision}/" not in model.engine.label:
             raise CannotServeError(f"{model.engine.label} serves, wanted {wanted.precision}", always=True)
         if model.max_batch < wanted.max_batch:
             raise CannotServeError(f"the model takes batches of {model.max_batch} only", always=False)
 
     def _await_engine(self) -> None:
-        """Wait while the engine that is lacking is built and verified."""
+        """Wait while the engine that is missing is built and verified."""
         until_ns = now_ns() + int(BUILD_S * 1e9)
-        while self._model.lacking is not None:
+        while self._model.missing_reason is not None:
             step, reason = self._tap.engine or ("building", None)
             if step in ("failed", "partly") or now_ns() > until_ns:
                 raise CannotServeError(reason or f"its engine was not ready within {BUILD_S:g} s", always=False)
