@@ -18,7 +18,6 @@ from edge.core.manifest import Manifest, read_labels, read_manifest
 from edge.core.records import Geometry
 from edge.core.state_dir import default_state_dir
 from edge.core.tuned_profile import Machine, Profile, profile_path, read_profile
-from edge.daemon.telemetry import ModelMeter
 from edge.host.board import board_name, read_board
 from edge.inference.backends.engine import Context, Engine
 from edge.inference.decode import Decoder
@@ -28,6 +27,7 @@ from edge.inference.infer import batch_limit, picture_input
 from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
 from edge.pipeline.batch import Batcher
 from edge.pipeline.frame_samples import RecentFrames, ShadowSampling
+from edge.pipeline.meters import ModelMeter
 
 log = logging.getLogger(__name__)
 

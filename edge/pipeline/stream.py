@@ -14,8 +14,8 @@ from edge.capture.camera import CameraSettings
 from edge.core.clock import now_ns
 from edge.core.config import StreamSettings
 from edge.core.records import DropCause, Frame, Result, StreamState
-from edge.daemon.telemetry import StreamMeter
 from edge.pipeline.filters import ResultFilter
+from edge.pipeline.meters import StreamMeter
 from edge.pipeline.reorder import ReorderBuffer
 from edge.pipeline.served_model import ServedModel
 from edge.pipeline.wanted import FindingsFilter

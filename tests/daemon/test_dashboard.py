@@ -15,8 +15,8 @@ from prometheus_client.openmetrics import parser
 
 from edge.core.records import EngineTimes
 from edge.daemon.prometheus.exposition import Exposition
-from edge.daemon.telemetry import ModelMeter, StreamMeter
 from edge.host.sensors.sensors import SensorReading
+from edge.pipeline.meters import ModelMeter, StreamMeter
 from tests.daemon.test_exposition import OPENMETRICS, body_of, result
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "docs" / "grafana.json").read_text(encoding="utf-8"))

@@ -27,8 +27,9 @@ from edge.core.records import DROP_CAUSES, Classes, EngineTimes, OutboxState, Re
 from edge.daemon.prometheus.exporter import Exporter, address
 from edge.daemon.prometheus.exposition import Exposition
 from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS
-from edge.daemon.telemetry import SPREAD_BOUNDS_S, ModelMeter, StreamMeter, Telemetry
+from edge.daemon.telemetry import Telemetry
 from edge.host.sensors.sensors import SensorReading
+from edge.pipeline.meters import SPREAD_BOUNDS_S, ModelMeter, StreamMeter
 from tests.conftest import Configure, Json, StartEdge, Subscriber, belt, eventually, free_port, run_edge
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from edge.core.config import load_config
 from edge.core.records import Classes, Detections, Findings, Result
-from edge.daemon.telemetry import PeriodStats, StreamMeter
 from edge.perf.tune.tuned_config import alone
 from edge.pipeline.filters import ResultFilter
+from edge.pipeline.meters import PeriodStats, StreamMeter
 from edge.pipeline.reorder import ReorderBuffer
 from tests.conftest import Configure, Json, StartEdge, Subscriber, belt, write_config
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from edge.daemon.prometheus.metric_table import COUNTERS, PERIODS, STREAM_COUNTERS, Json, Sample
-from edge.daemon.telemetry import ModelMeter, StreamMeter
+from edge.pipeline.meters import ModelMeter, StreamMeter
 
 Labels = tuple[str, ...]
 Values = dict[Labels, float]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edge.core.config import HttpSettings
 from edge.core.errors import EdgeError
 from edge.daemon.prometheus.http_server import PATH, Endpoint
-from edge.daemon.telemetry import ModelMeter, StreamMeter
+from edge.pipeline.meters import ModelMeter, StreamMeter
 
 if TYPE_CHECKING:
     from edge.daemon.prometheus.exposition import Exposition

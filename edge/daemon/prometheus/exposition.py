@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from edge import __version__
 from edge.daemon.prometheus.counters import Spreads, Totals, Values
 from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS, Json, Metric
-from edge.daemon.telemetry import SPREAD_BOUNDS_S, ModelMeter, StreamMeter
+from edge.pipeline.meters import SPREAD_BOUNDS_S, ModelMeter, StreamMeter
 
 Format = Literal["text", "openmetrics"]
 FORMATS: dict[Format, tuple[Callable[[Collector], bytes], str]] = {
