@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from itertools import count
+from collections.abc import Callable, Sequence
+from itertools import count, islice, pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edge.core.clock import now_ns
 from edge.core.errors import EdgeError, EngineError
-from edge.perf.bench.arrivals import poisson
-from edge.perf.bench.load_generator import QUERY_IMAGES, ClosedLoop, Length, Query, Scenario, serve
+from edge.perf.bench.load_generator import QUERY_IMAGES, ClosedLoop, Length, Query, Scenario, poisson, serve
 from tests.support.benched import Known
+
+ARRIVALS = 4000
+# The distance that Kolmogorov and Smirnov's statistic exceeds once in a thousand times (Smirnov 1948), times √n.
+RARE = 1.95
 
 
 def closed(system: Known, scenario: Scenario, length: Length) -> tuple[list[Query], float]:
@@ -130,3 +137,54 @@ def test_query_that_never_ends_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> N
             closed(system, "single-stream", Length(0.0))
         with pytest.raises(EdgeError, match=r"no query ended within 0\.2 s"):
             serve(system, [0.0], Length(1.0), [], now_ns(), lambda _query: False)
+
+
+def ks_distance(samples: Sequence[float], distribution: Callable[[float], float]) -> float:
+    """Return Kolmogorov and Smirnov's statistic times √n."""
+    expected = [distribution(each) for each in sorted(samples)]
+    n = len(expected)
+    off = max(max((place + 1) / n - each, each - place / n) for place, each in enumerate(expected))
+    return off * math.sqrt(n)
+
+
+def gaps_of(times_s: Sequence[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise([0.0, *times_s])]
+
+
+@pytest.mark.parametrize("rate_per_s", [0.2, 30.0, 5000.0])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_gaps_are_exponential_and_arrivals_uniform(rate_per_s: float, seed: int) -> None:
+    times_s = list(islice(poisson(rate_per_s, seed), ARRIVALS))
+    assert ks_distance(gaps_of(times_s), lambda gap_s: 1 - math.exp(-rate_per_s * gap_s)) < RARE
+    # Given their number, the arrivals of a Poisson process lie anywhere with the same chance.
+    assert ks_distance(times_s[:-1], lambda at_s: at_s / times_s[-1]) < RARE
+
+
+def test_gaps_do_not_hang_on_the_ones_before() -> None:
+    gaps = gaps_of(list(islice(poisson(100.0, 7), ARRIVALS)))
+    mean = sum(gaps) / ARRIVALS
+    together = sum((a - mean) * (b - mean) for a, b in pairwise(gaps)) / sum((a - mean) ** 2 for a in gaps)
+    assert abs(together) < 4 / math.sqrt(ARRIVALS)
+
+
+def test_the_test_of_gaps_sees_arrivals_that_are_none_of_a_poisson_process() -> None:
+    even = [(place + 1) / 30.0 for place in range(ARRIVALS)]
+    assert ks_distance(gaps_of(even), lambda gap_s: 1 - math.exp(-30.0 * gap_s)) > RARE
+    faster = list(islice(poisson(33.0, 1), ARRIVALS))
+    assert ks_distance(gaps_of(faster), lambda gap_s: 1 - math.exp(-30.0 * gap_s)) > RARE
+
+
+@settings(deadline=None)
+@given(st.floats(1e-3, 1e6), st.integers(0, 2**32))
+def test_arrivals_only_ever_come_later_and_a_seed_gives_the_same(rate_per_s: float, seed: int) -> None:
+    times_s = list(islice(poisson(rate_per_s, seed), 50))
+    assert times_s == sorted(times_s)
+    assert times_s[0] >= 0
+    assert times_s == list(islice(poisson(rate_per_s, seed), 50))
+    assert times_s != list(islice(poisson(rate_per_s, seed + 1), 50))
+
+
+@pytest.mark.parametrize("rate_per_s", [0.0, -1.0, math.inf, math.nan])
+def test_a_rate_that_is_none_is_refused_at_the_call(rate_per_s: float) -> None:
+    with pytest.raises(ValueError, match="wanted a finite number above 0"):
+        poisson(rate_per_s, 1)

@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 from edge.host.sensors.sensors import Sensors
 from edge.perf.bench.collect import RowSetting, blocks_of, row_of
 from edge.perf.bench.load_generator import Length, Query, Scenario
-from edge.perf.bench.measure import Effort, InterruptedRunError, Measurement, RoundRobin
+from edge.perf.bench.measure import Effort, InterruptedRunError, Measurement, RoundRobin, Target
 from edge.perf.bench.row import BenchRow
-from edge.perf.bench.target import Target
 from tests.conftest import PATIENCE_S
 from tests.support.benched import Known
 from tests.support.emulated_boards import boards, tree

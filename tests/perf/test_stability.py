@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.perf.bench.arrivals import poisson
 from edge.perf.bench.collect import blocks_of
-from edge.perf.bench.load_generator import Query
+from edge.perf.bench.load_generator import Query, poisson
 from edge.perf.bench.sample_statistics import arrivals_spread, rates_per_s, student_t
 from edge.perf.bench.stability import assess_stability, drift, spread
 from tests.support.bench_samples import block, engine_run, recorded, steady

@@ -11,10 +11,11 @@ A query's latency counts from the moment at which it was due, whenever the syste
 from __future__ import annotations
 
 import math
+import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -165,6 +166,24 @@ class ClosedLoop:
                 self._run.take(Query(due_ns, end_ns, self._images))
         if threading.get_ident() != self._caller:  # else the caller is in `_top_up` already
             self._top_up()
+
+
+def poisson(rate_per_s: float, seed: int) -> Iterator[float]:
+    """Yield without end the arrival times, in seconds from 0, of a Poisson process; a seed always gives the same.
+
+    The gaps are independent and exponential, as in MLPerf's server scenario. Raise ValueError where the rate is no
+    finite number above 0.
+    """
+    if not (math.isfinite(rate_per_s) and rate_per_s > 0):
+        raise ValueError(f"arrival rate: found {rate_per_s} a second, wanted a finite number above 0")
+    return _arrivals(rate_per_s, random.Random(seed))  # noqa: S311 -- no secret hangs on it
+
+
+def _arrivals(rate_per_s: float, numbers: random.Random) -> Iterator[float]:
+    at_s = 0.0
+    while True:
+        at_s += numbers.expovariate(rate_per_s)
+        yield at_s
 
 
 def serve(

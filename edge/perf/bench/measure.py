@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from edge.core.clock import now_ns
-from edge.perf.bench.arrivals import poisson
 from edge.perf.bench.collect import RowSensors, RowSetting, Stretch, row_of
-from edge.perf.bench.load_generator import ClosedLoop, Length, Query, System, serve
+from edge.perf.bench.load_generator import ClosedLoop, Length, Query, System, poisson, serve
 from edge.perf.bench.row import LEAST_SAMPLES, BenchRow
-from edge.perf.bench.target import Target
 
 # A board is warm when its hottest sensor has risen by no more than this from one stretch of warming up to the next.
 STEADY_C = 0.5
@@ -32,6 +30,26 @@ class Effort:
     is_thorough: bool  # warms up until the temperature is steady
     target_p99_ms: float | None
     seed: int
+
+
+class Target:
+    """Tells from the queries as they end when a p99 can only be missed."""
+
+    def __init__(self, target_p99_ms: float, queries: int) -> None:
+        """Take the target, and how many queries there will be at least."""
+        self._target_ms = target_p99_ms
+        self._allowed = (queries - 1) // LEAST_SAMPLES + 1  # np.percentile looks at the two samples around its place
+        self._over = 0
+
+    @property
+    def is_missed(self) -> bool:
+        """Tell whether the queries beyond the target are too many, whatever comes."""
+        return self._over > self._allowed
+
+    def is_missed_by(self, query: Query) -> bool:
+        """Take one more query, and tell."""
+        self._over += query.latency_ms > self._target_ms
+        return self.is_missed
 
 
 class InterruptedRunError(KeyboardInterrupt):
