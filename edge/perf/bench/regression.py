@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from edge.core.errors import ConfigError
-from edge.perf.bench.change import BETTER, FIGURES, SAME, UNCLEAR, WORSE, FigureChange, change
-from edge.perf.bench.sample_statistics import LEAST_BLOCKS, Block
+from edge.perf.bench.sample_statistics import (
+    LEAST_BLOCKS,
+    Array,
+    Block,
+    rates_per_s,
+    relative_error,
+    resampled_medians_ms,
+    resampled_rates_per_s,
+    student_t,
+)
+from edge.perf.bench.stability import drift
 from edge.perf.bench.tables import Row, Sheet
 
 TOLERANCE = 0.05  # what the figures of the same engine may differ by from run to run, 19 times of 20
 CONFIDENCE = 0.95  # of the whole comparison: with many rows, each is held to more
+BETTER, SAME, WORSE, UNCLEAR = "better", "same", "worse", "unclear"
+_RESAMPLED: Mapping[str, Callable[[Sequence[Block]], Array]] = {
+    "images_per_s": resampled_rates_per_s,
+    "latency_ms": resampled_medians_ms,
+}
+FIGURES = tuple(_RESAMPLED)
 
 
 class Key(NamedTuple):
@@ -29,6 +47,17 @@ class Key(NamedTuple):
         lanes = "1 lane" if self.lanes == 1 else f"{self.lanes} lanes"
         mode = f", {self.power_mode}" if self.power_mode else ""
         return f"{self.network} {self.precision} batch {self.batch}, {self.scenario}, {lanes}{mode}"
+
+
+@dataclass(frozen=True)
+class FigureChange:
+    """One figure now ÷ the same figure before, and the interval that the samples leave it; not drift between runs."""
+
+    figure: str  # images_per_s or latency_ms, the median
+    ratio: float
+    low: float
+    high: float
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -72,10 +101,10 @@ def key_of(row: Row) -> Key:
 
 
 def compare(before: Sequence[Row], now: Sequence[Row], tolerance: float = TOLERANCE) -> BaselineComparison:
-    """Compare the rows that both runs have; pure, and the same rows always give the same answer.
+    """Compare the rows that both runs have; the same rows always give the same answer.
 
-    `change` tells how. A row is worse where a figure is. It is unclear with too few blocks, with samples that vary too
-    much, and where it was throttled in either run, which tells of the board's cooling.
+    A row is worse when one of its figures is. It is unclear with too few blocks, with samples that vary too much, and
+    when it was throttled in either run, which says more about the cooling than about the software.
     """
     check_tolerance(tolerance)
     earlier = {key_of(row): row for row in before}
@@ -102,7 +131,7 @@ def _row_change(before: Row, now: Row, tolerance: float, confidence: float) -> R
         return RowChange(key, UNCLEAR, (), unfit)
     # In the server scenario the rate is searched by latency, which comes to lie at the target, however fast the engine.
     figures = FIGURES[:1] if key.scenario == "server" else FIGURES
-    found = [change(figure, _blocks(before), _blocks(now), tolerance, confidence) for figure in figures]
+    found = [figure_change(figure, _blocks(before), _blocks(now), tolerance, confidence) for figure in figures]
     changes = tuple(each for each in found if each is not None)
     verdict = _together([each.verdict for each in changes])
     doubts = [f"{name}: {row['why']}" for name, row in runs.items() if row.get("valid") is False and row.get("why")]
@@ -128,6 +157,47 @@ def _blocks(row: Row) -> list[Block]:
 
 def _together(verdicts: Sequence[str]) -> str:
     return next((each for each in (WORSE, UNCLEAR, BETTER) if each in verdicts), SAME if verdicts else UNCLEAR)
+
+
+def figure_change(
+    figure: str, before: Sequence[Block], now: Sequence[Block], tolerance: float, confidence: float
+) -> FigureChange | None:
+    """Return what became of a figure, from at least two blocks a run; None where a run has no such figure.
+
+    The interval is that of Student's t, with the standard errors from resampled blocks, so it holds what varied within
+    the two runs; half of what the blocks drifted is added. What varies between runs is the tolerance's business: a
+    figure has changed where it differs by more than the root of the summed squares of both.
+    """
+    runs = (before, now)
+    resampled = [_RESAMPLED[figure](blocks) for blocks in runs]
+    errors = [relative_error(each, len(blocks)) for each, blocks in zip(resampled, runs, strict=True)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = float(resampled[1][0] / resampled[0][0])
+    if not (math.isfinite(math.hypot(*errors)) and math.isfinite(ratio) and ratio > 0):
+        return None
+    drifts = [(drift(rates_per_s(blocks)) or 0.0) / 2 for blocks in runs]
+    half = math.hypot(_noise(errors, [len(blocks) for blocks in runs], confidence), *drifts)
+    gain = -math.log(ratio) if figure == "latency_ms" else math.log(ratio)
+    verdict = _verdict(gain, half, math.log1p(tolerance))
+    return FigureChange(figure, ratio, ratio * math.exp(-half), ratio * math.exp(half), verdict)
+
+
+def _noise(errors: Sequence[float], blocks: Sequence[int], confidence: float) -> float:
+    """Return half the interval, with Welch and Satterthwaite's degrees of freedom: the runs need not vary alike."""
+    error = math.hypot(*errors)
+    parts = sum(each**4 / (count - 1) for each, count in zip(errors, blocks, strict=True))
+    return student_t(confidence, error**4 / parts) * error if parts else 0.0
+
+
+def _verdict(gain: float, half: float, between_runs: float) -> str:
+    """Judge the logarithm of a gain, above 0 where the engine became faster, with half its interval.
+
+    Where a change of twice the tolerance could have been missed, nothing is told.
+    """
+    apart = math.hypot(half, between_runs)
+    if abs(gain) > apart:
+        return BETTER if gain > 0 else WORSE
+    return SAME if apart <= 2 * between_runs else UNCLEAR
 
 
 def _unmatched(before: Sequence[Row], now: Sequence[Row]) -> list[str]:
