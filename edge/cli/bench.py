@@ -19,8 +19,7 @@ from edge.host.sensors.sensors import Sensors
 from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.fp16.convert import source_sha256
 from edge.perf.bench.eta import EtaEstimator
-from edge.perf.bench.fusion import fusion
-from edge.perf.bench.fusion_table import show as show_fusion
+from edge.perf.bench.fusion import fusion, show_fusion
 from edge.perf.bench.interleaved import InterleavedRunner, PlannedRow, groups
 from edge.perf.bench.machine import machine
 from edge.perf.bench.measure import InterruptedRunError

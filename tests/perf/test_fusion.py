@@ -24,8 +24,7 @@ from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.ort_profile import layers_run, read_profile
 from edge.inference.backends.tensorrt import library as trt_library
 from edge.perf.bench import fusion as fusion_module
-from edge.perf.bench.fusion import PUBLISHED, Fusion, fusion
-from edge.perf.bench.fusion_table import show
+from edge.perf.bench.fusion import PUBLISHED, Fusion, fusion, show_fusion
 from edge.perf.bench.networks import find, write
 from edge.perf.bench.networks.catalog import graph_of
 from tests.conftest import CONVEYOR
@@ -87,7 +86,7 @@ def save_small(folder: Path, name: str) -> Path:
 def told(found: Fusion, columns: int = 100) -> str:
     console = Console(width=columns)
     with console.capture() as captured:
-        show(found, console)
+        show_fusion(found, console)
     return captured.get()
 
 
