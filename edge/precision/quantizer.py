@@ -12,12 +12,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge.cli.engines.frame_source import open_frames
 from edge.core.errors import ConfigError, EdgeError, ModelError
 from edge.inference.fp16.convert import keep_derived, place_name, source_sha256
 from edge.pipeline.served_model import ServedModel, model_file, usable_cores
 from edge.precision.calibration import AUTO, TRIED, Calibration, Numbers, best_of
 from edge.precision.calibration_frames import store_frames, stored_folder
+from edge.precision.frames import FrameSelection
 from edge.precision.layer_search import Evaluate, Layers, LayerSearch, LayerSelection, Notes, Score
 from edge.precision.qdq import ORIGIN_KEY, Placement, checked, library, naive, place
 from edge.precision.quantizable_graph import layers_of, prepare
@@ -42,20 +42,20 @@ ProgressCallback = Callable[[str, int, int], None]  # phase, done, of how many
 class QuantizeRequest:
     """What is to be quantized, and how."""
 
-    calibration: str  # path or URL
-    frames: int
     method: str
     tolerance: float
     state_dir: Path
 
 
-def quantize(model: ServedModel, order: QuantizeRequest, told: ProgressCallback) -> dict[str, Any]:
+def quantize(
+    model: ServedModel, chosen: FrameSelection, order: QuantizeRequest, told: ProgressCallback
+) -> dict[str, Any]:
     """Make the INT8 forms of a model beside its ONNX file; return what they are worth.
 
     There is no file of a form in which no layer can be quantized.
     """
     onnx = model_file(model.settings.path, model.manifest)
-    work = _Work(model, onnx, order, told)
+    work = _Work(model, onnx, chosen, order, told)
     forms = work.forms()
     files = {
         placement: str(keep_derived(data, onnx, order.state_dir, PLACEMENTS[placement], ORIGIN_KEY))
@@ -84,7 +84,9 @@ def _keep(folder: Path, report: Mapping[str, Any], drawn: str) -> dict[str, str]
 class _Work:
     """One model on its way to INT8."""
 
-    def __init__(self, model: ServedModel, onnx: Path, order: QuantizeRequest, told: ProgressCallback) -> None:
+    def __init__(
+        self, model: ServedModel, onnx: Path, chosen: FrameSelection, order: QuantizeRequest, told: ProgressCallback
+    ) -> None:
         """Read the frames and calibrate."""
         self._onnx, self._order, self._told = onnx, order, told
         self._source_sha256 = source_sha256(onnx)
@@ -94,7 +96,7 @@ class _Work:
             raise ModelError(
                 f"model {onnx} has no convolution or matrix product with constant weights: nothing to quantize"
             )
-        self.frames = _frames(order, told)
+        self.frames = _frames(chosen, told)
         calibrating, held_back = hold_back(self.frames)
         self._model, self._calibrating = model, calibrating
         self._judge = QuantizationScorer(model, self._prepared.SerializeToString(), held_back)
@@ -192,17 +194,17 @@ class _Work:
         return {"f1": score.exact, "agreement": score.agreement, "ms": round(run_ms(data), 2)}
 
 
-def _frames(order: QuantizeRequest, told: ProgressCallback) -> list[Picture]:
-    chosen = open_frames(order.calibration, order.frames, "--calibration")
+def _frames(chosen: FrameSelection, told: ProgressCallback) -> list[Picture]:
+    """Read the frames; raise ConfigError where they cannot calibrate anything."""
     frames = []
-    for number, shown in enumerate(chosen.frames):
+    for number, frame in enumerate(chosen.frames):
         told("reading frames", number, chosen.count)
-        frames.append(shown.picture)
+        frames.append(frame.picture)
     if not frames:
-        raise ConfigError(f"--calibration {order.calibration} gave no frame; wanted pictures that can be decoded")
+        raise ConfigError(f"--calibration {chosen.source} gave no frame; wanted pictures that can be decoded")
     if are_blank(frames):
         raise ConfigError(
-            f"the {len(frames)} calibration frames of {order.calibration} show nothing: each is of one colour; wanted "
+            f"the {len(frames)} calibration frames of {chosen.source} show nothing: each is of one colour; wanted "
             "frames of what the model is to see"
         )
     if len(frames) < _FEW_FRAMES:

@@ -1,192 +1,176 @@
-"""What came of a verification, and how it is told: to people, as JSON, as a report."""
+"""Verification of a model's INT8 or FP16 form: both forms run over the same frames, as they would serve.
+
+The result goes to precision.json, by which the daemon admits the form or refuses it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import numpy as np
+from numpy.typing import NDArray
 
-from edge.cli.engines.frame_source import LabelledFrame
+from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.records import Findings
-from edge.inference.admission import PrecisionEntry
+from edge.host.board import board_name
+from edge.inference.admission import MIN_FRAMES, ModelFiles, Precision, PrecisionEntry, record, why_not
+from edge.inference.engine_provider import EngineEnvironment, EngineProvider
+from edge.pipeline.served_model import Served, ServedModel
 from edge.precision.agreement import disagreement
-from edge.precision.comparison import ScoredFindings
-from edge.precision.ground_truth import Label
-from edge.precision.verification_report import VerificationPage, Worst
+from edge.precision.comparison import Comparison, ScoredFindings, entry_of
+from edge.precision.frames import LabelledFrame
+from edge.precision.ground_truth import Label, accuracy
 
-WORST_SHOWN = 6
-_HASH_SHOWN = 12  # characters
-_TITLES = {
-    "f1": "F1",
-    "precision": "precision",
-    "recall": "recall",
-    "mean_iou": "mean overlap of matches",
-    "score_shift": "mean shift of scores",
-    "top1": "same best class",
-    "top5": "best class among the other's five",
-    "map50": "mAP50",
-    "map50_95": "mAP50-95",
-}
+WORST_KEPT = 6  # frames
+# Boxes down to this score count for mean average precision, whose curve goes on below the model's own threshold.
+SCORE_FLOOR = 0.01
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """The form to verify, and the form taken as the truth."""
+
+    model: str  # as the user named it
+    folder: Path
+    precision: Precision
+    against: Precision
+    has_labels: bool  # of the frames
+    state_dir: Path
+
+
+@dataclass(frozen=True)
+class DisagreeingFrame:
+    """A frame on which two engines disagree."""
+
+    name: str
+    disagreement: float
+    picture: NDArray[np.uint8]
+    reference: Findings
+    candidate: Findings
 
 
 @dataclass
 class VerificationTally:
-    """What the two forms made of the frames so far."""
+    """The findings of both forms in the frames so far."""
 
     disagreements: list[float] = field(default_factory=list)
-    worst: list[Worst] = field(default_factory=list)
-    true: list[Label] = field(default_factory=list)
+    worst: list[DisagreeingFrame] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
     found: tuple[list[Findings], list[Findings]] = field(default_factory=lambda: ([], []))  # of the labelled frames
 
-    def add(self, shown: LabelledFrame, wanted: ScoredFindings, got: ScoredFindings) -> None:
+    def add(self, frame: LabelledFrame, reference: ScoredFindings, candidate: ScoredFindings) -> None:
         """Count a frame."""
-        distance = disagreement(wanted.findings, got.findings)
+        distance = disagreement(reference.findings, candidate.findings)
         self.disagreements.append(distance)
-        if len(self.worst) < WORST_SHOWN or distance > self.worst[-1].disagreement:
-            worst = Worst(shown.name, distance, shown.picture, wanted.findings, got.findings)
-            self.worst = sorted([*self.worst, worst], key=lambda each: -each.disagreement)[:WORST_SHOWN]
-        if shown.true is not None:
-            self.true.append(shown.true)
-            for answers, answer in zip(self.found, (wanted, got), strict=True):
-                answers.append(answer.findings if answer.unsure is None else answer.unsure)
+        if len(self.worst) < WORST_KEPT or distance > self.worst[-1].disagreement:
+            worst = DisagreeingFrame(frame.name, distance, frame.picture, reference.findings, candidate.findings)
+            self.worst = sorted([*self.worst, worst], key=lambda each: -each.disagreement)[:WORST_KEPT]
+        if frame.label is not None:
+            self.labels.append(frame.label)
+            for findings, answer in zip(self.found, (reference, candidate), strict=True):
+                findings.append(answer.findings if answer.unsure is None else answer.unsure)
 
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """What came of it."""
+    """The measurement, and whether it admits the form."""
 
     model: str
     entry: PrecisionEntry
-    reason: str | None  # why that is not good enough; None: it is
+    reason: str | None  # why it is not good enough; None: it is
     min_agreement: float
-    kept: Path | None  # precision.json; None: too few frames to put in the place of what was proven
+    kept: Path | None  # precision.json; None: too few frames to replace an earlier proof
     labels: Sequence[str]
-    seen: VerificationTally
+    tally: VerificationTally
+
+    def truth_difference(self) -> dict[str, float] | None:
+        """Return the accuracy that the form gains (loses, where negative) by the labels."""
+        entry = self.entry
+        if entry.truth is None:
+            return None
+        form, against = entry.truth[entry.precision], entry.truth[entry.against]
+        return {name: form[name] - against[name] for name in form}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the command's document; `precision` in it is a figure, and the form's precision is `form`."""
+        entry = self.entry.model_dump()
+        measured = entry.pop("measured")
+        return {
+            "model": self.model,
+            "form": entry.pop("precision"),
+            "admitted": self.reason is None,
+            "reason": self.reason,
+            "min_agreement": self.min_agreement,
+            **measured,
+            **entry,
+            "truth_difference": self.truth_difference(),
+            "precision_json": str(self.kept) if self.kept else None,
+        }
 
 
-def to_json(verified: VerificationResult) -> dict[str, Any]:
-    """Return the command's document; `precision` in it is a figure, and the form's precision is `form`."""
-    entry = verified.entry.model_dump()
-    measured = entry.pop("measured")
-    return {
-        "model": verified.model,
-        "form": entry.pop("precision"),
-        "admitted": verified.reason is None,
-        "reason": verified.reason,
-        "min_agreement": verified.min_agreement,
-        **measured,
-        **entry,
-        "truth_difference": _differences(verified.entry),
-        "precision_json": str(verified.kept) if verified.kept else None,
-    }
+def open_model(request: VerifyRequest) -> ServedModel:
+    """Open the model, with FP32 on the CPU; raise ModelError where its files do not fit together."""
+    cpu = {"backend": "onnxruntime", "device": "cpu", "max_batch": 1}
+    settings = ModelSettings.model_validate({"path": str(request.folder), **cpu})
+    return ServedModel(request.model, settings, EngineEnvironment(request.state_dir, board_name(), EnginesSettings()))
 
 
-def _differences(entry: PrecisionEntry) -> dict[str, float] | None:
-    """Return what the form loses of accuracy by the labels (negative) or gains."""
-    if entry.truth is None:
+def check_fp16_ranges(model: ServedModel, frames: Iterable[LabelledFrame]) -> None:
+    """Find the values that exceed FP16 on these frames, so that the FP16 form keeps them in FP32."""
+    inputs = model.served.inputs(frame.picture for frame in frames)
+    model.supply.check_ranges({model.served.input.name: rows} for rows in inputs)
+
+
+def verify(request: VerifyRequest, model: ServedModel, frames: Iterable[LabelledFrame]) -> VerificationResult:
+    """Run both forms over the frames and record the measurement."""
+    floor = SCORE_FLOOR if request.has_labels and model.manifest.task == "detect" else None
+    tally = VerificationTally()
+    with _both_opened(request, model) as (provider, against, candidate):
+        with Comparison(against.served, candidate.served, floor) as comparison:
+            for frame in frames:
+                tally.add(frame, *comparison.look(frame.picture))
+            measured = comparison.finish()
+        truth = _truth(request, tally)
+        entry = entry_of(provider.onnx, candidate.form, candidate.file, provider.here, request.against, measured, truth)
+    kept = record(entry, model.supply.onnx, request.state_dir) if entry.frames >= MIN_FRAMES else None
+    bound = model.manifest.min_agreement
+    name = request.folder.resolve().name
+    return VerificationResult(name, entry, why_not(entry, bound), bound, kept, model.labels, tally)
+
+
+@dataclass(frozen=True)
+class _OpenedForm:
+    """One of the two forms, ready to run."""
+
+    form: ModelFiles
+    file: Path
+    served: Served
+
+
+@contextlib.contextmanager
+def _both_opened(
+    request: VerifyRequest, model: ServedModel
+) -> Iterator[tuple[EngineProvider, _OpenedForm, _OpenedForm]]:
+    """Open both forms on the backend of this machine."""
+    provider = model.supply.on(backend="auto", device="auto")
+    with contextlib.ExitStack() as opened:
+
+        def opened_side(precision: Precision) -> _OpenedForm:
+            form, file = provider.form(precision)
+            engine = provider.make(precision)
+            opened.callback(engine.close)
+            return _OpenedForm(form, file, Served(engine, model))
+
+        yield provider, opened_side(request.against), opened_side(request.precision)
+
+
+def _truth(request: VerifyRequest, tally: VerificationTally) -> dict[str, dict[str, float]] | None:
+    """Return the accuracy of each form by the labels; None where there are none."""
+    if not tally.labels:
         return None
-    form, against = entry.truth[entry.precision], entry.truth[entry.against]
-    return {name: form[name] - against[name] for name in form}
-
-
-def _verdict(verified: VerificationResult) -> str:
-    entry = verified.entry
-    if verified.reason:
-        return f"not good enough: {verified.reason}"
-    told = f"{entry.metric} {entry.agreement:.3f} on {entry.frames} frames, wanted {verified.min_agreement:g}"
-    if entry.against != "fp32":
-        return f"good enough: {told}; but only what is held against fp32 is admitted to serve"
-    return f"admitted to serve here: {told}"
-
-
-def _speed(entry: PrecisionEntry) -> str:
-    ratio = entry.against_ms / entry.ms
-    told = f"{ratio:.2f} times as fast" if ratio >= 1 else f"slower: {1 / ratio:.2f} times the time"
-    return f"{entry.precision} {entry.ms:.2f} ms, {entry.against} {entry.against_ms:.2f} ms; {told}"
-
-
-def _facts(verified: VerificationResult) -> dict[str, str]:
-    entry = verified.entry
-    return {
-        "file": entry.file,
-        "frames": f"{entry.frames}, SHA-256 {entry.data_sha256[:_HASH_SHOWN]}…",
-        "one inference, median": _speed(entry),
-        "measured with": f"{entry.here}, on {entry.machine}",
-        "measured at": entry.at,
-        "kept in": str(verified.kept) if verified.kept else "nothing, as too few frames prove nothing",
-    }
-
-
-def _figures(entry: PrecisionEntry) -> list[tuple[str, str]]:
-    """Return each figure of agreement that was measured, with its name for people."""
-    rows = [
-        (_TITLES[name], f"{value:{'+' if name == 'score_shift' else ''}.4f}")
-        for name in _TITLES
-        if (value := entry.measured.get(name)) is not None
-    ]
-    counts = {name: entry.measured.get(name) or 0 for name in ("wanted", "got", "matched")}
-    if entry.metric == "f1":
-        told = f"{counts['wanted']:.0f} by {entry.against}, {counts['got']:.0f} by {entry.precision}"
-        rows.append(("boxes found", f"{told}, {counts['matched']:.0f} by both"))
-    return rows
-
-
-def _truth_rows(entry: PrecisionEntry) -> list[tuple[str, ...]]:
-    """Return the table of accuracy by the labels."""
-    differences = _differences(entry)
-    if entry.truth is None or not differences:
-        return []
-    form, against = entry.truth[entry.precision], entry.truth[entry.against]
-    rows = [
-        (_truth_title(name), f"{against[name]:.4f}", f"{form[name]:.4f}", f"{differences[name]:+.4f}") for name in form
-    ]
-    return [("", entry.against, entry.precision, "difference"), *rows]
-
-
-def _truth_title(name: str) -> str:
-    return {"top1": "top-1", "top5": "top-5"}.get(name, _TITLES[name])
-
-
-def page(verified: VerificationResult) -> VerificationPage:
-    """Return what the report tells."""
-    entry = verified.entry
-    truth = _truth_rows(entry)
-    return VerificationPage(
-        title=f"{verified.model}: {entry.precision} held against {entry.against}",
-        verdict=_verdict(verified),
-        is_good=verified.reason is None,
-        wanted_name=entry.against,
-        got_name=entry.precision,
-        tables=[
-            ("Agreement", _figures(entry)),
-            *([("Accuracy by the labels", truth)] if truth else []),
-            ("Measurement", list(_facts(verified).items())),
-        ],
-        disagreements=verified.seen.disagreements,
-        worst=verified.seen.worst,
-        labels=verified.labels,
-    )
-
-
-def show(verified: VerificationResult, report: Path | None) -> None:
-    console = Console(highlight=False)
-    entry = verified.entry
-    console.print(f"{verified.model}: {entry.precision} held against {entry.against}", style="bold", markup=False)
-    _print_rows(console, _figures(entry))
-    _print_rows(console, _truth_rows(entry))
-    _print_rows(console, [*_facts(verified).items(), *([("report", str(report))] if report else [])])
-    console.print(Text(_verdict(verified), "bold red" if verified.reason else "bold green"))
-
-
-def _print_rows(console: Console, rows: Sequence[Sequence[str]]) -> None:
-    if not rows:
-        return
-    table = Table(show_header=False, box=None, padding=(0, 3, 0, 0))
-    for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
-    console.print(table)
+    names = (request.against, request.precision)
+    return {name: accuracy(tally.labels, found) for name, found in zip(names, tally.found, strict=True)}

@@ -184,7 +184,7 @@ def test_people_get_figures_and_a_report_with_the_worst_frames(
     ]
     assert main([*map(str, arguments), "--state-dir", str(tmp_path)]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    for told in ("conveyor: int8 held against fp32", "F1", "mean overlap", "admitted to serve here: f1", "ms, fp32"):
+    for told in ("conveyor: int8 compared with fp32", "F1", "mean IoU", "admitted to serve here: f1", "ms, fp32"):
         assert told in out
     html = report.read_text()
     assert html.count("data:image/jpeg;base64,") == 12
@@ -271,7 +271,7 @@ def test_a_classifier_is_judged_by_its_best_class(
     assert found["truth_difference"] == {"top1": 0, "top5": 0}
     report = tmp_path / "out.html"
     verify(capsys, classifier, "--frames", tmp_path / "set" / "red", "--report", report, code=NOT_ADMITTED)
-    assert "The best classes of each" in report.read_text()
+    assert "Top classes of each precision" in report.read_text()
 
 
 def test_too_few_frames_prove_nothing_and_push_nothing_out(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

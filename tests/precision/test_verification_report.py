@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from edge.core.errors import ConfigError
 from edge.core.records import Classes, Detections, Findings
-from edge.precision.verification_report import VerificationPage, Worst, draw_pair, render, write_report
+from edge.precision.verification import DisagreeingFrame
+from edge.precision.verification_report import VerificationPage, draw_pair, render, write_report
 
 GRAY = np.full((120, 160, 3), 128, np.uint8)
 
@@ -34,14 +35,14 @@ WANTED, GOT = boxes((20, 30, 60, 90, 0.9, 0), (100, 40, 140, 80, 0.8, 1)), boxes
 
 def page(wanted: Findings = WANTED, got: Findings = GOT, **more: Any) -> VerificationPage:
     fields: dict[str, Any] = {
-        "title": "m: int8 <held> against fp32",
+        "title": "m: int8 <compared> with fp32",
         "verdict": "admitted & well",
         "is_good": True,
-        "wanted_name": "fp32",
-        "got_name": "int8",
+        "reference_name": "fp32",
+        "candidate_name": "int8",
         "tables": [("Agreement", [("F1", "0.97")]), ("Truth", [("", "fp32", "int8"), ("mAP50", "0.9", "0.8")])],
         "disagreements": [0.0, 2.0, 1.0],
-        "worst": [Worst("frame '7'", 2.0, GRAY, wanted, got)],
+        "worst": [DisagreeingFrame("frame '7'", 2.0, GRAY, wanted, got)],
         "labels": ("person", "car"),
     }
     return VerificationPage(**fields | more)
@@ -73,9 +74,9 @@ def read(html: str) -> Reader:
 def test_it_holds_figures_and_pictures_and_fetches_nothing() -> None:
     html = render(page())
     found = read(html)
-    for told in ("m: int8 <held> against fp32", "admitted & well", "F1", "0.97", "mAP50", "frame '7'"):
+    for told in ("m: int8 <compared> with fp32", "admitted & well", "F1", "0.97", "mAP50", "frame '7'"):
         assert told in found.text
-    assert "1 found by both, 1 by fp32 alone, 0 by int8 alone" in found.text
+    assert "1 found by both, 1 only by fp32, 0 only by int8" in found.text
     assert [each[:23] for each in found.fetched] == ["data:image/jpeg;base64,"] * 2
     assert not re.search(r"https?:|url\(", html)
     picture = cv2.imdecode(np.frombuffer(base64.b64decode(found.fetched[0][23:]), np.uint8), cv2.IMREAD_COLOR)
@@ -95,7 +96,7 @@ def shown(picture: NDArray[np.uint8], color: tuple[int, int, int]) -> bool:
 
 def test_what_one_engine_found_alone_stands_out() -> None:
     green, red = (90, 190, 60), (40, 60, 235)
-    left, right = draw_pair(Worst("f", 1.0, GRAY, WANTED, GOT), ("person", "car"))
+    left, right = draw_pair(DisagreeingFrame("f", 1.0, GRAY, WANTED, GOT), ("person", "car"))
     assert left.shape == right.shape == (480, 640, 3)
     assert (shown(left, green), shown(left, red)) == (True, True)
     assert (shown(right, green), shown(right, red)) == (True, False)
@@ -106,7 +107,7 @@ def test_what_one_engine_found_alone_stands_out() -> None:
 def test_classes_are_listed() -> None:
     found = read(render(page(best(1, 0), best(0, 1))))
     assert "fp32 car 0.90, int8 person 0.90" in found.text
-    left, right = draw_pair(Worst("f", 1.0, GRAY, best(1, 0), best()), ())
+    left, right = draw_pair(DisagreeingFrame("f", 1.0, GRAY, best(1, 0), best()), ())
     assert shown(left, (255, 255, 255))
     assert not shown(right, (255, 255, 255))
 
@@ -115,7 +116,7 @@ def test_boxes_beyond_the_rim_and_pictures_of_any_size_are_drawn() -> None:
     for size in ((1, 1), (3, 2000), (1000, 3)):
         picture = np.zeros((*size, 3), np.uint8)
         found = boxes((0, 0, size[1], size[0], 1.25, 5))
-        left, _ = draw_pair(Worst("f", 0.0, picture, found, found), ())
+        left, _ = draw_pair(DisagreeingFrame("f", 0.0, picture, found, found), ())
         assert left.shape[0] <= 720
         assert left.shape[1] <= 640
 

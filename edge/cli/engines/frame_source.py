@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +18,7 @@ from edge.core.clock import now_ns
 from edge.core.errors import ConfigError, SourceError
 from edge.core.manifest import Task
 from edge.core.source_url import Address, parse_address
+from edge.precision.frames import FrameSelection, LabelledFrame
 from edge.precision.ground_truth import Label, read_boxes, read_classes
 
 log = logging.getLogger(__name__)
@@ -30,24 +30,7 @@ Picture = NDArray[np.uint8]
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class LabelledFrame:
-    """A frame, and what stands in it where that is known."""
-
-    name: str
-    picture: Picture
-    true: Label | None = None
-
-
-@dataclass(frozen=True)
-class Frames:
-    """The chosen frames, read one after the other."""
-
-    count: int  # expected
-    frames: Iterator[LabelledFrame]
-
-
-def open_frames(source: str, count: int, option: str) -> Frames:
+def open_frames(source: str, count: int, option: str) -> FrameSelection:
     """Choose `count` frames of a source, spread over it where it has an end; `option` is who asked.
 
     Raises ConfigError where the source is none or has no frame, SourceError (also later) where it cannot be read.
@@ -60,18 +43,20 @@ def open_frames(source: str, count: int, option: str) -> Frames:
     if address.scheme == "file" and not path.exists():
         raise ConfigError(f"{option} {path} does not exist; wanted a video, a picture, a folder of pictures or a URL")
     if address.scheme == "file" and path.is_dir():
-        return _of_folder(path, count, option)
+        return FrameSelection(source, *_of_folder(path, count, option))
     is_endless = address.is_live or (address.scheme == "synthetic" and address.options.get("frames", "0") == "0")
     if is_endless:
-        return Frames(count, islice(_now_and_then(address), count))
+        return FrameSelection(source, count, islice(_now_and_then(address), count))
     length = _length(address)
     if not length:
         raise ConfigError(f"{option} {address.shown} has no frame; wanted a video with pictures in it")
     places = spread(range(length), count)
-    return Frames(len(places), _at(address, places))
+    return FrameSelection(source, len(places), _at(address, places))
 
 
-def labelled_frames(truth: Path, source: str | None, count: int | None, task: Task, labels: Sequence[str]) -> Frames:
+def labelled_frames(
+    truth: Path, source: str | None, count: int | None, task: Task, labels: Sequence[str]
+) -> FrameSelection:
     """Choose `count` of the labelled pictures, spread over them; all where it is None."""
     if not truth.exists():
         raise ConfigError(f"--truth {truth} does not exist; wanted a COCO JSON file, or a folder with a folder a class")
@@ -84,7 +69,8 @@ def labelled_frames(truth: Path, source: str | None, count: int | None, task: Ta
     else:
         known.update(read_boxes(truth, truth.parent if source is None else Path(source), labels))
     chosen = spread(list(known), count or len(known))
-    return Frames(len(chosen), (LabelledFrame(path.name, _read(path), known[path]) for path in chosen))
+    frames = (LabelledFrame(path.name, _read(path), known[path]) for path in chosen)
+    return FrameSelection(str(truth), len(chosen), frames)
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -94,12 +80,12 @@ def spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]
 
 
-def _of_folder(folder: Path, count: int, option: str) -> Frames:
+def _of_folder(folder: Path, count: int, option: str) -> tuple[int, Iterator[LabelledFrame]]:
     pictures = sorted(each for each in folder.iterdir() if is_picture(each))
     if not pictures:
         raise ConfigError(f"{option} {folder}: the folder holds no picture; wanted files such as .jpg or .png in it")
     chosen = spread(pictures, count)
-    return Frames(len(chosen), _readable(chosen))
+    return len(chosen), _readable(chosen)
 
 
 def _readable(paths: Sequence[Path]) -> Iterator[LabelledFrame]:

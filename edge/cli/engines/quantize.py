@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from edge.cli.engines.frame_source import open_frames
 from edge.core.config import ModelSettings
 from edge.core.errors import ConfigError, ModelError
 from edge.core.manifest import find_model
@@ -48,10 +49,11 @@ def run(
             f"model {model!r} cannot be quantized: the Python package {error.name!r} is not installed; install it with "
             "`pip install 'edge-runtime[cpu]' onnx`"
         ) from None
-    order = QuantizeRequest(calibration, frames, method, tolerance, state_dir or default_state_dir())
+    request = QuantizeRequest(method, tolerance, state_dir or default_state_dir())
     opened = ServedModel("quantized", ModelSettings.model_validate(_SETTINGS | {"path": str(find_model(model))}))
-    with phase_bar(f"{opened.settings.path.name} int8", MofNCompleteColumn()) as told:
-        report = quantize(opened, order, told)
+    chosen = open_frames(calibration, frames, "--calibration")
+    with phase_bar(f"{opened.settings.path.name} int8", MofNCompleteColumn()) as on_progress:
+        report = quantize(opened, chosen, request, on_progress)
     if as_json:
         print(json.dumps(report))  # noqa: T201 -- the command's output
     else:
