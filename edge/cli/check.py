@@ -29,8 +29,7 @@ from edge.host.sensors.sensors import Sensors
 from edge.inference.backends.cuda import graphs_work, open_device
 from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.engine_provider import EngineEnvironment
-from edge.mqtt.outbox import Outbox
-from edge.mqtt.publisher import try_connection
+from edge.mqtt.connection import try_connection
 from edge.mqtt.tls import tls_context, why_away
 from edge.pipeline.served_model import ServedModel, model_file, usable_cores
 from edge.power.modes import read_modes
@@ -149,7 +148,7 @@ def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
 
 def _connect(settings: MqttSettings) -> str:
     try:
-        return try_connection(settings, Outbox(settings.queue_messages))
+        return try_connection(settings)
     except (OSError, UnansweredError) as error:
         raise EdgeError(
             f"broker {settings.shown} cannot be reached ({why_away(settings, error)}); see that it runs, and [mqtt] url"

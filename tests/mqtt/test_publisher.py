@@ -39,10 +39,11 @@ from edge.core.records import (
     Result,
 )
 from edge.mqtt import schemas
+from edge.mqtt.connection import try_connection
 from edge.mqtt.encode import ResultEncoder, found, to_json
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.outbox.journal import Journal
-from edge.mqtt.publisher import Publisher, try_connection
+from edge.mqtt.publisher import Publisher
 from tests.support.counting_broker import CountingBroker
 
 LONG_S = 15.0  # a wait that only a failing test reaches
@@ -447,12 +448,12 @@ def pump(source: socket.socket, sink: socket.socket, answers: int | None) -> Non
 @pytest.mark.broker
 @needs_broker
 def test_a_connection_can_be_tried(broker: int) -> None:
-    assert "5" in try_connection(mqtt_settings(broker), Outbox(10))
+    assert "5" in try_connection(mqtt_settings(broker))
 
 
 def test_trying_a_broker_that_is_away_fails() -> None:
     with pytest.raises((OSError, EdgeError)):
-        try_connection(mqtt_settings(free_port()), Outbox(10))
+        try_connection(mqtt_settings(free_port()))
 
 
 def test_a_certificate_that_is_none_is_a_sentence(tmp_path: Path) -> None:

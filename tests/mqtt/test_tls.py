@@ -19,7 +19,9 @@ from edge.cli.main import main
 from edge.core.config import MqttSettings, load_config
 from edge.core.errors import ConfigError, EdgeError, UnansweredError
 from edge.core.records import CommandRequest, Message
+from edge.mqtt import connection as connection_module
 from edge.mqtt import publisher as publish
+from edge.mqtt.connection import MqttConnection
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.publisher import Publisher
 from edge.mqtt.tls import tls_context, why_away
@@ -82,7 +84,7 @@ def why_refused(settings: MqttSettings, caplog: pytest.LogCaptureFixture, monkey
         _connect(settings)
     attempts: list[int] = []
     monkeypatch.setattr(publish, "FIRST_RETRY_S", 0.01)
-    monkeypatch.setattr(Publisher, "_connect", counted(Publisher._connect, attempts))
+    monkeypatch.setattr(MqttConnection, "open", counted(MqttConnection.open, attempts))
     publisher = Publisher(settings, "edge-test", WILL, Outbox(10), lambda _message, _at_ns: None)
     with caplog.at_level(logging.WARNING):
         publisher.start()
@@ -103,10 +105,10 @@ def undated(text: str) -> str:
     return re.sub(r"clock, [^;]*", "", text)
 
 
-def counted(function: Callable[[Publisher], Any], attempts: list[int]) -> Callable[[Publisher], Any]:
-    def wrapper(publisher: Publisher) -> Any:
+def counted(function: Callable[[MqttConnection], Any], attempts: list[int]) -> Callable[[MqttConnection], Any]:
+    def wrapper(connection: MqttConnection) -> Any:
         attempts.append(1)
-        return function(publisher)
+        return function(connection)
 
     return wrapper
 
@@ -285,7 +287,7 @@ def test_without_a_certificate_a_broker_that_wants_one_says_so(
     version: str,
 ) -> None:
     if version == "tlsv1.2":  # what a broker speaks, not only what it speaks at least
-        monkeypatch.setattr(publish, "tls_context", only_tls_1_2)
+        monkeypatch.setattr(connection_module, "tls_context", only_tls_1_2)
         monkeypatch.setattr("edge.mqtt.tls.tls_context", only_tls_1_2)
     broker = start_broker(authority.ca, authority.sign("broker", *HOSTS), "require_certificate true")
     told = why_refused(tls_settings(broker.tls_url, authority.ca), caplog, monkeypatch)

@@ -17,6 +17,7 @@ import pytest
 from edge.core.clock import now_ns
 from edge.core.config import MqttSettings
 from edge.core.records import CommandRequest, Message
+from edge.mqtt import connection as connection_module
 from edge.mqtt import publisher as publish
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.publisher import Publisher
@@ -58,7 +59,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the publisher try again at once."""
     monkeypatch.setattr(publish, "FIRST_RETRY_S", 0.001)
     monkeypatch.setattr(publish, "LONGEST_RETRY_S", 0.001)
-    monkeypatch.setattr(publish, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT_S", 0.2)
 
 
 @pytest.mark.broker
