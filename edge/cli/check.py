@@ -26,7 +26,8 @@ from edge.core.state_dir import default_state_dir
 from edge.daemon.prometheus import exporter
 from edge.host.board import board_name, read_board
 from edge.host.sensors.sensors import Sensors
-from edge.inference.backends.cuda import graphs_work, open_device
+from edge.inference.backends.cuda import open_device
+from edge.inference.backends.cuda_runtime import graphs_work
 from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.engine_provider import EngineEnvironment
 from edge.mqtt.connection import try_connection

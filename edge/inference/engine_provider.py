@@ -21,7 +21,8 @@ from edge.inference.backends.ort import OrtEngine, best_provider
 from edge.inference.backends.tensorrt.build_process import build_plan, default_workspace_mb
 from edge.inference.backends.tensorrt.build_protocol import BuildSettings
 from edge.inference.backends.tensorrt.library import load_tensorrt
-from edge.inference.backends.tensorrt.plan_store import PlanKey, PlanStore, PlanTrial, plan_key
+from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
+from edge.inference.backends.tensorrt.plan_store import PlanStore, PlanTrial
 from edge.inference.fp16.convert import fp16_file, source_sha256
 from edge.inference.model_variants import form_file, form_of, plan_sha256
 from edge.inference.precision_choice import Chooser, PrecisionChoice

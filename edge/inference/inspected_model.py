@@ -26,7 +26,8 @@ from edge.inference.backends.tensorrt.layers import (
     with_times,
 )
 from edge.inference.backends.tensorrt.library import load_tensorrt
-from edge.inference.backends.tensorrt.plan_store import PlanKey, PlanStore, plan_key, read_header
+from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
+from edge.inference.backends.tensorrt.plan_store import PlanStore, read_header
 from edge.inference.engine_provider import build_settings
 from edge.inference.model_variants import form_file, plan_sha256
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from edge.inference.admission import Here
 from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.ort import import_onnxruntime
-from edge.inference.backends.tensorrt.builder import library_name
-from edge.inference.backends.tensorrt.library import load_tensorrt
+from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
 
 # Instructions that multiply INT8 and sum without overflow, the best first: the kernels without them are others.
 _INT8 = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512bw", "avx2", "i8mm", "asimddp")

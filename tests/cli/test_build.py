@@ -20,8 +20,7 @@ from edge.cli.main import INTERRUPTED, main
 from edge.core import progress
 from edge.core.errors import EngineError
 from edge.inference.backends.cuda import Gpu
-from edge.inference.backends.tensorrt.builder import library_name
-from edge.inference.backends.tensorrt.library import load_tensorrt
+from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
 from tests.conftest import CONVEYOR, ROOT, Child, clean_environment, eventually
 from tests.support import stand_in_tensorrt
 

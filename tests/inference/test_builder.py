@@ -24,7 +24,7 @@ from edge.inference.backends.tensorrt.build_protocol import (
     UnsupportedModelError,
 )
 from edge.inference.backends.tensorrt.builder import build
-from edge.inference.backends.tensorrt.library import load_tensorrt, make_logger
+from edge.inference.backends.tensorrt.library import library_name, load_tensorrt, make_logger
 from edge.inference.backends.tensorrt.plan_store import MAGIC, read_header
 from edge.inference.fp16.convert import fp16_file
 from tests.conftest import CONVEYOR, real_data
@@ -231,7 +231,7 @@ def test_networks_of_each_precision_are_built(
     facts = built(order(path, precision=precision))
     plan = (order(path).plan).read_bytes()
     magic, version = read_header(plan)
-    assert magic == MAGIC[build_module.library_name(trt)]
+    assert magic == MAGIC[library_name(trt)]
     assert version[:3] == tuple(int(part) for part in trt.__version__.split(".")[:3])
     least, largest = [1, *picture], [4, *picture]
     wanted = {"min": least, "opt": largest, "max": largest}

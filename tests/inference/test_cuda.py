@@ -1,35 +1,15 @@
-"""Buffers, streams, events and graphs of CUDA, on the emulation and on a GPU."""
+"""Buffers, streams and events of CUDA, on the emulation and on a GPU."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from edge.core.errors import EngineError, GpuMemoryError
-from edge.inference.backends.cuda import CudaDevice, MemoryKind, capture_graph, graphs_work, open_device
-from tests.support.emulated_engines import emulated_gpu
+from edge.core.errors import GpuMemoryError
+from edge.inference.backends.cuda import CudaDevice, MemoryKind
 
 KINDS: tuple[MemoryKind, ...] = ("mapped", "registered", "pinned")
 NUMBERS = np.arange(1000, dtype=np.float32).reshape(10, 100)
-
-
-@pytest.fixture(params=["orin-nano", "thor", "discrete", pytest.param("gpu", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> Iterator[CudaDevice]:
-    """Give a device that is active on this thread."""
-    if request.param == "gpu":
-        try:
-            opened = open_device()
-        except EngineError as error:
-            pytest.skip(str(error))
-        with opened.active():
-            yield opened
-        return
-    with emulated_gpu(device=request.param):
-        opened = open_device()
-        with opened.active():
-            yield opened
 
 
 def test_a_device_tells_what_it_is(device: CudaDevice) -> None:
@@ -68,44 +48,6 @@ def test_events_tell_the_time_between_them(device: CudaDevice, *, spin: bool) ->
     ended.record(stream)
     ended.synchronize()
     assert ended.time_since(started) >= 0
-    buffer.free()
-
-
-def test_a_graph_does_the_same_again(device: CudaDevice) -> None:
-    if not graphs_work():
-        pytest.skip("cuda-bindings is not installed")
-    stream = device.make_stream()
-    source, target = (device.make_buffer(NUMBERS.shape, np.float32, "pinned") for _ in range(2))
-
-    def queue() -> None:
-        device.upload(source.address, source.host, stream)
-        device.download(target.host, source.address, stream)
-
-    graph = capture_graph(stream.handle, queue)
-    assert graph is not None
-    assert not target.host.any()  # capturing runs nothing
-    for factor in (1, 2, 3):
-        source.host[:] = factor * NUMBERS
-        graph.launch(stream.handle)
-        stream.synchronize()
-        assert np.array_equal(target.host, factor * NUMBERS)
-    graph.free()
-    for buffer in (source, target):
-        buffer.free()
-
-
-def test_what_cannot_be_captured_leaves_the_stream_usable(device: CudaDevice) -> None:
-    if not graphs_work():
-        pytest.skip("cuda-bindings is not installed")
-    stream = device.make_stream()
-
-    def refuse() -> None:
-        raise EngineError("not to be captured")
-
-    assert capture_graph(stream.handle, refuse) is None
-    buffer = device.make_buffer(NUMBERS.shape, np.float32, "pinned")
-    device.upload(buffer.address, buffer.host, stream)
-    stream.synchronize()
     buffer.free()
 
 

@@ -22,12 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.errors import EngineError
-from edge.inference.backends.cuda import Gpu
-from edge.inference.backends.tensorrt import plan_store as plans_module
-from edge.inference.backends.tensorrt.build_protocol import MB, BuildFacts, BuildSettings, BuiltPlan
-from edge.inference.backends.tensorrt.plan_store import PlanKey, PlanStore, StalePlanError, plan_key, read_header
+from edge.inference.backends.tensorrt.build_protocol import MB, BuildFacts, BuiltPlan
+from edge.inference.backends.tensorrt.plan_key import PlanKey
+from edge.inference.backends.tensorrt.plan_store import PlanStore, StalePlanError, read_header
 from tests.conftest import PATIENCE_S
-from tests.support import stand_in_tensorrt
 
 KEY = PlanKey(
     onnx_sha256="c0ffee",
@@ -446,27 +444,3 @@ def test_while_one_process_is_at_the_plans_others_wait(store: PlanStore) -> None
     for thread in threads:
         thread.join(PATIENCE_S)
     assert not any(thread.is_alive() for thread in threads)
-
-
-ORIN = Gpu(
-    name="Orin",
-    compute_capability=(8, 7),
-    sm_count=8,
-    memory_bytes=7_600_000_000,
-    cuda_version="12.6",
-    integrated=True,
-    pageable_access=False,
-)
-SETTINGS = BuildSettings("fp16", "gpu", 4, 3, 512)
-
-
-def test_the_key_holds_machine_library_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans_module, "load_tensorrt", lambda: stand_in_tensorrt)
-    assert plan_key("c0ffee", SETTINGS, ORIN, "Jetson Orin Nano") == KEY
-
-
-def test_the_key_tells_the_flags_that_a_dla_is_built_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans_module, "load_tensorrt", lambda: stand_in_tensorrt)
-    key = plan_key("c0ffee", replace(SETTINGS, device="dla0"), None, "board")
-    assert key.flags == ("FP16", "GPU_FALLBACK", "PREFER_PRECISION_CONSTRAINTS")
-    assert (key.gpu, key.cuda, key.compute_capability, key.sm_count) == (None, None, None, None)

@@ -13,7 +13,8 @@ from onnx import helper
 
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError
 from edge.core.manifest import InputSettings
-from edge.inference.backends.cuda import CudaGraph, find_gpu, graphs_work, open_device
+from edge.inference.backends.cuda import find_gpu, open_device
+from edge.inference.backends.cuda_runtime import CudaGraph, graphs_work
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
 from tests.conftest import CONVEYOR

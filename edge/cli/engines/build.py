@@ -22,9 +22,9 @@ from edge.inference.admission import Precision
 from edge.inference.backends.cuda import Gpu, find_gpu
 from edge.inference.backends.tensorrt.build_process import build_plan
 from edge.inference.backends.tensorrt.build_protocol import MB, BuildSettings, BuiltPlan
-from edge.inference.backends.tensorrt.builder import library_name
-from edge.inference.backends.tensorrt.library import load_tensorrt
-from edge.inference.backends.tensorrt.plan_store import PlanKey, PlanStore, StalePlanError, plan_key
+from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
+from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
+from edge.inference.backends.tensorrt.plan_store import PlanStore, StalePlanError
 from edge.inference.engine_provider import build_settings
 from edge.inference.model_variants import form_file, plan_sha256
 from edge.pipeline.served_model import model_file

@@ -14,7 +14,7 @@ import logging
 import math
 import mmap
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError
+from edge.inference.backends.cuda_runtime import checked, graphs_work, load_cudart
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +221,7 @@ class _Registered(Buffer):
     is_copied = False
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-        cudart = _cudart()
+        cudart = load_cudart()
         if cudart is None:
             raise EngineError(
                 "memory is set to registered, which takes cuda-bindings, and that is not installed (docs/jetson.md); "
@@ -234,8 +235,8 @@ class _Registered(Buffer):
         self.host = _zeroed(self._pages, shape, dtype)
         begin = self._pages.ctypes.data
         registered = cudart.cudaHostRegister(begin, size_bytes, cudart.cudaHostRegisterMapped)
-        _checked(registered, f"registering {size_bytes} bytes")
-        self.address = int(_checked(cudart.cudaHostGetDevicePointer(begin, 0), "asking for a device address"))
+        checked(registered, f"registering {size_bytes} bytes")
+        self.address = int(checked(cudart.cudaHostGetDevicePointer(begin, 0), "asking for a device address"))
 
     def free(self) -> None:
         self._cudart.cudaHostUnregister(self._pages.ctypes.data)
@@ -280,70 +281,6 @@ class Kernel:
     ) -> None:
         """Queue the kernel."""
         self._function.prepared_async_call(grid, block, stream, pictures, target)
-
-
-class CudaGraph:
-    """What was queued on a stream while it was captured, to be launched again in one call."""
-
-    def __init__(self, cudart: Any, executable: Any) -> None:
-        self._cudart = cudart
-        self._executable = executable
-
-    def launch(self, handle: int) -> None:
-        """Queue it all; raise EngineError where that is refused."""
-        _checked(self._cudart.cudaGraphLaunch(self._executable, handle), "launching a CUDA graph")
-
-    def free(self) -> None:
-        self._cudart.cudaGraphExecDestroy(self._executable)
-
-
-def graphs_work() -> bool:
-    """Tell whether cuda-bindings is there, without which no CUDA graph can be made."""
-    return _cudart() is not None
-
-
-def _cudart() -> Any:
-    """Return cuda-bindings' runtime API; None where it is not installed."""
-    try:
-        from cuda.bindings import runtime as cudart  # noqa: PLC0415 -- not there on every device
-    except ImportError:
-        return None
-    return cudart
-
-
-def capture_graph(handle: int, queue: Callable[[], None]) -> CudaGraph | None:
-    """Capture what `queue` puts on the stream; None where there is no cuda-bindings, or it cannot be captured.
-
-    Whatever `queue` does, the capture is ended, else the stream would stay unusable.
-    """
-    cudart = _cudart()
-    if cudart is None:
-        return None
-    try:
-        # Thread-local: what other lanes do meanwhile must not break this capture.
-        _checked(
-            cudart.cudaStreamBeginCapture(handle, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal),
-            "beginning a capture",
-        )
-        try:
-            queue()
-        finally:
-            ended = cudart.cudaStreamEndCapture(handle)
-        graph = _checked(ended, "ending a capture")
-        executable = _checked(cudart.cudaGraphInstantiate(graph, 0), "making a CUDA graph")
-        cudart.cudaGraphDestroy(graph)
-    except EngineError as error:
-        log.debug("no CUDA graph, each batch is queued layer by layer: %s", error)
-        return None
-    return CudaGraph(cudart, executable)
-
-
-def _checked(answer: tuple[Any, ...], doing: str) -> Any:
-    """Return the value of a call of cuda-bindings, which gives (error, value…)."""
-    error, *values = answer
-    if int(error) != 0:
-        raise EngineError(f"{doing} failed ({getattr(error, 'name', error)})")
-    return values[0] if values else None
 
 
 def _describe(driver: Any, device: Any) -> Gpu:

@@ -20,9 +20,8 @@ from edge.inference.admission import Precision
 from edge.inference.backends.cuda import find_gpu
 from edge.inference.backends.ort import import_onnxruntime
 from edge.inference.backends.ort_profile import layers_run
-from edge.inference.backends.tensorrt.builder import library_name
 from edge.inference.backends.tensorrt.layers import EngineLayer
-from edge.inference.backends.tensorrt.library import load_tensorrt
+from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
 from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.fp16.convert import fp16_file
 from edge.inference.inspected_model import InspectedModel, described

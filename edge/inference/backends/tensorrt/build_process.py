@@ -172,7 +172,7 @@ class _BuilderProcess:
 
     def __enter__(self) -> _BuilderProcess:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edge.inference.backends.tensorrt.builder"],
+            [sys.executable, "-m", "edge.inference.backends.tensorrt.build_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,34 +1,20 @@
-"""ONNX → plan, in a process of its own: `python -m edge.inference.backends.tensorrt.builder`.
-
-It reads one request, a line of JSON, from standard input, and writes lines of JSON to standard output: phases, then
-one answer. Standard input stays open while the plan is wanted: when it closes, or at SIGTERM, the build is given up.
-`build_process.py` is the other end.
-"""
+"""TensorRT's builder: an ONNX file parsed, configured for a device and built into a plan."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
-import select
-import signal
-import sys
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
-from edge.core.errors import EdgeError, EngineError, GpuMemoryError
+from edge.core.errors import EngineError, GpuMemoryError
 from edge.inference.backends.tensorrt.build_progress import READ, Reporter
 from edge.inference.backends.tensorrt.build_protocol import (
-    GIVEN_UP,
-    KINDS,
     MB,
     BuildCancelled,
     BuildFacts,
@@ -36,11 +22,10 @@ from edge.inference.backends.tensorrt.build_protocol import (
     BuildSettings,
     UnsupportedModelError,
 )
-from edge.inference.backends.tensorrt.library import bits, load_tensorrt, make_logger
+from edge.inference.backends.tensorrt.library import bits, library_name, load_tensorrt, make_logger
 
 log = logging.getLogger(__name__)
 
-_GRACE_S = 2.0  # between the wish to end and the end, wherever the library is then
 _TOLD_ERRORS = 3  # of the parser, in one sentence
 # What TensorRT logs where memory is short; it raises nothing.
 _OUT_OF_MEMORY = re.compile(r"out.?of.?memory|could not be allocated|bad_alloc", re.IGNORECASE)
@@ -69,11 +54,6 @@ def _monitor_class(trt: Any) -> Any:
             self._reporter.monitored(lambda phases: phases.finish(phase_name), phase_name)
 
     return Monitor
-
-
-def library_name(trt: Any) -> str:
-    """Return which of the two libraries this is; their plans never fit each other."""
-    return "tensorrt-rtx" if "rtx" in trt.__name__ else "tensorrt"
 
 
 def build_strategies(trt: Any, settings: BuildSettings) -> list[tuple[str, ...]]:
@@ -353,74 +333,3 @@ def _write_aside(path: Path, data: Any) -> None:
 def file_name(text: str) -> str:
     """Return the text as part of a file's name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:100]
-
-
-def main() -> int:
-    """Serve one request."""
-    with _answers() as write:
-        request = BuildRequest.from_json(sys.stdin.buffer.readline())
-        logging.basicConfig(level=request.log_level, stream=sys.stderr, format="%(levelname)s %(message)s")
-        _stand_back()
-        reporter = Reporter(write)
-        _watch_parent(reporter)
-        answer = _answer(request, reporter)
-        with contextlib.suppress(OSError):  # nobody is left to read it
-            write(answer)
-    return 0
-
-
-def _answer(request: BuildRequest, reporter: Reporter) -> dict[str, Any]:
-    try:
-        return {"plan": str(request.plan), "facts": asdict(build(request, reporter))}
-    except EdgeError as error:
-        kinds = [kind for kind, error_type in KINDS.items() if isinstance(error, error_type)]
-        return {"error": str(error), "kind": kinds[0]}
-    except MemoryError:
-        return {"error": f"model {request.onnx.name}: memory ran out while it was built", "kind": "memory"}
-    except Exception as error:  # noqa: BLE001 -- the top of the process; the traceback goes to its log
-        traceback.print_exc()
-        return {"error": f"model {request.onnx.name}: {type(error).__name__}: {error}", "kind": "failed"}
-
-
-@contextlib.contextmanager
-def _answers() -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Keep standard output for our lines: whatever a library prints there goes to standard error."""
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0) as pipe:
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
-        def write(line: Mapping[str, Any]) -> None:
-            pipe.write(json.dumps(line).encode() + b"\n")
-
-        yield write
-
-
-def _stand_back() -> None:
-    """Give way to whatever else runs, and be the first to go where memory is short: the daemon must live."""
-    import psutil  # noqa: PLC0415 -- the parent needs BuildSettings of this module, not this
-
-    os.nice(19)
-    with contextlib.suppress(OSError, AttributeError, psutil.Error):
-        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-
-
-def _watch_parent(reporter: Reporter) -> None:
-    """Give the build up when standard input closes or SIGTERM comes; after the grace time, come what may."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    # The interpreter would run a handler only once the library comes back; this descriptor hears at once.
-    signal.set_wakeup_fd(writer)
-    signal.signal(signal.SIGTERM, lambda *_: None)
-
-    def watch() -> None:
-        select.select([sys.stdin, reader], [], [])  # nothing more is ever sent, so readable means closed
-        reporter.cancelled = True
-        sleep(_GRACE_S)
-        os._exit(GIVEN_UP)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import EngineError
-from edge.inference.backends.cuda import Buffer, CudaDevice, MemoryKind, capture_graph
+from edge.inference.backends.cuda import Buffer, CudaDevice, MemoryKind
+from edge.inference.backends.cuda_runtime import capture_graph
 from edge.inference.backends.engine import TensorSpec
 from edge.inference.backends.tensorrt.layers import make_layer_times
 from edge.inference.backends.tensorrt.library import load_tensorrt

@@ -34,6 +34,11 @@ def load_tensorrt() -> Any:
     )
 
 
+def library_name(trt: Any) -> str:
+    """Return which of the two libraries this is; their plans never fit each other."""
+    return "tensorrt-rtx" if "rtx" in trt.__name__ else "tensorrt"
+
+
 def bits(enum: Any, *names: str) -> int:
     """Return the flag word of these members; those that this version lacks are left out.
 

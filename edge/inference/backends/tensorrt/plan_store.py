@@ -14,17 +14,16 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import time_ns
 from typing import Any
 
 from edge.core.clock import utc_text
 from edge.core.errors import EngineError
-from edge.inference.backends.cuda import Gpu
-from edge.inference.backends.tensorrt.build_protocol import MB, BuildSettings, BuiltPlan
-from edge.inference.backends.tensorrt.builder import build_strategies, file_name, library_name
-from edge.inference.backends.tensorrt.library import load_tensorrt
+from edge.inference.backends.tensorrt.build_protocol import MB, BuiltPlan
+from edge.inference.backends.tensorrt.builder import file_name
+from edge.inference.backends.tensorrt.plan_key import PlanKey
 
 log = logging.getLogger(__name__)
 
@@ -48,52 +47,6 @@ class PlanTrial:
     state: str = "untried"  # or trying, verified, refused
     reason: str | None = None  # why it was refused, or how well it agreed
     attempts: int = 0  # times that it was tried without an end: the process ended meanwhile
-
-
-@dataclass(frozen=True)
-class PlanKey:
-    """All that must be equal for a plan to be used."""
-
-    onnx_sha256: str  # of the form that it was built from
-    precision: str
-    device: str
-    max_batch: int
-    builder_level: int
-    workspace_mb: int
-    flags: tuple[str, ...]  # by name
-    library: str  # tensorrt or tensorrt-rtx
-    version: str
-    cuda: str | None  # this and the next three: None where it was built for no certain GPU
-    gpu: str | None
-    compute_capability: str | None
-    sm_count: int | None
-    board: str
-
-    @property
-    def digest(self) -> str:
-        """The key as one hexadecimal number."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
-
-def plan_key(onnx_sha256: str, settings: BuildSettings, gpu: Gpu | None, board: str) -> PlanKey:
-    """Return the key of the plan that this machine's TensorRT builds with these settings."""
-    trt = load_tensorrt()
-    return PlanKey(
-        onnx_sha256=onnx_sha256,
-        precision=settings.precision,
-        device=settings.device,
-        max_batch=settings.max_batch,
-        builder_level=settings.builder_level,
-        workspace_mb=settings.workspace_mb,
-        flags=build_strategies(trt, settings)[0],
-        library=library_name(trt),
-        version=trt.__version__,
-        cuda=gpu.cuda_version if gpu else None,
-        gpu=gpu.name if gpu else None,
-        compute_capability=".".join(map(str, gpu.compute_capability)) if gpu else None,
-        sm_count=gpu.sm_count if gpu else None,
-        board=board,
-    )
 
 
 def read_header(plan: bytes) -> tuple[bytes, tuple[int, int, int, int]]:
@@ -205,8 +158,8 @@ class PlanStore:
         for path in self.folder.glob("*.json"):
             with contextlib.suppress(OSError, StalePlanError):
                 found = _read_manifest(path)["key"]
-                if found["onnx_sha256"] == key.onnx_sha256 and (differences := _differences(found, key)):
-                    others.append((len(differences), f"the plan {path.with_suffix('.plan')} {differences[0]}"))
+                if found["onnx_sha256"] == key.onnx_sha256 and (mismatches := key.mismatches(found)):
+                    others.append((len(mismatches), f"the plan {path.with_suffix('.plan')} {mismatches[0]}"))
         nearest = min(others)[1] if others else f"no plan of this model is kept in {self.folder}"
         return StalePlanError(f"{nearest}; a new one is built")
 
@@ -219,8 +172,8 @@ class PlanStore:
 
     def _checked(self, path: Path, key: PlanKey) -> bytes:
         manifest = _read_manifest(path)
-        if differences := _differences(manifest["key"], key):
-            raise _DamagedError(differences[0])
+        if mismatches := key.mismatches(manifest["key"]):
+            raise _DamagedError(mismatches[0])
         plan, identity = _read_own(path)
         if len(plan) != manifest["size"]:
             raise _DamagedError(f"has {len(plan)} bytes, wanted {manifest['size']} as its manifest says")
@@ -290,16 +243,6 @@ def _read_manifest(plan_path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         pass
     raise _DamagedError("has a manifest that cannot be read")
-
-
-def _differences(found: Mapping[str, Any], key: PlanKey) -> list[str]:
-    """Tell each field in which a manifest's key is not the wanted one."""
-    wanted = json.loads(json.dumps(asdict(key)))
-    return [
-        f"was built for {field.name} {found.get(field.name)!r}, wanted {wanted[field.name]!r}"
-        for field in fields(key)
-        if found.get(field.name) != wanted[field.name]
-    ]
 
 
 def _check_header(plan: bytes, key: PlanKey, build: int) -> None:
