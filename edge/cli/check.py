@@ -81,7 +81,7 @@ def _files(config: Config) -> Iterator[Finding]:
 def _machine() -> Iterator[Finding]:
     memory_gb = psutil.virtual_memory().total / 1e9
     yield Finding("edge", None, f"{__version__} on Python {platform.python_version()}")
-    yield Finding("board", None, f"{read_board().told}, {usable_cores()} usable cores, {memory_gb:.1f} GB memory")
+    yield Finding("board", None, f"{read_board().summary}, {usable_cores()} usable cores, {memory_gb:.1f} GB memory")
     synchronised = {True: "synchronised", False: "not synchronised: times in messages may be off", None: "not known"}
     yield Finding("clock", None, synchronised[clock_synchronised()])
     yield Finding("GPU", None, _told_or_error(_gpu))

@@ -88,7 +88,9 @@ def _table(t_s: float, reading: SensorReading, rails: tuple[Rail, ...], sums: Ma
     for rail in rails:
         energy = sums[rail.name]
         watts = told["rails_w"].get(rail.name)
-        table.add_row(rail.name, _number(watts, 2), _number(energy.energy_j, 1), f"{energy.gap_s:.1f}", Text(rail.told))
+        table.add_row(
+            rail.name, _number(watts, 2), _number(energy.energy_j, 1), f"{energy.gap_s:.1f}", Text(rail.description)
+        )
     return table
 
 

@@ -1,4 +1,4 @@
-"""What machine this is."""
+"""Identity of the machine: module, SKU, L4T, JetPack, CPU and GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from edge.host.packages import cuda_version, l4t_version, read_packages, tensorrt_version
 from edge.host.paths import glob, inside, read_text
 
-# Part numbers of modules, as in the device tree and on the module's EEPROM; a whole family where no SKU stands.
+# Part numbers of modules, as in the device tree and the module's EEPROM; without a SKU, a whole family.
 MODULES = {
     "p3834-0008": "Jetson Thor T5000",
     "p3834-0000": "Jetson Thor T4000",
@@ -37,7 +37,7 @@ THOR_BY_SPECIFICATION = {
 }
 THOR_T5000_MEMORY_KB = 96_000_000
 
-# Which JetPack came with which L4T; a release ending in a dot stands for all that start with it.
+# JetPack by L4T release; a release ending in a dot stands for all that start with it.
 JETPACKS = {
     "32.6.1": "4.6", "32.7.6": "4.6.6",
     "35.2.1": "5.1", "35.3.1": "5.1.1", "35.4.1": "5.1.2", "35.5.0": "5.1.3", "35.6.0": "5.1.4", "35.6.1": "5.1.5",
@@ -54,7 +54,7 @@ _RELEASE = re.compile(r"# R(\d+) \(release\), REVISION: (\d[\d.]*)")
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """The machine; None where it does not tell."""
+    """The machine; None for what cannot be read."""
 
     name: str  # the module's name on a Jetson; elsewhere the processor's
     model: str | None  # the device tree's, for display
@@ -63,7 +63,7 @@ class Board:
     soc: str | None  # "tegra234"
     l4t: str | None  # "36.4.3"
     jetpack: str | None  # "6.2"
-    cuda: str | None  # installed on this machine or in this container, as TensorRT
+    cuda: str | None  # installed on this machine or in this container, like TensorRT
     tensorrt: str | None
     cpu: str | None
     gpu: str | None
@@ -73,7 +73,7 @@ class Board:
         return self.soc is not None
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line for people."""
         if not self.is_jetson:
             return f"not a Jetson: CPU {self.cpu or 'unknown'}, GPU {self.gpu or 'none found'}"
@@ -86,7 +86,7 @@ class Board:
 
 
 def read_board() -> Board:
-    """Read what machine this is; reads files alone, and takes some milliseconds."""
+    """Read the machine's identity, from files alone and within milliseconds."""
     packages = read_packages()
     compatible = _strings("/proc/device-tree/compatible")
     soc = next((found[0] for each in compatible if (found := _SOC.findall(each))), None)
@@ -111,18 +111,18 @@ def read_board() -> Board:
 
 
 def board_name() -> str:
-    """Return the device tree's model name; elsewhere the processor's."""
+    """Return the device tree's model name, else the processor's."""
     return read_text("/proc/device-tree/model") or f"{platform.machine()} ({_processor() or 'processor unknown'})"
 
 
 def release_of(text: str) -> str | None:
-    """Return the release that /etc/nv_tegra_release tells, `36.4.3`."""
+    """Return the release in the text of /etc/nv_tegra_release, `36.4.3`."""
     found = _RELEASE.search(text)
     return f"{found[1]}.{found[2].rstrip('.')}" if found else None
 
 
 def jetpack_of(l4t: str | None) -> str | None:
-    """Return the JetPack that holds an L4T release; None where the table has it not."""
+    """Return the JetPack of an L4T release; None if the table lacks it."""
     if l4t is None:
         return None
     families = (JETPACKS[start] for start in JETPACKS if start.endswith(".") and l4t.startswith(start))
@@ -136,7 +136,7 @@ def part_number(eeprom: bytes) -> str | None:
 
 
 def _sku(compatible: list[str]) -> str | None:
-    """Return the module's part number: of its EEPROM, where this user may read that, else the device tree's."""
+    """Return the module's part number: from its EEPROM if this user may read it, else from the device tree."""
     candidates = [*_eeprom_parts(), *(part for each in compatible for part in _PART.findall(each))]
     return next((part for part in candidates if part in MODULES or part[:5] in MODULES), None)
 
@@ -158,7 +158,7 @@ def _module(sku: str | None, soc: str | None) -> str | None:
 
 
 def _thor_module() -> str | None:
-    """Tell the two Thor modules apart where no part number is to be had."""
+    """Return which of the two Thor modules this is, without a part number."""
     text = read_text("/etc/nv_boot_control.conf") or ""
     named = (module for specification, module in THOR_BY_SPECIFICATION.items() if specification in text)
     memory = re.search(r"MemTotal:\s+(\d+) kB", read_text("/proc/meminfo") or "")
@@ -167,7 +167,7 @@ def _thor_module() -> str | None:
 
 
 def _strings(path: str) -> list[str]:
-    """Return the strings of a device tree's property, which end with zero bytes each."""
+    """Return the zero-terminated strings of a device tree property."""
     try:
         return [each for each in inside(path).read_bytes().decode(errors="replace").split("\0") if each]
     except OSError:
@@ -180,7 +180,7 @@ def _processor() -> str | None:
 
 
 def _gpu() -> str | None:
-    """Return the name of a discrete NVIDIA GPU, as its driver tells it."""
+    """Return the name of a discrete NVIDIA GPU, from its driver."""
     for path in glob("/proc/driver/nvidia/gpus/*/information"):
         if found := re.search(r"^Model:\s*(.+)$", read_text(path) or "", re.MULTILINE):
             return found[1].strip()

@@ -1,4 +1,4 @@
-"""Log records to systemd's journal, with fields (systemd.io/JOURNAL_NATIVE_PROTOCOL); a file of our own, no library."""
+"""Log handler for systemd's journal, with fields (systemd.io/JOURNAL_NATIVE_PROTOCOL), on the standard library."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import sys
 
 SOCKET = "/run/systemd/journal/socket"
 IDENTIFIER = "edge"
-# What a record may carry by `extra=`, and the field that it becomes.
+# Keys that a record may carry in `extra=`, and the journal field of each.
 FIELDS = {"stream": "EDGE_STREAM", "model": "EDGE_MODEL", "engine": "EDGE_ENGINE", "alarm": "EDGE_ALARM"}
 # syslog(3)'s numbers: error, warning, info, debug.
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG = 7
-# What a datagram is refused with that is longer than the socket's buffer.
+# Errors for a datagram longer than the socket's buffer.
 _TOO_LONG = (errno.EMSGSIZE, errno.ENOBUFS)
 _ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 def journal_handler() -> JournalHandler | None:
-    """Return what logs to the journal where standard error goes there anyway, else None."""
+    """Return a handler for the journal if standard error goes there, else None."""
     return JournalHandler(SOCKET) if stderr_is_journal() else None
 
 
 def stderr_is_journal() -> bool:
-    """Tell whether standard error is the stream that $JOURNAL_STREAM names, as systemd.exec(5) asks to be compared."""
+    """Return whether standard error is the stream that $JOURNAL_STREAM names (systemd.exec(5))."""
     try:
         status = os.fstat(sys.stderr.fileno())
     except (OSError, ValueError, AttributeError):
@@ -37,7 +37,7 @@ def stderr_is_journal() -> bool:
 
 
 class JournalHandler(logging.Handler):
-    """Sends each record as one entry; it neither blocks nor raises, and tells how many records it could not send."""
+    """Sends each record as one entry; it neither blocks nor raises, and counts the records it could not send."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class JournalHandler(logging.Handler):
         try:
             self._send(entry(self._fields(record)))
             self._lost = 0
-        # A log that is full or away, or a record whose arguments do not fit, is no reason to stop serving.
+        # A full or missing journal, or a record whose arguments do not fit, is no reason to stop serving.
         except Exception:  # noqa: BLE001
             self._lost += 1
 
@@ -81,7 +81,7 @@ class JournalHandler(logging.Handler):
             self._send_as_file(data)
 
     def _send_as_file(self, data: bytes) -> None:
-        """Hand over an entry that is too long for a datagram as a sealed file in memory."""
+        """Send an entry too long for a datagram as a sealed file in memory."""
         fd = os.memfd_create("edge-log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             with open(fd, "wb", closefd=False) as file:
@@ -94,7 +94,7 @@ class JournalHandler(logging.Handler):
 
 
 def entry(fields: dict[str, str]) -> bytes:
-    """Return fields in the form that the journal reads; text of several lines goes with its length before it."""
+    """Return fields in the journal's native format; text of several lines is prefixed with its length."""
     return b"".join(_field(name, value.encode("utf-8", "replace")) for name, value in fields.items())
 
 

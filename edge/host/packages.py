@@ -1,4 +1,4 @@
-"""Versions of installed software, read from files: the machine's `dpkg` may be another's than that of its root."""
+"""Versions of installed software, read from files: the `dpkg` program may belong to another machine than the root."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INSTALLED = re.compile(r"^Status: .* installed$", re.MULTILINE)
 
 
 def packages_of(status: str) -> dict[str, str]:
-    """Return the installed packages of dpkg's status file with their versions, epochs left out."""
+    """Return the installed packages of dpkg's status file with their versions, without epochs."""
     found = {}
     for stanza in _STANZA.finditer(status):
         version = _VERSION.search(stanza[0])
@@ -26,23 +26,23 @@ def packages_of(status: str) -> dict[str, str]:
 
 
 def read_packages() -> dict[str, str]:
-    """Return what is installed, and in which version; nothing where there is no dpkg."""
+    """Return the installed packages with their versions; none without dpkg."""
     return packages_of(read_text("/var/lib/dpkg/status") or "")
 
 
 def l4t_version(packages: Mapping[str, str]) -> str | None:
-    """Return the release of Jetson Linux by its packages: in a container, nothing else tells it."""
+    """Return the release of Jetson Linux from its packages, the only source in a container."""
     version = packages.get("nvidia-l4t-core")  # "36.4.3-20250107174145"
     return version.partition("-")[0] if version else None
 
 
 def cuda_version(packages: Mapping[str, str]) -> str | None:
-    """Return the version that a CUDA toolkit tells of itself, `12.6.68`, else that of its run-time library."""
+    """Return the version in the CUDA toolkit's own file, `12.6.68`, else that of its run-time library."""
     try:
-        told = json.loads(read_text("/usr/local/cuda/version.json") or "{}")
+        versions = json.loads(read_text("/usr/local/cuda/version.json") or "{}")
     except ValueError:
-        told = {}
-    entry = told.get("cuda") if isinstance(told, Mapping) else None
+        versions = {}
+    entry = versions.get("cuda") if isinstance(versions, Mapping) else None
     version = entry.get("version") if isinstance(entry, Mapping) else None
     return version if isinstance(version, str) else _newest(packages, _CUDA)
 

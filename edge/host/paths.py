@@ -1,4 +1,4 @@
-"""Where the machine's files are: below one root, with absolute symbolic links resolved inside it."""
+"""Paths of the machine's files: below one root, with absolute symbolic links resolved inside it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _WILD = frozenset("*?[")
 
 
 def root() -> Path:
-    """Return the folder that stands for `/` in all that is read of the machine (an emulated board, a container)."""
+    """Return the folder that stands for `/` when the machine is read (an emulated board, a container)."""
     return Path(os.environ.get("EDGE_ROOT") or "/")
 
 
 def is_emulated() -> bool:
-    """Tell whether another folder stands for `/`, so that libraries that ask the kernel would ask the wrong machine."""
+    """Return whether another folder stands for `/`: a library that asks the kernel would then ask the wrong machine."""
     return root() != Path("/")
 
 
 def inside(path: str) -> Path:
-    """Return where an absolute path lies below the root.
+    """Return the place of an absolute path below the root.
 
-    Raises OSError where symbolic links go in a circle. What does not exist is no error here.
+    Raises OSError if symbolic links form a loop. A path that does not exist is not an error here.
     """
     base = root()
     if base == Path("/"):
@@ -53,7 +53,7 @@ def inside(path: str) -> Path:
 
 
 def glob(pattern: str) -> list[str]:
-    """Return the absolute paths that a pattern finds below the root, in order; what cannot be listed has none."""
+    """Return the absolute paths below the root that match a pattern, in order; an unreadable folder is empty."""
     return list(_matches("", [part for part in pattern.split("/") if part]))
 
 
@@ -61,25 +61,25 @@ def _matches(folder: str, parts: list[str]) -> Iterator[str]:
     if not parts:
         yield folder
         return
-    wanted, *rest = parts
-    for name in _names(folder, wanted):
+    pattern, *rest = parts
+    for name in _names(folder, pattern):
         yield from _matches(f"{folder}/{name}", rest)
 
 
-def _names(folder: str, wanted: str) -> list[str]:
+def _names(folder: str, pattern: str) -> list[str]:
     try:
-        if _WILD.isdisjoint(wanted):
-            return [wanted] if os.path.lexists(inside(folder) / wanted) else []
+        if _WILD.isdisjoint(pattern):
+            return [pattern] if os.path.lexists(inside(folder) / pattern) else []
         names = [each.name for each in inside(folder or "/").iterdir()]
     except OSError:
         return []
-    return sorted(fnmatch.filter(names, wanted), key=lambda name: (len(name), name))  # hwmon10 comes after hwmon9
+    return sorted(fnmatch.filter(names, pattern), key=lambda name: (len(name), name))  # hwmon10 comes after hwmon9
 
 
 def read_text(path: str) -> str | None:
-    """Return a small file's text without zero bytes and blanks at its end; None where it cannot be read or is empty.
+    """Return a small file's text without trailing zero bytes and blanks; None if it is empty or cannot be read.
 
-    Not for sensors: a file that never answers (a FIFO in its place) is not waited for, but a driver that hangs is.
+    Not for sensors: a FIFO without a writer does not block it, but a driver that hangs does.
     """
     try:
         handle = os.open(inside(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

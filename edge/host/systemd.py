@@ -1,4 +1,4 @@
-"""The service manager's notify protocol (sd_notify(3)); silent where there is no service manager."""
+"""The service manager's notify protocol (sd_notify(3)); silent without a service manager."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 
 class Notifier:
-    """Tells systemd how the daemon fares."""
+    """Reports the daemon's state to systemd."""
 
     def __init__(self) -> None:
         self._address = os.environ.get("NOTIFY_SOCKET", "")
@@ -17,14 +17,14 @@ class Notifier:
 
     @property
     def is_heard(self) -> bool:
-        """Tell whether a service manager has started this process, and so starts it again."""
+        """A service manager started this process, and so will restart it."""
         return bool(self._address)
 
     def ready(self) -> None:
         self._send("READY=1")
 
     def reloading(self) -> None:
-        # Type=notify-reload wants the moment on the monotonic clock, in microseconds.
+        # Type=notify-reload requires the time of the monotonic clock, in microseconds.
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
@@ -34,7 +34,7 @@ class Notifier:
         self._send(f"STATUS={text}")
 
     def extend_start(self, seconds: float) -> None:
-        """Ask for so much time from now until `ready`."""
+        """Ask for this much time from now until `ready`."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
 
     def watchdog_ping(self) -> None:
@@ -48,11 +48,11 @@ class Notifier:
                 notify.settimeout(1)
                 notify.sendto(state.encode(), self._address)
         except OSError:
-            pass  # a service manager that is gone is no reason to stop
+            pass  # a missing service manager is no reason to stop
 
 
 def watchdog_period_s() -> float | None:
-    """Return how often systemd wants to hear of us, None where it does not watch this process."""
+    """Return the period within which systemd expects a ping; None if it does not watch this process."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     watched = os.environ.get("WATCHDOG_PID", str(os.getpid()))
     if not microseconds.isdigit() or int(microseconds) == 0 or watched != str(os.getpid()):

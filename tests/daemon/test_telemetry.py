@@ -11,7 +11,7 @@ import pytest
 from edge.core.records import Classes, EngineTimes, OutboxState, Result
 from edge.daemon.telemetry import Telemetry, energy_of
 from edge.host.sensors.energy import Energy
-from edge.host.sensors.energy_ledger import Period
+from edge.host.sensors.energy_ledger import EnergyPeriod
 from edge.host.sensors.sensors import SensorReading, Sensors
 from edge.mqtt import schemas
 from edge.pipeline.meters import ModelMeter, StreamMeter, Work
@@ -38,7 +38,9 @@ def test_what_this_machine_cannot_measure_is_null() -> None:
 def reading(joules: float, covered_s: float, idle_w: float | None = None) -> SensorReading:
     """Return a period of 10 s of which so much was measured."""
     total = Energy(joules, int(covered_s * 1e9), 10_000_000_000)
-    return SensorReading("Orin", 0.5, 100.0, period=Period(0, total.period_ns, {"VDD_IN": total}, total), idle_w=idle_w)
+    return SensorReading(
+        "Orin", 0.5, 100.0, period=EnergyPeriod(0, total.period_ns, {"VDD_IN": total}, total), idle_w=idle_w
+    )
 
 
 def test_energy_is_shared_by_the_time_that_engines_ran() -> None:

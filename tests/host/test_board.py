@@ -27,14 +27,19 @@ def test_each_board_is_identified(name: str, in_container: bool, empty: Path) ->
     boards.build(name, empty)
     if in_container:
         tree.as_container(empty)
-    wanted, found = boards.BOARDS[name], read_board()
+    expected, found = boards.BOARDS[name], read_board()
     assert found.is_jetson
-    assert (found.name, found.module, found.sku, found.soc) == (wanted.module, wanted.module, wanted.sku, wanted.soc)
-    assert (found.l4t, found.jetpack) == (wanted.l4t, wanted.jetpack)
-    assert wanted.tensorrt[1].startswith(f"{found.tensorrt}-")
-    assert wanted.cuda[1].startswith(f"{found.cuda}-")
-    assert found.model == wanted.model == board_name()
-    assert f"JetPack {wanted.jetpack}" in found.told
+    assert (found.name, found.module, found.sku, found.soc) == (
+        expected.module,
+        expected.module,
+        expected.sku,
+        expected.soc,
+    )
+    assert (found.l4t, found.jetpack) == (expected.l4t, expected.jetpack)
+    assert expected.tensorrt[1].startswith(f"{found.tensorrt}-")
+    assert expected.cuda[1].startswith(f"{found.cuda}-")
+    assert found.model == expected.model == board_name()
+    assert f"JetPack {expected.jetpack}" in found.summary
 
 
 def test_the_modules_own_memory_wins_over_the_device_tree(empty: Path) -> None:
@@ -72,13 +77,13 @@ def test_another_machine_is_no_jetson(empty: Path) -> None:
     found = read_board()
     assert not found.is_jetson
     assert (found.cpu, found.gpu) == ("Some CPU @ 3 GHz", "NVIDIA RTX A2000")
-    assert found.told == "not a Jetson: CPU Some CPU @ 3 GHz, GPU NVIDIA RTX A2000"
+    assert found.summary == "not a Jetson: CPU Some CPU @ 3 GHz, GPU NVIDIA RTX A2000"
     assert found.to_json() | {"is_jetson": False, "l4t": None, "jetpack": None, "module": None} == found.to_json()
 
 
 def test_a_machine_that_tells_nothing(empty: Path) -> None:
     assert empty.is_dir()
-    assert read_board().told == "not a Jetson: CPU unknown, GPU none found"
+    assert read_board().summary == "not a Jetson: CPU unknown, GPU none found"
 
 
 @pytest.mark.parametrize(

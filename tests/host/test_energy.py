@@ -25,27 +25,27 @@ def measured(samples: list[Sample], start_s: float, end_s: float) -> Energy:
 
 
 def test_constant_power_is_power_times_time() -> None:
-    told = measured(even(0, 10, 7.5), 0, 10)
-    assert (told.energy_j, told.power_w, told.gap_s) == (75.0, 7.5, 0.0)
+    result = measured(even(0, 10, 7.5), 0, 10)
+    assert (result.energy_j, result.power_w, result.gap_s) == (75.0, 7.5, 0.0)
 
 
 def test_a_ramp_is_exact_between_uneven_time_stamps_and_uneven_bounds() -> None:
     samples: list[Sample] = [(int(at * S), 2 * at) for at in (0, 0.1, 0.4, 0.5, 0.9, 1.3, 1.7, 2.0)]
-    told = measured(samples, 0.25, 1.6)
-    assert told.energy_j == pytest.approx(1.6**2 - 0.25**2)
+    result = measured(samples, 0.25, 1.6)
+    assert result.energy_j == pytest.approx(1.6**2 - 0.25**2)
 
 
 def test_one_missing_reading_costs_nothing() -> None:
-    told = measured([*even(0, 1, 8), *even(1.5, 2.5, 8)], 0, 2.5)
-    assert (told.power_w, told.gap_s) == (8.0, 0.0)
-    assert told.energy_j == pytest.approx(20.0)
+    result = measured([*even(0, 1, 8), *even(1.5, 2.5, 8)], 0, 2.5)
+    assert (result.power_w, result.gap_s) == (8.0, 0.0)
+    assert result.energy_j == pytest.approx(20.0)
 
 
 def test_a_gap_is_neither_bridged_nor_a_zero() -> None:
-    told = measured([*even(0, 1, 5), *even(4, 5, 15)], 0, 5)
-    assert told.gap_s == pytest.approx(3.0)
-    assert told.energy_j == pytest.approx(20.0)
-    assert told.power_w == pytest.approx(10.0)
+    result = measured([*even(0, 1, 5), *even(4, 5, 15)], 0, 5)
+    assert result.gap_s == pytest.approx(3.0)
+    assert result.energy_j == pytest.approx(20.0)
+    assert result.power_w == pytest.approx(10.0)
 
 
 def test_the_newest_reading_holds_for_a_moment_and_no_longer() -> None:
@@ -54,8 +54,8 @@ def test_the_newest_reading_holds_for_a_moment_and_no_longer() -> None:
 
 
 def test_nothing_measured_is_null_and_all_gap() -> None:
-    told = measured([], 0, 3)
-    assert (told.energy_j, told.power_w, told.gap_s) == (None, None, 3.0)
+    result = measured([], 0, 3)
+    assert (result.energy_j, result.power_w, result.gap_s) == (None, None, 3.0)
 
 
 def test_two_samples_of_one_moment_are_a_jump() -> None:
@@ -66,10 +66,10 @@ def test_two_samples_of_one_moment_are_a_jump() -> None:
 def test_a_sum_counts_only_the_moments_in_which_all_rails_were_measured() -> None:
     first = segments([*even(0, 2, 3), *even(4, 6, 3)], 0, 6 * S, BOUND_NS, HOLD_NS)
     second = segments(even(1, 5, 2), 0, 6 * S, BOUND_NS, HOLD_NS)
-    told = sum_of([first, second], 6 * S)
-    assert told.energy_j == pytest.approx(2 * 5)
-    assert told.power_w == pytest.approx(5.0)
-    assert told.gap_s == pytest.approx(4.0)
+    result = sum_of([first, second], 6 * S)
+    assert result.energy_j == pytest.approx(2 * 5)
+    assert result.power_w == pytest.approx(5.0)
+    assert result.gap_s == pytest.approx(4.0)
 
 
 @given(moments, st.integers(1, 99))

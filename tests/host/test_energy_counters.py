@@ -1,8 +1,9 @@
-"""NVML of discrete GPUs, by a stand-in with the names of nvidia-ml-py: what it tells, and what it refuses."""
+"""Energy counters: RAPL below an emulated root, and NVML through a stand-in with the names of nvidia-ml-py."""
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from edge.host.sensors.conditions import Conditions, with_nvml
-from edge.host.sensors.energy_counters import Nvml, find_nvml
+from edge.host.sensors.energy_counters import EnergyCounter, Nvml, find_nvml, find_rapl
+from tests.support.emulated_boards import tree
 
 
 class NVMLError(Exception):
@@ -83,14 +85,14 @@ def test_a_gpu_that_does_not_tell_its_power_has_no_rail() -> None:
 
 
 def test_nvml_fills_in_what_the_files_do_not_tell() -> None:
-    told = with_nvml(Conditions(temperature_c={"cpu": 40.0}), Nvml(StandIn(reasons=0x24)))
-    assert (told.gpu_load, told.gpu_mhz, told.temperature_c) == (0.62, 1410.0, {"cpu": 40.0, "gpu": 51.0})
-    assert told.slowed_by == ("power cap", "thermal")
+    filled = with_nvml(Conditions(temperature_c={"cpu": 40.0}), Nvml(StandIn(reasons=0x24)))
+    assert (filled.gpu_load, filled.gpu_mhz, filled.temperature_c) == (0.62, 1410.0, {"cpu": 40.0, "gpu": 51.0})
+    assert filled.slowed_by == ("power cap", "thermal")
 
 
 def test_being_idle_is_no_throttling_and_files_come_first() -> None:
-    told = with_nvml(Conditions(gpu_load=0.1, gpu_mhz=306.0, temperature_c={"gpu": 44.0}), Nvml(StandIn(reasons=0x1)))
-    assert (told.gpu_load, told.gpu_mhz, told.temperature_c, told.slowed_by) == (0.1, 306.0, {"gpu": 44.0}, ())
+    filled = with_nvml(Conditions(gpu_load=0.1, gpu_mhz=306.0, temperature_c={"gpu": 44.0}), Nvml(StandIn(reasons=0x1)))
+    assert (filled.gpu_load, filled.gpu_mhz, filled.temperature_c, filled.slowed_by) == (0.1, 306.0, {"gpu": 44.0}, ())
 
 
 def test_nvml_is_not_asked_for_an_emulated_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,3 +117,33 @@ def test_a_machine_without_the_driver_has_no_nvml(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.delenv("EDGE_ROOT", raising=False)
     assert find_nvml() == []
+
+
+def test_a_counter_gives_even_power_and_starts_again_at_its_range() -> None:
+    counter = EnergyCounter(range_j=100.0)
+    assert counter.power(0, 90.0) is None
+    assert counter.power(2_000_000_000, 98.0) == (0, 4.0)
+    assert counter.power(3_000_000_000, 3.0) == (2_000_000_000, 5.0)
+    assert counter.power(4_000_000_000, None) is None
+    assert counter.power(5_000_000_000, 9.0) == (3_000_000_000, 3.0)
+
+
+def test_a_processors_packages_are_read_and_their_parts_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_ROOT", str(tmp_path))
+    for number, name in (("0", "package-0"), ("0:0", "core"), ("0:1", "dram"), ("1", "psys")):
+        domain = tmp_path / f"sys/class/powercap/intel-rapl:{number}"
+        tree.write(domain / "name", name)
+        tree.write(domain / "max_energy_range_uj", 262_143_328_850)
+        tree.write(domain / "energy_uj", 1_000_000)
+    (rapl,) = find_rapl()
+    assert rapl.rails == ("package-0", "dram-0")
+    assert rapl.read() == []
+    time.sleep(0.05)
+    tree.write(tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj", 3_000_000)
+    readings = rapl.read()
+    (_, since_ns, watts), (_, at_ns, _) = (each for each in readings if each[0] == "package-0")
+    assert watts is not None
+    assert watts * (at_ns - since_ns) / 1e9 == pytest.approx(2.0)
+    rapl.close()

@@ -1,4 +1,4 @@
-"""Power rails: which there are, what they are, and readings from files that misbehave."""
+"""Power monitors: the rails of each board, and readings from files that misbehave."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edge.host.sensors import jetson_rails as rails
-from edge.host.sensors.energy_counters import Counter, find_rapl
 from edge.host.sensors.jetson_rails import find_buses, find_channels
-from edge.host.sensors.rail_table import rail_of, total_of
-from edge.host.sensors.sysfs import Attribute, number_in
 from tests.support.emulated_boards import boards, tree
-
-NANO = ("POM_5V_IN", "POM_5V_GPU", "POM_5V_CPU")
 
 
 @pytest.fixture
@@ -45,43 +38,6 @@ def test_each_boards_rails_are_found_and_read(name: str, folder: Path) -> None:
     assert sorted(found) == sorted(board.rails)
     for rail, watts in found.items():
         assert watts == pytest.approx(board.watts(rail), abs=1e-3)
-
-
-@pytest.mark.parametrize("name", boards.BOARDS)
-def test_each_boards_total_counts_nothing_twice(name: str) -> None:
-    board = boards.BOARDS[name]
-    total = total_of(board.rails)
-    assert total is not None
-    assert (total.name, total.rails, total.alternative) == (board.total, board.total_rails, board.other_rails)
-    told = {rail: rail_of(rail, board.rails) for rail in board.rails}
-    assert all(told[rail].kind == "input" for rail in total.rails)
-    assert all(told[rail].kind in ("part", "carrier") for rail in set(board.rails) - set(total.rails))
-
-
-def test_a_nanos_total_is_its_input() -> None:
-    total = total_of(NANO)
-    assert total is not None
-    assert total.rails == ("POM_5V_IN",)
-    assert rail_of("POM_5V_GPU", NANO).part_of == "POM_5V_IN"
-
-
-def test_a_tx2s_input_of_the_developer_kit_is_not_in_the_total() -> None:
-    names = boards.BOARDS["tx2"].rails
-    assert rail_of("VDD_MUX", names).kind == "carrier"
-    assert rail_of("VDD_SYS_GPU", names).part_of == "VDD_IN"
-
-
-def test_sides_of_regulators_are_told_where_they_are_documented() -> None:
-    assert {rail_of(rail, boards.XAVIER_RAILS).side for rail in boards.XAVIER_RAILS} == {"upstream"}
-    assert rail_of("VDD_GPU_SOC", boards.ORIN_RAILS).side is None
-    assert "perhaps within another" in rail_of("VDDQ_VDD2_1V8AO", boards.ORIN_RAILS).told
-
-
-def test_rails_of_an_unknown_board_are_summed_and_named() -> None:
-    total = total_of(["B_RAIL", "A_RAIL"])
-    assert total is not None
-    assert total.name == "A_RAIL+B_RAIL"
-    assert total_of([]) is None
 
 
 def test_two_chips_with_one_label_are_told_apart(folder: Path) -> None:
@@ -166,30 +122,6 @@ def test_a_unit_behind_the_number_is_no_part_of_it(folder: Path) -> None:
     assert read_all()["VDD_IN"] == pytest.approx(7.5)
 
 
-@given(st.integers(-(10**9), 10**9), st.sampled_from(["", " ma", "mV", " mW", " %"]), st.sampled_from(["", "\n"]))
-def test_numbers_are_read_with_and_without_unit(number: int, unit: str, end: str) -> None:
-    assert number_in(f"{number}{unit}{end}".encode()) == number
-
-
-@given(st.binary(max_size=80))
-def test_any_bytes_are_a_number_or_none(raw: bytes) -> None:
-    value = number_in(raw)
-    assert value is None or any(digit in raw for digit in b"0123456789")
-
-
-def test_a_file_replaced_by_another_is_not_read_for_ever(tmp_path: Path) -> None:
-    path = tmp_path / "in1_input"
-    tree.write(path, 1)
-    attribute = Attribute(path)
-    assert (attribute.read(), attribute.read()) == (1, 1)
-    tree.write(tmp_path / "new", 2)
-    (tmp_path / "new").replace(path)
-    assert attribute.read() == 2
-    path.unlink()
-    with pytest.raises(FileNotFoundError):
-        attribute.read()
-
-
 def test_a_rail_whose_files_are_replaced_all_the_time_is_read_each_time(folder: Path) -> None:
     boards.build("orin-nano", folder)
     (bus,) = find_buses()
@@ -208,30 +140,3 @@ def test_power_is_stamped_in_the_middle_of_its_reading(folder: Path) -> None:
     before_ns = time.monotonic_ns()
     stamps = [at_ns for _, at_ns, _ in bus.read()]
     assert before_ns < stamps[0] < stamps[1] < stamps[2] < time.monotonic_ns()
-
-
-def test_a_counter_gives_even_power_and_starts_again_at_its_range() -> None:
-    counter = Counter(range_j=100.0)
-    assert counter.power(0, 90.0) is None
-    assert counter.power(2_000_000_000, 98.0) == (0, 4.0)
-    assert counter.power(3_000_000_000, 3.0) == (2_000_000_000, 5.0)
-    assert counter.power(4_000_000_000, None) is None
-    assert counter.power(5_000_000_000, 9.0) == (3_000_000_000, 3.0)
-
-
-def test_a_processors_packages_are_read_and_their_parts_are_not(folder: Path) -> None:
-    for number, name in (("0", "package-0"), ("0:0", "core"), ("0:1", "dram"), ("1", "psys")):
-        domain = folder / f"sys/class/powercap/intel-rapl:{number}"
-        tree.write(domain / "name", name)
-        tree.write(domain / "max_energy_range_uj", 262_143_328_850)
-        tree.write(domain / "energy_uj", 1_000_000)
-    (rapl,) = find_rapl()
-    assert rapl.rails == ("package-0", "dram-0")
-    assert rapl.read() == []
-    time.sleep(0.05)
-    tree.write(folder / "sys/class/powercap/intel-rapl:0/energy_uj", 3_000_000)
-    readings = rapl.read()
-    (_, since_ns, watts), (_, at_ns, _) = (each for each in readings if each[0] == "package-0")
-    assert watts is not None
-    assert watts * (at_ns - since_ns) / 1e9 == pytest.approx(2.0)
-    rapl.close()

@@ -118,9 +118,9 @@ def test_a_traceback_is_one_entry(listener: Listener, log: logging.Logger) -> No
         _ = 1 / 0
     except ZeroDivisionError:
         log.exception("it failed")
-    told = listener.next()["MESSAGE"]
-    assert told.startswith("it failed\nTraceback (most recent call last):\n")
-    assert told.endswith("ZeroDivisionError: division by zero")
+    message = listener.next()["MESSAGE"]
+    assert message.startswith("it failed\nTraceback (most recent call last):\n")
+    assert message.endswith("ZeroDivisionError: division by zero")
 
 
 def test_what_is_too_long_for_a_datagram_comes_as_a_sealed_file(listener: Listener, log: logging.Logger) -> None:

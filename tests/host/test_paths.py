@@ -1,4 +1,4 @@
-"""What is told of the machine, on an emulated one and on this one."""
+"""Names and loads of the machine, emulated and real."""
 
 from __future__ import annotations
 

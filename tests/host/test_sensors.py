@@ -73,9 +73,9 @@ def read_for(sensors: Sensors, seconds: float = 0.5, **keys: Any) -> dict[str, A
 
 def promptly(action: Callable[[], Any]) -> Any:
     start_s = time.monotonic()
-    told = action()
+    message = action()
     assert time.monotonic() - start_s < PROMPT_S
-    return told
+    return message
 
 
 @pytest.mark.parametrize("name", boards.BOARDS)
@@ -83,24 +83,24 @@ def test_each_board_is_told_as_the_schema_says(name: str, opened: Opened) -> Non
     board = boards.BOARDS[name]
     sensors = opened(name)
     eventually(lambda: sensors.read().conditions.at_ns > 0, "conditions")
-    told = read_for(sensors)
+    message = read_for(sensors)
     schema = json.loads(schemas.read("telemetry"))["properties"]["board"]
-    Draft202012Validator(schema).validate(json.loads(json.dumps(told, allow_nan=False)))
-    assert (told["name"], told["power_rail"]) == (board.module, board.total)
-    assert told["power_w"] == pytest.approx(board.watts(), abs=0.01)
-    assert set(told["rails_w"]) == set(told["rails_j"]) == set(board.rails)
-    assert told["energy_j"] == pytest.approx(told["power_w"] * 0.5, rel=0.5)
+    Draft202012Validator(schema).validate(json.loads(json.dumps(message, allow_nan=False)))
+    assert (message["name"], message["power_rail"]) == (board.module, board.total)
+    assert message["power_w"] == pytest.approx(board.watts(), abs=0.01)
+    assert set(message["rails_w"]) == set(message["rails_j"]) == set(board.rails)
+    assert message["energy_j"] == pytest.approx(message["power_w"] * 0.5, rel=0.5)
     if board.other_rails is None:
-        assert told["power_w_alt"] is None
+        assert message["power_w_alt"] is None
     else:
-        assert told["power_w_alt"] == pytest.approx(board.watts(*board.other_rails), abs=0.01)
-    assert told["gpu_load"] == (None if board.gpu_load is None else board.gpu_load / 1000)
-    assert told["gpu_mhz"] == pytest.approx(board.gpu_hz / 1e6)
-    assert told["emc_mhz"] == (None if board.emc_hz is None else pytest.approx(board.emc_hz / 1e6))
-    assert told["fan_rpm"] == (board.fan or (0, None))[1]
-    assert "pmic-die" not in told["temperature_c"]
-    assert told["throttled"] is (False if board.has_counters else None)
-    assert len(told["dla_active"]) == len(board.dlas or {})
+        assert message["power_w_alt"] == pytest.approx(board.watts(*board.other_rails), abs=0.01)
+    assert message["gpu_load"] == (None if board.gpu_load is None else board.gpu_load / 1000)
+    assert message["gpu_mhz"] == pytest.approx(board.gpu_hz / 1e6)
+    assert message["emc_mhz"] == (None if board.emc_hz is None else pytest.approx(board.emc_hz / 1e6))
+    assert message["fan_rpm"] == (board.fan or (0, None))[1]
+    assert "pmic-die" not in message["temperature_c"]
+    assert message["throttled"] is (False if board.has_counters else None)
+    assert len(message["dla_active"]) == len(board.dlas or {})
 
 
 def test_units_that_are_switched_off_have_no_temperature(opened: Opened) -> None:
@@ -145,8 +145,8 @@ def test_another_power_mode_has_another_idle_power(opened: Opened) -> None:
 
 
 def test_an_unknown_number_of_images_gives_no_idle_power(opened: Opened) -> None:
-    told = read_for(opened("orin-nano"), 1.1)
-    assert (told["idle_w"], told["images_per_s_per_w"]) == (None, None)
+    message = read_for(opened("orin-nano"), 1.1)
+    assert (message["idle_w"], message["images_per_s_per_w"]) == (None, None)
 
 
 def test_an_over_current_event_is_told_once_as_throttling(opened: Opened) -> None:
@@ -154,10 +154,10 @@ def test_an_over_current_event_is_told_once_as_throttling(opened: Opened) -> Non
     sensors = opened("orin-nano")
     eventually(lambda: sensors.read().throttled is False, "counters")
     tree.write(opened.root / COUNTER, 5)
-    told = []
-    eventually(lambda: told.append(sensors.read()) or told[-1].throttled is True, "throttling")  # type: ignore[func-returns-value]
-    assert told[-1].over_current_events == 3
-    assert told[-1].slowed_by == ("instantaneous over-current",)
+    message = []
+    eventually(lambda: message.append(sensors.read()) or message[-1].throttled is True, "throttling")  # type: ignore[func-returns-value]
+    assert message[-1].over_current_events == 3
+    assert message[-1].slowed_by == ("instantaneous over-current",)
     eventually(lambda: sensors.read().throttled is False, "end of throttling")
     assert sensors.read().over_current_events == 3
 
@@ -184,10 +184,10 @@ def test_files_that_vanish_are_null_and_come_back(opened: Opened) -> None:
     shutil.copytree(chip, opened.root / "gone")
     shutil.rmtree(chip)
     eventually(lambda: sensors.latest().power_w is None, "loss of power")
-    told = read_for(sensors)
-    assert (told["power_w"], told["energy_j"], told["rails_w"]["VDD_SOC"]) == (None, None, None)
-    assert told["gap_s"] == pytest.approx(0.5, abs=0.4)
-    assert told["power_rail"] == "VDD_IN"
+    message = read_for(sensors)
+    assert (message["power_w"], message["energy_j"], message["rails_w"]["VDD_SOC"]) == (None, None, None)
+    assert message["gap_s"] == pytest.approx(0.5, abs=0.4)
+    assert message["power_rail"] == "VDD_IN"
     (opened.root / "gone").rename(chip.with_name("hwmon12"))
     eventually(lambda: sensors.latest().power_w is not None, "power after the chip came back under another number")
 
@@ -201,9 +201,9 @@ def test_a_reading_that_freezes_is_told(opened: Opened, monkeypatch: pytest.Monk
     for ma in range(1500, 1512):
         tree.write(current, ma)
         time.sleep(0.1)
-    told = sensors.read().to_json()
-    assert set(told["rails_unchanged_s"]) == {"VDD_CPU_GPU_CV", "VDD_SOC"}
-    assert told["power_w"] == pytest.approx(7.55, rel=0.02)
+    message = sensors.read().to_json()
+    assert set(message["rails_unchanged_s"]) == {"VDD_CPU_GPU_CV", "VDD_SOC"}
+    assert message["power_w"] == pytest.approx(7.55, rel=0.02)
 
 
 def test_garbage_is_null(opened: Opened) -> None:
@@ -244,10 +244,10 @@ def test_a_bus_that_hangs_for_2_s_holds_up_nothing_else(opened: Opened) -> None:
     while time.monotonic() - start_s < 2.0:
         promptly(sensors.latest)
         time.sleep(0.05)
-    told = promptly(sensors.read)
+    message = promptly(sensors.read)
     assert promptly(sensors.latest).power_w is None
-    assert 1.0 < told.to_json()["gap_s"] < 5.0
-    assert told.period.rails["VDD_SYS_GPU"].gap_s < 0.5
+    assert 1.0 < message.to_json()["gap_s"] < 5.0
+    assert message.period.rails["VDD_SYS_GPU"].gap_s < 0.5
     end()
     eventually(lambda: sensors.latest().power_w is not None, "power after the bus went on")
 
@@ -260,9 +260,9 @@ def test_a_zone_that_hangs_makes_temperatures_null_and_power_goes_on(
     eventually(lambda: sensors.read().conditions.at_ns > 0, "conditions")
     end = hang(opened.root / "sys/devices/virtual/thermal/thermal_zone0/temp")
     eventually(lambda: promptly(sensors.read).to_json()["temperature_c"]["tj"] is None, "loss of temperatures")
-    told = read_for(sensors)
-    assert (told["throttled"], told["gpu_load"], told["over_current_events"]) == (None, None, None)
-    assert told["power_w"] == pytest.approx(7.524)
+    message = read_for(sensors)
+    assert (message["throttled"], message["gpu_load"], message["over_current_events"]) == (None, None, None)
+    assert message["power_w"] == pytest.approx(7.524)
     end()
     eventually(lambda: promptly(sensors.read).to_json()["temperature_c"]["tj"] == 49.5, "temperatures again")
 
@@ -275,7 +275,7 @@ def test_stopping_does_not_wait_for_a_bus_that_hangs(opened: Opened, caplog: pyt
     start_s = time.monotonic()
     sensors.stop()
     assert time.monotonic() - start_s < PROMPT_S + STOP_S
-    assert "I2C bus 1 did not end within" in caplog.text
+    assert "I2C bus 1 did not stop within" in caplog.text
     end()
 
 
@@ -294,7 +294,7 @@ def test_rails_whose_driver_loads_late_are_found(opened: Opened, monkeypatch: py
 
 
 def test_a_machine_without_sensors_measures_only_itself(opened: Opened) -> None:
-    told = read_for(opened.start(), 0.2, images=3, power_mode=None)
+    message = read_for(opened.start(), 0.2, images=3, power_mode=None)
     for key in ("power_w", "energy_j", "gap_s", "power_rail", "idle_w", "images_per_s_per_w", "gpu_load", "throttled"):
-        assert told[key] is None
-    assert told["memory_mb"] > 1
+        assert message[key] is None
+    assert message["memory_mb"] > 1

@@ -1,4 +1,4 @@
-"""The thread that reads temperatures, loads, clocks and throttling, about once a second."""
+"""Sampling thread of temperatures, loads, clocks and throttling, once a second."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from edge.host.sensors.rail_sampler import STOP_S
 log = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
-# A reading that is older stands for nothing any more.
+# An older reading says nothing about now.
 FRESH_NS = 3_000_000_000
 # Of an hour, the longest period of telemetry.
 KEPT_READINGS = 3600
 
 
-class Observer:
-    """Reads the conditions; nobody waits for it."""
+class ConditionSampler:
+    """Samples the conditions in a thread of its own."""
 
     name = "conditions"
 
-    def __init__(self, settle: Callable[[], None]) -> None:
-        """Take what else is to be done about once a second."""
-        self._settle = settle
+    def __init__(self, on_tick: Callable[[], None]) -> None:
+        """Call `on_tick` after each reading, once a second."""
+        self._on_tick = on_tick
         self._nvml: Nvml | None = None
         self._readings: deque[Conditions] = deque(maxlen=KEPT_READINGS)
         self._newest = Conditions()
@@ -45,18 +45,18 @@ class Observer:
         self._stopped.set()
 
     def join(self, timeout_s: float = STOP_S) -> bool:
-        """Wait for the thread's end; return whether it came."""
+        """Wait for the thread to end; return whether it did."""
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def take(self) -> list[Conditions]:
-        """Return the readings since the last call, at least the newest that still holds; for one caller."""
+    def drain(self) -> list[Conditions]:
+        """Return the readings since the last call, or else the newest if still fresh; for one caller."""
         new = [self._readings.popleft() for _ in range(len(self._readings))]
         return new or ([self._newest] if self._is_fresh() else [])
 
     def newest(self) -> Conditions:
-        """Return the newest reading; where it is too old, one of null."""
+        """Return the newest reading; if it is too old, one without values."""
         if self._is_fresh():
             return self._newest
         return Conditions(
@@ -64,7 +64,7 @@ class Observer:
         )
 
     def slowed_by(self) -> tuple[str, ...] | None:
-        """Return what slows the board down now; None where nothing tells, or the newest reading is too old."""
+        """Return the causes of throttling now; None if unknown or if the newest reading is too old."""
         return self._slowed_by if self._is_fresh() else None
 
     def _is_fresh(self) -> bool:
@@ -75,7 +75,7 @@ class Observer:
         try:
             while True:
                 self._read(reader)
-                self._settle()
+                self._on_tick()
                 if self._stopped.wait(PERIOD_S):
                     return
         finally:
@@ -83,12 +83,12 @@ class Observer:
 
     def _read(self, reader: ConditionReader) -> None:
         try:
-            told = reader.read()
-        except Exception:  # what a driver makes of a file must not end the observing
+            reading = reader.read()
+        except Exception:  # whatever a driver writes into a file must not end the sampling
             if not self._has_failed:
                 self._has_failed = True
-                log.exception("the board's conditions could not be read; they are null until they can")
+                log.exception("the board's conditions cannot be read; they are null until they can")
             return
-        self._slowed_by = throttled_by(self._newest, [told])
-        self._newest = told
-        self._readings.append(told)
+        self._slowed_by = throttled_by(self._newest, [reading])
+        self._newest = reading
+        self._readings.append(reading)

@@ -1,4 +1,4 @@
-"""What the board tells beside its power: temperatures, loads, clocks, and what slows it down."""
+"""Board conditions beside power: temperatures, loads, clocks and throttling."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass, field, replace
 
 from edge.core.clock import now_ns
 from edge.host.sensors.energy_counters import Nvml
-from edge.host.sensors.over_current import CAUSES, OverCurrent
-from edge.host.sensors.thermal import Brakes, Fan, Zones, plausible_c
-from edge.host.sensors.utilization import Dlas, GpuLoad, Memory, share
+from edge.host.sensors.over_current import CAUSES, OverCurrentCounters
+from edge.host.sensors.thermal import Fan, ThermalZones, ThrottlingDevices, plausible_c
+from edge.host.sensors.utilization import Dlas, GpuLoad, MemoryController, valid_fraction
 
-# How often the files are looked for anew: modules are loaded and numbers change.
+# Period of the search for files: modules are loaded and numbers change.
 SEARCH_PERIOD_NS = 30_000_000_000
 # NVML's clock of the shader cores (NVML_CLOCK_GRAPHICS) and its sensor of the die (NVML_TEMPERATURE_GPU).
 _NVML_GRAPHICS = 0
 _NVML_DIE = 0
-# NVML's reasons to slow down: power cap, hardware slow-down, thermal in software and hardware, power brake
-# (nvmlClocksThrottleReasonSwPowerCap and the following; being idle, or set so, is none of them).
+# NVML's throttle reasons: power cap, hardware slow-down, thermal in software and hardware, power brake
+# (nvmlClocksThrottleReasonSwPowerCap and the following; idle and user-set clocks are not among them).
 _NVML_SLOWED = {0x04: "power cap", 0x08: "hardware", 0x20: "thermal", 0x40: "thermal", 0x80: "power brake"}
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """One reading; None where the board does not tell."""
+    """One reading; None for what the board does not provide."""
 
     at_ns: int = 0  # monotonic
     temperature_c: dict[str, float | None] = field(default_factory=dict)
@@ -34,33 +34,33 @@ class Conditions:
     dla_active: dict[str, bool | None] = field(default_factory=dict)
     fan_duty: float | None = None  # 0…1
     fan_rpm: float | None = None
-    slowed_by: tuple[str, ...] | None = None  # what takes speed away at this moment
+    slowed_by: tuple[str, ...] | None = None  # causes of throttling at this moment
     over_current: dict[str, int] | None = None  # events since the start, by comparator
 
     @property
     def hottest_c(self) -> float | None:
-        """Of the zones that tell; None where none does."""
+        """The highest temperature of all readable zones; None if there are none."""
         return max((each for each in self.temperature_c.values() if each is not None), default=None)
 
 
 def throttled_by(before: Conditions, readings: Sequence[Conditions]) -> tuple[str, ...] | None:
-    """Return what has slowed the board down since a reading before; None where nothing tells.
+    """Return the causes of throttling since the reading `before`; None if nothing reports it.
 
-    An empty tuple says that something watches, and has seen nothing.
+    An empty tuple means that throttling is monitored and did not occur.
     """
-    told = [each for each in readings if each.slowed_by is not None or each.over_current is not None]
-    if not told:
+    monitored = [each for each in readings if each.slowed_by is not None or each.over_current is not None]
+    if not monitored:
         return None
-    slowed = [name for each in told for name in each.slowed_by or ()]
+    slowed = [name for each in monitored for name in each.slowed_by or ()]
     counts = before.over_current or {}
     grown = [
-        name for each in told for name, events in (each.over_current or {}).items() if events > counts.get(name, 0)
+        name for each in monitored for name, events in (each.over_current or {}).items() if events > counts.get(name, 0)
     ]
     return tuple(dict.fromkeys([*slowed, *(CAUSES.get(name, name) for name in grown)]))
 
 
 def averaged(newest: Conditions, readings: Sequence[Conditions]) -> Conditions:
-    """Return the newest reading with the means of a period for what changes from moment to moment."""
+    """Return the newest reading with loads and clocks averaged over a period."""
     return replace(
         newest,
         gpu_load=_mean([each.gpu_load for each in readings]),
@@ -80,7 +80,7 @@ class ConditionReader:
 
     def __init__(self, nvml: Nvml | None = None) -> None:
         self._nvml = nvml
-        self._over_current = OverCurrent()
+        self._over_current = OverCurrentCounters()
         self._find()
 
     def read(self) -> Conditions:
@@ -91,7 +91,7 @@ class ConditionReader:
         gpu_load, gpu_mhz = self._gpu.read()
         emc_mhz, emc_load = self._memory.read()
         fan_duty, fan_rpm = self._fan.read()
-        told = Conditions(
+        conditions = Conditions(
             temperature_c=self._zones.read(),
             gpu_load=gpu_load,
             gpu_mhz=gpu_mhz,
@@ -100,11 +100,11 @@ class ConditionReader:
             dla_active=self._dlas.read(),
             fan_duty=fan_duty,
             fan_rpm=fan_rpm,
-            slowed_by=self._brakes.read(),
+            slowed_by=self._throttling.read(),
             over_current=self._over_current.read(),
             at_ns=now_ns(),
         )
-        return told if self._nvml is None else with_nvml(told, self._nvml)
+        return conditions if self._nvml is None else with_nvml(conditions, self._nvml)
 
     def close(self) -> None:
         self._close()
@@ -112,27 +112,27 @@ class ConditionReader:
 
     def _find(self) -> None:
         self._searched_ns = now_ns()
-        self._zones, self._brakes, self._fan = Zones(), Brakes(), Fan()
-        self._gpu, self._memory, self._dlas = GpuLoad(), Memory(), Dlas()
+        self._zones, self._throttling, self._fan = ThermalZones(), ThrottlingDevices(), Fan()
+        self._gpu, self._memory, self._dlas = GpuLoad(), MemoryController(), Dlas()
 
     def _close(self) -> None:
-        for part in (self._zones, self._brakes, self._fan, self._gpu, self._memory):
+        for part in (self._zones, self._throttling, self._fan, self._gpu, self._memory):
             part.close()
 
 
-def with_nvml(told: Conditions, nvml: Nvml) -> Conditions:
-    """Fill in what the files did not tell with NVML's figures of the first GPU."""
-    rates = nvml.first("nvmlDeviceGetUtilizationRates") if told.gpu_load is None else None
-    clock_mhz = nvml.first("nvmlDeviceGetClockInfo", _NVML_GRAPHICS) if told.gpu_mhz is None else None
-    die_c = nvml.first("nvmlDeviceGetTemperature", _NVML_DIE) if "gpu" not in told.temperature_c else None
+def with_nvml(read: Conditions, nvml: Nvml) -> Conditions:
+    """Fill in what the files lack with NVML's figures of the first GPU."""
+    rates = nvml.first("nvmlDeviceGetUtilizationRates") if read.gpu_load is None else None
+    clock_mhz = nvml.first("nvmlDeviceGetClockInfo", _NVML_GRAPHICS) if read.gpu_mhz is None else None
+    die_c = nvml.first("nvmlDeviceGetTemperature", _NVML_DIE) if "gpu" not in read.temperature_c else None
     reasons = nvml.first("nvmlDeviceGetCurrentClocksThrottleReasons")
-    slowed_by = told.slowed_by
+    slowed_by = read.slowed_by
     if reasons is not None:
         slowed_by = (*(slowed_by or ()), *dict.fromkeys(name for bit, name in _NVML_SLOWED.items() if reasons & bit))
     return replace(
-        told,
-        gpu_load=told.gpu_load if rates is None else share(rates.gpu / 100),
-        gpu_mhz=told.gpu_mhz if clock_mhz is None else float(clock_mhz),
-        temperature_c=told.temperature_c if die_c is None else told.temperature_c | {"gpu": plausible_c(float(die_c))},
+        read,
+        gpu_load=read.gpu_load if rates is None else valid_fraction(rates.gpu / 100),
+        gpu_mhz=read.gpu_mhz if clock_mhz is None else float(clock_mhz),
+        temperature_c=read.temperature_c if die_c is None else read.temperature_c | {"gpu": plausible_c(float(die_c))},
         slowed_by=slowed_by,
     )

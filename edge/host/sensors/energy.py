@@ -1,4 +1,4 @@
-"""Samples of power → energy: trapezoids between real time stamps; what was not measured is left out, and told."""
+"""Energy from samples of power: trapezoids between time stamps; gaps are left out and reported."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import NamedTuple
 
-# Monotonic nanoseconds, and watts. Two samples of one moment are a jump; a missing reading is no sample.
+# Monotonic nanoseconds, and watts. Two samples at one moment are a step; a missing reading is not a sample.
 Sample = tuple[int, float]
 Interval = tuple[int, int]  # monotonic nanoseconds
 
 
 class Segment(NamedTuple):
-    """Power that changes evenly from one moment to another."""
+    """Power that changes linearly from one moment to another."""
 
     start_ns: int
     start_w: float
@@ -37,7 +37,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What was measured of a period."""
+    """Measured energy of a period."""
 
     joules: float = 0.0
     covered_ns: int = 0
@@ -45,12 +45,12 @@ class Energy:
 
     @property
     def energy_j(self) -> float | None:
-        """Joules of what was covered; None where nothing was."""
+        """Joules of the covered time; None if nothing was covered."""
         return self.joules if self.covered_ns else None
 
     @property
     def power_w(self) -> float | None:
-        """Mean of what was covered."""
+        """Mean power of the covered time."""
         return self.joules / (self.covered_ns / 1e9) if self.covered_ns else None
 
     @property
@@ -62,10 +62,10 @@ class Energy:
 
 
 def segments(samples: Sequence[Sample], start_ns: int, end_ns: int, bound_ns: int, hold_ns: int) -> list[Segment]:
-    """Return what is known of the power from `start_ns` to `end_ns`, from samples in order of time.
+    """Return the known power from `start_ns` to `end_ns`, from samples in order of time.
 
-    Readings further apart than `bound_ns`, as others between them are late or missing, are not joined: there is a gap.
-    The newest reading holds for at most `hold_ns`, to the end of the period, as the next one is not there yet.
+    Readings further apart than `bound_ns` are not joined: between them is a gap. The newest reading holds for at most
+    `hold_ns`, to the end of the period, as the next one has not arrived yet.
     """
     known = []
     for (first_ns, first_w), (last_ns, last_w) in pairwise(_held(samples, end_ns, hold_ns)):
@@ -84,7 +84,7 @@ def _held(samples: Sequence[Sample], end_ns: int, hold_ns: int) -> Iterator[Samp
 
 
 def coverage(known: Iterable[Segment]) -> list[Interval]:
-    """Return the moments that segments cover, joined where one begins as the other ends."""
+    """Return the intervals that segments cover, adjacent ones joined."""
     joined: list[Interval] = []
     for segment in known:
         if joined and joined[-1][1] == segment.start_ns:
@@ -95,7 +95,7 @@ def coverage(known: Iterable[Segment]) -> list[Interval]:
 
 
 def intersection(first: Sequence[Interval], second: Sequence[Interval]) -> list[Interval]:
-    """Return the moments in both; each is in order and without overlap."""
+    """Return the time in both; each is in order and without overlap."""
     both: list[Interval] = []
     i = j = 0
     while i < len(first) and j < len(second):
@@ -110,7 +110,7 @@ def intersection(first: Sequence[Interval], second: Sequence[Interval]) -> list[
 
 
 def energy(known: Sequence[Segment], moments: Sequence[Interval]) -> float:
-    """Return the joules of segments within some moments, both in order."""
+    """Return the joules of segments within intervals, both in order."""
     joules, position = 0.0, 0
     for start_ns, end_ns in moments:
         while position < len(known) and known[position].end_ns <= start_ns:
@@ -123,7 +123,7 @@ def energy(known: Sequence[Segment], moments: Sequence[Interval]) -> float:
 
 
 def sum_of(rails: Sequence[Sequence[Segment]], period_ns: int) -> Energy:
-    """Return the energy of rails together: of the moments in which each of them was measured."""
+    """Return the energy of rails together, over the time in which all of them were measured."""
     if not rails:
         return Energy(period_ns=period_ns)
     moments = coverage(rails[0])

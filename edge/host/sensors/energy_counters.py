@@ -1,4 +1,4 @@
-"""Energy counters of other machines: RAPL of x86 processors, where it may be read, and NVML of discrete GPUs."""
+"""Energy counters of other machines: RAPL of x86 processors, if readable, and NVML of discrete GPUs."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from edge.host.paths import glob, inside, is_emulated, read_text
 from edge.host.sensors.jetson_rails import HIGHEST_W, Reading
 from edge.host.sensors.sysfs import Attribute
 
-# Parts of a package, or of what others count: "core" and "uncore" lie within the package, "psys" holds it.
+# Others would count twice: "core" and "uncore" are parts of the package, "psys" includes it.
 RAPL_DOMAINS = ("package", "dram")
 
 
 @dataclass(slots=True)
-class Counter:
-    """Joules that only grow, up to a range after which they start again at 0."""
+class EnergyCounter:
+    """Joules that only grow, up to a range at which they wrap to 0."""
 
     range_j: float
     _at_ns: int = 0
     _joules: float | None = None
 
     def power(self, at_ns: int, joules: float | None) -> tuple[int, float] | None:
-        """Return since when, and with how many watts, the counter has moved; None where that is not known.
+        """Return the start and the mean watts of the step to this reading; None if not known.
 
-        A reading that is missing costs nothing: the next one tells of the time before, too.
+        A missing reading costs nothing: the next one covers its time too.
         """
         before_ns, before_j = self._at_ns, self._joules
         if joules is None:
@@ -42,18 +42,18 @@ class Counter:
 
 
 class Rapl:
-    """The processors' energy counters (powercap, "intel-rapl:*"), which most systems let root alone read."""
+    """The processors' energy counters (powercap, "intel-rapl:*"), readable by root alone on most systems."""
 
-    # A counter misses nothing between two readings.
+    # A counter misses nothing between two readings, so that they may be far apart.
     period_s = 0.2
     bound_s = 10.0
 
     def __init__(self, domains: Sequence[tuple[str, str, float]]) -> None:
-        """Take each domain's name, folder, and range in joules."""
+        """Read domains, each given by its name, folder and range in joules."""
         self.name = "RAPL"
         self.rails = tuple(name for name, _, _ in domains)
         self._folders = {name: folder for name, folder, _ in domains}
-        self._counters = {name: Counter(range_j) for name, _, range_j in domains}
+        self._counters = {name: EnergyCounter(range_j) for name, _, range_j in domains}
         self._files: dict[str, Attribute] = {}
 
     def read(self) -> list[Reading]:
@@ -77,8 +77,8 @@ class Rapl:
         self._files.clear()
 
 
-def readings_of(counter: Counter, name: str, joules: float | None) -> list[Reading]:
-    """Return a counter's step as even power from the reading before to this one."""
+def readings_of(counter: EnergyCounter, name: str, joules: float | None) -> list[Reading]:
+    """Return a counter's step as constant power since the previous reading."""
     at_ns = now_ns()
     step = counter.power(at_ns, joules)
     if step is not None:
@@ -88,7 +88,7 @@ def readings_of(counter: Counter, name: str, joules: float | None) -> list[Readi
 
 
 def find_rapl() -> list[Rapl]:
-    """Look for the packages and their memory; nothing where they may not be read."""
+    """Look for the counters of packages and their memory; none if they may not be read."""
     domains = []
     for folder in glob("/sys/class/powercap/intel-rapl:*"):
         name, wrap = read_text(f"{folder}/name"), read_text(f"{folder}/max_energy_range_uj")
@@ -99,7 +99,7 @@ def find_rapl() -> list[Rapl]:
 
 
 class Nvml:
-    """The NVIDIA driver's own figures of discrete GPUs; each None where the driver does not support it."""
+    """The NVIDIA driver's figures of discrete GPUs; None for what the driver does not support."""
 
     period_s = 0.5
     bound_s = 10.0
@@ -109,7 +109,7 @@ class Nvml:
         self._library = library
         self._gpus = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
         self.rails = tuple(f"gpu{index}" for index in range(len(self._gpus)) if self._has_power(index))
-        self._counters = {rail: Counter(float("inf")) for rail in self.rails}
+        self._counters = {rail: EnergyCounter(float("inf")) for rail in self.rails}
 
     def read(self) -> list[Reading]:
         return [reading for rail in self.rails for reading in self._rail(rail)]
@@ -125,7 +125,7 @@ class Nvml:
         return self.ask("nvmlDeviceGetPowerUsage", self._gpus[index]) is not None
 
     def ask(self, function: str, *arguments: Any) -> Any:
-        """Call a function of NVML; None where it refuses."""
+        """Call a function of NVML; return None if it refuses."""
         call: Callable[..., Any] | None = getattr(self._library, function, None)
         try:
             return None if call is None else call(*arguments)
@@ -133,7 +133,7 @@ class Nvml:
             return None
 
     def first(self, function: str, *arguments: Any) -> Any:
-        """Ask about the first GPU."""
+        """Call a function of NVML on the first GPU."""
         return self.ask(function, self._gpus[0], *arguments) if self._gpus else None
 
     def close(self) -> None:
@@ -141,7 +141,7 @@ class Nvml:
 
 
 def find_nvml() -> list[Nvml]:
-    """Load NVML where its Python package (nvidia-ml-py) and the driver are; never for an emulated board."""
+    """Load NVML if its Python package (nvidia-ml-py) and the driver are installed; never for an emulated board."""
     if is_emulated():
         return []
     try:
@@ -150,7 +150,7 @@ def find_nvml() -> list[Nvml]:
         return [Nvml(library)]
     except ImportError:
         return []
-    except Exception as error:  # NVMLError is the library's own; what else a broken driver raises, nobody says
+    except Exception as error:  # NVMLError is the library's own class, not known without it
         if type(error).__name__.startswith("NVML"):
             return []
         raise

@@ -1,4 +1,4 @@
-"""The energy of each rail, and of all together, from one moment to the next."""
+"""Energy of each rail and of all together, period by period."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edge.host.sensors.energy import Energy, Sample, Segment, segments, sum_of
-from edge.host.sensors.rail_sampler import Sampler
+from edge.host.sensors.rail_sampler import RailSampler
 from edge.host.sensors.rail_table import Total
 
 
 @dataclass(frozen=True, slots=True)
-class Period:
-    """What was measured in a period."""
+class EnergyPeriod:
+    """Measured energy of one period."""
 
     start_ns: int  # monotonic
     end_ns: int
     rails: Mapping[str, Energy] = field(default_factory=dict)
-    total: Energy | None = None  # None where no rails are known
+    total: Energy | None = None  # None if no rails are known
     alternative: Energy | None = None
-    unchanged_s: Mapping[str, float] = field(default_factory=dict)  # for how long a rail has read the same
+    unchanged_s: Mapping[str, float] = field(default_factory=dict)  # time for which a rail has read the same
 
     @property
     def seconds(self) -> float:
@@ -29,24 +29,24 @@ class Period:
 
 
 class _Account:
-    """One rail's samples that are not accounted for yet, and when its reading last changed."""
+    """One rail's unsettled samples, and the last change of its reading."""
 
-    def __init__(self, sampler: Sampler, rail: str) -> None:
+    def __init__(self, sampler: RailSampler, rail: str) -> None:
         self._sampler = sampler
         self._rail = rail
         self._samples: list[Sample] = []
-        self.changed: Sample | None = None  # the first of the newest samples that are all the same
+        self.changed: Sample | None = None  # the first of the newest run of equal samples
 
     def segments(self, start_ns: int, end_ns: int) -> list[Segment]:
-        """Return what is known of a period, and forget the samples before its end but the last."""
-        self._add(self._sampler.take(self._rail), start_ns)
+        """Return the known power of a period; forget all samples before its end except the last."""
+        self._add(self._sampler.drain(self._rail), start_ns)
         known = segments(self._samples, start_ns, end_ns, self._sampler.bound_ns, self._sampler.hold_ns)
         past = bisect_right(self._samples, end_ns, key=lambda sample: sample[0])
         del self._samples[: max(past - 1, 0)]
         return known
 
     def _add(self, new: Sequence[Sample], start_ns: int) -> None:
-        # The first reading of all comes a moment after the start; it stands for that moment, too.
+        # The very first reading comes a moment after the start; it stands for that moment too.
         if new and self.changed is None and 0 < new[0][0] - start_ns <= self._sampler.hold_ns:
             self._samples.append((start_ns, new[0][1]))
         self._samples += new
@@ -55,10 +55,10 @@ class _Account:
                 self.changed = sample
 
 
-class Ledger:
-    """Turns samples into energy; any thread may call it, and none waits for a sensor."""
+class EnergyLedger:
+    """Integrates samples into energy; any thread may call it, and none waits for a sensor."""
 
-    def __init__(self, samplers: Sequence[Sampler], total: Total | None, start_ns: int) -> None:
+    def __init__(self, samplers: Sequence[RailSampler], total: Total | None, start_ns: int) -> None:
         self._accounts = {rail: _Account(sampler, rail) for sampler in samplers for rail in sampler.rails}
         self._total = total
         self._lock = threading.Lock()
@@ -67,15 +67,15 @@ class Ledger:
         self._sum, self._sum_without = Energy(), Energy()
 
     def settle(self, until_ns: int) -> None:
-        """Account for what has been sampled, so that little is kept."""
+        """Integrate the samples so far, so that few are kept."""
         with self._lock:
             self._settle(until_ns)
 
-    def take(self, end_ns: int) -> Period:
-        """Return the period from the last call to now, and begin the next."""
+    def close_period(self, end_ns: int) -> EnergyPeriod:
+        """Return the period since the last call, and begin the next."""
         with self._lock:
             self._settle(end_ns)
-            told = Period(
+            period = EnergyPeriod(
                 self._start_ns,
                 end_ns,
                 self._rails,
@@ -90,7 +90,7 @@ class Ledger:
             self._start_ns = end_ns
             self._rails = dict.fromkeys(self._accounts, Energy())
             self._sum, self._sum_without = Energy(), Energy()
-        return told
+        return period
 
     def _settle(self, until_ns: int) -> None:
         start_ns, period_ns = self._settled_ns, until_ns - self._settled_ns

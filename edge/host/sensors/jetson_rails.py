@@ -1,4 +1,4 @@
-"""The power monitors of a Jetson: where their channels are, and one reading of each."""
+"""Power monitors of a Jetson: their channels, and a reading of each."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from edge.host.paths import glob, inside, read_text
 from edge.host.sensors.rail_table import is_rail
 from edge.host.sensors.sysfs import Attribute
 
-# Amplifiers read a little below zero where no current flows; what is lower is a wrong reading.
+# Without current, amplifiers read a little below zero; anything lower is a wrong reading.
 LOWEST_W = -1.0
 HIGHEST_W = 1000.0
-# A value that took longer to read belongs to an unknown moment.
+# The moment of a value that took longer to read is unknown.
 SLOWEST_READ_NS = 200_000_000
-# A file that is being written is read once more after this time.
+# A file that is being written is read again once, after this time.
 RETRY_S = 0.002
 SEARCH_PERIOD_NS = 2_000_000_000
 
-Reading = tuple[str, int, float | None]  # rail, monotonic ns, watts; None where the reading is missing
+Reading = tuple[str, int, float | None]  # rail, monotonic ns, watts; None for a missing reading
 Convert = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelFormat:
-    """Which files of a channel N hold its power, and their units."""
+    """The files that hold the power of a channel N, and their units."""
 
     files: tuple[str, ...]
     watts: Convert
@@ -47,14 +47,14 @@ def _from_mv_ma(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """How one driver shows its channels."""
+    """The files in which one driver shows its channels."""
 
     name: str
-    folders: tuple[str, ...]  # tried in turn: the first that finds any counts
+    folders: tuple[str, ...]  # tried in turn: the first with channels counts
     channels: tuple[int, ...]
     label: str  # the file
-    default_label: str  # where that file is missing
-    forms: tuple[ChannelFormat, ...]  # the first whose files are all there is read
+    default_label: str  # if that file is missing
+    formats: tuple[ChannelFormat, ...]  # the first whose files all exist is read
 
 
 def _hwmon(name: str) -> tuple[str, ...]:
@@ -66,12 +66,12 @@ def _hwmon(name: str) -> tuple[str, ...]:
 
 
 DRIVERS = (
-    # Channels 4 to 6 are shunt voltages, 7 the sum of those: no rails.
+    # Channels 4 to 6 are shunt voltages, 7 is their sum: not rails.
     Driver("ina3221", _hwmon("ina3221"), (1, 2, 3), "in{}_label", "",
            (ChannelFormat(("in{}_input", "curr{}_input"), _from_mv_ma),)),
     Driver("ina238", _hwmon("ina238"), (1,), "in{}_label", "VIN",
            (ChannelFormat(("power{}_input",), _from_uw), ChannelFormat(("in{}_input", "curr{}_input"), _from_mv_ma))),
-    # JetPack 4. Its power is made of one voltage and current, which read apart may not belong together.
+    # JetPack 4. Its power file comes from one measurement; voltage and current read apart may not belong together.
     Driver("ina3221x", ("/sys/bus/i2c/drivers/ina3221x/*-*/iio*device*",), (0, 1, 2), "rail_name_{}", "",
            (ChannelFormat(("in_power{}_input",), _from_mw),
             ChannelFormat(("in_voltage{}_input", "in_current{}_input"), _from_mv_ma))),
@@ -80,7 +80,7 @@ DRIVERS = (
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """Where one rail is read."""
+    """The files of one rail."""
 
     name: str
     chip: str  # the folder
@@ -91,7 +91,7 @@ class Channel:
 
 
 def find_channels() -> list[Channel]:
-    """Look for all rails; a label that two chips give is told apart by the chip's address."""
+    """Look for all rails; a label shared by two chips is extended with the chip's address."""
     found = [channel for driver in DRIVERS for channel in _of_driver(driver)]
     labels = [channel.label for channel in found]
     return [
@@ -101,7 +101,7 @@ def find_channels() -> list[Channel]:
 
 
 def _address(chip: str) -> str:
-    """Return a chip's place on its bus, "1-0040", else the name of its folder."""
+    """Return a chip's address on its bus, "1-0040", else the name of its folder."""
     parts = chip.split("/")
     return next((part for part in parts if part[:1].isdigit() and "-" in part), parts[-1])
 
@@ -124,30 +124,30 @@ def _of_chip(driver: Driver, folder: str) -> Iterator[Channel]:
         rail = label or driver.default_label
         if not is_rail(rail) or read_text(f"{folder}/in{number}_enable") == "0":
             continue
-        for form in driver.forms:
-            paths = tuple(f"{folder}/{file.format(number)}" for file in form.files)
+        for layout in driver.formats:
+            paths = tuple(f"{folder}/{file.format(number)}" for file in layout.files)
             if all(glob(path) for path in paths):
-                yield Channel(rail, folder, label_path if label else None, rail, paths, form.watts)
+                yield Channel(rail, folder, label_path if label else None, rail, paths, layout.watts)
                 break
 
 
-class Meter:
-    """Reads one rail, whose files may be replaced, or vanish and come back elsewhere."""
+class RailMeter:
+    """Reads one rail, whose files may be replaced, or vanish and reappear elsewhere."""
 
     def __init__(self, channel: Channel) -> None:
         self._files: list[Attribute] = []
         self.is_lost = True  # its files are not open
-        self.is_partial = False  # the newest read met a file that was being written
+        self.is_partial = False  # the newest read hit a file that was being written
         self.move(channel)
 
     def move(self, channel: Channel) -> None:
-        """Take the place where the rail is now."""
+        """Read the rail from another channel from now on."""
         self.channel = channel
         self._places: tuple[Path, ...] = ()  # of its files, links resolved
         self._label_place: Path | None = None
 
     def open(self) -> None:
-        """Open the files, where the label still says that they are this rail's."""
+        """Open the files if the label still says that they are this rail's."""
         self.close()
         channel = self.channel
         try:
@@ -163,7 +163,7 @@ class Meter:
             self._places = ()  # a link may lead elsewhere next time
 
     def read(self) -> tuple[int, float | None]:
-        """Return the middle of the reading's time, and watts; None where the reading is missing."""
+        """Return the midpoint of the reading's time, and watts; None for a missing reading."""
         start_ns = now_ns()
         values = self._values()
         end_ns = now_ns()
@@ -175,7 +175,7 @@ class Meter:
         return (start_ns + end_ns) // 2, max(watts, 0.0) if LOWEST_W <= watts <= HIGHEST_W else None
 
     def _values(self) -> list[float | None]:
-        """Read the files; those that have been replaced are opened anew, once."""
+        """Read the files; if they were replaced, reopen them once."""
         try:
             return [file.read() for file in self._files]
         except OSError:
@@ -194,23 +194,23 @@ class Meter:
 
 
 class Bus:
-    """The rails that one thread reads: monitors on one I2C bus wait for one another in any case."""
+    """The rails of one I2C bus, read by one thread: its monitors wait for one another in any case."""
 
-    # 20.6 Hz is no multiple and no part of a camera's rate. In step with it, a load would be met in the same phase each
-    # time, and its energy told wrong by any amount.
+    # 20.6 Hz is neither a multiple nor a divisor of a camera's rate. In step with a camera, each sample would hit the
+    # load in the same phase, and its energy would be wrong by any amount.
     period_s = 0.0485
-    # Readings further apart are not joined: what happened between them is not known. Now and then one is missing or
-    # late (a file that is being written, a busy machine), which must not cost the time around it.
+    # Readings further apart are not joined: the power between them is not known. An occasional missing or late one (a
+    # file that is being written, a busy machine) must not cost the time around it.
     bound_s = 0.5
 
     def __init__(self, name: str, channels: Sequence[Channel]) -> None:
         self.name = name
         self.rails = tuple(channel.name for channel in channels)
-        self._meters = [Meter(channel) for channel in channels]
+        self._meters = [RailMeter(channel) for channel in channels]
         self._searched_ns = 0
 
     def read(self) -> list[Reading]:
-        """Return one reading of each rail; where all goes well, from files that are open already."""
+        """Return one reading of each rail, normally from files that are already open."""
         readings = []
         for meter in self._meters:
             if meter.is_lost:
@@ -223,8 +223,8 @@ class Bus:
             readings.append((meter.channel.name, at_ns, watts))
         return readings
 
-    def _look_for(self, meter: Meter) -> None:
-        """Open a rail anew; where it is not any more, look for where it went, once in a while."""
+    def _look_for(self, meter: RailMeter) -> None:
+        """Reopen a rail; if its files are gone, search for their new place, but not at each reading."""
         meter.open()
         if meter.is_lost and now_ns() - self._searched_ns >= SEARCH_PERIOD_NS:
             self._searched_ns = now_ns()
@@ -241,7 +241,7 @@ class Bus:
 
 
 def find_buses() -> list[Bus]:
-    """Look for the power monitors, with their rails."""
+    """Look for the power monitors and their rails, by bus."""
     found: dict[str, list[Channel]] = {}
     for channel in find_channels():
         found.setdefault(_address(channel.chip).partition("-")[0], []).append(channel)

@@ -1,4 +1,4 @@
-"""Threads that read the sensors again and again, so that nobody else waits for one."""
+"""Sampling threads of the power rails, so that no other thread waits for a sensor."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edge.host.sensors.jetson_rails import Reading
 
 log = logging.getLogger(__name__)
 
-# How many samples of a rail wait to be taken; where nobody takes them, the oldest are lost, and count as a gap.
+# Samples of a rail that wait to be drained; beyond that the oldest are lost, and count as a gap.
 KEPT_SAMPLES = 4000
 SHORTEST_WAIT_S = 0.002
-# A thread that hangs in a driver on stop is abandoned after this time.
+# On stop, a thread that hangs in a driver is abandoned after this time.
 STOP_S = 0.5
 
 
@@ -34,8 +34,8 @@ class RailSource(Protocol):
     def close(self) -> None: ...
 
 
-class Sampler:
-    """One thread for each source: a bus that hangs holds up what is on it, and nothing else."""
+class RailSampler:
+    """One thread for one source: a bus that hangs delays its own rails and nothing else."""
 
     def __init__(self, source: RailSource, rate_hz: float | None = None) -> None:
         self._source = source
@@ -43,7 +43,7 @@ class Sampler:
         self.rails = source.rails
         self.period_s = 1 / rate_hz if rate_hz else source.period_s
         self.bound_ns = int(max(source.bound_s, 4 * self.period_s) * 1e9)
-        # One period, and two for a thread that wakes late.
+        # One period, and two more for a thread that wakes late.
         self.hold_ns = int(3 * self.period_s * 1e9)
         self._samples: dict[str, deque[Sample]] = {rail: deque(maxlen=KEPT_SAMPLES) for rail in source.rails}
         self._newest: dict[str, Sample] = {}
@@ -55,20 +55,20 @@ class Sampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Tell the thread to end; it does at once, but where a driver hangs."""
+        """Ask the thread to end; it ends at once unless a driver hangs."""
         self._stopped.set()
 
     def join(self, timeout_s: float = STOP_S) -> bool:
-        """Wait for the thread's end; return whether it came."""
+        """Wait for the thread to end; return whether it did."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def newest(self, rail: str) -> float | None:
-        """Return a rail's newest reading in watts; None where there is none, or it is too old to stand for now."""
+        """Return a rail's newest reading in watts; None if there is none or it is too old to stand for now."""
         newest = self._newest.get(rail)
         return newest[1] if newest is not None and now_ns() - newest[0] <= self.bound_ns else None
 
-    def take(self, rail: str) -> Sequence[Sample]:
+    def drain(self, rail: str) -> Sequence[Sample]:
         """Return the samples since the last call, in order of time; for one caller."""
         waiting = self._samples[rail]
         return [waiting.popleft() for _ in range(len(waiting))]
@@ -87,10 +87,10 @@ class Sampler:
     def _read(self) -> None:
         try:
             readings = self._source.read()
-        except Exception:  # what a driver makes of a file must not end the measuring
+        except Exception:  # whatever a driver writes into a file must not end the measurement
             if not self._has_failed:
                 self._has_failed = True
-                log.exception("sensor %s could not be read; its values are null until it can", self._source.name)
+                log.exception("sensor %s cannot be read; its values are null until it can", self._source.name)
             return
         for rail, at_ns, watts in readings:
             if watts is not None:

@@ -1,4 +1,4 @@
-"""What the machine measures of itself; None where it measures nothing."""
+"""Sensor readings of the machine, one per telemetry period; None for what is not measured."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import psutil
 
 from edge.core.clock import now_ns
 from edge.host.board import read_board
-from edge.host.sensors.condition_sampler import Observer
+from edge.host.sensors.condition_sampler import ConditionSampler
 from edge.host.sensors.conditions import Conditions, averaged, throttled_by
 from edge.host.sensors.energy import Energy
 from edge.host.sensors.energy_counters import find_nvml, find_rapl
-from edge.host.sensors.energy_ledger import Ledger, Period
+from edge.host.sensors.energy_ledger import EnergyLedger, EnergyPeriod
 from edge.host.sensors.jetson_rails import find_buses
-from edge.host.sensors.rail_sampler import STOP_S, RailSource, Sampler
+from edge.host.sensors.rail_sampler import STOP_S, RailSampler, RailSource
 from edge.host.sensors.rail_table import Rail, Total, rail_of, total_of
 
 log = logging.getLogger(__name__)
 
 # An idle power measured over less says little.
 SHORTEST_IDLE_S = 1.0
-# The share of an idle period that may lack readings.
+# The fraction of an idle period that may lack readings.
 IDLE_GAP = 0.01
-# So far back, all readings have come.
+# All readings this far back have arrived.
 SETTLED_NS = 2_000_000_000
-# Where no rails are found, their driver may load later.
+# If no rails are found, their driver may load later.
 SEARCH_PERIOD_NS = 5_000_000_000
-# A rail that has read the same for longer is told, as its sensor may have frozen.
+# A rail that has read the same for longer is reported: its sensor may be frozen.
 UNCHANGED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class PowerNow:
-    """What holds at this moment; None where it is not measured, or the newest reading is too old."""
+    """Power and throttling at this moment; None if not measured or if the newest reading is too old."""
 
     power_w: float | None
     throttled: bool | None
@@ -44,13 +44,13 @@ class PowerNow:
 
 @dataclass(frozen=True, slots=True)
 class SensorReading:
-    """What was measured in one period."""
+    """Measurements of one period."""
 
     name: str
     cpu_load: float | None  # 0…1 of all cores
     memory_mb: float  # resident memory of this process, 10⁶ bytes
     power_mode: str | None = None
-    period: Period = field(default_factory=lambda: Period(0, 0))
+    period: EnergyPeriod = field(default_factory=lambda: EnergyPeriod(0, 0))
     total: Total | None = None
     idle_w: float | None = None
     images: int | None = None
@@ -83,7 +83,7 @@ class SensorReading:
         return self.images / self.period.seconds / self.power_w
 
     def to_json(self) -> dict[str, Any]:
-        """Return the `board` of a telemetry message; what nothing here measures is null."""
+        """Return the `board` object of a telemetry message; null for what is not measured."""
         now, total, other = self.conditions, self.period.total, self.period.alternative
         return {
             "name": self.name,
@@ -93,7 +93,7 @@ class SensorReading:
             "power_rail": self.total.name if self.total else None,
             "rails_w": {rail: _rounded(each.power_w) for rail, each in self.period.rails.items()},
             "rails_j": {rail: _rounded(each.energy_j) for rail, each in self.period.rails.items()},
-            "rails_unchanged_s": _long(self.period.unchanged_s),
+            "rails_unchanged_s": _frozen(self.period.unchanged_s),
             "energy_j": _rounded(self.energy_j),
             "gap_s": _rounded(total.gap_s) if total else None,
             "idle_w": _rounded(self.idle_w),
@@ -115,64 +115,64 @@ class SensorReading:
 
 
 class Sensors:
-    """Reads the machine once a period.
+    """Measures the machine, period by period.
 
-    `start` looks for the sensors and starts one thread for each bus of them and one for the conditions. No other
-    method waits for a sensor. Without `start`, only load and memory are measured.
+    `start` looks for the sensors and starts one thread for each sensor bus and one for the conditions. No other method
+    waits for a sensor. Without `start`, only load and memory are measured.
     """
 
     def __init__(self, rate_hz: float | None = None) -> None:
         self._rate_hz = rate_hz
         self._process = psutil.Process()
         self._name = read_board().name
-        self._samplers: dict[str, Sampler] = {}  # by rail
-        self._observer = Observer(self._tend)
-        self._ledger = Ledger((), None, now_ns())
+        self._samplers: dict[str, RailSampler] = {}  # by rail
+        self._conditions = ConditionSampler(self._tick)
+        self._ledger = EnergyLedger((), None, now_ns())
         self._searched_ns = 0
         self._is_stopped = False
-        self._before = Conditions()
+        self._previous = Conditions()
         self._power_mode: str | None = None
         self._idle_w: float | None = None
         self.total: Total | None = None
         self.rails: tuple[Rail, ...] = ()
-        psutil.cpu_percent()  # the load is measured from one call to the next
+        psutil.cpu_percent()  # measures the load from one call to the next
 
     def start(self) -> None:
         nvml = find_nvml()
         self._search(nvml)
-        self._observer.start(nvml[0] if nvml else None)
+        self._conditions.start(nvml[0] if nvml else None)
 
     def stop(self) -> None:
-        """End the threads; one that hangs in a driver is abandoned, and named."""
+        """End the threads; one that hangs in a driver is abandoned and named in the log."""
         self._is_stopped = True
-        threads: list[Sampler | Observer] = [*set(self._samplers.values()), self._observer]
+        threads: list[RailSampler | ConditionSampler] = [*set(self._samplers.values()), self._conditions]
         for thread in threads:
             thread.stop()
         until_ns = now_ns() + int(STOP_S * 1e9)
         hung = [thread.name for thread in threads if not thread.join(max((until_ns - now_ns()) / 1e9, 0.0))]
         if hung:
-            log.warning("%s did not end within %g s and is abandoned: its driver hangs", ", ".join(hung), STOP_S)
+            log.warning("%s did not stop within %g s and is abandoned: its driver hangs", ", ".join(hung), STOP_S)
 
     def latest(self) -> PowerNow:
-        """Return what holds now; takes no lock."""
+        """Return power and throttling at this moment; takes no lock."""
         newest = [self._samplers[rail].newest(rail) for rail in self.total.rails] if self.total else []
         known = [watts for watts in newest if watts is not None]
-        slowed_by = self._observer.slowed_by()
+        slowed_by = self._conditions.slowed_by()
         return PowerNow(
             sum(known) if known and len(known) == len(newest) else None,
             None if slowed_by is None else bool(slowed_by),
         )
 
     def read(self, images: int | None = None, power_mode: str | None = None) -> SensorReading:
-        """Return the period since the last call, or the start; for one caller.
+        """Return the period since the last call, or since the start; for one caller.
 
-        `images` is how many were inferred in it. The power of a period without any, and without gaps, is the idle
-        power, until the power mode changes.
+        `images` is the number inferred in it. The power of a period without images and without gaps is the idle power,
+        until the power mode changes.
         """
-        period = self._ledger.take(now_ns())
-        conditions = self._observer.take()
-        slowed_by = throttled_by(self._before, conditions)
-        self._before = conditions[-1] if conditions else self._before
+        period = self._ledger.close_period(now_ns())
+        conditions = self._conditions.drain()
+        slowed_by = throttled_by(self._previous, conditions)
+        self._previous = conditions[-1] if conditions else self._previous
         self._note_idle(period, images, power_mode)
         load = psutil.cpu_percent()
         return SensorReading(
@@ -184,12 +184,12 @@ class Sensors:
             total=self.total,
             idle_w=self._idle_w,
             images=images,
-            conditions=averaged(self._observer.newest(), conditions),
+            conditions=averaged(self._conditions.newest(), conditions),
             slowed_by=slowed_by,
         )
 
-    def _note_idle(self, period: Period, images: int | None, power_mode: str | None) -> None:
-        # A mode that cannot be read at this moment is no other mode.
+    def _note_idle(self, period: EnergyPeriod, images: int | None, power_mode: str | None) -> None:
+        # A mode that cannot be read now is not a change.
         has_changed = None not in (power_mode, self._power_mode) and power_mode != self._power_mode
         self._power_mode = power_mode or self._power_mode
         if has_changed:
@@ -198,21 +198,21 @@ class Sensors:
             self._idle_w = period.total.power_w
 
     def _search(self, more: Sequence[RailSource] = ()) -> None:
-        """Look for rails, and read them from now on."""
+        """Look for rails and begin to sample them."""
         self._searched_ns = now_ns()
         sources: list[RailSource] = [*find_buses(), *find_rapl(), *more]
-        samplers = [Sampler(source, self._rate_hz) for source in sources if source.rails]
+        samplers = [RailSampler(source, self._rate_hz) for source in sources if source.rails]
         names = [rail for sampler in samplers for rail in sampler.rails]
         total = total_of(names)
-        self._ledger = Ledger(samplers, total, now_ns())
+        self._ledger = EnergyLedger(samplers, total, now_ns())
         self._samplers = {rail: sampler for sampler in samplers for rail in sampler.rails}
         self.rails = tuple(rail_of(name, names) for name in names)
         self.total = total
         for sampler in samplers:
             sampler.start()
 
-    def _tend(self) -> None:
-        """Do what is to be done once a second, in the observer's thread."""
+    def _tick(self) -> None:
+        """Settle the ledger or look for rails, once a second in the thread of the conditions."""
         if self._samplers:
             self._ledger.settle(now_ns() - SETTLED_NS)
         elif not self._is_stopped and now_ns() - self._searched_ns >= SEARCH_PERIOD_NS:
@@ -223,7 +223,7 @@ def _is_whole(total: Energy) -> bool:
     return total.period_ns >= SHORTEST_IDLE_S * 1e9 and total.gap_s * 1e9 <= IDLE_GAP * total.period_ns
 
 
-def _long(unchanged_s: Mapping[str, float]) -> dict[str, float]:
+def _frozen(unchanged_s: Mapping[str, float]) -> dict[str, float]:
     return {rail: round(each_s, 1) for rail, each_s in unchanged_s.items() if each_s >= UNCHANGED_S}
 
 

@@ -1,19 +1,19 @@
-"""Temperatures, what the kernel does about them, and the fan."""
+"""Thermal zones, cooling devices that throttle, and the fan."""
 
 from __future__ import annotations
 
 import re
 
 from edge.host.paths import glob, read_text
-from edge.host.sensors.watched import Watched
+from edge.host.sensors.sysfs import OptionalAttribute
 
-# It reads 50 °C or 100 °C whatever the board does.
+# Reads 50 °C or 100 °C whatever the board does.
 DUMMY_ZONES = frozenset({"PMIC-Die"})
-# A zone whose unit is switched off reads an error, or -256 °C.
+# A zone whose unit is off returns an error, or -256 °C.
 COLDEST_C, HOTTEST_C = -100.0, 200.0
-# Cooling devices that take speed away: the boards' own alerts, and the kernel's caps on clocks (drivers/thermal,
-# cpufreq_cooling.c and devfreq_cooling.c, whose names changed with Linux 5.12). Fans are none, and neither is the
-# alert of a hot surface.
+# Cooling devices that throttle: the boards' own alerts, and the kernel's caps on clocks (drivers/thermal,
+# cpufreq_cooling.c and devfreq_cooling.c, whose names changed with Linux 5.12). Fans do not, and neither does the
+# hot-surface alert.
 _SLOWING = re.compile(r".+-throttle-alert|(thermal-)?(cpufreq|devfreq)-.+")
 _ZONE_SUFFIX = re.compile(r"[-_](thermal|therm)$")
 
@@ -28,24 +28,24 @@ def plausible_c(temperature_c: float | None) -> float | None:
 
 
 def is_slowing(kind: str) -> bool:
-    """Tell whether a cooling device takes speed away when it acts."""
+    """Return whether a cooling device throttles when it is active."""
     return _SLOWING.fullmatch(kind) is not None
 
 
-class Zones:
+class ThermalZones:
     """The thermal zones."""
 
     def __init__(self) -> None:
-        self._files: dict[str, Watched] = {}
+        self._files: dict[str, OptionalAttribute] = {}
         for folder in glob("/sys/class/thermal/thermal_zone*"):
             kind = read_text(f"{folder}/type")
             if kind is not None and kind not in DUMMY_ZONES:
                 name = zone_name(kind)
                 number = sum(1 for each in self._files if each.partition("#")[0] == name)
-                self._files[f"{name}#{number}" if number else name] = Watched(f"{folder}/temp", 1e-3)
+                self._files[f"{name}#{number}" if number else name] = OptionalAttribute(f"{folder}/temp", 1e-3)
 
     def read(self) -> dict[str, float | None]:
-        """Return °C by zone; None where a zone is switched off."""
+        """Return °C by zone; None for a zone that is off."""
         return {name: plausible_c(file.read()) for name, file in self._files.items()}
 
     def close(self) -> None:
@@ -53,18 +53,18 @@ class Zones:
             file.close()
 
 
-class Brakes:
-    """The cooling devices that take speed away."""
+class ThrottlingDevices:
+    """The cooling devices that throttle."""
 
     def __init__(self) -> None:
-        self._files: list[tuple[str, Watched]] = []
+        self._files: list[tuple[str, OptionalAttribute]] = []
         for folder in glob("/sys/class/thermal/cooling_device*"):
             kind = read_text(f"{folder}/type")
             if kind is not None and is_slowing(kind):
-                self._files.append((kind, Watched(f"{folder}/cur_state")))
+                self._files.append((kind, OptionalAttribute(f"{folder}/cur_state")))
 
     def read(self) -> tuple[str, ...] | None:
-        """Return the names of those that act; None where no such device tells its state."""
+        """Return the names of the active ones; None if no device can be read."""
         states = [(kind, file.read()) for kind, file in self._files]
         if all(state is None for _, state in states):
             return None
@@ -76,7 +76,7 @@ class Brakes:
 
 
 class Fan:
-    """The board's fan: JetPack 4's own device, or a pulse width and a tachometer of later kernels."""
+    """The board's fan: JetPack 4's own device, or the PWM and tachometer devices of later kernels."""
 
     FULL = 255.0
 
@@ -90,11 +90,11 @@ class Fan:
             "/sys/devices/pwm-fan/rpm_measured",
             *(f"{folder}/rpm" for folder, name in chips.items() if name == "pwm_tach"),
         ]
-        self._duty = next((Watched(path, 1 / self.FULL) for path in duties if glob(path)), None)
-        self._speed = next((Watched(path) for path in speeds if glob(path)), None)
+        self._duty = next((OptionalAttribute(path, 1 / self.FULL) for path in duties if glob(path)), None)
+        self._speed = next((OptionalAttribute(path) for path in speeds if glob(path)), None)
 
     def read(self) -> tuple[float | None, float | None]:
-        """Return the duty, 0…1, and revolutions a minute."""
+        """Return the duty, 0…1, and the revolutions per minute."""
         duty = self._duty.read() if self._duty else None
         return (
             duty if duty is not None and 0 <= duty <= 1 else None,

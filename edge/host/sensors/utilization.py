@@ -1,12 +1,12 @@
-"""How busy and how fast the GPU and the memory are, and whether the DLAs are awake."""
+"""Load and clock of GPU and memory controller, and activity of the DLAs."""
 
 from __future__ import annotations
 
 from edge.host.paths import glob, read_text
-from edge.host.sensors.watched import Watched
+from edge.host.sensors.sysfs import OptionalAttribute
 
 GPU_NODES = frozenset({"gp10b", "gv11b", "ga10b", "gb10b", "gpu"})
-# Thor has no node of such a name: its graphics clock.
+# Thor has no node of such a name; this is its graphics clock.
 GPU_DEVFREQ = ("/sys/class/devfreq/gpu-gpc-0",)
 GPU_LOADS = (
     "/sys/devices/gpu.0/load",
@@ -27,12 +27,12 @@ _LOAD_SCALE = 1e-3  # per mille
 _MHZ = 1e-6
 
 
-def _first(paths: tuple[str, ...], scale: float) -> Watched | None:
-    return next((Watched(path, scale) for path in paths if glob(path)), None)
+def _first(paths: tuple[str, ...], scale: float) -> OptionalAttribute | None:
+    return next((OptionalAttribute(path, scale) for path in paths if glob(path)), None)
 
 
-def share(value: float | None) -> float | None:
-    """Return a share, 0…1; None for what is none."""
+def valid_fraction(value: float | None) -> float | None:
+    """Return a fraction, 0…1; None for any other value."""
     return value if value is not None and 0 <= value <= 1 else None
 
 
@@ -55,7 +55,7 @@ class GpuLoad:
     def read(self) -> tuple[float | None, float | None]:
         """Return the load, 0…1, and the clock in MHz."""
         return (
-            share(self._load.read()) if self._load else None,
+            valid_fraction(self._load.read()) if self._load else None,
             self._clock.read() if self._clock else None,
         )
 
@@ -65,20 +65,20 @@ class GpuLoad:
                 file.close()
 
 
-class Memory:
-    """The memory controller (EMC), which most systems let root alone ask."""
+class MemoryController:
+    """The external memory controller (EMC), readable by root alone on most systems."""
 
     def __init__(self) -> None:
         self._clock = _first(EMC_RATES, _MHZ)
         self._activity = _first(EMC_ACTIVITIES, 1e-3)  # of kHz
 
     def read(self) -> tuple[float | None, float | None]:
-        """Return the clock in MHz, and which share of it is used."""
+        """Return the clock in MHz and the fraction of it in use."""
         clock_mhz = self._clock.read() if self._clock else None
         used_mhz = self._activity.read() if self._activity else None
         if not clock_mhz or used_mhz is None:
             return clock_mhz, None
-        return clock_mhz, share(used_mhz / clock_mhz)
+        return clock_mhz, valid_fraction(used_mhz / clock_mhz)
 
     def close(self) -> None:
         for file in (self._clock, self._activity):
@@ -98,6 +98,6 @@ class Dlas:
         }
 
     def read(self) -> dict[str, bool | None]:
-        """Return whether each is awake; None where it does not tell."""
+        """Return whether each is awake; None if it cannot be read."""
         states = {"active": True, "suspended": False}
         return {name: states.get(read_text(path) or "") for name, path in self._paths.items()}
