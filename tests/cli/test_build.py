@@ -21,8 +21,10 @@ from edge.core import progress
 from edge.core.errors import EngineError
 from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
-from tests.conftest import CONVEYOR, ROOT, Child, clean_environment, eventually
 from tests.support import stand_in_tensorrt
+from tests.support.process import Child, clean_environment
+from tests.support.project import CONVEYOR, ROOT
+from tests.support.waiting import eventually
 
 ORIN = Gpu(
     name="Orin",

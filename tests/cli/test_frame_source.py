@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from edge.cli.engines.frame_source import Picture, open_frames, spread
 from edge.core.errors import ConfigError, SourceError
-from tests.conftest import RtspServer, real_data
+from tests.support.project import real_data
+from tests.support.rtsp import RtspServer
 
 
 def read(source: str | Path, count: int) -> list[Picture]:

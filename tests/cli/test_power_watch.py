@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from edge.cli.main import main
-from tests.conftest import PATIENCE_S, clean_environment, edge_command
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.process import clean_environment, edge_command
+from tests.support.waiting import PATIENCE_S
 
 
 @pytest.fixture

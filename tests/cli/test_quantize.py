@@ -19,7 +19,9 @@ from edge.core.records import Classes, Detections
 from edge.inference.fp16.convert import source_sha256
 from edge.precision.layer_search import Score
 from edge.precision.scorer import QuantizationScorer, likeness
-from tests.conftest import CONVEYOR, run_edge, write_toml
+from tests.support.configuration import write_toml
+from tests.support.process import run_edge
+from tests.support.project import CONVEYOR
 from tests.support.quantizable import SIDE, network
 
 

@@ -20,8 +20,9 @@ from edge.core.manifest import read_manifest
 from edge.inference.admission import FILE, admitted, read_entries
 from edge.inference.model_variants import form_of
 from edge.inference.runtime_identity import on_onnxruntime
-from tests.conftest import CONVEYOR, Json
+from tests.support.configuration import Json
 from tests.support.emulated_engines import emulated_gpu
+from tests.support.project import CONVEYOR
 from tests.support.quantized import quantize
 
 SCENE = "synthetic://conveyor?seed=11&frames=400&size=320x240"

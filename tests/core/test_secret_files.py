@@ -16,18 +16,12 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from edge.core.config import Config, load_config
 from edge.core.errors import ConfigError
 from edge.core.secret_files import others_may, read_secret
-from tests.conftest import (
-    CONVEYOR,
-    Json,
-    Mosquitto,
-    RtspServer,
-    StartEdge,
-    belt,
-    program,
-    run_edge,
-    subscribed,
-    write_config,
-)
+from tests.support.broker import Mosquitto
+from tests.support.configuration import Json, belt, write_config
+from tests.support.process import StartEdge, run_edge
+from tests.support.project import CONVEYOR, program
+from tests.support.rtsp import RtspServer
+from tests.support.subscriber import subscribed
 
 
 def secret_file(folder: Path, content: bytes = b"S3cret\n", mode: int = 0o600) -> Path:

@@ -28,11 +28,15 @@ from edge.daemon.homeassistant.discovery import (
 )
 from edge.daemon.homeassistant.publisher import Home
 from edge.mqtt.topics import Topics
-from tests.conftest import Configure, Json, Mosquitto, StartEdge, Subscriber, belt, eventually
+from tests.support.broker import Mosquitto
 from tests.support.commander import ROOT_TOPIC, Commander, commanding
+from tests.support.configuration import Configure, Json, belt
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
 from tests.support.home_assistant import TOPIC, commanded, rendered, violations_of_discovery
+from tests.support.process import StartEdge
+from tests.support.subscriber import Subscriber
+from tests.support.waiting import eventually
 
 TOPICS = Topics("edge", "bench-01")
 CONFIG_TOPIC = "homeassistant/device/edge_bench-01/config"

@@ -22,7 +22,7 @@ from edge.daemon.commands.dispatcher import MOST_KNOWN, WINDOW_NS, Allowance, Di
 from edge.daemon.commands.inbox import MOST_WAITING, Inbox
 from edge.mqtt import schemas
 from edge.mqtt.topics import Topics
-from tests.conftest import Json
+from tests.support.configuration import Json
 
 SCHEMA = json.loads(schemas.read("command"))
 TOPICS = Topics("site/edge", "bench-01")

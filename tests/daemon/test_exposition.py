@@ -30,9 +30,12 @@ from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREA
 from edge.daemon.telemetry import Telemetry
 from edge.host.sensors.sensors import SensorReading
 from edge.pipeline.meters import SPREAD_BOUNDS_S, ModelMeter, StreamMeter
-from tests.conftest import Configure, Json, StartEdge, Subscriber, belt, eventually, free_port, run_edge
+from tests.support.configuration import Configure, Json, belt
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.process import StartEdge, run_edge
+from tests.support.subscriber import Subscriber
+from tests.support.waiting import eventually, free_port
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 Parse = Callable[[str], Iterable[Metric]]

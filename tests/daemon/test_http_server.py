@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from edge.daemon.prometheus import http_server as endpoint_module
 from edge.daemon.prometheus.http_server import LONGEST_HEAD, MOST_CONNECTIONS, Endpoint
-from tests.conftest import eventually, free_port
+from tests.support.waiting import eventually, free_port
 
 TIMEOUT_S = 10.0
 PAGE = b"page " * 200_000  # more than the socket's buffers hold

@@ -21,8 +21,13 @@ from edge.daemon import start_history as starts
 from edge.daemon.start_history import CrashLoop, StartHistory
 from edge.inference.engine_provider import EngineEnvironment, Fallback, OpenedEngine
 from edge.pipeline.served_model import supply_of
-from tests.conftest import CONVEYOR, Child, Configure, ServiceManager, Subscriber, belt, clean_environment, eventually
+from tests.support.configuration import Configure, belt
 from tests.support.emulated_engines import EMULATION, emulated_gpu
+from tests.support.process import Child, clean_environment
+from tests.support.project import CONVEYOR
+from tests.support.service_manager import ServiceManager
+from tests.support.subscriber import Subscriber
+from tests.support.waiting import eventually
 
 REFERENCE, GPU = "ort-cpu/fp32/", "trt/fp16/"
 ENGINES = {"detector": "trt/fp16/3f9c"}

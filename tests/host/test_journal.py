@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 
 from edge.host import journal
 from edge.host.journal import JournalHandler, entry, journal_handler
-from tests.conftest import PATIENCE_S, ROOT, clean_environment
+from tests.support.process import clean_environment
+from tests.support.project import ROOT
+from tests.support.waiting import PATIENCE_S
 
 JOURNALD = Path("/lib/systemd/systemd-journald")
 

@@ -35,8 +35,9 @@ from edge.inference.backends.tensorrt.build_protocol import (
     UnsupportedModelError,
 )
 from edge.inference.backends.tensorrt.library import load_tensorrt
-from tests.conftest import CONVEYOR, PATIENCE_S, eventually
 from tests.support import stand_in_tensorrt
+from tests.support.project import CONVEYOR
+from tests.support.waiting import PATIENCE_S, eventually
 
 SETTINGS = BuildSettings("fp32", "gpu", max_batch=4, builder_level=3, workspace_mb=160)
 ORIN = Gpu(

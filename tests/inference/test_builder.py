@@ -27,8 +27,8 @@ from edge.inference.backends.tensorrt.builder import build
 from edge.inference.backends.tensorrt.library import library_name, load_tensorrt, make_logger
 from edge.inference.backends.tensorrt.plan_store import MAGIC, read_header
 from edge.inference.fp16.convert import fp16_file
-from tests.conftest import CONVEYOR, real_data
 from tests.support import stand_in_tensorrt
+from tests.support.project import CONVEYOR, real_data
 
 SETTINGS = BuildSettings("fp32", "gpu", max_batch=4, builder_level=3, workspace_mb=256)
 ROW = (3, 16, 16)

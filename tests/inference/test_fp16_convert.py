@@ -35,7 +35,7 @@ from edge.inference.decode import Decoder
 from edge.inference.fp16.cast import is_fp16, to_fp16
 from edge.inference.fp16.convert import RangeCheck, fp16_file, source_sha256
 from edge.inference.preprocess import Preprocessor
-from tests.conftest import CONVEYOR, real_data
+from tests.support.project import CONVEYOR, real_data
 
 FLOAT, HALF, INT32, INT64, BOOL = (
     TensorProto.FLOAT,

@@ -21,7 +21,6 @@ from edge.inference.fp16 import ranges
 from edge.inference.fp16.cast import to_fp16
 from edge.inference.fp16.convert import fp16_file
 from edge.inference.fp16.ranges import FP16_MAX, MARGIN, Feed, beyond_fp16, check_ranges, measure_ranges
-from tests.conftest import ROOT
 from tests.inference.test_fp16_convert import (
     BOOL,
     INT64,
@@ -35,6 +34,7 @@ from tests.inference.test_fp16_convert import (
     session,
     value,
 )
+from tests.support.project import ROOT
 
 LIMIT = FP16_MAX / MARGIN
 

@@ -19,7 +19,7 @@ from edge.inference.backends.tensorrt import library as trt_library
 from edge.inference.backends.tensorrt.build_protocol import BuildFacts, BuiltPlan
 from edge.inference.backends.tensorrt.layers import Inspection, IoTensor
 from edge.inference.backends.tensorrt.plan_store import MAGIC, PlanStore
-from tests.conftest import CONVEYOR
+from tests.support.project import CONVEYOR
 
 SAMPLES = Path(__file__).parents[1] / "data" / "inspector"
 GPU = Gpu(

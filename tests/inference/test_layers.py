@@ -29,7 +29,7 @@ from edge.inference.backends.tensorrt.layers import (
     with_times,
 )
 from edge.inference.backends.tensorrt.library import load_tensorrt
-from tests.conftest import CONVEYOR
+from tests.support.project import CONVEYOR
 
 SAMPLES = Path(__file__).parents[1] / "data" / "inspector"
 CONVOLUTION = "/stem/Conv + /stem/Relu"

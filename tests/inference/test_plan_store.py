@@ -25,7 +25,7 @@ from edge.core.errors import EngineError
 from edge.inference.backends.tensorrt.build_protocol import MB, BuildFacts, BuiltPlan
 from edge.inference.backends.tensorrt.plan_key import PlanKey
 from edge.inference.backends.tensorrt.plan_store import PlanStore, StalePlanError, read_header
-from tests.conftest import PATIENCE_S
+from tests.support.waiting import PATIENCE_S
 
 KEY = PlanKey(
     onnx_sha256="c0ffee",

@@ -17,8 +17,8 @@ from edge.inference.backends.cuda import find_gpu, open_device
 from edge.inference.backends.cuda_runtime import CudaGraph, graphs_work
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
-from tests.conftest import CONVEYOR
 from tests.support.emulated_engines import build_and_load, build_plan_here, emulated_gpu, load
+from tests.support.project import CONVEYOR
 from tests.support.small_models import identity, nonzero, numbers, save
 
 SHAPE = (3, 2, 2)

@@ -25,8 +25,12 @@ from edge.mqtt.connection import MqttConnection
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.publisher import Publisher
 from edge.mqtt.tls import tls_context, why_away
-from tests.conftest import Mosquitto, StartEdge, belt, eventually, free_port, run_edge, subscribed, write_config
 from tests.support.authority import Authority, Certified
+from tests.support.broker import Mosquitto
+from tests.support.configuration import belt, write_config
+from tests.support.process import StartEdge, run_edge
+from tests.support.subscriber import subscribed
+from tests.support.waiting import eventually, free_port
 
 HOSTS = ("127.0.0.1", "localhost")
 WILL = Message("edge/dev/status", b'{"state":"offline"}', retain=True)

@@ -25,21 +25,14 @@ from edge.perf.bench.networks import NAMES
 from edge.perf.bench.plan import BenchPlan
 from edge.perf.bench.report import Report
 from edge.power.mode_guard import Power
-from tests.conftest import (
-    CONVEYOR,
-    PATIENCE_S,
-    Tables,
-    belt,
-    clean_environment,
-    edge_command,
-    eventually,
-    run_edge,
-    tiny_model,
-    write_toml,
-)
+from tests.support.configuration import Tables, belt, write_toml
 from tests.support.emulated_boards import boards
+from tests.support.process import clean_environment, edge_command, run_edge
+from tests.support.project import CONVEYOR
 from tests.support.small_models import identity
+from tests.support.tiny_model import tiny_model
 from tests.support.tuned_board import KnownPower
+from tests.support.waiting import PATIENCE_S, eventually
 
 Bench = Callable[..., Report]
 

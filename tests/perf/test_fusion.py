@@ -27,8 +27,8 @@ from edge.perf.bench import fusion as fusion_module
 from edge.perf.bench.fusion import PUBLISHED, Fusion, fusion, show_fusion
 from edge.perf.bench.networks import find, write
 from edge.perf.bench.networks.catalog import graph_of
-from tests.conftest import CONVEYOR
 from tests.inference.test_inspected_model import GPU, SAMPLES, TIMES_MS, answer_of, put_plan_on_gpu
+from tests.support.project import CONVEYOR
 
 MANIFEST = """
 task = "classify"

@@ -22,9 +22,9 @@ from edge.perf.bench.collect import RowSetting, blocks_of, row_of
 from edge.perf.bench.load_generator import Length, Query, Scenario
 from edge.perf.bench.measure import Effort, InterruptedRunError, Measurement, RoundRobin, Target
 from edge.perf.bench.row import BenchRow
-from tests.conftest import PATIENCE_S
 from tests.support.benched import Known
 from tests.support.emulated_boards import boards, tree
+from tests.support.waiting import PATIENCE_S
 from tests.support.waveforms import MEANS_W, WAVEFORMS
 
 EFFORT = Effort(Length(1.0), 0.05, is_thorough=False, target_p99_ms=None, seed=1)

@@ -25,11 +25,14 @@ from edge.perf.tune.plan import TunePlan, default_devices
 from edge.perf.tune.trial import TrialSensors
 from edge.pipeline.served_model import ServedModel, usable_cores
 from edge.power.mode_guard import Power
-from tests.conftest import CONVEYOR, PATIENCE_S, belt, clean_environment, edge_command, eventually, run_edge, write_toml
+from tests.support.configuration import belt, write_toml
 from tests.support.emulated_boards import boards, tree
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
 from tests.support.emulated_engines import EMULATION
+from tests.support.process import clean_environment, edge_command, run_edge
+from tests.support.project import CONVEYOR
 from tests.support.tuned_board import IDLE_W, IMAGE_J, KnownPower, KnownSensors
+from tests.support.waiting import PATIENCE_S, eventually
 
 MODEL = {"models.conveyor": {"path": str(CONVEYOR)}}
 STREAM = {"streams.a": belt(size="160x120", fps=40)}

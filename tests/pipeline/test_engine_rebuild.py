@@ -16,7 +16,7 @@ from edge.pipeline.frame_samples import RecentFrames
 from edge.pipeline.served_model import ServedModel
 from edge.precision.agreement import OutputError
 from edge.precision.verdict import MAX_MEAN_ERROR, EngineAnswer, NumericCheck, answers, compare
-from tests.conftest import CONVEYOR
+from tests.support.project import CONVEYOR
 
 
 def pictures(count: int) -> list[NDArray[np.uint8]]:

@@ -22,7 +22,7 @@ from edge.pipeline.engine_rebuild import Step
 from edge.pipeline.pipeline import Pipeline
 from edge.pipeline.served_model import ServedModel
 from edge.pipeline.stream import Stream
-from tests.conftest import eventually
+from tests.support.waiting import eventually
 
 MODEL = '[models.m]\npath = "conveyor"\nlanes = 1\n'
 GOOD = '[streams.{}]\nsource = "synthetic://conveyor?size=160x120"\nmodel = "m"\n'

@@ -16,7 +16,9 @@ from edge.perf.tune.tuned_config import alone
 from edge.pipeline.filters import ResultFilter
 from edge.pipeline.meters import PeriodStats, StreamMeter
 from edge.pipeline.reorder import ReorderBuffer
-from tests.conftest import Configure, Json, StartEdge, Subscriber, belt, write_config
+from tests.support.configuration import Configure, Json, belt, write_config
+from tests.support.process import StartEdge
+from tests.support.subscriber import Subscriber
 
 SECOND_NS = 1_000_000_000
 

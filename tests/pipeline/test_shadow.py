@@ -22,7 +22,8 @@ from edge.pipeline.frame_samples import ShadowSample, ShadowSampling
 from edge.pipeline.pipeline import Pipeline
 from edge.pipeline.served_model import ServedModel
 from edge.pipeline.stream import Stream
-from tests.conftest import CONVEYOR, eventually
+from tests.support.project import CONVEYOR
+from tests.support.waiting import eventually
 
 NOTHING = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
 SAMPLE = ShadowSample(np.zeros((1, 1, 3), np.uint8), NOTHING, None, "an engine")

@@ -14,8 +14,8 @@ from edge.core.config import GovernorSettings
 from edge.core.errors import EdgeError
 from edge.power.controller import PowerController, PowerPolicy
 from edge.power.governor import Decision, GovernorInput, StreamSeen
-from tests.conftest import eventually
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes power modes")
 

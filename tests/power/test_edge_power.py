@@ -27,8 +27,8 @@ import pytest
 
 from edge.power import edge_power
 from edge.power.modes import NoSuchModeError, PowerModeError, read_modes, set_mode
-from tests.conftest import PATIENCE_S, eventually
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the service runs as root, and lets other users in or not")
 

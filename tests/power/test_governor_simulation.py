@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

@@ -17,8 +17,8 @@ from edge.power import edge_power
 from edge.power.edge_power import Conf, Mode
 from edge.power.mode_selection import budget_w, resolve
 from edge.power.modes import NoSuchModeError, PowerModeError, PowerModes, read_modes, set_mode
-from tests.conftest import eventually
 from tests.support.emulated_boards.power_modes import BOARDS, install_tools, write_power_modes
+from tests.support.waiting import eventually
 
 # In the mode that the board starts in.
 MEANT = {

@@ -20,8 +20,8 @@ from edge.precision.activation_ranges import Probe, Range, calibrate
 from edge.precision.qdq import Placement, checked, naive, place
 from edge.precision.quantizable_graph import activations, layers_of, prepare
 from edge.precision.weight_rounding import InputStatistics, Window, round_weights
-from tests.conftest import CONVEYOR
 from tests.support.emulated_engines import build_plan_here
+from tests.support.project import CONVEYOR
 from tests.support.quantizable import SIDE, images, network
 
 PLACEMENTS: tuple[Placement, ...] = ("tensorrt", "cpu")

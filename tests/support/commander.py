@@ -14,7 +14,10 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from tests.conftest import DEVICE, PATIENCE_S, Json, Mosquitto, Subscriber
+from tests.support.broker import Mosquitto
+from tests.support.configuration import DEVICE, Json
+from tests.support.subscriber import Subscriber
+from tests.support.waiting import PATIENCE_S
 
 ROOT_TOPIC = f"edge/{DEVICE}"
 

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jsonschema import Draft202012Validator
 
-from tests.conftest import Json
+from tests.support.configuration import Json
 
 TOPIC = re.compile(r"[a-zA-Z0-9_]+(/[^/+#]+)*/device/[a-zA-Z0-9_-]+/config")
 NAMED_TOPIC = {"type": "string", "minLength": 1, "not": {"pattern": "[+#\\u0000]"}}

@@ -13,8 +13,12 @@ import psutil
 import pytest
 
 from edge.core.clock import utc_text, wall_ns
-from tests.conftest import Child, Mosquitto, StartEdge, Subscriber, belt, eventually, subscribed, write_config
 from tests.support.bad_link import BadLink, needs_namespaces
+from tests.support.broker import Mosquitto
+from tests.support.configuration import belt, write_config
+from tests.support.process import Child, StartEdge
+from tests.support.subscriber import Subscriber, subscribed
+from tests.support.waiting import eventually
 
 RESULTS_PER_S = 20
 RECOVERY_S = 10.0  # what the issue allows, from the link's return to live results of normal age

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE_S, clean_environment, edge_command
+from tests.support.process import clean_environment, edge_command
+from tests.support.waiting import PATIENCE_S
 
 # Python runs a module of this name at its start. Sleeping, an engine takes as long on a busy machine as on an idle one.
 SLOWED = """

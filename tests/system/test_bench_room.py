@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE_S, clean_environment, edge_command
+from tests.support.process import clean_environment, edge_command
+from tests.support.waiting import PATIENCE_S
 
 QUICK = ("bench", "conveyor", "--engine-only", "--frames", "20", "--quick")
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Configure, Json, StartEdge, Subscriber, belt
+from tests.support.configuration import Configure, Json, belt
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
 from tests.support.emulated_boards.tree import value_files
+from tests.support.process import StartEdge
+from tests.support.subscriber import Subscriber
 
 pytestmark = [pytest.mark.broker, pytest.mark.skipif(os.geteuid() != 0, reason="only root changes power modes")]
 

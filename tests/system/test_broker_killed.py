@@ -10,20 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import (
-    Child,
-    Configure,
-    Json,
-    Mosquitto,
-    Received,
-    StartEdge,
-    Subscriber,
-    belt,
-    eventually,
-    subscribed,
-)
+from tests.support.broker import Mosquitto
+from tests.support.configuration import Configure, Json, belt
 from tests.support.killing import KILLS, LONGEST_S, SEED
 from tests.support.late_answers import DELAY_S, late_answers
+from tests.support.process import Child, StartEdge
+from tests.support.subscriber import Received, Subscriber, subscribed
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
 

@@ -16,7 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Child, Configure, Json, Mosquitto, StartEdge, Subscriber, belt, eventually, subscribed
+from tests.support.broker import Mosquitto
+from tests.support.configuration import Configure, Json, belt
+from tests.support.process import Child, StartEdge
+from tests.support.subscriber import Subscriber, subscribed
+from tests.support.waiting import eventually
 
 HOUR_S = 3600
 DAYS_S = 9 * 24 * HOUR_S

@@ -12,21 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import (
-    ONE_BOX,
-    Configure,
-    Json,
-    Mosquitto,
-    StartEdge,
-    Subscriber,
-    belt,
-    eventually,
-    tiny_model,
-    write_config,
-)
+from tests.support.broker import Mosquitto
 from tests.support.commander import ROOT_TOPIC, Commander, commanding, response
+from tests.support.configuration import Configure, Json, belt, write_config
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.process import StartEdge
+from tests.support.subscriber import Subscriber
+from tests.support.tiny_model import ONE_BOX, tiny_model
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
 

@@ -13,8 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Configure, Json, Mosquitto, StartEdge, Subscriber, belt, eventually, tiny_model
+from tests.support.broker import Mosquitto
+from tests.support.configuration import Configure, Json, belt
 from tests.support.killing import KILLS, SEED
+from tests.support.process import StartEdge
+from tests.support.subscriber import Subscriber
+from tests.support.tiny_model import tiny_model
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
 

@@ -14,17 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import (
-    PATIENCE_S,
-    Child,
-    Configure,
-    StartEdge,
-    belt,
-    clean_environment,
-    eventually,
-    free_port,
-    write_config,
-)
+from tests.support.configuration import Configure, belt, write_config
+from tests.support.process import Child, StartEdge, clean_environment
+from tests.support.waiting import PATIENCE_S, eventually, free_port
 
 SIGNALS = 2000 if os.environ.get("EDGE_LONG_TESTS") == "1" else 40
 SEED = 11

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.core.manifest import read_labels, read_manifest
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 DIGITS = ROOT / "engines" / "digits"
 PIXELS = "0123456789abcdefg"

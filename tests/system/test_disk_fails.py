@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Configure, Mosquitto, StartEdge, Subscriber, belt, eventually
+from tests.support.broker import Mosquitto
+from tests.support.configuration import Configure, belt
+from tests.support.process import StartEdge
 from tests.support.shelved import shelved
+from tests.support.subscriber import Subscriber
+from tests.support.waiting import eventually
 
 FAULTS = 20
 

@@ -15,20 +15,12 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from tests.conftest import (
-    Configure,
-    Json,
-    Mosquitto,
-    Received,
-    RtspServer,
-    StartEdge,
-    Subscriber,
-    belt,
-    real_data,
-    run_edge,
-    subscribed,
-    write_config,
-)
+from tests.support.broker import Mosquitto
+from tests.support.configuration import Configure, Json, belt, write_config
+from tests.support.process import StartEdge, run_edge
+from tests.support.project import real_data
+from tests.support.rtsp import RtspServer
+from tests.support.subscriber import Received, Subscriber, subscribed
 
 pytestmark = pytest.mark.broker
 

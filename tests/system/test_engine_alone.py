@@ -13,7 +13,7 @@ from edge.core.errors import EngineError
 from edge.inference.backends.ort import OrtEngine
 from edge.perf.bench.load_generator import ClosedLoop, Length, Query, Scenario
 from edge.perf.bench.system_engine import EngineAlone, fill_gaussian
-from tests.conftest import CONVEYOR
+from tests.support.project import CONVEYOR
 from tests.support.small_models import identity, reshaping
 
 ROOT = Path(__file__).parents[2]

@@ -14,23 +14,13 @@ import numpy as np
 import pytest
 from paho.mqtt.enums import MQTTProtocolVersion
 
-from tests.conftest import (
-    CONVEYOR,
-    Configure,
-    Json,
-    Mosquitto,
-    Server,
-    StartEdge,
-    Subscriber,
-    belt,
-    free_port,
-    program,
-    real_data,
-    run_edge,
-    subscribed,
-    tiny_model,
-    write_config,
-)
+from tests.support.broker import Mosquitto
+from tests.support.configuration import Configure, Json, belt, write_config
+from tests.support.process import Server, StartEdge, run_edge
+from tests.support.project import CONVEYOR, program, real_data
+from tests.support.subscriber import Subscriber, subscribed
+from tests.support.tiny_model import tiny_model
+from tests.support.waiting import free_port
 
 # Fails on every third picture.
 FAILING = """

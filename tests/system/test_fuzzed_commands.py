@@ -15,8 +15,11 @@ from edge.core.records import CommandRequest
 from edge.daemon.commands.arguments import ARGS
 from edge.daemon.commands.dispatcher import Dispatcher, Outcome
 from edge.mqtt import schemas
-from tests.conftest import VALIDATORS, Configure, Json, Mosquitto, StartEdge, Subscriber, belt
+from tests.support.broker import Mosquitto
 from tests.support.commander import ROOT_TOPIC, commanding
+from tests.support.configuration import Configure, Json, belt
+from tests.support.process import StartEdge
+from tests.support.subscriber import VALIDATORS, Subscriber
 
 SEED = 20261121
 DIRECT = 10_000

@@ -16,7 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Child, Mosquitto, ServiceManager, clean_environment, subscribed
+from tests.support.broker import Mosquitto
+from tests.support.process import Child, clean_environment
+from tests.support.project import ROOT
+from tests.support.service_manager import ServiceManager
+from tests.support.subscriber import subscribed
 
 BYTES_ONLY = {"PYTHONDONTWRITEBYTECODE": "1"}  # what runs from the scratch root leaves nothing there
 

@@ -15,7 +15,10 @@ from onnx import helper, numpy_helper
 from edge.cli.engines.frame_source import open_frames
 from edge.inference.fp16.convert import source_sha256
 from edge.precision.calibration_frames import store_frames, stored_folder
-from tests.conftest import CONVEYOR, Configure, Json, StartEdge, Subscriber, belt
+from tests.support.configuration import Configure, Json, belt
+from tests.support.process import StartEdge
+from tests.support.project import CONVEYOR
+from tests.support.subscriber import Subscriber
 from tests.system.test_self_heal import emulated, end_well, wait_for_alarm
 
 FP32, INT8 = "ort-cpu/fp32/", "ort-cpu/int8/"

@@ -21,8 +21,12 @@ from edge.mqtt import connection as connection_module
 from edge.mqtt import publisher as publish
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.publisher import Publisher
-from tests.conftest import Configure, Mosquitto, StartEdge, belt, eventually, subscribed
+from tests.support.broker import Mosquitto
+from tests.support.configuration import Configure, belt
+from tests.support.process import StartEdge
 from tests.support.raw_broker import CONNACK_5, RawBroker, varint
+from tests.support.subscriber import subscribed
+from tests.support.waiting import eventually
 
 PACKETS = 1000
 SEED = 11

@@ -9,7 +9,11 @@ from statistics import mean
 
 import pytest
 
-from tests.conftest import Configure, Json, StartEdge, Subscriber, belt, eventually, tiny_model
+from tests.support.configuration import Configure, Json, belt
+from tests.support.process import StartEdge
+from tests.support.subscriber import Subscriber
+from tests.support.tiny_model import tiny_model
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
 

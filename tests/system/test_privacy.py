@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CONVEYOR, ROOT, Child, Json, belt, edge_command, free_port, runtime_dir, write_config
+from tests.support.configuration import Json, belt, write_config
+from tests.support.process import Child, edge_command, runtime_dir
+from tests.support.project import CONVEYOR, ROOT
+from tests.support.waiting import free_port
 
 XDG = {"XDG_CACHE_HOME": ".cache", "XDG_CONFIG_HOME": ".config", "XDG_DATA_HOME": ".local/share"}
 # No more of the tests' environment is inherited: edge, imported here, has set its variable in it, and ONNX Runtime

@@ -12,18 +12,11 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.conftest import (
-    Child,
-    Configure,
-    Json,
-    StartEdge,
-    Subscriber,
-    belt,
-    clean_environment,
-    edge_command,
-    eventually,
-)
+from tests.support.configuration import Configure, Json, belt
 from tests.support.emulated_engines import EMULATION
+from tests.support.process import Child, StartEdge, clean_environment, edge_command
+from tests.support.subscriber import Subscriber
+from tests.support.waiting import eventually
 
 CPU, GPU = "ort-cpu/fp32/", "trt/fp16/"
 STREAM: Mapping[str, Any] = {"streams.belt": belt(fps=25)}

@@ -15,23 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import (
-    Child,
-    Configure,
-    Json,
-    Mosquitto,
-    Received,
-    ServiceManager,
-    StartEdge,
-    Subscriber,
-    belt,
-    clean_environment,
-    eventually,
-    subscribed,
-    tiny_model,
-    write_config,
-)
+from tests.support.broker import Mosquitto
+from tests.support.configuration import Configure, Json, belt, write_config
 from tests.support.counting_broker import CountingBroker
+from tests.support.process import Child, StartEdge, clean_environment
+from tests.support.service_manager import ServiceManager
+from tests.support.subscriber import Received, Subscriber, subscribed
+from tests.support.tiny_model import tiny_model
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.broker
 

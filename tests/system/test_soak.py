@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import ROOT, Json, program
+from tests.support.configuration import Json
+from tests.support.project import ROOT, program
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

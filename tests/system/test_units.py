@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, program
+from tests.support.project import ROOT, program
 
 UNITS = ROOT / "systemd"
 # The bound that the project has set itself; systemd's scale ends at 10.

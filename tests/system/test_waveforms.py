@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from edge.host.sensors.sensors import SensorReading, Sensors
-from tests.conftest import ROOT
 from tests.support.emulated_boards import boards, tree
+from tests.support.project import ROOT
 from tests.support.waveforms import MEANS_W
 
 SECONDS = 62.0
