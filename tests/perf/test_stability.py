@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from edge.perf.bench.collect import blocks_of
 from edge.perf.bench.load_generator import Query, poisson
+from edge.perf.bench.row import Block
 from edge.perf.bench.sample_statistics import arrivals_spread, rates_per_s, student_t
 from edge.perf.bench.stability import assess_stability, drift, spread
 from tests.support.bench_samples import block, engine_run, recorded, steady
@@ -73,14 +75,13 @@ def test_late_queries_are_told_but_not_a_few_of_many() -> None:
     late = [block([10.0] * 38 + [35.0] * 2) for _ in range(6)]
     assert "5.0% of the queries took more than 2 times the median" in str(assess_stability(late).why)
     few = [block([10.0] * 40) for _ in range(6)]
-    few[3]["latency_ms"][7] = 35.0
+    few[3] = replace(few[3], latency_ms=(*[10.0] * 7, 35.0, *[10.0] * 32))
     assert assess_stability(few).valid
 
 
 def test_server_is_judged_by_what_random_arrivals_do_not_explain() -> None:
-    def arrived(rates: list[int], medians_ms: list[float]) -> list[dict[str, Any]]:
-        pairs = zip(rates, medians_ms, strict=True)
-        return [{"latency_ms": [ms] * rate, "images": rate, "seconds": 1.0} for rate, ms in pairs]
+    def arrived(rates: list[int], medians_ms: list[float]) -> list[Block]:
+        return [Block((ms,) * rate, rate, 1.0) for rate, ms in zip(rates, medians_ms, strict=True)]
 
     rates = [50, 70, 45, 62, 39, 66, 50, 58]  # Poisson
     kept_up = arrived(rates, [10.0, 10.1, 9.9, 10.0, 10.1, 9.9, 10.0, 10.0])
@@ -109,18 +110,18 @@ def test_spread_of_arrivals_is_that_of_a_poisson_process() -> None:
     random = np.random.default_rng(9)
     beyond = 0
     for _ in range(1000):
-        blocks = [{"latency_ms": [1.0], "images": 50, "seconds": each} for each in random.gamma(50, 0.01, 10)]
+        blocks = [Block((1.0,), 50, float(each)) for each in random.gamma(50, 0.01, 10)]
         beyond += (spread(rates_per_s(blocks)) or 0) > arrivals_spread(blocks)
     assert 2 <= beyond <= 30  # 10 are expected
 
 
-def queue(load: float, service_s: float, queries: int, seed: int, hang_s: float = 0.0) -> list[dict[str, Any]]:
+def queue(load: float, service_s: float, queries: int, seed: int, hang_s: float = 0.0) -> list[Block]:
     """Return the blocks of a server that takes as long for each query, but for one in the middle."""
     arrivals_s, free_s, found = list(islice(poisson(load / service_s, seed), queries)), 0.0, []
     for number, at_s in enumerate(arrivals_s):
         free_s = max(free_s, at_s) + service_s + (hang_s if number == queries // 2 else 0.0)
         found.append(Query(int(at_s * 1e9), int(free_s * 1e9), 1))
-    return [each.to_json() for each in blocks_of(found, 0)]
+    return list(blocks_of(found, 0))
 
 
 def test_drift_is_hardly_ever_found_where_there_is_none() -> None:
@@ -160,6 +161,6 @@ def test_any_samples_are_judged_and_a_doubt_always_has_its_sentence(rates: list[
 
 
 def test_empty_blocks_are_no_samples() -> None:
-    empty: list[dict[str, Any]] = [{"latency_ms": [], "images": 0, "seconds": 0.0}] * 6
+    empty = [Block((), 0, 0.0)] * 6
     assert "0 blocks" in str(assess_stability(empty).why)
     assert spread(rates_per_s(empty)) is None

@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-RECORDED = Path(__file__).parents[1] / "data" / "bench_runs" / "x86-2cores-shared.json"
+from edge.perf.bench.row import Block
 
-Block = dict[str, Any]
+RECORDED = Path(__file__).parents[1] / "data" / "bench_runs" / "x86-2cores-shared.json"
 
 
 def recorded(kind: str) -> list[list[Block]]:
     """Return runs of 8 blocks that were recorded: `equal`, or `slowed`."""
-    runs: list[list[Block]] = json.loads(RECORDED.read_text(encoding="utf-8"))[kind]
-    return runs
+    return [[Block.from_json(each) for each in run] for run in json.loads(RECORDED.read_text(encoding="utf-8"))[kind]]
 
 
 def engine_run(
@@ -47,7 +46,7 @@ def engine_run(
 
 def block(latency_ms: Sequence[float], batch: int = 1) -> Block:
     """Return a block of queries one after the other."""
-    return {"latency_ms": list(latency_ms), "images": batch * len(latency_ms), "seconds": sum(latency_ms) / 1e3}
+    return Block(tuple(latency_ms), batch * len(latency_ms), sum(latency_ms) / 1e3)
 
 
 def steady(rates_per_s: Sequence[float], queries: int = 40) -> list[Block]:
@@ -57,13 +56,12 @@ def steady(rates_per_s: Sequence[float], queries: int = 40) -> list[Block]:
 
 def slower(run: Sequence[Block], times: float) -> list[Block]:
     """Return the same run of an engine that takes `times` as long."""
-    return [
-        {**each, "latency_ms": [times * ms for ms in each["latency_ms"]], "seconds": times * each["seconds"]}
-        for each in run
-    ]
+    return [Block(tuple(times * ms for ms in each.latency_ms), each.images, times * each.seconds) for each in run]
 
 
 def row(samples: Sequence[Block] = (), **others: Any) -> dict[str, Any]:
     """Return a row with its key, its samples, and what else is said of it."""
     key = {"network": "AlexNet", "precision": "fp32", "batch": 1, "scenario": "single-stream", "lanes": 1}
-    return key | {"power_mode": None, "valid": True, "why": None, "samples": list(samples)} | others
+    return (
+        key | {"power_mode": None, "valid": True, "why": None, "samples": [each.to_json() for each in samples]} | others
+    )

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from edge.core.errors import ConfigError
 from edge.core.validation import one_line
 from edge.perf.bench.regression import key_of
+from edge.perf.bench.row import Block
 
 Run = Mapping[str, Any]  # {"machine": {...}, "rows": [...]}
 
@@ -22,12 +23,6 @@ _MOMENTARY = ("at", "load_average", "clocks.gpu_mhz", "clocks.emc_mhz")
 _MAKE_ONE = "measure one on this machine: edge bench … --json > FILE"
 
 
-class _Block(BaseModel):
-    latency_ms: list[float]
-    images: float = Field(ge=0)
-    seconds: float = Field(ge=0)
-
-
 class _Row(BaseModel):
     network: str
     precision: str
@@ -35,7 +30,7 @@ class _Row(BaseModel):
     scenario: str
     lanes: int | str | None
     power_mode: str | None = None
-    samples: list[_Block] | None = None
+    samples: list[Block] | None = None
 
 
 class _BaselineRun(BaseModel):

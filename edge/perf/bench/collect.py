@@ -82,7 +82,7 @@ def row_of(setting: RowSetting, stretches: Sequence[Stretch]) -> BenchRow:
     start_c, end_c = starts[0].conditions.hottest_c, ends[-1].conditions.hottest_c
     throttled = _any([each.throttled for each in ends])
     judged = assess_stability(
-        [block.to_json() for block in blocks],
+        blocks,
         scenario=setting.scenario,
         is_throttled=throttled,
         temperature_start_c=start_c,

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge.core.errors import ConfigError
+from edge.perf.bench.row import Block
 from edge.perf.bench.sample_statistics import (
     LEAST_BLOCKS,
     Array,
-    Block,
     rates_per_s,
     relative_error,
     resampled_medians_ms,
@@ -152,7 +152,8 @@ def _unfit(runs: Mapping[str, Row]) -> str | None:
 
 
 def _blocks(row: Row) -> list[Block]:
-    return [block for block in row.get("samples") or [] if block["seconds"] > 0 and block["latency_ms"]]
+    blocks = [Block.from_json(each) for each in row.get("samples") or []]
+    return [block for block in blocks if block.seconds > 0 and block.latency_ms]
 
 
 def _together(verdicts: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+from pydantic import NonNegativeFloat, NonNegativeInt
 
 # A percentile from fewer samples is an accident.
 LEAST_SAMPLES = 100
@@ -18,11 +19,15 @@ class Block:
     """A stretch of the measured time; a run's blocks follow one another without a gap."""
 
     latency_ms: tuple[float, ...]  # one a query, in the order in which they ended
-    images: int
-    seconds: float
+    images: NonNegativeInt
+    seconds: NonNegativeFloat
 
     def to_json(self) -> dict[str, Any]:
         return {"latency_ms": list(self.latency_ms), "images": self.images, "seconds": self.seconds}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Block:
+        return cls(tuple(found["latency_ms"]), int(found["images"]), float(found["seconds"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +70,7 @@ class BenchRow:
     def from_json(cls, found: Mapping[str, Any]) -> BenchRow:
         """Return the row that `to_json` told; keys that this version does not know are left out."""
         known = {field.name: found[field.name] for field in fields(cls)}
-        blocks = (
-            Block(tuple(each["latency_ms"]), int(each["images"]), float(each["seconds"])) for each in known["samples"]
-        )
-        return cls(**known | {"samples": tuple(blocks)})
+        return cls(**known | {"samples": tuple(map(Block.from_json, known["samples"]))})
 
 
 @dataclass(frozen=True, slots=True)

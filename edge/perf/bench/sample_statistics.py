@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Block = Mapping[str, Any]  # {"latency_ms": [...], "images": n, "seconds": s}
+from edge.perf.bench.row import Block
+
 Array = NDArray[np.float64]
 
 LEAST_BLOCKS = 5  # fewer tell nothing of how the figure varies
@@ -19,19 +19,19 @@ _RESAMPLES = 200  # enough for a standard error: Efron and Tibshirani, An Introd
 
 def rates_per_s(blocks: Sequence[Block]) -> Array:
     """Return the images/s of each block that took time."""
-    return np.array([each["images"] / each["seconds"] for each in blocks if each["seconds"] > 0], dtype=np.float64)
+    return np.array([each.images / each.seconds for each in blocks if each.seconds > 0], dtype=np.float64)
 
 
 def medians_ms(blocks: Sequence[Block]) -> Array:
     """Return the median latency of each block that has one."""
-    return np.array([np.median(each["latency_ms"]) for each in blocks if each["latency_ms"]], dtype=np.float64)
+    return np.array([np.median(each.latency_ms) for each in blocks if each.latency_ms], dtype=np.float64)
 
 
 def resampled_rates_per_s(blocks: Sequence[Block]) -> Array:
     """Return images/s of the blocks as they are, and then of blocks drawn from them with replacement."""
     counts = _draws(len(blocks))
-    images = np.array([each["images"] for each in blocks], dtype=np.float64)
-    seconds = np.array([each["seconds"] for each in blocks], dtype=np.float64)
+    images = np.array([each.images for each in blocks], dtype=np.float64)
+    seconds = np.array([each.seconds for each in blocks], dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         rates: Array = (counts @ images) / (counts @ seconds)
     return rates
@@ -39,8 +39,8 @@ def resampled_rates_per_s(blocks: Sequence[Block]) -> Array:
 
 def resampled_medians_ms(blocks: Sequence[Block]) -> Array:
     """Return the median latency over all blocks, and then over blocks drawn from them with replacement."""
-    latency_ms = np.concatenate([np.asarray(each["latency_ms"], dtype=np.float64) for each in blocks])
-    owner = np.repeat(np.arange(len(blocks)), [len(each["latency_ms"]) for each in blocks])
+    latency_ms = np.concatenate([np.asarray(each.latency_ms, dtype=np.float64) for each in blocks])
+    owner = np.repeat(np.arange(len(blocks)), [len(each.latency_ms) for each in blocks])
     if not latency_ms.size:
         return np.full(_RESAMPLES + 1, math.nan)
     order = np.argsort(latency_ms)
@@ -81,7 +81,7 @@ def arrivals_spread(blocks: Sequence[Block]) -> float:
     n arrivals of a Poisson process take n independent gaps, so that this time has a relative deviation of 1/√n. The
     deviation of a few blocks varies itself: by chi-squared ÷ degrees of freedom (as Wilson and Hilferty have it).
     """
-    images = [each["images"] for each in blocks if each["images"] and each["seconds"] > 0]
+    images = [each.images for each in blocks if each.images and each.seconds > 0]
     degrees = len(images) - 1
     if degrees < 1:
         return 0.0

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edge.perf.bench.row import Block
 from edge.perf.bench.sample_statistics import (
     LEAST_BLOCKS,
     Array,
-    Block,
     arrivals_spread,
     medians_ms,
     rates_per_s,
@@ -151,7 +151,7 @@ def _drift(values: Array, *, is_latency: bool) -> str | None:
 
 
 def _outliers(blocks: Sequence[Block]) -> str | None:
-    latency_ms = np.concatenate([np.asarray(each["latency_ms"], dtype=np.float64) for each in blocks] or [np.empty(0)])
+    latency_ms = np.concatenate([np.asarray(each.latency_ms, dtype=np.float64) for each in blocks] or [np.empty(0)])
     if len(latency_ms) < _OUTLIER_SAMPLES:
         return None
     share = float(np.mean(latency_ms > OUTLIER_TIMES * np.median(latency_ms)))
