@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 from edge.core.clock import now_ns
-from edge.core.manifest import find_model, read_manifest
+from edge.core.manifest import find_model, model_file, read_manifest
+from edge.core.process import usable_cores
 from edge.inference.backends.ort import OrtEngine, import_onnxruntime
 from edge.perf.bench.load_generator import ClosedLoop, Length, Query
 from edge.perf.bench.system_engine import EngineAlone, fill_gaussian
-from edge.pipeline.served_model import model_file, usable_cores
 
 WITHIN = 0.03
 AGREES, DIFFERS, UNCLEAR = "agrees", "differs", "unclear"

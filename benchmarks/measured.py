@@ -28,7 +28,6 @@ from edge.core.source_url import Address, parse_address
 from edge.core.state_dir import default_state_dir
 from edge.daemon.daemon import Daemon
 from edge.inference.backends.ort import OrtEngine
-from edge.inference.infer import Inference
 from edge.pipeline.served_model import ServedModel
 
 Picture = NDArray[np.uint8]
@@ -145,16 +144,13 @@ def parts(model: str, video: str, frames: int) -> dict[str, Any]:
     opened = ServedModel(
         "model", ModelSettings.model_validate({"path": model, "max_batch": 1, "lanes": 1, "threads": 1})
     )
-    served = opened.served
     spent_s = {"video": 0.0, "preprocess": 0.0, "infer": 0.0, "decode": 0.0}
     count = 0
     with (
         contextlib.closing(open_source(parse_address(video, Path()))) as source,
-        served.make_context(1) as context,
+        opened.predictor.session() as session,
     ):
-        inference = Inference(context, served.engine, 1)
-        inference.warm_up()
-        fill = served.make_fill(context)
+        session.warm_up()
         picture = None
         while count < frames:
             marks_s = [time.thread_time()]
@@ -162,11 +158,11 @@ def parts(model: str, video: str, frames: int) -> dict[str, Any]:
                 break
             picture = source.retrieve(picture)
             marks_s.append(time.thread_time())
-            geometry = fill(picture, 0)
+            session.fill(picture)
             marks_s.append(time.thread_time())
-            inference.run(1)
+            session.run()
             marks_s.append(time.thread_time())
-            opened.decoder.decode(inference.outputs_of(0), geometry)
+            session.decode()
             marks_s.append(time.thread_time())
             for part, before_s, after_s in zip(spent_s, marks_s, marks_s[1:], strict=False):
                 spent_s[part] += after_s - before_s

@@ -30,8 +30,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
 from rich.table import Table
 
+from edge.core.process import usable_cores
 from edge.host.board import board_name
-from edge.pipeline.served_model import usable_cores
 
 VIDEO_FRAMES = 1394
 IDENTITY_FRAMES = 20_000

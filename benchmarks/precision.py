@@ -30,7 +30,7 @@ from rich.table import Table
 from rounded import rounded
 
 from edge.capture.scene.conveyor import Conveyor
-from edge.core.manifest import read_labels, read_manifest
+from edge.core.manifest import model_file, read_labels, read_manifest
 from edge.core.records import Detections, Findings
 from edge.core.state_dir import default_state_dir
 from edge.inference.backends.ort import OrtEngine, import_onnxruntime
@@ -38,7 +38,6 @@ from edge.inference.decode import Decoder
 from edge.inference.fp16.convert import fp16_file, source_sha256
 from edge.inference.infer import Inference, picture_input
 from edge.inference.preprocess import Preprocessor
-from edge.pipeline.served_model import model_file
 from edge.precision.average_precision import TrueBoxes, mean_average_precision
 
 ROOT = Path(__file__).resolve().parents[1]

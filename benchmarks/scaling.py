@@ -30,8 +30,8 @@ from pipeline import mosquitto
 from rich.console import Console
 from rich.table import Table
 
+from edge.core.process import usable_cores
 from edge.host.board import board_name
-from edge.pipeline.served_model import usable_cores
 
 ALL_PUBLISH_S = 60.0  # from the daemon's start
 SETTLE_S = 2.0  # after that, before anything is counted

@@ -36,9 +36,9 @@ from soak_ledger import Json, Ledger
 from soak_plot import draw
 
 from edge.core.errors import EdgeError
+from edge.core.process import usable_cores
 from edge.host.board import board_name
 from edge.perf.plotting import check_plot
-from edge.pipeline.served_model import usable_cores
 
 STREAMS = 8
 SAMPLE_S = 1.0

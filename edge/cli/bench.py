@@ -11,7 +11,7 @@ from rich.console import Console
 
 from edge.core.config import Config, load_config
 from edge.core.errors import ConfigError, EdgeError, ModelError
-from edge.core.manifest import read_manifest
+from edge.core.manifest import model_file, read_manifest
 from edge.core.progress import timed
 from edge.core.state_dir import default_state_dir, state_lock
 from edge.host.board import board_name
@@ -30,7 +30,6 @@ from edge.perf.bench.report_sections import ReportOptions, ReportSections
 from edge.perf.bench.subject import Subject, check_name, is_config, of_config, of_name
 from edge.perf.tune.measurements_file import MeasurementsFile
 from edge.perf.tune.tuned_config import model_to_tune
-from edge.pipeline.served_model import model_file
 from edge.power.mode_guard import ModeGuard, Power, terminable
 from edge.power.mode_switch import board_power
 

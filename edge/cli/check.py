@@ -21,7 +21,8 @@ from edge.capture import open_source
 from edge.core.clock import clock_synchronised
 from edge.core.config import Config, ModelSettings, MqttSettings, StreamSettings, load_config
 from edge.core.errors import EdgeError, UnansweredError
-from edge.core.manifest import read_labels, read_manifest
+from edge.core.manifest import model_file, read_labels, read_manifest
+from edge.core.process import usable_cores
 from edge.core.state_dir import default_state_dir
 from edge.daemon.prometheus import exporter
 from edge.host.board import board_name, read_board
@@ -32,7 +33,7 @@ from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.engine_provider import EngineEnvironment
 from edge.mqtt.connection import try_connection
 from edge.mqtt.tls import tls_context, why_away
-from edge.pipeline.served_model import ServedModel, model_file, usable_cores
+from edge.pipeline.served_model import ServedModel
 from edge.power.modes import read_modes
 
 # A camera may take this long to give its first frame: an RTSP server waits for a key frame.
@@ -164,7 +165,7 @@ def _built_in_model() -> Finding:
 def _open_engine(name: str, settings: ModelSettings, place: EngineEnvironment | None = None) -> str:
     model = ServedModel(name, settings, place)
     interim = f", until a better one is built: {model.missing_reason}" if model.missing_reason else ""
-    memory = f", buffers {settings.memory}" if settings.memory != "auto" and not model.served.is_reference else ""
+    memory = f", buffers {settings.memory}" if settings.memory != "auto" and not model.predictor.is_reference else ""
     return f"{model.engine.label}{memory}{interim}"
 
 

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from edge.capture import open_source
 from edge.core.clock import elapsed_ms, now_ns
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError, EdgeError
 from edge.core.manifest import find_model
-from edge.core.records import Findings
+from edge.core.records import Findings, Image
 from edge.core.source_url import parse_address
 from edge.core.state_dir import default_state_dir
 from edge.host.board import board_name
 from edge.inference.engine_provider import EngineEnvironment
-from edge.inference.infer import Inference
+from edge.inference.predictor import PredictorSession
 from edge.mqtt.encode import found, to_json
 from edge.pipeline.annotate import draw
-from edge.pipeline.served_model import Fill, ServedModel
+from edge.pipeline.served_model import ServedModel
 
-Picture = NDArray[np.uint8]
-Writer = Callable[[Picture, float], None]  # a picture, and its time in the source in seconds
+Writer = Callable[[Image, float], None]  # a picture, and its time in the source in seconds
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
 DEFAULT_FPS = 25.0  # where the source's times tell no rate
@@ -51,13 +48,12 @@ def run(
     )
     with (
         contextlib.closing(open_source(address)) as camera,
-        model.served.make_context(1) as context,
+        model.predictor.session() as session,
         _opened_writer(save) as write,
         contextlib.suppress(KeyboardInterrupt),
     ):
-        inference = Inference(context, model.engine, 1)
-        inference.warm_up()
-        detect_one = _Detector(model, inference, model.served.make_fill(context), score)
+        session.warm_up()
+        detect_one = _Detector(session, model.labels, score)
         number = 0
         while (media_s := _grab(camera)) is not None and not (frames and number >= frames):
             picture = camera.retrieve(None)
@@ -80,25 +76,24 @@ def _grab(camera: Any) -> float | None:
 class _Detector:
     """One picture → its JSON line and its findings."""
 
-    def __init__(self, model: ServedModel, inference: Inference, fill: Fill, score: float | None) -> None:
-        self._model = model
-        self._inference = inference
-        self._fill = fill
+    def __init__(self, session: PredictorSession, labels: Sequence[str], score: float | None) -> None:
+        self._session = session
+        self._labels = labels
         self._score = score
 
-    def __call__(self, picture: Picture) -> tuple[dict[str, Any], Findings]:
+    def __call__(self, picture: Image) -> tuple[dict[str, Any], Findings]:
         start_ns = now_ns()
-        geometry = self._fill(picture, 0)
+        geometry = self._session.fill(picture)
         prepared_ns = now_ns()
-        times = self._inference.run(1)
+        times = self._session.run()
         inferred_ns = now_ns()
-        findings = self._model.decoder.decode(self._inference.outputs_of(0), geometry, self._score)
+        findings = self._session.decode(score_threshold=self._score)
         latency_ms = {
             "preprocess": round(elapsed_ms(start_ns, prepared_ns), 3),
             "infer": round(times.infer_ms, 3),
             "decode": round(elapsed_ms(inferred_ns, now_ns()), 3),
         }
-        line = {"size": geometry.source_px, **found(findings, self._model.labels), "latency_ms": latency_ms}
+        line = {"size": geometry.source_px, **found(findings, self._labels), "latency_ms": latency_ms}
         return line, findings
 
 
@@ -128,7 +123,7 @@ def _picture_writer(path: Path) -> Writer:
     """Write the first picture; a second one needs a video to go into."""
     written = False
 
-    def write(picture: Picture, _media_s: float) -> None:
+    def write(picture: Image, _media_s: float) -> None:
         nonlocal written
         if written:
             raise ConfigError(f"--save {path} takes one picture, and the input has more; wanted a video: out.mp4")
@@ -145,9 +140,9 @@ class _VideoWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._video: cv2.VideoWriter | None = None
-        self._first: tuple[Picture, float] | None = None
+        self._first: tuple[Image, float] | None = None
 
-    def write(self, picture: Picture, media_s: float) -> None:
+    def write(self, picture: Image, media_s: float) -> None:
         if self._video is not None:
             self._video.write(cv2.resize(picture, self._size_px))
         elif self._first is None:

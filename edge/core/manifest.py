@@ -126,6 +126,14 @@ def built_in_model(name: str) -> Path | None:
     return next((folder for folder in built_in_models() if folder.name == name), None)
 
 
+def model_file(folder: Path, manifest: Manifest) -> Path:
+    """Return the ONNX file of a model; raise ModelError where it is not there."""
+    path = folder / manifest.onnx
+    if not os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
+        raise ModelError(f"{str(path)!r} does not exist; wanted the ONNX file that model.toml names: put it there")
+    return path
+
+
 def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     """Read the labels file, one label a line; an empty tuple where the manifest names none."""
     if manifest.labels is None:

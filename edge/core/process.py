@@ -1,13 +1,19 @@
-"""Signals heard by one handler for a while."""
+"""This process: the cores that it may use, and signals heard by one handler for a while."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
+
+
+def usable_cores() -> int:
+    """Return how many processor cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from edge.core.clock import now_ns
 
+Image = NDArray[np.uint8]  # H×W×3, BGR, 0…255
+
 DropCause = Literal["overrun", "stale", "gated", "error", "stopped"]
 DROP_CAUSES: tuple[DropCause, ...] = ("overrun", "stale", "gated", "error", "stopped")
 
@@ -39,12 +41,12 @@ class Frame:
 
     owner: FrameOwner
     number: int  # counts the stream's captured frames from 0
-    image: NDArray[np.uint8]  # H×W×3, BGR, 0…255; not to be touched after `release`
+    image: Image  # not to be touched after `release`
     captured_ns: int  # monotonic
     captured_at_ns: int  # wall time
-    give_back: Callable[[NDArray[np.uint8]], None] | None = None  # takes the memory for a later picture
-    sample: NDArray[np.uint8] | None = None  # a copy of the picture, where the frame is to be compared
-    snapshot: NDArray[np.uint8] | None = None  # a copy of the picture, where somebody asked to see one
+    give_back: Callable[[Image], None] | None = None  # takes the memory for a later picture
+    sample: Image | None = None  # a copy of the picture, where the frame is to be compared
+    snapshot: Image | None = None  # a copy of the picture, where somebody asked to see one
     ticket: int = -1  # the place in the stream's publishing order, given when a batch takes the frame
     settled: bool = False  # it has become a result or a counted drop
 
@@ -92,6 +94,11 @@ class Classes:
 
 
 Findings = Detections | Classes
+
+
+def label_of(class_id: int, labels: Sequence[str]) -> str:
+    """Return the name of a class; one without a label is named by its number."""
+    return labels[class_id] if class_id < len(labels) else str(class_id)
 
 
 ENGINE_PARTS = ("h2d", "compute", "d2h")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edge.core.clock import utc_text
-from edge.core.records import BoardState, Classes, DropCause, Findings, Message, Result
+from edge.core.records import BoardState, Classes, DropCause, Findings, Message, Result, label_of
 
 
 def to_json(value: Any) -> bytes:
@@ -68,7 +68,7 @@ def found(findings: Findings, labels: Sequence[str]) -> dict[str, Any]:
     """Return the findings as they stand in a message; a class without a label is named by its number."""
     ids = findings.class_ids.tolist()
     scores = findings.scores.tolist()
-    names = [labels[each] if each < len(labels) else str(each) for each in ids]
+    names = [label_of(each, labels) for each in ids]
     if isinstance(findings, Classes):
         return {
             "classes": [

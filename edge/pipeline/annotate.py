@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.core.errors import EdgeError
-from edge.core.records import Classes, Detections, Findings
-from edge.mqtt.encode import found
+from edge.core.records import Classes, Findings, Image, label_of
 
-Picture = NDArray[np.uint8]
 JPEG_QUALITY = 85
 
 
-def as_jpeg(picture: Picture) -> bytes:
+def as_jpeg(picture: Image) -> bytes:
     """Encode a picture; raise EdgeError where it is none that JPEG takes."""
     is_encoded, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not is_encoded:
@@ -25,26 +21,25 @@ def as_jpeg(picture: Picture) -> bytes:
     return encoded.tobytes()
 
 
-def draw(picture: Picture, findings: Findings, labels: Sequence[str]) -> Picture:
+def draw(picture: Image, findings: Findings, labels: Sequence[str]) -> Image:
     """Return the picture with boxes and names drawn in."""
     scale = max(0.4, min(picture.shape[:2]) / 900)
-    named = found(findings, labels)
+    class_ids = findings.class_ids.tolist()
+    texts = [
+        f"{label_of(class_id, labels)} {score:.2f}"
+        for class_id, score in zip(class_ids, findings.scores.tolist(), strict=True)
+    ]
     if isinstance(findings, Classes):
-        for row, each in enumerate(named["classes"]):
-            _write_text(picture, f"{each['label']} {each['score']:.2f}", (8, int(28 * scale * (row + 1))), scale, 0)
+        for row, text in enumerate(texts, start=1):
+            _write_text(picture, text, (8, int(28 * scale * row)), scale, 0)
         return picture
-    return _draw_boxes(picture, findings, named["detections"], scale)
-
-
-def _draw_boxes(picture: Picture, findings: Detections, named: list[dict[str, Any]], scale: float) -> Picture:
-    for (x1, y1, x2, y2), each in zip(findings.boxes.astype(int).tolist(), named, strict=True):
-        color = _color(each["class_id"])
-        cv2.rectangle(picture, (x1, y1), (x2, y2), color, max(1, round(2 * scale)))
-        _write_text(picture, f"{each['label']} {each['score']:.2f}", (x1, max(12, y1 - 4)), scale, each["class_id"])
+    for (x1, y1, x2, y2), class_id, text in zip(findings.boxes.astype(int).tolist(), class_ids, texts, strict=True):
+        cv2.rectangle(picture, (x1, y1), (x2, y2), _color(class_id), max(1, round(2 * scale)))
+        _write_text(picture, text, (x1, max(12, y1 - 4)), scale, class_id)
     return picture
 
 
-def _write_text(picture: Picture, text: str, at: tuple[int, int], scale: float, class_id: int) -> None:
+def _write_text(picture: Image, text: str, at: tuple[int, int], scale: float, class_id: int) -> None:
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     cv2.rectangle(picture, (at[0], at[1] - height - 2), (at[0] + width, at[1] + 3), _color(class_id), -1)
     cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)

@@ -10,13 +10,13 @@ from typing import Literal
 
 from edge.core.clock import now_ns
 from edge.core.errors import EdgeError, EngineError, GpuLostError
+from edge.core.records import Image
 from edge.inference.admission import MIN_FRAMES, record, why_not
 from edge.inference.backends.engine import Engine
 from edge.inference.backends.tensorrt.build_protocol import UnsupportedModelError
-from edge.pipeline.served_model import Served, ServedModel
+from edge.pipeline.served_model import ServedModel
 from edge.precision.calibration_frames import read_stored, stored_folder
-from edge.precision.comparison import Comparison, entry_of
-from edge.precision.verdict import Picture, answers, compare
+from edge.precision.comparison import Comparison, answers, compare, entry_of
 
 log = logging.getLogger(__name__)
 
@@ -141,15 +141,15 @@ class Rebuild:
         supply.note_trial("verified", told)
         log.info("model %s: engine %s agrees with the exported model: %s", self._model.name, engine.label, told)
 
-    def _verify(self, engine: Engine, pictures: Iterable[Picture]) -> str:
+    def _verify(self, engine: Engine, pictures: Iterable[Image]) -> str:
         """Hold the new engine against the one that serves; return how well they agree.
 
         Raises RefusedError where that is not enough.
         """
         model = self._model
         shown = list(itertools.islice(pictures, ENOUGH_PICTURES))
-        wanted = answers(model.served, shown, 1)
-        got = answers(Served(engine, model), shown, model.max_batch)
+        wanted = answers(model.predictor, shown, 1)
+        got = answers(model.predictor.with_engine(engine), shown, model.max_batch)
         verdict = compare(wanted, got)
         told = f"on {len(shown)} pictures {verdict}"
         if reason := verdict.why_not(model.manifest.min_agreement):
@@ -158,14 +158,14 @@ class Rebuild:
             )
         return told
 
-    def _measure(self, engine: Engine, pictures: Iterable[Picture]) -> str:
+    def _measure(self, engine: Engine, pictures: Iterable[Image]) -> str:
         """Measure how well an INT8 engine agrees with the exported model, and record it, whatever came of it.
 
         Raises RefusedError where it does not agree well enough.
         """
         model = self._model
-        reference = Served(model.supply.open_reference(), model)
-        with Comparison(reference, Served(engine, model)) as comparison:
+        reference = model.predictor.with_engine(model.supply.open_reference())
+        with Comparison(reference, model.predictor.with_engine(engine)) as comparison:
             for picture in itertools.islice(pictures, ENOUGH_FOR_INT8):
                 self._check_cancelled()
                 comparison.look(picture)
@@ -180,7 +180,7 @@ class Rebuild:
             raise EngineRefusedError(f"engine {engine.label} is refused: {reason}; {model.engine.label} serves on")
         return told
 
-    def _pictures(self) -> Iterator[Picture]:
+    def _pictures(self) -> Iterator[Image]:
         """Yield the pictures that are kept of the model's calibration, then those that the cameras give.
 
         It ends when none has come for a while, but not before the first.

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from edge.core.clock import elapsed_ms, now_ns
 from edge.core.errors import EdgeError, EngineError, GpuLostError, GpuMemoryError, ModelError
 from edge.core.records import Batch, EngineTimes, Frame, Geometry, Result
-from edge.inference.infer import Inference
+from edge.inference.predictor import Predictor
 from edge.pipeline.frame_samples import ShadowSample
-from edge.pipeline.served_model import Served, ServedModel
+from edge.pipeline.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +28,9 @@ TOLD_AGAIN_AT = frozenset(10**power for power in range(1, 10))
 class Lane:
     """One thread that takes batches the whole way, with an engine context of its own."""
 
-    def __init__(self, model: ServedModel, served: Served, number: int) -> None:
+    def __init__(self, model: ServedModel, predictor: Predictor, number: int) -> None:
         self._model = model
-        self._served_by = served
+        self._predictor = predictor
         self._started = threading.Event()
         self._failure: EdgeError | None = None
         self._served = 0
@@ -63,12 +63,10 @@ class Lane:
         return self._idle or served != self._served
 
     def _run(self) -> None:
-        model, served = self._model, self._served_by
+        model = self._model
         try:
-            with served.make_context(model.max_batch) as context:
-                self._inference = Inference(context, served.engine, model.max_batch)
-                self._fill = served.make_fill(context)
-                self._inference.warm_up()
+            with self._predictor.session(model.max_batch) as self._session:
+                self._session.warm_up()
                 self._started.set()
                 self._loop()
         except (GpuMemoryError, GpuLostError) as error:
@@ -108,7 +106,7 @@ class Lane:
     def _complain(self, place: str, text: str, error: Exception) -> None:
         """Log a failure with its traceback the first time, later only its count, ever more rarely."""
         count = self._failures[place, text] = self._failures[place, text] + 1
-        about = {"model": self._model.name, "engine": self._served_by.engine.label}
+        about = {"model": self._model.name, "engine": self._predictor.engine.label}
         if count == 1:
             log.error("%s: %s; its frames are dropped and counted", place, text, exc_info=error, extra=about)
         elif count in TOLD_AGAIN_AT:
@@ -120,7 +118,7 @@ class Lane:
         prepared_ns = now_ns()
         if not prepared:
             return
-        times = self._inference.run(len(prepared))
+        times = self._session.run(len(prepared))
         self.faults, self.fault, self.is_well = 0, None, True
         self._model.meter.inferred(len(prepared), times)
         preprocess_ms = elapsed_ms(batch.formed_ns, prepared_ns)
@@ -137,7 +135,7 @@ class Lane:
         prepared: list[tuple[Frame, Geometry]] = []
         for frame in batch.frames:
             try:
-                geometry = self._fill(frame.image, len(prepared))
+                geometry = self._session.fill(frame.image, len(prepared))
             # One bad picture, whatever is wrong with it, must not cost the others of its batch.
             except Exception as error:  # noqa: BLE001
                 self._complain(f"stream {frame.owner.name}", "a frame cannot be preprocessed", error)
@@ -145,7 +143,7 @@ class Lane:
                 continue
             if (samples := self._model.samples) is not None:
                 samples.offer(frame.image)
-            sampling = None if self._served_by.is_reference else self._model.sampling
+            sampling = None if self._predictor.is_reference else self._model.sampling
             if sampling is not None and sampling.wants():
                 frame.sample = frame.image.copy()
             frame.release()
@@ -158,14 +156,12 @@ class Lane:
         """Read one frame's outputs and hand its result over."""
         start_ns = now_ns()
         model = self._model
-        findings = self._served_by.decoder.decode(
-            self._inference.outputs_of(row), geometry, frame.owner.score_threshold
-        )
+        findings = self._session.decode(row, frame.owner.score_threshold)
         decoded_ns = now_ns()
         result = Result(
             stream=frame.owner.name,
             model=model.name,
-            engine=self._served_by.engine.label,
+            engine=self._predictor.engine.label,
             frame=frame.number,
             captured_ns=frame.captured_ns,
             captured_at_ns=frame.captured_at_ns,
@@ -187,30 +183,32 @@ class Lane:
 def open_lanes(model: ServedModel) -> list[Lane]:
     """Warm a model's lanes; a plan that loads but cannot be run gives way to the engine that always can."""
     try:
-        return warm_lanes(model, model.served)
+        lanes = warm_lanes(model, model.predictor)
     except GpuLostError:
         raise
     except EdgeError as error:
         if not model.fall_back(str(error)):
             raise
         log.warning("model %s: %s serves, as %s", model.name, model.engine.label, error)
-        return warm_lanes(model, model.served)
+        lanes = warm_lanes(model, model.predictor)
+    model.meter.lanes = len(lanes)
+    return lanes
 
 
-def warm_lanes(model: ServedModel, served: Served) -> list[Lane]:
+def warm_lanes(model: ServedModel, predictor: Predictor) -> list[Lane]:
     """Start lanes and wait until each is ready for its first batch; where memory is short, one lane instead of many."""
+    count = model.lanes_on(predictor)
     try:
-        return _start_lanes(model, served)
+        return _start_lanes(model, predictor, count)
     except GpuMemoryError as error:
-        if served.lane_count == 1:
+        if count == 1:
             raise
-        log.warning("model %s: one lane instead of %d: %s", model.name, served.lane_count, error)
-        served.lane_count = 1
-        return _start_lanes(model, served)
+        log.warning("model %s: one lane instead of %d: %s", model.name, count, error)
+        return _start_lanes(model, predictor, 1)
 
 
-def _start_lanes(model: ServedModel, served: Served) -> list[Lane]:
-    lanes = [Lane(model, served, number) for number in range(served.lane_count)]
+def _start_lanes(model: ServedModel, predictor: Predictor, count: int) -> list[Lane]:
+    lanes = [Lane(model, predictor, number) for number in range(count)]
     for lane in lanes:
         lane.start()
     try:

@@ -19,7 +19,7 @@ from edge.inference.engine_provider import EngineEnvironment
 from edge.pipeline.engine_rebuild import Rebuild, Step
 from edge.pipeline.engine_recovery import EngineRecovery
 from edge.pipeline.lane import Lane, end_lanes, join_lanes, open_lanes, warm_lanes
-from edge.pipeline.served_model import Served, ServedModel
+from edge.pipeline.served_model import ServedModel
 from edge.pipeline.shadow import Shadow
 from edge.pipeline.stream import Stream, StreamOutlet
 
@@ -165,7 +165,7 @@ class Pipeline:
         """Tell how well a model agrees with its reference, and go over to that one where it is so configured."""
         is_low = agreement < model.manifest.min_agreement
         self._outlet.agreement(model, agreement, is_low=is_low)
-        if is_low and self._accuracy.fallback and not model.served.is_reference:
+        if is_low and self._accuracy.fallback and not model.predictor.is_reference:
             self._swap(model, model.supply.open_reference())
             model.missing_reason, model.can_build = (
                 f"its engine agreed by only {agreement:.3f} with the reference",
@@ -191,18 +191,18 @@ class Pipeline:
 
     def _swap(self, model: ServedModel, engine: Engine) -> None:
         """Bring a new engine into service: its lanes are warm before the others go, so no frame waits for it."""
-        served = Served(engine, model)
-        lanes = warm_lanes(model, served)
+        predictor = model.predictor.with_engine(engine)
+        lanes = warm_lanes(model, predictor)
         with self._changing:
             if self.models.get(model.name) is not model or self._is_stopped:
                 end_lanes(model, lanes)
                 raise EngineError(f"model {model.name} has gone meanwhile")
-            former, former_lanes = model.served, self._lanes[model.name]
+            former, former_lanes = model.engine, self._lanes[model.name]
             self._lanes[model.name] = lanes
-            model.adopt(served)
+            model.adopt(predictor, len(lanes))
         if end_lanes(model, former_lanes):
-            former.engine.close()
-        log.info("model %s: engine %s serves, in place of %s", model.name, engine.label, former.engine.label)
+            former.close()
+        log.info("model %s: engine %s serves, in place of %s", model.name, engine.label, former.label)
 
 
 def used_models(config: Config) -> dict[str, ModelSettings]:

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import GpuLostError, ModelError
-from edge.core.manifest import Manifest, read_labels, read_manifest
-from edge.core.records import Geometry
+from edge.core.manifest import Manifest, model_file, read_labels, read_manifest
+from edge.core.process import usable_cores
 from edge.core.state_dir import default_state_dir
 from edge.core.tuned_profile import Machine, Profile, profile_path, read_profile
 from edge.host.board import board_name, read_board
-from edge.inference.backends.engine import Context, Engine
-from edge.inference.decode import Decoder
+from edge.inference.backends.engine import Engine
 from edge.inference.engine_provider import EngineEnvironment, EngineProvider, OpenedEngine
 from edge.inference.fp16.convert import source_sha256
-from edge.inference.infer import batch_limit, picture_input
-from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
+from edge.inference.infer import batch_limit
+from edge.inference.predictor import Predictor
 from edge.pipeline.batch import Batcher
 from edge.pipeline.frame_samples import RecentFrames, ShadowSampling
 from edge.pipeline.meters import ModelMeter
@@ -34,8 +26,6 @@ log = logging.getLogger(__name__)
 
 # Lanes of an engine on a GPU: one prepares a batch while the other's is computed.
 GPU_LANES = 2
-
-Fill = Callable[[NDArray[np.uint8], int], Geometry]
 
 
 class ServedModel:
@@ -50,11 +40,11 @@ class ServedModel:
             self.labels = read_labels(settings.path, self.manifest)
             place = place or EngineEnvironment(default_state_dir(), board_name(), EnginesSettings())
             self._onnx, self._place = model_file(settings.path, self.manifest), place
-            self.tuned_lanes = self._tuned_lanes() if settings.lanes == "auto" else None
-            self.cpu_lanes, threads = lane_plan(settings, usable_cores(), self.tuned_lanes)
+            self._lanes_of_profile = self._tuned_lanes() if settings.lanes == "auto" else None
+            self._cpu_lanes, threads = lane_plan(settings, usable_cores(), self._lanes_of_profile)
             self.supply = supply_of(settings, self.manifest, place, threads)
             supplied = self.open_engine()
-            self.served = Served(supplied.engine, self)
+            self.predictor = Predictor(supplied.engine, self.manifest, self.labels, settings.path)
         except ModelError as error:
             raise ModelError(f"model {name!r}: {error}") from None
         self.missing_reason, self.can_build = supplied.missing_reason, supplied.can_build
@@ -62,13 +52,12 @@ class ServedModel:
         if self.max_batch < settings.max_batch:
             log.info("model %s takes batches of %d and no larger ones, whatever max_batch says", name, self.max_batch)
         self.batcher = Batcher(self.max_batch, settings.max_wait_ms)
-        self.meter = ModelMeter(self.served.lane_count)
-        self.samples = (
-            RecentFrames() if self.missing_reason and self.can_build else None
-        )  # while a new engine is being made
+        self.meter = ModelMeter(self.lanes_on(self.predictor))
+        is_building = self.missing_reason and self.can_build
+        self.samples = RecentFrames() if is_building else None  # while a new engine is being made
         self.sampling: ShadowSampling | None = None  # where its agreement with the reference is watched
         self.lost: GpuLostError | None = None  # why nothing can be computed any more in this process
-        log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.served.lane_count)
+        log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.lane_count)
 
     def open_engine(self) -> OpenedEngine:
         """Open the engine that is to serve."""
@@ -103,79 +92,43 @@ class ServedModel:
     @property
     def engine(self) -> Engine:
         """The engine that serves now."""
-        return self.served.engine
+        return self.predictor.engine
 
     @property
-    def decoder(self) -> Decoder:
-        return self.served.decoder
+    def lane_count(self) -> int:
+        """The lanes that serve now."""
+        return self.meter.lanes
+
+    def lanes_on(self, predictor: Predictor) -> int:
+        """Return how many lanes an engine is to have."""
+        is_left_open = self.settings.lanes == "auto" and self._lanes_of_profile is None
+        on_gpu = not predictor.engine.label.startswith("ort-cpu")
+        return GPU_LANES if on_gpu and is_left_open else self._cpu_lanes
 
     @property
     def most_lanes(self) -> int:
         """How many lanes there may be at once: while engines are changed, those of both."""
-        return self.served.lane_count + (GPU_LANES if self.missing_reason else 0)
+        return self.lane_count + (GPU_LANES if self.missing_reason else 0)
 
     def fall_back(self, reason: str) -> bool:
         """Go over to the engine that serves everywhere; False where it is that one already."""
-        if self.served.is_reference:
+        if self.predictor.is_reference:
             return False
-        former = self.served.engine
-        self.served = Served(self.supply.open_reference(), self)
+        former = self.engine
+        self.predictor = self.predictor.with_engine(self.supply.open_reference())
         self.missing_reason, self.can_build = reason, False
-        self.meter.lanes = self.served.lane_count
+        self.meter.lanes = self.lanes_on(self.predictor)
         former.close()
         return True
 
     def close(self) -> None:
         """Free the engine, once its lanes are closed."""
-        self.served.engine.close()
+        self.engine.close()
 
-    def adopt(self, served: Served) -> None:
-        """Go over to another engine."""
-        self.served, self.missing_reason, self.samples = served, None, None
-        self.meter.lanes = served.lane_count
-
-
-class Served:
-    """An engine with what fits it to its model's manifest."""
-
-    def __init__(self, engine: Engine, model: ServedModel) -> None:
-        """Check the engine's tensors against the manifest; raise ModelError where they do not fit."""
-        self.engine = engine
-        self.input = picture_input(engine)
-        self._input_settings = model.manifest.input
-        input_px = self.make_preprocessor().input_px
-        self.decoder = Decoder(model.manifest, model.labels, engine.outputs, input_px, model.settings.path)
-        on_gpu = not engine.label.startswith("ort-cpu")
-        left_open = model.settings.lanes == "auto" and model.tuned_lanes is None
-        self.lane_count = GPU_LANES if on_gpu and left_open else model.cpu_lanes
-
-    @property
-    def is_reference(self) -> bool:
-        """Tell whether this is the model as it was exported, on the CPU."""
-        return self.engine.label.startswith("ort-cpu/fp32/")
-
-    def make_context(self, max_batch: int) -> Context:
-        """Make a context that makes its rows by itself where it can."""
-        return self.engine.make_context(max_batch, target_settings(self.input, self._input_settings))
-
-    def make_fill(self, context: Context) -> Fill:
-        """Return what brings a picture into a row of the context: on the engine's own device, else on the CPU."""
-        if context.pictures is not None:
-            return DevicePreprocessor(context.pictures, self.input, self._input_settings).fill
-        rows, preprocessor = context.inputs[self.input.name], self.make_preprocessor()
-        return lambda image, row: preprocessor.fill(image, rows[row])
-
-    def inputs(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[Any]]:
-        """Yield the model's input for each picture, by its own preprocessing; a fixed batch is full of it."""
-        preprocessor = self.make_preprocessor()
-        for picture in pictures:
-            row = np.empty((1, *(size or 1 for size in self.input.shape[1:])), self.input.dtype)
-            preprocessor.fill(picture, row[0])
-            yield np.repeat(row, self.engine.fixed_batch or 1, axis=0)
-
-    def make_preprocessor(self) -> Preprocessor:
-        """Make a preprocessor on the CPU, for one lane."""
-        return Preprocessor(self.input, self._input_settings)
+    def adopt(self, predictor: Predictor, lane_count: int) -> None:
+        """Go over to another engine, which has so many lanes."""
+        self.predictor, self.missing_reason, self.samples = predictor, None, None
+        self.meter.lanes = lane_count
 
 
 def supply_of(settings: ModelSettings, manifest: Manifest, place: EngineEnvironment, threads: int) -> EngineProvider:
@@ -189,19 +142,6 @@ def supply_of(settings: ModelSettings, manifest: Manifest, place: EngineEnvironm
         min_agreement=manifest.min_agreement,
         fp16_blocked_ops=manifest.accuracy.fp16_blocked_ops,
     )
-
-
-def model_file(folder: Path, manifest: Manifest) -> Path:
-    """Return the ONNX file of a model; raise ModelError where it is not there."""
-    path = folder / manifest.onnx
-    if not os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
-        raise ModelError(f"{str(path)!r} does not exist; wanted the ONNX file that model.toml names: put it there")
-    return path
-
-
-def usable_cores() -> int:
-    """Return how many processor cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def lane_plan(settings: ModelSettings, cores: int, tuned_lanes: int | None = None) -> tuple[int, int]:

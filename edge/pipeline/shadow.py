@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from edge.core.config import AccuracySettings
 from edge.core.records import Findings
-from edge.inference.infer import Inference
+from edge.inference.predictor import PredictorSession
 from edge.pipeline.frame_samples import ShadowSample, ShadowSampling
-from edge.pipeline.served_model import Fill, Served, ServedModel
+from edge.pipeline.served_model import ServedModel
 from edge.precision.agreement import agreement
 
 log = logging.getLogger(__name__)
@@ -46,13 +46,11 @@ class Shadow:
     def _run(self) -> None:
         model = self._model
         try:
-            reference = Served(model.supply.open_reference(), model)
-            with reference.make_context(1) as context:
-                inference = Inference(context, reference.engine, 1)
-                fill = reference.make_fill(context)
+            reference = model.predictor.with_engine(model.supply.open_reference())
+            with reference.session() as session:
                 while (sample := self._sampling.take()) is not None:
                     if self._await_idle():
-                        self._compare(sample, reference, inference, fill)
+                        self._compare(sample, session)
         # The top of a thread: without it the model serves on, only unwatched.
         except Exception:
             log.exception("model %s: its agreement with the reference is not watched any more", model.name)
@@ -64,13 +62,11 @@ class Shadow:
                 return False
         return not self._stopped.is_set()
 
-    def _compare(self, sample: ShadowSample, reference: Served, inference: Inference, fill: Fill) -> None:
+    def _compare(self, sample: ShadowSample, reference: PredictorSession) -> None:
         if sample.engine != self._engine:  # what another engine found says nothing of this one
             self._window.clear()
             self._engine = sample.engine
-        geometry = fill(sample.image, 0)
-        inference.run(1)
-        wanted = reference.decoder.decode(inference.outputs_of(0), geometry, sample.score_threshold)
+        wanted = reference.predict(sample.image, sample.score_threshold)
         self._window.append((wanted, sample.findings))
         score = agreement([one for one, _ in self._window], [other for _, other in self._window])
         self._model.meter.compared(len(self._window), score)

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.core.errors import EdgeError
+from edge.core.records import Image
 from edge.inference.fp16.convert import place_name
-
-Picture = NDArray[np.uint8]
 
 KEPT_FRAMES = 32
 
@@ -23,7 +21,7 @@ def stored_folder(onnx: Path, state_dir: Path) -> Path:
     return state_dir / "models" / place_name(onnx) / "frames"
 
 
-def store_frames(folder: Path, frames: Sequence[Picture]) -> None:
+def store_frames(folder: Path, frames: Sequence[Image]) -> None:
     """Keep some of the pictures, as PNG, in the place of those kept before."""
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(KEPT_FRAMES, len(frames))).round().astype(int))
     fresh = folder.with_name(f".{folder.name}.new")
@@ -41,7 +39,7 @@ def store_frames(folder: Path, frames: Sequence[Picture]) -> None:
         ) from None
 
 
-def read_stored(folder: Path) -> Iterator[Picture]:
+def read_stored(folder: Path) -> Iterator[Image]:
     """Yield the pictures that are kept; none where there are none, and what cannot be decoded is passed over."""
     for path in sorted(folder.glob("*.png")):
         picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
@@ -49,7 +47,7 @@ def read_stored(folder: Path) -> Iterator[Picture]:
             yield np.asarray(picture, np.uint8)
 
 
-def _write_png(path: Path, frame: Picture) -> None:
+def _write_png(path: Path, frame: Image) -> None:
     good, data = cv2.imencode(".png", frame)
     if not good:
         raise EdgeError(f"a picture of {frame.shape[1]}×{frame.shape[0]} cannot be written as {path.name}")

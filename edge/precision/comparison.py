@@ -1,26 +1,28 @@
-"""Two engines on the same pictures, in turn: how well what they find agrees, and how long each takes."""
+"""Agreement of two engines on the same pictures: in findings, in raw outputs, and how long each takes."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.clock import utc_text, wall_ns
 from edge.core.errors import ConfigError
-from edge.core.records import Findings
+from edge.core.records import Findings, Image
 from edge.inference.admission import Here, ModelFiles, Precision, PrecisionEntry
-from edge.inference.infer import Inference
-from edge.pipeline.served_model import Served
-from edge.precision.agreement import Agreement, Tally
+from edge.inference.predictor import Predictor
+from edge.precision.agreement import Agreement, OutputError, Tally, agreement, output_error
 
-Picture = NDArray[np.uint8]
 LEAST_TIMES = 32  # inferences of each engine, for a median that a moment's load does not make
+# The mean error of raw outputs, in parts of their spread. FP16 keeps 11 bits, so a sound engine is far below it.
+MAX_MEAN_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class ComparisonResult:
 class Comparison:
     """Runs two engines; a context manager, used by one thread."""
 
-    def __init__(self, wanted: Served, got: Served, floor: float | None = None) -> None:
+    def __init__(self, wanted: Predictor, got: Predictor, floor: float | None = None) -> None:
         """Take the engine whose findings are the truth, the other, and down to which score is to be found as well."""
-        self._served = (wanted, got)
+        self._predictors = (wanted, got)
         self._floor = floor
         self._open = contextlib.ExitStack()
         self._tally = Tally()
@@ -54,14 +56,14 @@ class Comparison:
 
     def __enter__(self) -> Comparison:
         with contextlib.ExitStack() as opened:
-            self._sides = [_Side(served, opened) for served in self._served]
+            self._sides = [_Side(predictor, opened) for predictor in self._predictors]
             self._open = opened.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def look(self, picture: Picture) -> tuple[ScoredFindings, ScoredFindings]:
+    def look(self, picture: Image) -> tuple[ScoredFindings, ScoredFindings]:
         """Show both engines a picture; return what each found. They take turns in being the first."""
         self._digest.update(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes())
         wanted, got = self._sides
@@ -86,24 +88,66 @@ class Comparison:
 class _Side:
     """One engine in use."""
 
-    def __init__(self, served: Served, opened: contextlib.ExitStack) -> None:
-        context = opened.enter_context(served.make_context(1))
-        self._inference = Inference(context, served.engine, 1)
-        self._fill = served.make_fill(context)
-        self._decoder = served.decoder
+    def __init__(self, predictor: Predictor, opened: contextlib.ExitStack) -> None:
+        self._session = opened.enter_context(predictor.session())
         self.times_ms: list[float] = []
-        self._inference.warm_up()
+        self._session.warm_up()
 
-    def answer(self, picture: Picture, floor: float | None) -> ScoredFindings:
-        geometry = self._fill(picture, 0)
-        self.time()
-        outputs = self._inference.outputs_of(0)
-        unsure = None if floor is None else self._decoder.decode(outputs, geometry, floor)
-        return ScoredFindings(self._decoder.decode(outputs, geometry), unsure)
+    def answer(self, picture: Image, floor: float | None) -> ScoredFindings:
+        findings = self._session.predict(picture)
+        self.times_ms.append(self._session.times.infer_ms)
+        return ScoredFindings(findings, None if floor is None else self._session.decode(score_threshold=floor))
 
     def time(self) -> None:
         """Run what was filled in, once."""
-        self.times_ms.append(self._inference.run(1).infer_ms)
+        self.times_ms.append(self._session.run().infer_ms)
+
+
+@dataclass(frozen=True)
+class EngineAnswer:
+    """What an engine makes of one picture."""
+
+    outputs: dict[str, NDArray[Any]]  # copies, without the batch axis
+    findings: Findings
+
+
+def answers(predictor: Predictor, pictures: Sequence[Image], max_batch: int) -> list[EngineAnswer]:
+    """Run pictures through an engine, in batches of up to `max_batch`."""
+    found: list[EngineAnswer] = []
+    with predictor.session(max_batch) as session:
+        for start in range(0, len(pictures), max_batch):
+            batch = session.predict_batch(pictures[start : start + max_batch])
+            found += [EngineAnswer(session.copy_outputs(row), findings) for row, findings in enumerate(batch)]
+    return found
+
+
+@dataclass(frozen=True)
+class NumericCheck:
+    """How far two engines agree over some pictures."""
+
+    error: OutputError  # of the worst picture
+    agreement: float | None  # None: neither found anything
+
+    def why_not(self, min_agreement: float) -> str | None:
+        """Return why that is not enough; None where it is."""
+        if not np.isfinite(self.error.max):
+            return "its outputs are not finite, or of another shape"
+        if self.error.mean > MAX_MEAN_ERROR:
+            return f"its outputs are off by more than {MAX_MEAN_ERROR:g} of their spread in the mean"
+        if self.agreement is not None and self.agreement < min_agreement:
+            return f"it agrees by {self.agreement:.3f} in what is found, wanted {min_agreement:g}"
+        return None
+
+    def __str__(self) -> str:
+        found = "nothing was found" if self.agreement is None else f"agreement {self.agreement:.3f}"
+        return f"{found}, output error mean {self.error.mean:.2g}, max {self.error.max:.2g} of the spread"
+
+
+def compare(wanted: Sequence[EngineAnswer], got: Sequence[EngineAnswer]) -> NumericCheck:
+    """Judge the answers of a new engine by those of another."""
+    errors = [output_error(one.outputs, other.outputs) for one, other in zip(wanted, got, strict=True)]
+    worst = OutputError(max(error.max for error in errors), max(error.mean for error in errors))
+    return NumericCheck(worst, agreement([one.findings for one in wanted], [other.findings for other in got]))
 
 
 def entry_of(

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge.core.records import Image
 from edge.precision.ground_truth import Label
 
 
@@ -16,7 +14,7 @@ class LabelledFrame:
     """A picture, and its label where one is known."""
 
     name: str
-    picture: NDArray[np.uint8]  # H×W×3, BGR
+    picture: Image
     label: Label | None = None
 
 

@@ -13,15 +13,18 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edge.core.errors import ConfigError, EdgeError, ModelError
+from edge.core.manifest import model_file
+from edge.core.process import usable_cores
+from edge.core.records import Image
 from edge.inference.fp16.convert import keep_derived, place_name, source_sha256
-from edge.pipeline.served_model import ServedModel, model_file, usable_cores
+from edge.inference.predictor import Predictor
 from edge.precision.calibration import AUTO, TRIED, Calibration, Numbers, best_of
 from edge.precision.calibration_frames import store_frames, stored_folder
 from edge.precision.frames import FrameSelection
 from edge.precision.layer_search import Evaluate, Layers, LayerSearch, LayerSelection, Notes, Score
 from edge.precision.qdq import ORIGIN_KEY, Placement, checked, library, naive, place
 from edge.precision.quantizable_graph import layers_of, prepare
-from edge.precision.scorer import Picture, QuantizationScorer, run_ms
+from edge.precision.scorer import QuantizationScorer, run_ms
 from edge.precision.search_plot import plot
 
 log = logging.getLogger(__name__)
@@ -48,14 +51,14 @@ class QuantizeRequest:
 
 
 def quantize(
-    model: ServedModel, chosen: FrameSelection, order: QuantizeRequest, told: ProgressCallback
+    predictor: Predictor, chosen: FrameSelection, order: QuantizeRequest, told: ProgressCallback
 ) -> dict[str, Any]:
     """Make the INT8 forms of a model beside its ONNX file; return what they are worth.
 
     There is no file of a form in which no layer can be quantized.
     """
-    onnx = model_file(model.settings.path, model.manifest)
-    work = _Work(model, onnx, chosen, order, told)
+    onnx = model_file(predictor.folder, predictor.manifest)
+    work = _Work(predictor, onnx, chosen, order, told)
     forms = work.forms()
     files = {
         placement: str(keep_derived(data, onnx, order.state_dir, PLACEMENTS[placement], ORIGIN_KEY))
@@ -85,7 +88,7 @@ class _Work:
     """One model on its way to INT8."""
 
     def __init__(
-        self, model: ServedModel, onnx: Path, chosen: FrameSelection, order: QuantizeRequest, told: ProgressCallback
+        self, predictor: Predictor, onnx: Path, chosen: FrameSelection, order: QuantizeRequest, told: ProgressCallback
     ) -> None:
         """Read the frames and calibrate."""
         self._onnx, self._order, self._told = onnx, order, told
@@ -98,14 +101,14 @@ class _Work:
             )
         self.frames = _frames(chosen, told)
         calibrating, held_back = hold_back(self.frames)
-        self._model, self._calibrating = model, calibrating
-        self._judge = QuantizationScorer(model, self._prepared.SerializeToString(), held_back)
+        self._predictor, self._calibrating = predictor, calibrating
+        self._judge = QuantizationScorer(predictor, self._prepared.SerializeToString(), held_back)
         self._calibration = Calibration(self._prepared, self._layers, self._inputs, usable_cores())
         self.choices: dict[Placement, LayerSelection] = {}
         self._notes: list[Notes] = []
 
     def _inputs(self, phase: str) -> Iterator[NDArray[Any]]:
-        for number, rows in enumerate(self._model.served.inputs(self._calibrating)):
+        for number, rows in enumerate(self._predictor.inputs(self._calibrating)):
             self._told(phase, number, len(self._calibrating))
             yield rows
 
@@ -189,12 +192,12 @@ class _Work:
     def _naive(self) -> dict[str, Any]:
         """Return what ONNX Runtime's `quantize_static` with its defaults is worth on the same frames."""
         self._told("the naive recipe", 0, 1)
-        data = naive(self._onnx, self._model.served.inputs(self._calibrating[:_NAIVE_FRAMES]))
+        data = naive(self._onnx, self._predictor.inputs(self._calibrating[:_NAIVE_FRAMES]))
         score = self._judge.score(data)
         return {"f1": score.exact, "agreement": score.agreement, "ms": round(run_ms(data), 2)}
 
 
-def _frames(chosen: FrameSelection, told: ProgressCallback) -> list[Picture]:
+def _frames(chosen: FrameSelection, told: ProgressCallback) -> list[Image]:
     """Read the frames; raise ConfigError where they cannot calibrate anything."""
     frames = []
     for number, frame in enumerate(chosen.frames):
@@ -212,17 +215,17 @@ def _frames(chosen: FrameSelection, told: ProgressCallback) -> list[Picture]:
     return frames
 
 
-def hold_back(frames: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
+def hold_back(frames: Sequence[Image]) -> tuple[list[Image], list[Image]]:
     """Return the frames that ranges are taken from, and every second one, held back to judge by; one serves as both."""
     return list(frames[::2]), list(frames[1::2]) or list(frames)
 
 
-def are_blank(frames: Sequence[Picture]) -> bool:
+def are_blank(frames: Sequence[Image]) -> bool:
     """Tell whether nothing is to be seen in any of the pictures: each is of one colour."""
     return all((frame == frame[:1, :1]).all() for frame in frames)
 
 
-def digest(frames: Sequence[Picture]) -> str:
+def digest(frames: Sequence[Image]) -> str:
     """Return the SHA-256 of pictures: of their sizes and pixels."""
     found = hashlib.sha256()
     for frame in frames:

@@ -8,18 +8,14 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge.core.errors import ConfigError, EngineError
-from edge.core.records import Detections, Findings, Geometry
+from edge.core.process import usable_cores
+from edge.core.records import Detections, Findings, Image
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.infer import Inference
-from edge.pipeline.served_model import Served, ServedModel, usable_cores
+from edge.inference.predictor import Predictor
 from edge.precision.agreement import agreement, iou, matches
 from edge.precision.layer_search import Score
-
-Picture = NDArray[np.uint8]
 
 # Below the model's threshold there are more boxes to compare, whose scores tell more than their number.
 _LOW = 0.3  # of the threshold
@@ -31,11 +27,11 @@ _TIMED_RUNS = 15
 class QuantizationScorer:
     """Compares forms of one model with its FP32 form on some pictures."""
 
-    def __init__(self, model: ServedModel, fp32: bytes, pictures: Sequence[Picture]) -> None:
+    def __init__(self, predictor: Predictor, fp32: bytes, pictures: Sequence[Image]) -> None:
         """Raise ConfigError where the model finds nothing in any picture: then nothing can be compared."""
-        self._model = model
+        self._predictor = predictor  # of the model, on whatever engine
         self._pictures = pictures
-        self._threshold = model.manifest.output.score_threshold
+        self._threshold = predictor.manifest.output.score_threshold
         self._wanted = self.findings(fp32)
         self.found = sum(len(_above(each, self._threshold).scores) for each in self._wanted)
         if not any(len(each.scores) for each in self._wanted):
@@ -47,15 +43,9 @@ class QuantizationScorer:
     def findings(self, onnx: bytes) -> list[Findings]:
         """Return what a form of the model finds, down to a low score."""
         with tempfile.TemporaryDirectory() as folder:
-            served = Served(_opened(onnx, Path(folder), usable_cores()), self._model)
-            with served.make_context(1) as context:
-                inference = Inference(context, served.engine, 1)
-                fill = served.make_fill(context)
-                return [self._find(served, inference, fill(picture, 0)) for picture in self._pictures]
-
-    def _find(self, served: Served, inference: Inference, geometry: Geometry) -> Findings:
-        inference.run(1)
-        return served.decoder.decode(inference.outputs_of(0), geometry, _LOW * self._threshold)
+            predictor = self._predictor.with_engine(_opened(onnx, Path(folder), usable_cores()))
+            with predictor.session() as session:
+                return [session.predict(picture, _LOW * self._threshold) for picture in self._pictures]
 
     def score(self, onnx: bytes) -> Score:
         """Compare a form of the model; one whose outputs cannot be read is not alike at all."""

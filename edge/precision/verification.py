@@ -11,15 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edge.core.config import EnginesSettings, ModelSettings
-from edge.core.records import Findings
-from edge.host.board import board_name
+from edge.core.records import Findings, Image
 from edge.inference.admission import MIN_FRAMES, ModelFiles, Precision, PrecisionEntry, record, why_not
-from edge.inference.engine_provider import EngineEnvironment, EngineProvider
-from edge.pipeline.served_model import Served, ServedModel
+from edge.inference.engine_provider import EngineProvider
+from edge.inference.predictor import Predictor
 from edge.precision.agreement import disagreement
 from edge.precision.comparison import Comparison, ScoredFindings, entry_of
 from edge.precision.frames import LabelledFrame
@@ -34,8 +29,7 @@ SCORE_FLOOR = 0.01
 class VerifyRequest:
     """The form to verify, and the form taken as the truth."""
 
-    model: str  # as the user named it
-    folder: Path
+    folder: Path  # the model's
     precision: Precision
     against: Precision
     has_labels: bool  # of the frames
@@ -48,7 +42,7 @@ class DisagreeingFrame:
 
     name: str
     disagreement: float
-    picture: NDArray[np.uint8]
+    picture: Image
     reference: Findings
     candidate: Findings
 
@@ -112,34 +106,34 @@ class VerificationResult:
         }
 
 
-def open_model(request: VerifyRequest) -> ServedModel:
-    """Open the model, with FP32 on the CPU; raise ModelError where its files do not fit together."""
-    cpu = {"backend": "onnxruntime", "device": "cpu", "max_batch": 1}
-    settings = ModelSettings.model_validate({"path": str(request.folder), **cpu})
-    return ServedModel(request.model, settings, EngineEnvironment(request.state_dir, board_name(), EnginesSettings()))
-
-
-def check_fp16_ranges(model: ServedModel, frames: Iterable[LabelledFrame]) -> None:
+def check_fp16_ranges(predictor: Predictor, provider: EngineProvider, frames: Iterable[LabelledFrame]) -> None:
     """Find the values that exceed FP16 on these frames, so that the FP16 form keeps them in FP32."""
-    inputs = model.served.inputs(frame.picture for frame in frames)
-    model.supply.check_ranges({model.served.input.name: rows} for rows in inputs)
+    inputs = predictor.inputs(frame.picture for frame in frames)
+    provider.check_ranges({predictor.input.name: rows} for rows in inputs)
 
 
-def verify(request: VerifyRequest, model: ServedModel, frames: Iterable[LabelledFrame]) -> VerificationResult:
-    """Run both forms over the frames and record the measurement."""
-    floor = SCORE_FLOOR if request.has_labels and model.manifest.task == "detect" else None
+def verify(
+    request: VerifyRequest, predictor: Predictor, provider: EngineProvider, frames: Iterable[LabelledFrame]
+) -> VerificationResult:
+    """Run both forms over the frames on the backend of this machine, and record the measurement.
+
+    `predictor` is of the model on whatever engine; `provider` gives the engines of its forms.
+    """
+    manifest = predictor.manifest
+    floor = SCORE_FLOOR if request.has_labels and manifest.task == "detect" else None
     tally = VerificationTally()
-    with _both_opened(request, model) as (provider, against, candidate):
-        with Comparison(against.served, candidate.served, floor) as comparison:
+    provider = provider.on(backend="auto", device="auto")
+    with _both_opened(request, predictor, provider) as (against, candidate):
+        with Comparison(against.predictor, candidate.predictor, floor) as comparison:
             for frame in frames:
                 tally.add(frame, *comparison.look(frame.picture))
             measured = comparison.finish()
         truth = _truth(request, tally)
         entry = entry_of(provider.onnx, candidate.form, candidate.file, provider.here, request.against, measured, truth)
-    kept = record(entry, model.supply.onnx, request.state_dir) if entry.frames >= MIN_FRAMES else None
-    bound = model.manifest.min_agreement
+    kept = record(entry, provider.onnx, request.state_dir) if entry.frames >= MIN_FRAMES else None
+    bound = manifest.min_agreement
     name = request.folder.resolve().name
-    return VerificationResult(name, entry, why_not(entry, bound), bound, kept, model.labels, tally)
+    return VerificationResult(name, entry, why_not(entry, bound), bound, kept, predictor.labels, tally)
 
 
 @dataclass(frozen=True)
@@ -148,24 +142,23 @@ class _OpenedForm:
 
     form: ModelFiles
     file: Path
-    served: Served
+    predictor: Predictor
 
 
 @contextlib.contextmanager
 def _both_opened(
-    request: VerifyRequest, model: ServedModel
-) -> Iterator[tuple[EngineProvider, _OpenedForm, _OpenedForm]]:
-    """Open both forms on the backend of this machine."""
-    provider = model.supply.on(backend="auto", device="auto")
+    request: VerifyRequest, predictor: Predictor, provider: EngineProvider
+) -> Iterator[tuple[_OpenedForm, _OpenedForm]]:
+    """Open the form taken as the truth, and the one to verify."""
     with contextlib.ExitStack() as opened:
 
         def opened_side(precision: Precision) -> _OpenedForm:
             form, file = provider.form(precision)
             engine = provider.make(precision)
             opened.callback(engine.close)
-            return _OpenedForm(form, file, Served(engine, model))
+            return _OpenedForm(form, file, predictor.with_engine(engine))
 
-        yield provider, opened_side(request.against), opened_side(request.precision)
+        yield opened_side(request.against), opened_side(request.precision)
 
 
 def _truth(request: VerifyRequest, tally: VerificationTally) -> dict[str, dict[str, float]] | None:

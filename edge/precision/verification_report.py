@@ -10,15 +10,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.core.errors import ConfigError
-from edge.core.records import Classes, Findings
+from edge.core.records import Classes, Findings, Image
 from edge.inference.admission import PrecisionEntry
 from edge.precision.agreement import TOP_K, matches
 from edge.precision.verification import DisagreeingFrame, VerificationResult
 
-Picture = NDArray[np.uint8]
 Color = tuple[int, int, int]  # blue, green, red
 
 _HASH_DIGITS = 12
@@ -233,12 +231,12 @@ def _best(found: Findings, labels: Sequence[str]) -> str:
     return _name(found, 0, labels) if len(found.scores) else "nothing"
 
 
-def _data_uri(picture: Picture) -> str:
+def _data_uri(picture: Image) -> str:
     _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
-def draw_pair(worst: DisagreeingFrame, labels: Sequence[str]) -> tuple[Picture, Picture]:
+def draw_pair(worst: DisagreeingFrame, labels: Sequence[str]) -> tuple[Image, Image]:
     """Return the frame twice, in one size, with the findings of each engine drawn in."""
     height, width = worst.picture.shape[:2]
     scale = min(_MOST_PX[0] / width, _MOST_PX[1] / height)
@@ -252,7 +250,7 @@ def draw_pair(worst: DisagreeingFrame, labels: Sequence[str]) -> tuple[Picture, 
     return drawn[0], drawn[1]
 
 
-def _draw(picture: Picture, found: Findings, scale: float, matched: set[int], names: Sequence[str]) -> Picture:
+def _draw(picture: Image, found: Findings, scale: float, matched: set[int], names: Sequence[str]) -> Image:
     if isinstance(found, Classes):
         for place, name in enumerate(names[:TOP_K]):
             _write(picture, name, (4, 20 * (place + 1)), _WHITE)
@@ -266,7 +264,7 @@ def _draw(picture: Picture, found: Findings, scale: float, matched: set[int], na
     return picture
 
 
-def _write(picture: Picture, text: str, at: tuple[int, int], ground: Color) -> None:
+def _write(picture: Image, text: str, at: tuple[int, int], ground: Color) -> None:
     (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
     x = max(0, min(at[0], picture.shape[1] - width))
     y = max(height + 2, at[1] - below)

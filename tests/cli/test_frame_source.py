@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cli.engines.frame_source import Picture, open_frames, spread
+from edge.cli.engines.frame_source import open_frames, spread
 from edge.core.errors import ConfigError, SourceError
+from edge.core.records import Image
 from tests.support.project import real_data
 from tests.support.rtsp import RtspServer
 
 
-def read(source: str | Path, count: int) -> list[Picture]:
+def read(source: str | Path, count: int) -> list[Image]:
     return [shown.picture for shown in open_frames(str(source), count, "--frames").frames]
 
 

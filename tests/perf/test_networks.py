@@ -199,7 +199,7 @@ def test_layers_before_fusion_are_those_that_were_published() -> None:
 def test_the_folder_is_a_model_that_is_served(name: str, written: Written, tmp_path: Path) -> None:
     settings = ModelSettings.model_validate({"path": str(written(name).parent), "backend": "onnxruntime"})
     model = ServedModel(name, settings)
-    assert model.served.input.shape[1:] == find(name).input_shape
+    assert model.predictor.input.shape[1:] == find(name).input_shape
     model.close()
 
 

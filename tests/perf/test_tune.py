@@ -16,6 +16,7 @@ import pytest
 from edge.cli import tune
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError, EdgeError
+from edge.core.process import usable_cores
 from edge.core.state_dir import state_lock
 from edge.core.tuned_profile import Profile, profile_path
 from edge.host.board import board_name
@@ -23,7 +24,7 @@ from edge.inference.engine_provider import EngineEnvironment
 from edge.perf.tune import trial
 from edge.perf.tune.plan import TunePlan, default_devices
 from edge.perf.tune.trial import TrialSensors
-from edge.pipeline.served_model import ServedModel, usable_cores
+from edge.pipeline.served_model import ServedModel
 from edge.power.mode_guard import Power
 from tests.support.configuration import belt, write_toml
 from tests.support.emulated_boards import boards, tree
@@ -301,7 +302,7 @@ def test_lanes_that_are_left_open_are_those_of_the_profile(wish: TunePlan, tuned
     def lanes_of(**settings: Any) -> int:
         model = ServedModel("conveyor", ModelSettings.model_validate({"path": str(CONVEYOR)} | settings), place)
         model.close()
-        return model.served.lane_count
+        return model.lane_count
 
     assert lanes_of() == lanes
     assert lanes_of(lanes=1) == 1

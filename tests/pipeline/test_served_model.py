@@ -15,8 +15,9 @@ from onnx import TensorProto, helper
 
 from edge.core.config import ModelSettings
 from edge.core.errors import ModelError
-from edge.core.manifest import read_manifest
-from edge.pipeline.served_model import ServedModel, lane_plan, model_file, usable_cores
+from edge.core.manifest import model_file, read_manifest
+from edge.core.process import usable_cores
+from edge.pipeline.served_model import ServedModel, lane_plan
 
 MANIFEST = """
 task = "classify"
@@ -109,12 +110,10 @@ def test_only_the_cores_that_this_process_may_use_count() -> None:
 def test_a_model_is_opened_with_all_that_belongs_to_it(tmp_path: Path) -> None:
     model = opened(write_model(tmp_path), max_batch=3, lanes=2)
     assert model.labels == ("red", "green", "blue")
-    assert (model.max_batch, model.served.lane_count) == (3, 2)
-    assert model.served.input.shape == (None, 3, 8, 8)
-    with model.served.make_context(1) as context:
-        geometry = model.served.make_fill(context)(np.full((4, 4, 3), (0, 9, 0), np.uint8), 0)
-        context.infer(1)
-        findings = model.decoder.decode({"scores": context.outputs["scores"][0]}, geometry, None)
+    assert (model.max_batch, model.lane_count) == (3, 2)
+    assert model.predictor.input.shape == (None, 3, 8, 8)
+    with model.predictor.session() as session:
+        findings = session.predict(np.full((4, 4, 3), (0, 9, 0), np.uint8))
     assert model.labels[findings.class_ids[0]] == "green"
 
 

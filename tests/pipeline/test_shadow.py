@@ -9,24 +9,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from edge.core.config import EnginesSettings, load_config
-from edge.core.records import Detections, Result
+from edge.core.records import Result
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.engine_provider import EngineEnvironment
 from edge.pipeline.engine_rebuild import Step
-from edge.pipeline.frame_samples import ShadowSample, ShadowSampling
 from edge.pipeline.pipeline import Pipeline
 from edge.pipeline.served_model import ServedModel
 from edge.pipeline.stream import Stream
 from tests.support.project import CONVEYOR
 from tests.support.waiting import eventually
-
-NOTHING = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
-SAMPLE = ShadowSample(np.zeros((1, 1, 3), np.uint8), NOTHING, None, "an engine")
 
 
 class Told:
@@ -118,32 +112,9 @@ def test_the_reference_takes_over_where_it_is_so_configured(tmp_path: Path) -> N
     pipeline.start()
     model = pipeline.models["m"]
     pipeline._swap(model, OrtEngine(changed_model(tmp_path, 0.5), threads=1, precision="int8"))
-    eventually(lambda: model.served.is_reference, "the reference serves")
+    eventually(lambda: model.predictor.is_reference, "the reference serves")
     eventually(lambda: bool(told.steps), "it is told")
     pipeline.stop()
     ((step, reason),) = told.steps
     assert step == "failed"
     assert "agreed by only" in str(reason)
-
-
-@given(st.floats(0, 1), st.integers(1, 300))
-def test_the_share_of_frames_is_kept(share: float, frames: int) -> None:
-    sampling = ShadowSampling(share)
-    wanted = 0
-    for _ in range(frames):
-        if sampling.wants():
-            wanted += 1
-            sampling.offer(SAMPLE)
-            assert sampling.take() is SAMPLE
-    assert abs(wanted - share * frames) <= 1.0 + 1e-6
-
-
-def test_while_one_waits_no_other_is_wanted() -> None:
-    sampling = ShadowSampling(1.0)
-    assert sampling.wants()
-    sampling.offer(SAMPLE)
-    assert not sampling.wants()
-    assert sampling.take() is SAMPLE
-    assert sampling.wants()
-    sampling.close()
-    assert sampling.take() is None

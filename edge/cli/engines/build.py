@@ -14,7 +14,7 @@ from rich.progress import TaskProgressColumn
 
 from edge.core.config import EnginesSettings
 from edge.core.errors import ConfigError, EngineError
-from edge.core.manifest import find_model, read_manifest
+from edge.core.manifest import find_model, model_file, read_manifest
 from edge.core.progress import phase_bar
 from edge.core.state_dir import default_state_dir
 from edge.host.board import board_name
@@ -27,7 +27,6 @@ from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
 from edge.inference.backends.tensorrt.plan_store import PlanStore, StalePlanError
 from edge.inference.engine_provider import build_settings
 from edge.inference.model_variants import form_file, plan_sha256
-from edge.pipeline.served_model import model_file
 
 log = logging.getLogger(__name__)
 

@@ -9,14 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge.capture import Source, open_source
 from edge.capture.image_files import is_picture
 from edge.core.clock import now_ns
 from edge.core.errors import ConfigError, SourceError
 from edge.core.manifest import Task
+from edge.core.records import Image
 from edge.core.source_url import Address, parse_address
 from edge.precision.frames import FrameSelection, LabelledFrame
 from edge.precision.ground_truth import Label, read_boxes, read_classes
@@ -26,7 +24,6 @@ log = logging.getLogger(__name__)
 DEFAULT_COUNT = 64
 STEP_S = 0.5  # between two frames of a source without end: neighbours show nearly the same
 
-Picture = NDArray[np.uint8]
 Item = TypeVar("Item")
 
 
@@ -99,7 +96,7 @@ def _readable(paths: Sequence[Path]) -> Iterator[LabelledFrame]:
             yield LabelledFrame(path.name, picture)
 
 
-def _read(path: Path) -> Picture:
+def _read(path: Path) -> Image:
     with _opened(Address("file", str(path))) as source:
         source.grab()
         return source.retrieve(None)

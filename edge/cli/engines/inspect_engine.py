@@ -16,13 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.core.errors import ConfigError, EdgeError
-from edge.core.manifest import find_model, read_manifest
+from edge.core.manifest import find_model, model_file, read_manifest
 from edge.core.state_dir import default_state_dir
 from edge.host.board import board_name
 from edge.inference.admission import Precision
 from edge.inference.backends.tensorrt.build_protocol import MB
 from edge.inference.inspected_model import InspectedModel, described
-from edge.pipeline.served_model import model_file
 
 _LARGEST_BATCH = 1024  # as in the configuration
 # How people call what may be null.

@@ -53,7 +53,7 @@ def run(
     opened = ServedModel("quantized", ModelSettings.model_validate(_SETTINGS | {"path": str(find_model(model))}))
     chosen = open_frames(calibration, frames, "--calibration")
     with phase_bar(f"{opened.settings.path.name} int8", MofNCompleteColumn()) as on_progress:
-        report = quantize(opened, chosen, request, on_progress)
+        report = quantize(opened.predictor, chosen, request, on_progress)
     if as_json:
         print(json.dumps(report))  # noqa: T201 -- the command's output
     else:

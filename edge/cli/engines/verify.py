@@ -12,17 +12,21 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.cli.engines.frame_source import DEFAULT_COUNT, labelled_frames, open_frames
+from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError
 from edge.core.manifest import find_model
 from edge.core.state_dir import default_state_dir
+from edge.host.board import board_name
 from edge.inference.admission import Precision
+from edge.inference.engine_provider import EngineEnvironment
 from edge.pipeline.served_model import ServedModel
 from edge.precision.frames import FrameSelection, LabelledFrame
-from edge.precision.verification import VerifyRequest, check_fp16_ranges, open_model, verify
+from edge.precision.verification import VerifyRequest, check_fp16_ranges, verify
 from edge.precision.verification_report import VerificationPage, page_of, write_report
 
 NOT_ADMITTED = 4  # exit code
 MAX_FRAMES = 100_000
+_FP32_ON_CPU = {"backend": "onnxruntime", "device": "cpu", "max_batch": 1}
 
 
 def run(
@@ -45,12 +49,14 @@ def run(
     if report is not None and not report.parent.is_dir():
         raise ConfigError(f"--report {report}: folder {report.parent} does not exist; make it first")
     folder = find_model(model)
-    request = VerifyRequest(model, folder, precision, against, truth is not None, state_dir or default_state_dir())
-    opened = open_model(request)
+    request = VerifyRequest(folder, precision, against, truth is not None, state_dir or default_state_dir())
+    environment = EngineEnvironment(request.state_dir, board_name(), EnginesSettings())
+    opened = ServedModel(model, ModelSettings.model_validate(_FP32_ON_CPU | {"path": str(folder)}), environment)
     if "fp16" in (precision, against):
-        check_fp16_ranges(opened, _selected(frames, count, truth, opened).frames)
-    selection = _selected(frames, count, truth, opened)
-    result = verify(request, opened, _tracked(selection, f"{folder.resolve().name} {precision}"))
+        check_fp16_ranges(opened.predictor, opened.supply, _selected(frames, count, truth, opened).frames)
+    selected = _selected(frames, count, truth, opened)
+    shown = _tracked(selected, f"{folder.resolve().name} {precision}")
+    result = verify(request, opened.predictor, opened.supply, shown)
     page = page_of(result)
     if report is not None:
         write_report(report, page)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError, EdgeError, EngineError
-from edge.core.manifest import Manifest, read_manifest
+from edge.core.manifest import Manifest, model_file, read_manifest
 from edge.host.board import board_name
 from edge.inference.admission import Precision
 from edge.inference.backends.cuda import find_gpu
@@ -28,7 +28,7 @@ from edge.inference.inspected_model import InspectedModel, described
 from edge.inference.model_variants import form_file
 from edge.perf.bench.networks import find
 from edge.perf.bench.tables import cell_text
-from edge.pipeline.served_model import model_file, supply_of
+from edge.pipeline.served_model import supply_of
 
 COUNTED = (
     "A layer is, in the ONNX file, a node that is no constant; in the parsed network, a layer of TensorRT's that is no "

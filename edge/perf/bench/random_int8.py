@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edge.core.errors import ModelError
+from edge.core.process import usable_cores
 from edge.inference.fp16.convert import keep_derived, source_sha256
 from edge.inference.model_variants import form_file
-from edge.pipeline.served_model import usable_cores
 from edge.precision.activation_ranges import Probe, calibrate
 from edge.precision.qdq import ORIGIN_KEY, Placement, checked, place
 from edge.precision.quantizable_graph import activations, layers_of, prepare

@@ -13,9 +13,10 @@ from edge.capture import open_source
 from edge.core.config import Config, EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError, ModelError, SourceError
 from edge.core.manifest import built_in_models, find_model
+from edge.core.records import Image
 from edge.core.source_url import Address
 from edge.perf.bench.networks import NAMES, Network, find, write
-from edge.perf.bench.system_serving import PICTURES, Picture
+from edge.perf.bench.system_serving import PICTURES
 
 NETWORKS = "networks"  # folder of the state, in which they are written
 
@@ -71,15 +72,15 @@ def check_name(what: str) -> None:
             _by_other_case(what)
 
 
-def pictures(sources: tuple[Address, ...]) -> list[Picture]:
+def pictures(sources: tuple[Address, ...]) -> list[Image]:
     """Return the first pictures of some sources, which take turns; raise SourceError where one gives none."""
-    found: list[Picture] = []
+    found: list[Image] = []
     for address in sources:
         found += _first(address, -(-PICTURES // len(sources)))
     return found
 
 
-def _first(address: Address, count: int) -> Iterator[Picture]:
+def _first(address: Address, count: int) -> Iterator[Image]:
     source = open_source(address)
     try:
         for number in range(count):

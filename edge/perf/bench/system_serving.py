@@ -12,18 +12,15 @@ from types import TracebackType
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.core.clock import now_ns, wall_ns
 from edge.core.config import ModelSettings
 from edge.core.errors import ConfigError, EdgeError, EngineError, ModelError
-from edge.core.records import DropCause, Frame, Result
+from edge.core.records import DropCause, Frame, Image, Result
 from edge.inference.admission import Precision
 from edge.inference.engine_provider import EngineEnvironment
 from edge.pipeline.lane import join_lanes, open_lanes, warm_lanes
-from edge.pipeline.served_model import Served, ServedModel
-
-Picture = NDArray[np.uint8]
+from edge.pipeline.served_model import ServedModel
 
 PICTURES = 32  # so many different ones take turns
 STOP_S = 60.0
@@ -60,11 +57,11 @@ class _ServingQuery:
 class Serving:
     """A model served by its lanes; a context manager."""
 
-    def __init__(self, model: ServedModel, pictures: Sequence[Picture], *, whole_batches: bool) -> None:
+    def __init__(self, model: ServedModel, pictures: Sequence[Image], *, whole_batches: bool) -> None:
         """Take an opened model, which is closed at the end; with `whole_batches`, no batch leaves before it is full."""
         cv2.setNumThreads(1)  # as the pipeline does
         self.batch = model.max_batch
-        self.lanes = model.served.lane_count
+        self.lanes = model.lane_count
         self._lost: EdgeError | None = None
         self._model = model
         self._pictures = pictures
@@ -82,9 +79,9 @@ class Serving:
 
     def __enter__(self) -> Serving:
         model = self._model
-        is_reopened = model.missing_reason is not None and model.served.is_reference and model.can_build
-        self._lanes = warm_lanes(model, model.served) if is_reopened else open_lanes(model)
-        self.lanes = model.served.lane_count
+        is_reopened = model.missing_reason is not None and model.predictor.is_reference and model.can_build
+        self._lanes = warm_lanes(model, model.predictor) if is_reopened else open_lanes(model)
+        self.lanes = len(self._lanes)
         return self
 
     def __exit__(
@@ -118,7 +115,8 @@ def open_model(name: str, settings: ModelSettings, place: EngineEnvironment, pre
                 found = model.missing_reason or f"{model.engine.label} serves"
                 raise ModelError(f"{name} is not served in {precision} here: {found}")
             former = model.engine
-            model.adopt(Served(model.supply.make(precision), model))
+            predictor = model.predictor.with_engine(model.supply.make(precision))
+            model.adopt(predictor, model.lanes_on(predictor))
             former.close()
     except EdgeError:
         model.close()
@@ -135,8 +133,8 @@ def check_batches(batches: Sequence[int], fixed_batch: int | None, network: str)
         )
 
 
-def random_pictures(model: ServedModel, seed: int) -> list[Picture]:
+def random_pictures(model: ServedModel, seed: int) -> list[Image]:
     """Draw pictures of the size of a model's input."""
-    height, width = model.served.make_preprocessor().input_px[::-1]
+    height, width = model.predictor.input_px[::-1]
     random = np.random.default_rng(seed)
     return [random.integers(0, 256, (height, width, 3), np.uint8) for _ in range(PICTURES)]

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 
 from edge.core.config import ModelSettings
 from edge.core.manifest import read_manifest
+from edge.core.process import usable_cores
 from edge.inference.engine_provider import EngineEnvironment
 from edge.perf.bench.load_generator import System
 from edge.perf.bench.plan import GridCell
 from edge.perf.bench.subject import Subject, pictures
 from edge.perf.bench.system_engine import EngineAlone
 from edge.perf.bench.system_serving import Serving, check_batches, open_model, random_pictures
-from edge.pipeline.served_model import GPU_LANES, lane_plan, supply_of, usable_cores
+from edge.pipeline.served_model import GPU_LANES, lane_plan, supply_of
 
 
 def settings_of(subject: Subject, cell: GridCell) -> ModelSettings:

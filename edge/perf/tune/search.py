@@ -12,6 +12,7 @@ from edge import __version__
 from edge.core.clock import utc_text, wall_ns
 from edge.core.config import Config
 from edge.core.errors import ConfigError, EdgeError
+from edge.core.process import usable_cores
 from edge.core.progress import tracked
 from edge.core.tuned_profile import OperatingPoint, Profile, max_p, max_q, write_profile
 from edge.host.board import board_name
@@ -22,7 +23,7 @@ from edge.perf.tune.plan import TunePlan, default_devices
 from edge.perf.tune.report import TuneResult
 from edge.perf.tune.trial import CannotServeError, Trial, TrialSensors
 from edge.perf.tune.tuned_config import alone, model_to_tune, under
-from edge.pipeline.served_model import ServedModel, usable_cores
+from edge.pipeline.served_model import ServedModel
 from edge.power.mode_guard import ModeGuard, Power, RebootingError
 
 log = logging.getLogger(__name__)

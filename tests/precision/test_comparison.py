@@ -1,21 +1,20 @@
-"""How a new engine is judged by the one that serves."""
+"""Comparison of a new engine with the one that serves."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.core.config import ModelSettings
+from edge.core.manifest import read_labels, read_manifest
 from edge.core.records import Detections
-from edge.pipeline.frame_samples import RecentFrames
-from edge.pipeline.served_model import ServedModel
+from edge.inference.backends.ort import OrtEngine
+from edge.inference.predictor import Predictor
 from edge.precision.agreement import OutputError
-from edge.precision.verdict import MAX_MEAN_ERROR, EngineAnswer, NumericCheck, answers, compare
+from edge.precision.comparison import MAX_MEAN_ERROR, EngineAnswer, NumericCheck, answers, compare
 from tests.support.project import CONVEYOR
 
 
@@ -24,14 +23,16 @@ def pictures(count: int) -> list[NDArray[np.uint8]]:
     return [random.integers(0, 256, (120, 160, 3), np.uint8) for _ in range(count)]
 
 
-def model() -> ServedModel:
-    return ServedModel("conveyor", ModelSettings.model_validate({"path": str(CONVEYOR), "lanes": 1}))
+def conveyor() -> Predictor:
+    manifest = read_manifest(CONVEYOR)
+    engine = OrtEngine(CONVEYOR / "conveyor.onnx", threads=1)
+    return Predictor(engine, manifest, read_labels(CONVEYOR, manifest), CONVEYOR)
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 5])
 def test_an_engine_agrees_with_itself_in_batches_of_any_size(max_batch: int) -> None:
-    served = model().served
-    verdict = compare(answers(served, pictures(5), 1), answers(served, pictures(5), max_batch))
+    predictor = conveyor()
+    verdict = compare(answers(predictor, pictures(5), 1), answers(predictor, pictures(5), max_batch))
     assert verdict.error.max < 1e-3
     assert verdict.agreement in (None, 1.0)
     assert verdict.why_not(0.95) is None
@@ -74,17 +75,3 @@ def test_where_nothing_is_found_the_raw_outputs_decide() -> None:
     nothing = replace(GOOD, findings=answer([], None).findings)
     assert compare([nothing], [nothing]).why_not(0.95) is None
     assert NumericCheck(OutputError(9.0, 9.0), None).why_not(0.95) is not None
-
-
-def test_samples_are_the_newest_pictures_and_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0]
-    monkeypatch.setattr("edge.pipeline.frame_samples.now_ns", lambda: clock[0])
-    samples = RecentFrames(places=3, every_s=1.0)
-    image: Any = np.zeros((2, 2, 3), np.uint8)
-    for second in range(10):
-        for tick in range(3):  # of each second's pictures the first is kept
-            clock[0] = second * 10**9 + tick
-            image[:] = 10 * second + tick
-            samples.offer(image)
-    assert [int(picture[0, 0, 0]) for _, picture in samples.since(0)] == [70, 80, 90]
-    assert [number for number, _ in samples.since(9)] == [10]

@@ -1,0 +1,149 @@
+"""One model on one engine: picture in, findings out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.core.manifest import Manifest
+from edge.core.records import EngineTimes, Findings, Geometry, Image
+from edge.inference.backends.engine import Context, Engine
+from edge.inference.decode import Decoder
+from edge.inference.infer import Inference, picture_input
+from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
+
+
+class Predictor:
+    """An engine with the preprocessing and the decoder of its model's manifest.
+
+    Threads share it; each opens a session of its own.
+    """
+
+    def __init__(self, engine: Engine, manifest: Manifest, labels: Sequence[str], folder: Path) -> None:
+        """Check the engine's tensors against the manifest; raise ModelError where they do not fit.
+
+        `folder` is the model's, where a decoder of its own may lie.
+        """
+        self.engine = engine
+        self.manifest = manifest
+        self.labels = labels
+        self.folder = folder
+        self.input = picture_input(engine)
+        self.input_px = self.make_preprocessor().input_px  # width, height
+        self.target = target_settings(self.input, manifest.input)  # for an engine that makes its input by itself
+        self.decoder = Decoder(manifest, labels, engine.outputs, self.input_px, folder)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is the model as it was exported, on the CPU."""
+        return self.engine.label.startswith("ort-cpu/fp32/")
+
+    def with_engine(self, engine: Engine) -> Predictor:
+        """Make a predictor of the same model on another engine; raise ModelError where that does not fit."""
+        return Predictor(engine, self.manifest, self.labels, self.folder)
+
+    def session(self, max_batch: int = 1) -> PredictorSession:
+        """Make a session for batches of 1 to `max_batch` pictures."""
+        return PredictorSession(self, max_batch)
+
+    def inputs(self, images: Iterable[Image]) -> Iterator[NDArray[Any]]:
+        """Yield the model's input for each picture, a new array each time; a fixed batch is full of the picture."""
+        preprocessor = self.make_preprocessor()
+        for image in images:
+            row = np.empty((1, *(size or 1 for size in self.input.shape[1:])), self.input.dtype)
+            preprocessor.fill(image, row[0])
+            yield np.repeat(row, self.engine.fixed_batch or 1, axis=0)
+
+    def make_preprocessor(self) -> Preprocessor:
+        """Make a preprocessor on the CPU, for one thread: it owns scratch memory."""
+        return Preprocessor(self.input, self.manifest.input)
+
+
+class PredictorSession:
+    """One thread's use of a predictor: fill rows with pictures, run them, decode their outputs.
+
+    A context manager, opened on the thread that uses it. Its buffers are allocated when it opens, and OVERWRITTEN by
+    each run; what `predict` and `decode` return is the caller's.
+    """
+
+    def __init__(self, predictor: Predictor, max_batch: int) -> None:
+        self._predictor = predictor
+        self._max_batch = max_batch
+        self._geometries: list[Geometry | None] = [None] * max_batch  # of the picture in each row
+        self._inference: Inference | None = None  # None: not open
+        self._opened = contextlib.ExitStack()
+        self.times = EngineTimes(0.0)  # of the last run
+
+    def __enter__(self) -> PredictorSession:
+        with contextlib.ExitStack() as opened:
+            engine, target = self._predictor.engine, self._predictor.target
+            context = opened.enter_context(engine.make_context(self._max_batch, target))
+            self._fill = _make_fill(self._predictor, context)
+            self._inference = Inference(context, engine, self._max_batch)
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inference = None
+        self._opened.close()
+
+    def predict(self, image: Image, score_threshold: float | None = None) -> Findings:
+        """Return what the model finds in a picture; `score_threshold` (0…1) replaces the manifest's."""
+        self.fill(image)
+        self.run()
+        return self.decode(0, score_threshold)
+
+    def predict_batch(self, images: Sequence[Image]) -> list[Findings]:
+        """Return what the model finds in each of up to `max_batch` pictures, run together."""
+        for row, image in enumerate(images):
+            self.fill(image, row)
+        self.run(len(images))
+        return [self.decode(row) for row in range(len(images))]
+
+    def warm_up(self) -> None:
+        """Run each size that batches will have; raise ModelError where an output has not one row for each picture."""
+        self._open_inference().warm_up()
+
+    def fill(self, image: Image, row: int = 0) -> Geometry:
+        """Preprocess a picture into a row of the input; return where it lies there."""
+        self._open_inference()
+        geometry = self._geometries[row] = self._fill(image, row)
+        return geometry
+
+    def run(self, batch_size: int = 1) -> EngineTimes:
+        """Run the first `batch_size` rows; raise EngineError where the engine fails."""
+        self.times = self._open_inference().run(batch_size)
+        return self.times
+
+    def decode(self, row: int = 0, score_threshold: float | None = None) -> Findings:
+        """Return what was found in a row of the last run, in pixels of its picture."""
+        geometry = self._geometries[row]
+        if geometry is None:
+            raise RuntimeError(f"row {row} holds no picture; fill and run it before it is decoded")
+        return self._predictor.decoder.decode(self._open_inference().outputs_of(row), geometry, score_threshold)
+
+    def copy_outputs(self, row: int = 0) -> dict[str, NDArray[Any]]:
+        """Return copies of a row's raw outputs, without the batch axis."""
+        outputs: Mapping[str, NDArray[Any]] = self._open_inference().outputs_of(row)
+        return {name: array.copy() for name, array in outputs.items()}
+
+    def _open_inference(self) -> Inference:
+        if self._inference is None:
+            raise RuntimeError("the predictor's session is not open; use it in a `with` statement")
+        return self._inference
+
+
+def _make_fill(predictor: Predictor, context: Context) -> Callable[[Image, int], Geometry]:
+    """Return what brings a picture into a row of the context: on the engine's own device, else on the CPU."""
+    if context.pictures is not None:
+        return DevicePreprocessor(context.pictures, predictor.input, predictor.manifest.input).fill
+    rows, preprocessor = context.inputs[predictor.input.name], predictor.make_preprocessor()
+    return lambda image, row: preprocessor.fill(image, rows[row])
