@@ -20,7 +20,7 @@ from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.fp16.convert import source_sha256
 from edge.perf.bench.eta import EtaEstimator
 from edge.perf.bench.fusion import fusion, show_fusion
-from edge.perf.bench.interleaved import InterleavedRunner, PlannedRow, groups
+from edge.perf.bench.interleaved import InterleavedRunner, PlannedRow, grouped
 from edge.perf.bench.machine import machine
 from edge.perf.bench.measure import InterruptedRunError
 from edge.perf.bench.networks import NAMES
@@ -67,10 +67,10 @@ def tell_fusion(wish: BenchPlan, *, as_json: bool) -> int:
         subject = of_name(what, state_dir)
         folder = subject.settings.path
         if subject.is_random and "int8" in wish.precisions:
-            from edge.perf.bench.random_int8 import make_int8_form  # noqa: PLC0415 -- imports onnx, which is slow
+            from edge.perf.bench.random_int8 import make_int8_variant  # noqa: PLC0415 -- imports onnx, which is slow
 
             for backend in ("trt", "ort-cpu"):
-                make_int8_form(model_file(folder, read_manifest(folder)), backend, state_dir)
+                make_int8_variant(model_file(folder, read_manifest(folder)), backend, state_dir)
         found += [fusion(folder, precision, state_dir) for precision in wish.precisions]
     if as_json:
         print(json.dumps([each.to_json() for each in found], allow_nan=False))  # noqa: T201 -- the command's output
@@ -139,12 +139,12 @@ class Bench:
                     finished = MeasurementsFile(self._state_dir / "bench" / "power.json", {}, fresh=True)
                     keeper = opened.enter_context(ModeGuard(self._power, finished, allow_reboot=False))
                 modes = self._modes(keeper, report)
-                points = [PlannedRow(subject, cell) for cell in wish.cells(modes) for subject in subjects]
-                points.sort(key=lambda each: (modes.index(each.cell.power_mode), subjects.index(each.subject)))
+                rows = [PlannedRow(subject, setting) for setting in wish.settings(modes) for subject in subjects]
+                rows.sort(key=lambda each: (modes.index(each.setting.power_mode), subjects.index(each.subject)))
                 together = InterleavedRunner(wish, self._place, self._sensors, report)
                 pace = EtaEstimator(wish.effort, report.rows)
-                for group in timed(groups(points), pace.planned_s):
-                    together.measure(group, self._switched(group.points[0].cell.power_mode, keeper))
+                for group in timed(grouped(rows), pace.planned_s):
+                    together.measure(group, self._switched(group.rows[0].setting.power_mode, keeper))
         except InterruptedRunError as error:
             report.partial = True
             report.rows += error.rows

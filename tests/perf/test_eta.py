@@ -14,8 +14,8 @@ from rich.console import Console
 from edge.core import progress
 from edge.core.config import ModelSettings
 from edge.perf.bench.eta import EtaEstimator
-from edge.perf.bench.interleaved import Group, PlannedRow, groups
-from edge.perf.bench.plan import BenchPlan, GridCell
+from edge.perf.bench.interleaved import Group, PlannedRow, grouped
+from edge.perf.bench.plan import BenchPlan, BenchSetting
 from edge.perf.bench.row import BenchRow
 from edge.perf.bench.subject import Subject
 
@@ -24,7 +24,7 @@ QUICK = BenchPlan(("VGG-19",), quick=True).effort
 
 def point(network: str, batch: int, precision: Any = "fp32") -> PlannedRow:
     settings = ModelSettings.model_validate({"path": str(Path())})
-    return PlannedRow(Subject(network, settings), GridCell("single-stream", None, precision, None, batch))
+    return PlannedRow(Subject(network, settings), BenchSetting("single-stream", None, precision, None, batch))
 
 
 def group(network: str, batch: int) -> Group:
@@ -62,8 +62,8 @@ def test_model_of_unknown_work_is_planned_by_its_seconds_and_by_itself() -> None
 
 def test_precisions_of_one_setting_are_one_group() -> None:
     points = [point("a", batch, precision) for precision in ("fp32", "int8") for batch in (1, 2)]
-    points.append(replace(points[0], cell=replace(points[0].cell, power_mode="MAXQ")))
-    assert list(map(str, groups(points))) == ["a fp32, int8 batch 1", "a fp32, int8 batch 2", "a MAXQ fp32 batch 1"]
+    points.append(replace(points[0], setting=replace(points[0].setting, power_mode="MAXQ")))
+    assert list(map(str, grouped(points))) == ["a fp32, int8 batch 1", "a fp32, int8 batch 2", "a MAXQ fp32 batch 1"]
 
 
 def test_time_left_is_that_of_the_rows_and_not_their_share(monkeypatch: pytest.MonkeyPatch) -> None:

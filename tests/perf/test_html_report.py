@@ -16,7 +16,7 @@ import pytest
 from edge.core.errors import ConfigError, EdgeError
 from edge.perf.bench.html_report import check_page, page, write_page
 from edge.perf.bench.plot import plot, svg
-from edge.perf.bench.published import beside, published_rows, published_sheet
+from edge.perf.bench.published import paired, published_rows, published_sheet
 from edge.perf.bench.speedup import speedup_sheet
 from edge.perf.plotting import check_plot
 from tests.support.bench_samples import row, steady
@@ -185,7 +185,7 @@ def test_a_page_that_cannot_be_written_is_told(run: dict[str, Any], tmp_path: Pa
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 @pytest.mark.parametrize("width", [390, 1300])
 def test_a_browser_shows_the_page_with_no_word_in_its_console(run: dict[str, Any], tmp_path: Path, width: int) -> None:
-    sheets = [published_sheet(beside(run["rows"], "tx2")), speedup_sheet(run["rows"])]
+    sheets = [published_sheet(paired(run["rows"], "tx2")), speedup_sheet(run["rows"])]
     write_page(run, tmp_path / "page.html", "edge bench", sheets=sheets, target_p99_ms=7.0)
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--enable-logging=stderr", "--v=0", f"--window-size={width},1500", "--hide-scrollbars"]

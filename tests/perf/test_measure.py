@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.host.sensors.sensors import Sensors
-from edge.perf.bench.collect import RowSetting, blocks_of, row_of
 from edge.perf.bench.load_generator import Length, Query, Scenario
-from edge.perf.bench.measure import Effort, InterruptedRunError, Measurement, RoundRobin, Target
+from edge.perf.bench.measure import Effort, InterruptedRunError, LatencyTarget, Measurement, RoundRobin
 from edge.perf.bench.row import BenchRow
+from edge.perf.bench.stretch import RowSetting, blocks_of, row_of
 from tests.support.benched import Known
 from tests.support.emulated_boards import boards, tree
 from tests.support.waiting import PATIENCE_S
@@ -175,7 +175,7 @@ def test_blocks_hold_every_query_once_and_last_as_long_as_the_run(gaps_ns: list[
 
 @given(st.lists(st.floats(0.1, 10), min_size=100, max_size=400), st.floats(1, 9))
 def test_target_is_given_up_only_where_its_percentile_is_missed(latencies_ms: list[float], target_ms: float) -> None:
-    target = Target(target_ms, len(latencies_ms))
+    target = LatencyTarget(target_ms, len(latencies_ms))
     queries = [Query(0, int(each * 1e6), 1) for each in latencies_ms]
     if any(target.is_missed_by(query) for query in queries):
         assert np.percentile([query.latency_ms for query in queries], 99) > target_ms

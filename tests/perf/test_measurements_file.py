@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge.core.errors import EdgeError
 from edge.perf.tune.measurements_file import MeasurementsFile
-from tests.perf.test_candidate import ONE, measured
+from tests.perf.test_candidate_pruner import ONE, measured
 
 CONDITIONS = {"seconds": 20.0, "streams": {"a": {"source": Path("clip.mp4")}}}
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from edge.core.errors import ConfigError
-from edge.perf.bench.published import beside, published_device, published_rows, published_sheet
+from edge.perf.bench.published import paired, published_device, published_rows, published_sheet
 from edge.perf.bench.tables import cell_text
 from tests.support.bench_samples import row
 
@@ -65,7 +65,7 @@ def test_a_board_without_published_rows_is_told_with_those_that_have_some(board:
 
 
 def test_a_row_stands_beside_the_published_one_with_ratios() -> None:
-    (pair,) = beside([_ours()], "tx2", "max-q")
+    (pair,) = paired([_ours()], "tx2", "max-q")
     assert pair.published["images_per_s"] == 119
     assert pair.ratios["images_per_s"] == pytest.approx(2.0)
     assert pair.ratios["latency_ms"] == pytest.approx(0.5)
@@ -85,23 +85,23 @@ def test_a_row_stands_beside_the_published_one_with_ratios() -> None:
     ],
 )
 def test_the_mode_that_is_asked_for_goes_before_the_rows_own(own_mode: Any, asked: Any, modes: list[str]) -> None:
-    pairs = beside([_ours(power_mode=own_mode)], "tx2", asked)
+    pairs = paired([_ours(power_mode=own_mode)], "tx2", asked)
     assert [pair.published["power_mode"] for pair in pairs] == modes
 
 
 def test_a_mode_that_was_not_published_is_refused_with_those_that_were() -> None:
     with pytest.raises(ConfigError, match="Jetson TX2 was published in max-q, max-p; choose one"):
-        beside([_ours()], "tx2", "15W")
+        paired([_ours()], "tx2", "15W")
 
 
 def test_networks_are_found_however_they_are_written_and_others_have_no_pair() -> None:
     for name in ("ResNet-50", "resnet50", "resnet_50"):
-        assert len(beside([_ours(network=name)], "tx1")) == 1
-    assert beside([_ours(network="resnet-152"), _ours(batch=3)], "tx2") == []
+        assert len(paired([_ours(network=name)], "tx1")) == 1
+    assert paired([_ours(network="resnet-152"), _ours(batch=3)], "tx2") == []
 
 
 def test_the_table_says_in_which_precision_and_where_watts_were_measured() -> None:
-    sheet = published_sheet(beside([_ours()], "tx2", "max-q"))
+    sheet = published_sheet(paired([_ours()], "tx2", "max-q"))
     assert "DRAM, upstream of the regulators" in sheet.title
     assert sheet.lines[0] == (
         "AlexNet",

@@ -21,7 +21,7 @@ from edge.inference.model_variants import form_file
 from edge.perf.bench import interleaved as together
 from edge.perf.bench.networks import find, write
 from edge.perf.bench.plan import BenchPlan
-from edge.perf.bench.random_int8 import make_int8_form
+from edge.perf.bench.random_int8 import make_int8_variant
 from edge.perf.bench.report import Report
 from edge.perf.bench.system_engine import fill_gaussian
 from edge.perf.bench.systems import open_alone
@@ -68,7 +68,7 @@ def test_any_batch_of_a_network_is_measured_in_int8(measured: Measured, tmp_path
 def test_form_is_that_of_its_backend_and_near_its_source(
     network: Path, tmp_path: Path, backend: str, name: str
 ) -> None:
-    make_int8_form(network, backend, tmp_path)
+    make_int8_variant(network, backend, tmp_path)
     form = form_file(network, "int8", backend, tmp_path)
     assert form.name == f"mobilenet-v2.{name}.onnx"
     assert form.stat().st_size < 0.35 * network.with_suffix(".weights").stat().st_size
@@ -111,11 +111,11 @@ def test_gpu_without_room_for_another_engine_has_them_one_after_the_other(
 ) -> None:
     opened: list[str] = []
 
-    def full(subject: object, cell: object, *rest: object) -> object:
-        opened.append(str(cell))
+    def full(subject: object, setting: object, *rest: object) -> object:
+        opened.append(str(setting))
         if len(opened) == 2:
             raise GpuMemoryError("the GPU has no room")
-        return open_alone(subject, cell, *rest)  # type: ignore[arg-type]
+        return open_alone(subject, setting, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(together, "open_alone", full)
     report = measured(engine_only=True)

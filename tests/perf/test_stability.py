@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.perf.bench.collect import blocks_of
 from edge.perf.bench.load_generator import Query, poisson
 from edge.perf.bench.row import Block
 from edge.perf.bench.sample_statistics import arrivals_spread, rates_per_s, student_t
 from edge.perf.bench.stability import assess_stability, drift, spread
+from edge.perf.bench.stretch import blocks_of
 from tests.support.bench_samples import block, engine_run, recorded, steady
 
 STEADY = [100.0, 101.0, 99.0, 100.5, 99.5, 100.0, 101.0, 99.0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge.core.config import load_config
 from edge.core.records import Classes, Detections, Findings, Result
-from edge.perf.tune.tuned_config import alone
+from edge.perf.tune.tuned_config import config_of_model
 from edge.pipeline.filters import ResultFilter
 from edge.pipeline.meters import PeriodStats, StreamMeter
 from edge.pipeline.reorder import ReorderBuffer
@@ -164,7 +164,7 @@ def test_a_gated_frame_is_a_drop_in_the_counts_and_served_load_to_the_governor()
 def test_tuning_measures_every_frame_whether_or_not_it_would_be_published(tmp_path: Path) -> None:
     tables = {"streams.belt": belt(only_changes=True, max_results_per_s=2), "streams.plain": belt()}
     config = load_config(write_config(tmp_path / "edge.toml", "mqtt://127.0.0.1", tables))
-    tuned = alone(config, "conveyor", saturate=False).streams
+    tuned = config_of_model(config, "conveyor", saturate=False).streams
     assert [(each.only_changes, each.max_results_per_s) for each in tuned.values()] == [(False, 0.0)] * 2
 
 

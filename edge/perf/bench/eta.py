@@ -20,31 +20,31 @@ _WARM_UP_QUERIES = 1
 class EtaEstimator:
     """Learns from the rows as they come."""
 
-    def __init__(self, effort: Effort, rows: Sequence[BenchRow]) -> None:
+    def __init__(self, effort: Effort, measured: Sequence[BenchRow]) -> None:
         """Take the rows that are measured, to which more are added meanwhile."""
         self._effort = effort
-        self._rows = rows
+        self._measured = measured
 
     def planned_s(self, group: Group) -> float:
         """Return how long a group will take."""
-        return sum(self._row_s(point) for point in group.points)
+        return sum(self._row_s(row) for row in group.rows)
 
-    def _row_s(self, point: PlannedRow) -> float:
+    def _row_s(self, row: PlannedRow) -> float:
         effort, length = self._effort, self._effort.length
-        batch_s = point.cell.batch * self._image_s(point.subject.name)
-        images_s = 0.0 if length.images is None else length.images * batch_s / point.cell.batch
+        batch_s = row.setting.batch * self._image_s(row.subject.name)
+        images_s = 0.0 if length.images is None else length.images * batch_s / row.setting.batch
         measured_s = max(images_s or length.seconds, length.least_queries * batch_s)
-        runs = MOST_PROBES if point.cell.scenario == "server" else 1
+        runs = MOST_PROBES if row.setting.scenario == "server" else 1
         return _OPENING_S + max(effort.warm_up_s, _WARM_UP_QUERIES * batch_s) + runs * measured_s
 
     def _image_s(self, network: str) -> float:
         """Return the time of an image: of this network as it was measured, else by what it computes."""
-        own = [1 / row.images_per_s for row in self._rows if row.network == network and row.images_per_s]
+        own = [1 / row.images_per_s for row in self._measured if row.network == network and row.images_per_s]
         if own:
             return median(own)
         paces = [
             1 / (row.images_per_s * work)
-            for row in self._rows
+            for row in self._measured
             if row.images_per_s and (work := _multiplications(row.network))
         ]
         return _multiplications(network) * (median(paces) if paces else 1 / _GUESSED_PER_S)

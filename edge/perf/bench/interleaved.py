@@ -12,13 +12,13 @@ import psutil
 from edge.core.errors import GpuMemoryError, ModelError
 from edge.host.board import read_board
 from edge.inference.engine_provider import EngineEnvironment
-from edge.perf.bench.collect import RowSensors, RowSetting
 from edge.perf.bench.measure import Measurement, RoundRobin
-from edge.perf.bench.plan import BenchPlan, GridCell
+from edge.perf.bench.plan import BenchPlan, BenchSetting
 from edge.perf.bench.report import Report
 from edge.perf.bench.row import BenchRow
+from edge.perf.bench.stretch import RowSensors, RowSetting
 from edge.perf.bench.subject import Subject
-from edge.perf.bench.systems import make_form, open_alone, open_serving
+from edge.perf.bench.systems import make_variant, open_alone, open_serving
 
 log = logging.getLogger(__name__)
 
@@ -30,30 +30,30 @@ class PlannedRow:
     """One row that is to come."""
 
     subject: Subject
-    cell: GridCell
+    setting: BenchSetting
 
     def __str__(self) -> str:
-        return f"{self.subject.name} {self.cell}"
+        return f"{self.subject.name} {self.setting}"
 
 
 @dataclass(frozen=True)
 class Group:
     """Points that take turns."""
 
-    points: tuple[PlannedRow, ...]
+    rows: tuple[PlannedRow, ...]
 
     def __str__(self) -> str:
         """Name all precisions, and once what they have in common."""
-        first = self.points[0]
-        precisions = ", ".join(point.cell.precision for point in self.points)
-        return str(first).replace(first.cell.precision, precisions, 1)
+        first = self.rows[0]
+        precisions = ", ".join(row.setting.precision for row in self.rows)
+        return str(first).replace(first.setting.precision, precisions, 1)
 
 
-def groups(points: Iterable[PlannedRow]) -> list[Group]:
+def grouped(rows: Iterable[PlannedRow]) -> list[Group]:
     """Put together what differs in precision alone, in the order in which each first comes."""
-    found: dict[tuple[str, GridCell], list[PlannedRow]] = {}
-    for point in points:
-        found.setdefault((point.subject.name, replace(point.cell, precision="fp32")), []).append(point)
+    found: dict[tuple[str, BenchSetting], list[PlannedRow]] = {}
+    for row in rows:
+        found.setdefault((row.subject.name, replace(row.setting, precision="fp32")), []).append(row)
     return [Group(tuple(each)) for each in found.values()]
 
 
@@ -66,9 +66,9 @@ class InterleavedRunner:
     """Opens and measures groups; what was measured joins the report, and so does why something was left out."""
 
     def __init__(
-        self, wish: BenchPlan, place: Callable[[Subject], EngineEnvironment], sensors: RowSensors, report: Report
+        self, plan: BenchPlan, place: Callable[[Subject], EngineEnvironment], sensors: RowSensors, report: Report
     ) -> None:
-        self._wish = wish
+        self._plan = plan
         self._place = place
         self._sensors = sensors
         self._report = report
@@ -77,31 +77,31 @@ class InterleavedRunner:
     def measure(self, group: Group, mode: str | None) -> None:
         """Measure a group in a power mode; raise InterruptedRunError at Ctrl-C."""
         made = []
-        for point in group.points:
-            with self._or_left_out(point):  # before anything takes memory or is measured
-                make_form(point.subject, point.cell, self._place(point.subject))
-                made.append(point)
+        for row in group.rows:
+            with self._or_left_out(row):  # before anything takes memory or is measured
+                make_variant(row.subject, row.setting, self._place(row.subject))
+                made.append(row)
         while made:
             made = self._measure_fitting(made, mode)
 
-    def _measure_fitting(self, points: Sequence[PlannedRow], mode: str | None) -> list[PlannedRow]:
+    def _measure_fitting(self, rows: Sequence[PlannedRow], mode: str | None) -> list[PlannedRow]:
         """Measure those for which there is memory at the same time; return the others."""
         turns, largest = RoundRobin(), 0
-        stretches = STRETCHES if len(points) > 1 else 1
+        stretches = STRETCHES if len(rows) > 1 else 1
         with contextlib.ExitStack() as opened:
-            for number, point in enumerate(points):
+            for number, row in enumerate(rows):
                 before = free_bytes()
                 if turns and before < largest:
                     reason = f"{before / 1e6:.0f} MB of memory are free, wanted {largest / 1e6:.0f} MB"
-                    rest = self._later(points[number:], reason)
+                    rest = self._later(rows[number:], reason)
                     break
                 try:
-                    with self._or_left_out(point):
-                        turns.join(self._opened(point, opened, mode, stretches))
+                    with self._or_left_out(row):
+                        turns.join(self._opened(row, opened, mode, stretches))
                 except GpuMemoryError as error:
                     if not turns:
                         raise
-                    rest = self._later(points[number:], str(error))
+                    rest = self._later(rows[number:], str(error))
                     break
                 largest = max(largest, before - free_bytes())
             else:
@@ -115,23 +115,25 @@ class InterleavedRunner:
             about = (row.network, row.precision, row.batch)
             log.info("%s %s batch %d: %s images/s, median %s ms", *about, row.images_per_s, row.latency_ms)
 
-    def _opened(self, point: PlannedRow, opened: contextlib.ExitStack, mode: str | None, stretches: int) -> Measurement:
-        wish, cell, subject = self._wish, point.cell, point.subject
-        open_system = open_alone if wish.engine_only else open_serving
-        system = opened.enter_context(open_system(subject, cell, self._place(subject), wish.batches, wish.seed))
-        setting = RowSetting(self._device, mode, cell.precision, subject.name, cell.batch, system.lanes, cell.scenario)
-        return Measurement(system, self._sensors, setting, wish.effort, stretches)
+    def _opened(self, row: PlannedRow, opened: contextlib.ExitStack, mode: str | None, stretches: int) -> Measurement:
+        plan, asked, subject = self._plan, row.setting, row.subject
+        open_system = open_alone if plan.engine_only else open_serving
+        system = opened.enter_context(open_system(subject, asked, self._place(subject), plan.batches, plan.seed))
+        setting = RowSetting(
+            self._device, mode, asked.precision, subject.name, asked.batch, system.lanes, asked.scenario
+        )
+        return Measurement(system, self._sensors, setting, plan.effort, stretches)
 
     @contextlib.contextmanager
-    def _or_left_out(self, point: PlannedRow) -> Iterator[None]:
+    def _or_left_out(self, row: PlannedRow) -> Iterator[None]:
         """Leave out what cannot be had here, with the reason."""
         try:
             yield
         except ModelError as error:
-            self._report.notes.append(f"{point} is left out: {error}")
+            self._report.notes.append(f"{row} is left out: {error}")
 
-    def _later(self, points: Sequence[PlannedRow], reason: str) -> list[PlannedRow]:
-        named = ", ".join(map(str, points))
+    def _later(self, rows: Sequence[PlannedRow], reason: str) -> list[PlannedRow]:
+        named = ", ".join(map(str, rows))
         told = f"{named}: not measured in turn with the precisions before, as {reason}"
         self._report.notes.append(told)
-        return list(points)
+        return list(rows)

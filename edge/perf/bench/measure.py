@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from edge.core.clock import now_ns
-from edge.perf.bench.collect import RowSensors, RowSetting, Stretch, row_of
 from edge.perf.bench.load_generator import ClosedLoop, Length, Query, System, poisson, serve
 from edge.perf.bench.row import LEAST_SAMPLES, BenchRow
+from edge.perf.bench.stretch import RowSensors, RowSetting, Stretch, row_of
 
 # A board is warm when its hottest sensor has risen by no more than this from one stretch of warming up to the next.
 STEADY_C = 0.5
@@ -32,7 +32,7 @@ class Effort:
     seed: int
 
 
-class Target:
+class LatencyTarget:
     """Tells from the queries as they end when a p99 can only be missed."""
 
     def __init__(self, target_p99_ms: float, queries: int) -> None:
@@ -142,7 +142,7 @@ class Measurement:
         self._warm_up(loop)
         yield
         # A p99 needs its samples, but not to tell that it is missed.
-        target = None if target_ms is None else Target(target_ms, LEAST_SAMPLES)
+        target = None if target_ms is None else LatencyTarget(target_ms, LEAST_SAMPLES)
         whole = self._effort.length
         if target is not None:
             whole = replace(whole, least_queries=LEAST_SAMPLES)
@@ -226,7 +226,7 @@ class Measurement:
     def _probe(self, rate_per_s: float, target_ms: float) -> None:
         length = replace(self._effort.length, least_queries=LEAST_SAMPLES)
         planned = length.images or int(rate_per_s * length.seconds)
-        target = Target(target_ms, max(LEAST_SAMPLES, planned))
+        target = LatencyTarget(target_ms, max(LEAST_SAMPLES, planned))
         arrivals_s = poisson(rate_per_s, self._effort.seed)
         stretch = self._begin()
         self.stretches = [stretch]

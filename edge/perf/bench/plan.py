@@ -16,7 +16,7 @@ WARM_UP_S, QUICK_WARM_UP_S = 2.0, 0.2
 
 
 @dataclass(frozen=True)
-class GridCell:
+class BenchSetting:
     """One setting that is asked for; lanes None: as many as serve."""
 
     scenario: Scenario
@@ -56,9 +56,9 @@ class BenchPlan:
         warm_up_s = QUICK_WARM_UP_S if self.quick else WARM_UP_S
         return Effort(Length(seconds, self.frames), warm_up_s, not self.quick, self.target_p99_ms, self.seed)
 
-    def cells(self, power_modes: tuple[str | None, ...]) -> Iterator[GridCell]:
+    def settings(self, power_modes: tuple[str | None, ...]) -> Iterator[BenchSetting]:
         """Yield each combination; modes change least, as a board has to settle."""
         for mode, precision, scenario, lanes, batch in itertools.product(
             power_modes, self.precisions, self.scenarios, self.lanes, sorted(set(self.batches))
         ):
-            yield GridCell(scenario, mode, precision, lanes, batch)
+            yield BenchSetting(scenario, mode, precision, lanes, batch)

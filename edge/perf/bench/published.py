@@ -59,7 +59,7 @@ def published_device(board: str) -> str:
     raise ConfigError(f"--compare published: nothing was published for board {board!r}; name one: --board {known}")
 
 
-def beside(rows: Sequence[Row], board: str, power_mode: str | None = None) -> list[Pair]:
+def paired(rows: Sequence[Row], board: str, power_mode: str | None = None) -> list[Pair]:
     """Return a pair for each row of ours and each published row of the same network and batch on that board.
 
     `power_mode` is max-q or max-p, or the board's own name of such a mode. Without it a row goes beside those of its

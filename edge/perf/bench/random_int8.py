@@ -29,7 +29,7 @@ _PICTURES = 4
 _SEED = 0
 
 
-def make_int8_form(onnx: Path, backend: str, state_dir: Path) -> None:
+def make_int8_variant(onnx: Path, backend: str, state_dir: Path) -> None:
     """Make the form that a backend runs, unless it is there; raise ModelError where that cannot be done.
 
     It takes any batch, as its source does. The largest network needs 4 GB of memory and half a minute, once.

@@ -33,7 +33,7 @@ _RESAMPLED: Mapping[str, Callable[[Sequence[Block]], Array]] = {
 FIGURES = tuple(_RESAMPLED)
 
 
-class Key(NamedTuple):
+class RowKey(NamedTuple):
     """Rows with the same key are compared."""
 
     network: str
@@ -64,7 +64,7 @@ class FigureChange:
 class RowChange:
     """What became of a row; `why` says what is missing where that is unclear, or what speaks against a row."""
 
-    key: Key
+    key: RowKey
     verdict: str
     changes: tuple[FigureChange, ...]
     why: str | None
@@ -94,10 +94,10 @@ def check_tolerance(tolerance: float) -> None:
         raise ConfigError(f"--tolerance {tolerance:g}: wanted a share from 0 to below 1, as 0.05 for 5 %")
 
 
-def key_of(row: Row) -> Key:
+def key_of(row: Row) -> RowKey:
     """Return what a row is a measurement of."""
     mode = row.get("power_mode")
-    return Key(row["network"], row["precision"], row["batch"], row["scenario"], row["lanes"], mode)
+    return RowKey(row["network"], row["precision"], row["batch"], row["scenario"], row["lanes"], mode)
 
 
 def compare(before: Sequence[Row], now: Sequence[Row], tolerance: float = TOLERANCE) -> BaselineComparison:

@@ -11,7 +11,7 @@ from edge.perf.bench.accuracy import NOT_MEASURED, accuracies, accuracy_sheet
 from edge.perf.bench.baseline_file import check_same_machine, read_run
 from edge.perf.bench.html_report import check_page, write_page
 from edge.perf.bench.plot import plot
-from edge.perf.bench.published import Pair, beside, published_device, published_sheet
+from edge.perf.bench.published import Pair, paired, published_device, published_sheet
 from edge.perf.bench.regression import TOLERANCE, BaselineComparison, check_tolerance, compare, comparison_sheet
 from edge.perf.bench.report import Report, title_of
 from edge.perf.bench.speedup import speedup_sheet
@@ -69,7 +69,7 @@ class ReportSections:
             report.sheets.append(accuracy_sheet(rows, found))
             report.notes += [NOT_MEASURED] if any(each["accuracy"] is None for each in found) else []
         if self._asked.published:
-            pairs: list[Pair] = beside(rows, self._asked.board or board_name(), self._asked.board_mode)
+            pairs: list[Pair] = paired(rows, self._asked.board or board_name(), self._asked.board_mode)
             report.told[PUBLISHED] = [pair.to_json() for pair in pairs]
             report.sheets.append(published_sheet(pairs))
         if self._before is not None:

@@ -29,7 +29,7 @@ _MOST_BLOCKS = 1000  # advised
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Stability:
     """`spread` is the blocks' standard deviation ÷ their mean, None from fewer than two blocks."""
 
     spread: float | None
@@ -52,7 +52,7 @@ def assess_stability(
     is_throttled: bool | None = None,
     temperature_start_c: float | None = None,
     temperature_end_c: float | None = None,
-) -> Judgement:
+) -> Stability:
     """Judge the blocks of one row in the order in which they were measured, and the state of the board beside them.
 
     What is judged is images/s; in the server scenario, where queries come at random, only what these do not explain,
@@ -69,7 +69,7 @@ def assess_stability(
         lambda: _drift(medians_ms(blocks) if is_server else values, is_latency=is_server),
         lambda: None if is_server else _outliers(blocks),
     )
-    return Judgement(spread(values), tuple(told for check in checks if (told := check())))
+    return Stability(spread(values), tuple(told for check in checks if (told := check())))
 
 
 def spread(values: Array) -> float | None:

@@ -10,71 +10,71 @@ from edge.core.manifest import read_manifest
 from edge.core.process import usable_cores
 from edge.inference.engine_provider import EngineEnvironment
 from edge.perf.bench.load_generator import System
-from edge.perf.bench.plan import GridCell
+from edge.perf.bench.plan import BenchSetting
 from edge.perf.bench.subject import Subject, pictures
 from edge.perf.bench.system_engine import EngineAlone
 from edge.perf.bench.system_serving import Serving, check_batches, open_model, random_pictures
 from edge.pipeline.served_model import GPU_LANES, lane_plan, supply_of
 
 
-def settings_of(subject: Subject, cell: GridCell) -> ModelSettings:
+def settings_of(subject: Subject, setting: BenchSetting) -> ModelSettings:
     """Return the model's settings for a setting that is measured.
 
     With one query at a time a second lane has nothing to do: left open, there is one, with all the engine's threads.
     """
-    lanes = cell.lanes or subject.settings.lanes
-    if lanes == "auto" and cell.scenario == "single-stream":
+    lanes = setting.lanes or subject.settings.lanes
+    if lanes == "auto" and setting.scenario == "single-stream":
         lanes = 1
-    changes = {"max_batch": cell.batch, "lanes": lanes}
+    changes = {"max_batch": setting.batch, "lanes": lanes}
     return subject.settings.model_copy(update=changes)
 
 
 @contextlib.contextmanager
 def open_serving(
-    subject: Subject, cell: GridCell, place: EngineEnvironment, batches: Sequence[int], seed: int
+    subject: Subject, setting: BenchSetting, place: EngineEnvironment, batches: Sequence[int], seed: int
 ) -> Iterator[System]:
     """Open the serving path; raise ModelError where this precision is not served here, ConfigError for a batch."""
-    model = open_model(subject.name, settings_of(subject, cell), place, cell.precision)
+    model = open_model(subject.name, settings_of(subject, setting), place, setting.precision)
     try:
         check_batches(batches, model.engine.fixed_batch, subject.name)
         shown = pictures(subject.sources) or random_pictures(model, seed)
     except BaseException:
         model.close()
         raise
-    with Serving(model, shown, whole_batches=cell.scenario != "server") as serving:
+    with Serving(model, shown, whole_batches=setting.scenario != "server") as serving:
         yield serving
 
 
 @contextlib.contextmanager
 def open_alone(
-    subject: Subject, cell: GridCell, place: EngineEnvironment, batches: Sequence[int], seed: int
+    subject: Subject, setting: BenchSetting, place: EngineEnvironment, batches: Sequence[int], seed: int
 ) -> Iterator[System]:
     """Open the engine alone; raise ModelError where this precision cannot be had here, ConfigError for a batch."""
-    settings = settings_of(subject, cell)
+    settings = settings_of(subject, setting)
     manifest = read_manifest(settings.path)
     lanes, threads = lane_plan(settings, usable_cores())
     supply = supply_of(settings, manifest, place, threads)
     if settings.lanes == "auto" and supply.why_not_tensorrt() is None:
         lanes = GPU_LANES
-    engine = supply.make(cell.precision)
+    engine = supply.make(setting.precision)
     try:
         check_batches(batches, engine.fixed_batch, subject.name)
     except BaseException:
         engine.close()
         raise
-    in_caller = cell.scenario == "single-stream"
-    with EngineAlone(engine, cell.batch, lanes, seed, in_caller=in_caller) as alone:
+    in_caller = setting.scenario == "single-stream"
+    with EngineAlone(engine, setting.batch, lanes, seed, in_caller=in_caller) as alone:
         yield alone
 
 
-def make_form(subject: Subject, cell: GridCell, place: EngineEnvironment) -> None:
+def make_variant(subject: Subject, setting: BenchSetting, place: EngineEnvironment) -> None:
     """Make the INT8 form of a network, where that is measured; one of a model has to prove itself.
 
     Raises ModelError where that cannot be done.
     """
-    if subject.is_random and cell.precision == "int8":
-        from edge.perf.bench.random_int8 import make_int8_form  # noqa: PLC0415 -- imports onnx, which is slow
+    if subject.is_random and setting.precision == "int8":
+        from edge.perf.bench.random_int8 import make_int8_variant  # noqa: PLC0415 -- imports onnx, which is slow
 
         settings = subject.settings
         supply = supply_of(settings, read_manifest(settings.path), place, threads=1)
-        make_int8_form(supply.onnx, supply.here.backend, place.state_dir)
+        make_int8_variant(supply.onnx, supply.here.backend, place.state_dir)

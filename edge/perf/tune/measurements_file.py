@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from edge.core.errors import EdgeError
 from edge.core.validation import Table
-from edge.perf.tune.candidate import MeasuredSetting, Setting
+from edge.perf.tune.setting import MeasuredSetting, Setting
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.host.sensors.utilization import Dlas
-from edge.perf.tune.candidate import Axes
+from edge.perf.tune.setting import Axes
 
 SECONDS = 20.0
 BATCHES = (1, 2, 4, 8)

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.core.tuned_profile import OperatingPoint, Profile, front
-from edge.perf.tune.candidate import MeasuredSetting, Reason, Setting
+from edge.perf.tune.candidate_pruner import Reason
+from edge.perf.tune.setting import MeasuredSetting, Setting
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def to_json(found: TuneResult) -> dict[str, Any]:
             each.model_dump(mode="json") | {"on_front": each.point in best, "marks": found.marks(each.point)}
             for each in found.measured.values()
         ],
-        "left_out": [asdict(each) | {"reason": reason.told} for each, reason in found.left_out.items()],
+        "left_out": [asdict(each) | {"reason": reason.text} for each, reason in found.left_out.items()],
         "notes": list(found.notes),
     }
 
@@ -87,7 +88,7 @@ def show(found: TuneResult, console: Console) -> None:
     kinds = Counter(reason.kind for reason in found.left_out.values())
     for kind, count in kinds.most_common():
         example, reason = next(pair for pair in found.left_out.items() if pair[1].kind == kind)
-        told = "" if reason.told == kind else f" ({example}: {reason.told})"
+        told = "" if reason.text == kind else f" ({example}: {reason.text})"
         console.print(f"{_settings(count)} not measured: {kind}{told}", markup=False)
     for note in found.notes:
         console.print(note, markup=False)

@@ -17,12 +17,13 @@ from edge.core.progress import tracked
 from edge.core.tuned_profile import OperatingPoint, Profile, max_p, max_q, write_profile
 from edge.host.board import board_name
 from edge.inference.engine_provider import EngineEnvironment
-from edge.perf.tune.candidate import CandidatePruner, MeasuredSetting, Reason, Setting, ordered
+from edge.perf.tune.candidate_pruner import CandidatePruner, Reason, fastest_first
 from edge.perf.tune.measurements_file import MeasurementsFile
 from edge.perf.tune.plan import TunePlan, default_devices
 from edge.perf.tune.report import TuneResult
+from edge.perf.tune.setting import MeasuredSetting, Setting
 from edge.perf.tune.trial import CannotServeError, Trial, TrialSensors
-from edge.perf.tune.tuned_config import alone, model_to_tune, under
+from edge.perf.tune.tuned_config import config_of_model, config_under, model_to_tune
 from edge.pipeline.served_model import ServedModel
 from edge.power.mode_guard import ModeGuard, Power, RebootingError
 
@@ -45,7 +46,7 @@ class TuneSearch:
         self._wish = wish
         self._name = model_to_tune(config, wish.config, wish.model)
         self._place = EngineEnvironment(state_dir, board_name(), config.engines)
-        self._config = alone(config, self._name, saturate=wish.saturate)
+        self._config = config_of_model(config, self._name, saturate=wish.saturate)
         self._power = power
         self._sensors = sensors
         self._notes: list[str] = []
@@ -96,7 +97,7 @@ class TuneSearch:
         self._notes += notes
         live = tuple(mode for mode in modes if self._power.is_live(mode))
         others = tuple(mode for mode in modes if mode not in live)
-        return (*ordered(live, self._power.is_slower), *ordered(others, self._power.is_slower))
+        return (*fastest_first(live, self._power.is_slower), *fastest_first(others, self._power.is_slower))
 
     def _measure_all(self, wanted: Sequence[Setting], keeper: ModeGuard | None) -> None:
         is_slower = self._power.is_slower if self._power is not None else _never
@@ -120,7 +121,7 @@ class TuneSearch:
                         refused[form] = reason
             self._left_out[candidate] = reason
         if not self._finished.measured.keys() & set(wanted):
-            reasons = "; ".join({reason.told for reason in self._left_out.values()})
+            reasons = "; ".join({reason.text for reason in self._left_out.values()})
             raise EdgeError(f"model {self._name} could not be measured under any setting: {reasons}")
 
     def _switch(self, mode: str | None, keeper: ModeGuard | None) -> None:
@@ -138,7 +139,7 @@ class TuneSearch:
 
     def _measure(self, candidate: Setting) -> None:
         mode = candidate.power_mode or ""
-        with Trial(under(self._config, candidate), candidate, self._place, self._sensors) as trial:
+        with Trial(config_under(self._config, candidate), candidate, self._place, self._sensors) as trial:
             if mode not in self._finished.idle_w and (idle_w := trial.idle_w()) is not None:
                 self._finished.idle_w[mode] = idle_w
             measured = trial.measure(self._wish.seconds)

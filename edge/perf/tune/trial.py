@@ -13,8 +13,8 @@ from edge.core.errors import EdgeError, GpuMemoryError, ModelError
 from edge.core.tuned_profile import OperatingPoint
 from edge.host.sensors.conditions import Conditions
 from edge.inference.engine_provider import EngineEnvironment
-from edge.perf.tune.candidate import MeasuredSetting, Setting
 from edge.perf.tune.recording_outlet import SETTLED_SLICES, RecordingOutlet, Slice, is_settled, percentile, total
+from edge.perf.tune.setting import MeasuredSetting, Setting
 from edge.pipeline.pipeline import Pipeline
 
 SLICE_S = 1.0  # what is kept or discarded at once

@@ -7,7 +7,7 @@ from typing import Any
 
 from edge.core.config import Config
 from edge.core.errors import ConfigError
-from edge.perf.tune.candidate import Setting
+from edge.perf.tune.setting import Setting
 
 
 def model_to_tune(config: Config, path: Path, named: str | None) -> str:
@@ -22,7 +22,7 @@ def model_to_tune(config: Config, path: Path, named: str | None) -> str:
     return named or used[0]
 
 
-def alone(config: Config, name: str, *, saturate: bool) -> Config:
+def config_of_model(config: Config, name: str, *, saturate: bool) -> Config:
     """Return the configuration with this model's streams alone: files play for ever, and every result counts."""
     streams = {}
     for stream, settings in config.streams.items():
@@ -42,7 +42,7 @@ def alone(config: Config, name: str, *, saturate: bool) -> Config:
     return config.model_copy(update={"models": {name: config.models[name]}, "streams": streams})
 
 
-def under(config: Config, candidate: Setting) -> Config:
+def config_under(config: Config, candidate: Setting) -> Config:
     """Return a configuration of one model with a candidate's settings."""
     changes = {
         "precision": candidate.precision,

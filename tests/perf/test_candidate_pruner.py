@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.tuned_profile import OperatingPoint
-from edge.perf.tune.candidate import Axes, CandidatePruner, MeasuredSetting, Setting, ordered
+from edge.perf.tune.candidate_pruner import CandidatePruner, fastest_first
+from edge.perf.tune.setting import Axes, MeasuredSetting, Setting
 
 ONE = Setting("FAST", "gpu", "fp16", 1, 1)
 ORDER = ("FAST", "MIDDLE", "SLOW")
@@ -49,7 +50,7 @@ def measured(
 
 def judged(wanted: Setting, known: dict[Setting, MeasuredSetting], target_p99_ms: float | None = 20.0) -> str | None:
     reason = CandidatePruner(known, target_p99_ms, is_slower).why_not(wanted)
-    return reason.told if reason else None
+    return reason.text if reason else None
 
 
 def batch(size: int) -> Setting:
@@ -102,8 +103,8 @@ def test_slower_mode_is_left_out_where_a_faster_one_clearly_missed_the_target() 
 
 
 def test_faster_modes_come_first_and_small_settings_before_large_ones() -> None:
-    assert ordered(("SLOW", "FAST", "MIDDLE"), is_slower) == ORDER
-    assert ordered((None,), is_slower) == (None,)
+    assert fastest_first(("SLOW", "FAST", "MIDDLE"), is_slower) == ORDER
+    assert fastest_first((None,), is_slower) == (None,)
     axes = Axes(("FAST", "SLOW"), ("gpu",), ("fp16",), (2, 1), (4, 1, 1))
     assert [str(each) for each in axes.candidates()][:4] == [
         "FAST gpu fp16 batch 1 1 lane",

@@ -1,16 +1,12 @@
-"""One way to run a model that `edge tune` tries, what it measured of it, and why some are not worth a measurement."""
+"""Settings that cannot win, given the measurements so far: left out with the reason."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from pydantic import Field
-
-from edge.core.tuned_profile import OperatingPoint
-from edge.core.validation import Table
+from edge.perf.tune.setting import MeasuredSetting, Setting
 
 # A rate or latency within this ratio of another one is taken for the same.
 _SAME = 1.03
@@ -19,61 +15,11 @@ _CLEARLY = 1.1
 _TOO_LARGE = "smaller batches miss the target already"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """Settings under which the pipeline can run."""
-
-    power_mode: str | None  # None: the board's, whatever it is
-    device: str
-    precision: str
-    lanes: int
-    max_batch: int
-
-    def __str__(self) -> str:
-        mode = f"{self.power_mode} " if self.power_mode else ""
-        lanes = "1 lane" if self.lanes == 1 else f"{self.lanes} lanes"
-        return f"{mode}{self.device} {self.precision} batch {self.max_batch} {lanes}"
-
-
-class MeasuredSetting(Table):
-    """What the pipeline did under a candidate's settings."""
-
-    point: OperatingPoint
-    engine: str  # label of what served
-    measured_s: float = Field(ge=0)  # without what was discarded
-    discarded_s: float = Field(ge=0)  # while the board throttled
-    is_steady: bool  # load and temperature had settled before
-    images: int = Field(ge=0)
-    dropped_share: float = Field(ge=0, le=1)  # of the frames captured meanwhile
-    batch_mean: float | None
-    batch_most: int = Field(ge=0)  # images of the fullest batch
-    service_ms: float | None  # median from a batch's forming to its results
-    busy: float = Field(ge=0)  # share of the time that a lane had a batch, on the mean
-
-
-@dataclass(frozen=True)
-class Axes:
-    """All that is tried."""
-
-    power_modes: tuple[str | None, ...]
-    devices: tuple[str, ...]
-    precisions: tuple[str, ...]
-    lanes: tuple[int, ...]
-    batches: tuple[int, ...]
-
-    def candidates(self) -> Iterator[Setting]:
-        """Yield each combination: modes change least, since a board has to settle, and small ones come first."""
-        for mode, device, precision, lanes, batch in itertools.product(
-            self.power_modes, self.devices, self.precisions, sorted(set(self.lanes)), sorted(set(self.batches))
-        ):
-            yield Setting(mode, device, precision, lanes, batch)
-
-
 class Reason(NamedTuple):
     """Why a candidate was left out."""
 
     kind: str  # for many of them
-    told: str  # for this one
+    text: str  # for this one
 
 
 class IsSlower(Protocol):
@@ -90,41 +36,41 @@ class CandidatePruner:
     target_p99_ms: float | None
     is_slower: IsSlower
 
-    def why_not(self, wanted: Setting) -> Reason | None:
+    def why_not(self, candidate: Setting) -> Reason | None:
         """Return why a candidate cannot be better than what is measured; None where it may be."""
-        by_batch = self._smaller_batches(wanted)
+        by_batch = self._smaller_batches(candidate)
         return (
-            self._over_target_in_a_faster_mode(wanted)
+            self._over_target_in_a_faster_mode(candidate)
             or self._never_full(by_batch)
             or self._too_large(by_batch)
-            or self._more_lanes_for_nothing(wanted)
+            or self._more_lanes_for_nothing(candidate)
         )
 
-    def _smaller_batches(self, wanted: Setting) -> dict[int, MeasuredSetting]:
+    def _smaller_batches(self, candidate: Setting) -> dict[int, MeasuredSetting]:
         found = {
             each.max_batch: measured
             for each, measured in self.measured.items()
-            if each.max_batch < wanted.max_batch and replace(each, max_batch=wanted.max_batch) == wanted
+            if each.max_batch < candidate.max_batch and replace(each, max_batch=candidate.max_batch) == candidate
         }
         return dict(sorted(found.items()))
 
-    def _fewer_lanes(self, wanted: Setting) -> dict[int, MeasuredSetting]:
+    def _fewer_lanes(self, candidate: Setting) -> dict[int, MeasuredSetting]:
         found = {
             each.lanes: measured
             for each, measured in self.measured.items()
-            if each.lanes < wanted.lanes and replace(each, lanes=wanted.lanes) == wanted
+            if each.lanes < candidate.lanes and replace(each, lanes=candidate.lanes) == candidate
         }
         return dict(sorted(found.items()))
 
-    def _over_target_in_a_faster_mode(self, wanted: Setting) -> Reason | None:
-        if self.target_p99_ms is None or wanted.power_mode is None:
+    def _over_target_in_a_faster_mode(self, candidate: Setting) -> Reason | None:
+        if self.target_p99_ms is None or candidate.power_mode is None:
             return None
         for each, measured in self.measured.items():
             p99_ms = measured.point.latency_p99_ms
-            same = replace(each, power_mode=wanted.power_mode) == wanted and not measured.point.is_throttled
+            same = replace(each, power_mode=candidate.power_mode) == candidate and not measured.point.is_throttled
             if not same or each.power_mode is None or p99_ms is None:
                 continue
-            if p99_ms > _CLEARLY * self.target_p99_ms and self.is_slower(wanted.power_mode, each.power_mode):
+            if p99_ms > _CLEARLY * self.target_p99_ms and self.is_slower(candidate.power_mode, each.power_mode):
                 told = f"p99 was {p99_ms:.3g} ms in {each.power_mode} already, which is faster in everything"
                 return Reason("a faster power mode misses the target already", told)
         return None
@@ -154,9 +100,9 @@ class CandidatePruner:
             before_ms = p99_ms
         return None
 
-    def _more_lanes_for_nothing(self, wanted: Setting) -> Reason | None:
+    def _more_lanes_for_nothing(self, candidate: Setting) -> Reason | None:
         """Tell where the last lanes that were added gave neither more images a second nor less latency."""
-        fewer = list(self._fewer_lanes(wanted).items())
+        fewer = list(self._fewer_lanes(candidate).items())
         if len(fewer) < 2:  # noqa: PLR2004 -- a trend has two points
             return None
         (few, before), (more, after) = fewer[-2:]
@@ -170,7 +116,7 @@ class CandidatePruner:
         return None
 
 
-def ordered(modes: tuple[str | None, ...], is_slower: IsSlower) -> tuple[str | None, ...]:
+def fastest_first(modes: tuple[str | None, ...], is_slower: IsSlower) -> tuple[str | None, ...]:
     """Return power modes with the faster ones first, else as they were."""
 
     def faster(mode: str | None) -> int:
