@@ -165,9 +165,9 @@ def test_a_record_of_whatever_content_lets_the_daemon_start(content: bytes) -> N
 # The daemon with times that a test can wait for.
 SOON = """
 import sys
-from edge.daemon import daemon, starts
-starts.SETTLED_S = daemon.SETTLED_S = float(sys.argv.pop(1))
-starts.FIRST_PAUSE_S = float(sys.argv.pop(1))
+from edge.daemon import daemon, start_history
+start_history.HEALTHY_UPTIME_S = daemon.HEALTHY_UPTIME_S = float(sys.argv.pop(1))
+start_history.FIRST_PAUSE_S = float(sys.argv.pop(1))
 from edge.cli.main import main
 sys.exit(main())
 """
