@@ -23,8 +23,8 @@ from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt import build_process
 from edge.inference.backends.tensorrt.build_process import (
     KEPT_FREE_MB,
-    LEAST_WORKSPACE_MB,
-    MOST_WORKSPACE_MB,
+    MAX_WORKSPACE_MB,
+    MIN_WORKSPACE_MB,
     build_plan,
     default_workspace_mb,
 )
@@ -133,7 +133,7 @@ def test_a_model_that_tensorrt_does_not_take_is_told_apart(real: Callable[..., B
     content = (CONVEYOR / "conveyor.onnx").read_bytes()
     path = tmp_path / "odd.onnx"
     path.write_bytes(content.replace(b"Concat", b"Kitten"))
-    with pytest.raises(UnsupportedModelError, match="does not know op Kitten"):
+    with pytest.raises(UnsupportedModelError, match="does not know operator Kitten"):
         real(path)
 
 
@@ -315,5 +315,5 @@ def test_the_workspace_fits_the_board(memory_bytes: int, workspace_mb: int) -> N
 @given(st.integers(0, 2**40))
 def test_the_workspace_is_bounded_and_leaves_most_of_the_memory(memory_bytes: int) -> None:
     workspace_mb = default_workspace_mb(memory_bytes)
-    assert LEAST_WORKSPACE_MB <= workspace_mb <= MOST_WORKSPACE_MB
-    assert workspace_mb == LEAST_WORKSPACE_MB or workspace_mb * 10**6 < memory_bytes / 10
+    assert MIN_WORKSPACE_MB <= workspace_mb <= MAX_WORKSPACE_MB
+    assert workspace_mb == MIN_WORKSPACE_MB or workspace_mb * 10**6 < memory_bytes / 10

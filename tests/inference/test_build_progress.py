@@ -24,7 +24,7 @@ EVENTS = st.lists(
 
 def steps(reporter: Reporter, numbers: Iterable[int]) -> None:
     for number in numbers:
-        reporter.monitored(partial(Phases.step, name="building", step=number), "building")
+        reporter.update(partial(Phases.step, name="building", step=number), "building")
 
 
 def test_a_phase_within_a_phase_fills_its_step() -> None:
@@ -55,8 +55,8 @@ def test_a_second_try_goes_on_from_where_the_first_had_come() -> None:
     lines: list[Mapping[str, Any]] = []
     reporter = Reporter(lines.append)
     for done in (3, 10):
-        reporter.tell("reading", READ / 2)
-        reporter.monitored(lambda phases: phases.start("building", None, 10), "building")
+        reporter.report("reading", READ / 2)
+        reporter.update(lambda phases: phases.start("building", None, 10), "building")
         steps(reporter, range(done))
     fractions = [line["fraction"] for line in lines]
     assert fractions == sorted(fractions)
@@ -66,7 +66,7 @@ def test_a_second_try_goes_on_from_where_the_first_had_come() -> None:
 def test_thousands_of_steps_become_few_lines() -> None:
     lines: list[Mapping[str, Any]] = []
     reporter = Reporter(lines.append)
-    reporter.monitored(lambda phases: phases.start("building", None, 100_000), "building")
+    reporter.update(lambda phases: phases.start("building", None, 100_000), "building")
     steps(reporter, range(0, 100_000, 10))
     assert 50 < len(lines) < 1000
 
@@ -76,14 +76,14 @@ def test_a_build_that_nobody_waits_for_any_more_is_cancelled() -> None:
         raise BrokenPipeError
 
     reporter = Reporter(write)
-    reporter.tell("reading", 0.0)
+    reporter.report("reading", 0.0)
     assert reporter.cancelled
 
 
 def test_what_tensorrt_tells_after_a_cancel_is_not_progress() -> None:
     lines: list[Mapping[str, Any]] = []
     reporter = Reporter(lines.append)
-    reporter.monitored(lambda phases: phases.start("building", None, 2), "building")
+    reporter.update(lambda phases: phases.start("building", None, 2), "building")
     reporter.cancelled = True
-    reporter.monitored(lambda phases: phases.finish("building"), "building")
+    reporter.update(lambda phases: phases.finish("building"), "building")
     assert [line["fraction"] for line in lines] == [READ]

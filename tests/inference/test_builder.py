@@ -280,10 +280,14 @@ BAD_CONV = [helper.make_node("Conv", ["x", "w"], ["y"], "head")]
 @pytest.mark.parametrize(
     ("nodes", "constants", "told"),
     [
-        (NO_SUCH_OP, {}, ["does not know op NoSuchOp (node 'odd')", "set backend to onnxruntime"]),
-        (OWN_OP, {}, ["does not know op Blur (node 'blur')", "set backend to onnxruntime"]),
-        ([helper.make_node("Det", ["x"], ["y"])], {}, ["does not know op Det (node number 0)"]),
-        (BAD_CONV, {"w": np.zeros((8, 4, 3, 3), np.float32)}, ["does not take op Conv (node 'head': ", "broadcast"]),
+        (NO_SUCH_OP, {}, ["does not know operator NoSuchOp (node 'odd')", "set backend to onnxruntime"]),
+        (OWN_OP, {}, ["does not know operator Blur (node 'blur')", "set backend to onnxruntime"]),
+        ([helper.make_node("Det", ["x"], ["y"])], {}, ["does not know operator Det (node number 0)"]),
+        (
+            BAD_CONV,
+            {"w": np.zeros((8, 4, 3, 3), np.float32)},
+            ["does not support operator Conv (node 'head': ", "broadcast"],
+        ),
     ],
     ids=["no such op", "a domain of one's own", "no importer", "shapes that do not fit"],
 )
@@ -328,7 +332,7 @@ def test_sizes_other_than_the_batch_must_be_known(
 ) -> None:
     with pytest.raises(EngineError) as caught:
         built(order(relu(tmp_path / "m.onnx", shape)))
-    assert f"input 'x' has the shape {told}; wanted every size but the batch (the first) known" in str(caught.value)
+    assert f"input 'x' has the shape {told}; wanted only the batch (the first axis) dynamic" in str(caught.value)
 
 
 @pytest.mark.parametrize("max_batch", [1, 7])

@@ -794,11 +794,11 @@ def test_tensorrt_builds_a_real_model_in_fp16(name: str, tmp_path: Path) -> None
     builder = trt.Builder(logger)
     network = builder.create_network(bits(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"))
     parser = trt.OnnxParser(network, logger)
-    assert parser.parse_from_file(str(fp16_file(source, tmp_path))), logger.take_errors()
+    assert parser.parse_from_file(str(fp16_file(source, tmp_path))), logger.pop_errors()
     settings = builder.create_builder_config()
     tensor = network.get_input(0)
     if -1 in tensor.shape:
         profile = builder.create_optimization_profile()
         profile.set_shape(tensor.name, (1, *tensor.shape[1:]), (1, *tensor.shape[1:]), (2, *tensor.shape[1:]))
         assert settings.add_optimization_profile(profile) >= 0
-    assert builder.build_serialized_network(network, settings) is not None, logger.take_errors()
+    assert builder.build_serialized_network(network, settings) is not None, logger.pop_errors()

@@ -225,7 +225,7 @@ def test_where_pycuda_is_missing_it_is_named() -> None:
 def test_memory_that_is_short_is_told_as_such(tmp_path: Path, discrete: Any) -> None:
     engine = build_and_load(identity(tmp_path), tmp_path, 2)
     discrete.controls.context_fails = True
-    with pytest.raises(GpuMemoryError, match="use a smaller max_batch or lanes"), engine.make_context(2):
+    with pytest.raises(GpuMemoryError, match="use a smaller max_batch or fewer lanes"), engine.make_context(2):
         pass
     discrete.controls.context_fails = False
     memory = discrete.machine.memory

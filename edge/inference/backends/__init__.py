@@ -1,1 +1,1 @@
-"""Engines: what runs a model."""
+"""Inference engines: ONNX Runtime and TensorRT."""

@@ -1,9 +1,9 @@
-"""CUDA behind a few nouns: device, stream, event, buffer, graph, kernel. The one file that knows its Python bindings.
+"""CUDA devices, streams, events, buffers and kernels, through pycuda.
 
-pycuda does the work, on the device's primary context, which TensorRT and ONNX Runtime use too. cuda-bindings, where it
-is installed, adds what pycuda lacks: CUDA graphs, on the same context and the same streams.
+pycuda works on the device's primary context, which TensorRT and ONNX Runtime use too. cuda-bindings (`cuda_runtime.py`)
+adds what it lacks, on the same context and the same streams.
 
-A thread that calls anything here does so inside `with device.active():`.
+Threads call everything here inside `with device.active():`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the stream 0 of ot
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU, as its attributes tell."""
+    """A GPU's attributes, as the driver reports them."""
 
     name: str
     compute_capability: tuple[int, int]
@@ -41,17 +41,17 @@ class Gpu:
     memory_bytes: int
     cuda_version: str  # of the driver: "12.6"
     integrated: bool  # shares its memory with the CPU
-    pageable_access: bool  # reads ordinary memory of the CPU coherently (Thor)
+    pageable_access: bool  # reads the CPU's pageable memory coherently (Thor)
 
     @property
     def architecture(self) -> str:
-        """The name that compilers give it: `sm_87`."""
+        """The compilers' name for it: `sm_87`."""
         return f"sm_{self.compute_capability[0]}{self.compute_capability[1]}"
 
 
 @functools.lru_cache(maxsize=1)
 def open_device() -> CudaDevice:
-    """Open the first GPU, once in a process; raise EngineError in one sentence where there is none."""
+    """Open the first GPU, once per process; raise EngineError if there is none."""
     try:
         from pycuda import driver  # noqa: PLC0415 -- there only with the extra `jetson`
     except ImportError as error:
@@ -67,7 +67,7 @@ def open_device() -> CudaDevice:
 
 
 def find_gpu() -> Gpu:
-    """Return what is known of the GPU; raise EngineError where there is none."""
+    """Return the GPU's attributes; raise EngineError if there is none."""
     return open_device().gpu
 
 
@@ -82,7 +82,7 @@ class CudaDevice:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Make the device's context the current one of this thread; raise GpuLostError where that cannot be."""
+        """Make the device's context current on this thread; raise GpuLostError if that fails."""
         try:
             self._context.push()
         except self._driver.Error as error:
@@ -90,29 +90,29 @@ class CudaDevice:
         try:
             yield
         finally:
-            with contextlib.suppress(self._driver.Error):  # a lost GPU is told by what was done in between
+            with contextlib.suppress(self._driver.Error):  # a lost GPU was reported by the calls in between
                 self._driver.Context.pop()
 
     def memory_kind(self) -> MemoryKind:
-        """Return how host and GPU share buffers best on this device.
+        """Return the fastest way for host and GPU to share buffers on this device.
 
-        On Orin the GPU reads mapped host memory as fast as its own, past its cache, so what is read once needs no copy.
-        Thor reads ordinary memory through its caches. A GPU with memory of its own gets a copy from pinned memory.
+        Orin reads mapped host memory as fast as its own, but uncached, so data that is read once needs no copy.
+        Thor reads pageable memory through its caches. A discrete GPU gets copies from pinned memory.
         """
         if not self.gpu.integrated:
             return "pinned"
         return "registered" if self.gpu.pageable_access and graphs_work() else "mapped"
 
     def make_stream(self) -> Any:
-        """Make a stream (`handle`); never stream 0, which would order it with all others."""
+        """Make a stream (`handle`) that is not ordered with stream 0."""
         return self._driver.Stream(_NON_BLOCKING)
 
     def make_event(self, *, spin: bool) -> Any:
-        """Make an event with a time stamp; waiting for it sleeps, or with `spin` keeps a core busy and wakes sooner."""
+        """Make a timed event; waiting for it sleeps, or with `spin` keeps a core busy and wakes sooner."""
         return self._driver.Event(0 if spin else self._driver.event_flags.BLOCKING_SYNC)
 
     def make_buffer(self, shape: tuple[int, ...], dtype: DTypeLike, kind: MemoryKind) -> Buffer:
-        """Allocate memory that the host fills or reads and the GPU reads or writes."""
+        """Allocate memory that both the host and the GPU use."""
         driver = self._driver
         with self.translated(f"allocating {_size_bytes(shape, dtype)} bytes"):
             if kind == "registered":
@@ -122,7 +122,7 @@ class CudaDevice:
             return _Copied(driver, shape, dtype)
 
     def allocate(self, size_bytes: int) -> DeviceMemory:
-        """Allocate memory that only the GPU sees."""
+        """Allocate memory that only the GPU uses."""
         with self.translated(f"allocating {size_bytes} bytes"):
             return DeviceMemory(self._driver.mem_alloc(max(size_bytes, 1)))
 
@@ -135,68 +135,68 @@ class CudaDevice:
         self._driver.memcpy_dtoh_async(array, address, stream)
 
     def load_kernel(self, path: Path, name: str) -> Kernel:
-        """Load a compiled kernel that takes two addresses, once; raise EngineError where it does not fit the GPU."""
+        """Load a compiled kernel that takes two addresses, once; raise EngineError if it does not fit the GPU."""
         if path not in self._kernels:
             with self.translated(f"loading the kernel {path.name}"):
                 self._kernels[path] = Kernel(self._driver.module_from_file(str(path)), name)
         return self._kernels[path]
 
     def free_memory_bytes(self) -> int:
-        """Return how much the driver calls free; on a board that is shared with the CPU."""
+        """Return the memory that the driver reports as free; on a Jetson the CPU shares it."""
         free, _ = self._driver.mem_get_info()
         return int(free)
 
     @contextlib.contextmanager
     def translated(self, doing: str) -> Iterator[None]:
-        """Turn an error of CUDA into one of ours; `doing` completes "failed while …"."""
+        """Turn CUDA's errors into ours; `doing` completes "failed while …"."""
         try:
             yield
         except self._driver.Error as error:
-            let_go(error)
+            release_frames(error)
             raise self.failure(error, doing) from error
         except EngineError as error:
-            let_go(error)
+            release_frames(error)
             raise
 
     @property
     def error_type(self) -> type[Exception]:
-        """What pycuda raises."""
+        """Base class of pycuda's errors."""
         error: type[Exception] = self._driver.Error
         return error
 
     def failure(self, error: object, doing: str) -> EngineError:
-        """Return the error of ours for a failure of CUDA or TensorRT.
+        """Return our error for a failure of CUDA or TensorRT.
 
-        An error of a kernel stays in its context for ever and every later call fails with it (cuda.h: "the process must
-        be terminated and relaunched"), so a context that cannot even be waited for is lost.
+        A kernel's error stays in its context and fails every later call (cuda.h: "the process must be terminated and
+        relaunched"), so a context that cannot be synchronised is lost.
         """
         if isinstance(error, self._driver.MemoryError):
             return GpuMemoryError(
-                f"the GPU ran out of memory while {doing} ({error}); use a smaller max_batch or lanes"
+                f"the GPU ran out of memory while {doing} ({error}); use a smaller max_batch or fewer lanes"
             )
         try:
             self._driver.Context.synchronize()
-        except self._driver.Error as lasting:
-            return GpuLostError(f"the GPU is lost while {doing} ({lasting}); only a new process can use it again")
+        except self._driver.Error as sticky:
+            return GpuLostError(f"the GPU is lost while {doing} ({sticky}); only a new process can use it again")
         return EngineError(f"the GPU failed while {doing} ({error})")
 
 
-def let_go(error: BaseException | None) -> None:
-    """Drop what the frames of an error hold, while the device is active: pycuda frees nothing when it is not."""
+def release_frames(error: BaseException | None) -> None:
+    """Clear the frames of an error while the device is active: pycuda frees memory only then."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
 
 class Buffer:
-    """Memory with two faces: `host` is the array, `address` what the GPU is given."""
+    """Memory shared by host and GPU: `host` is the array, `address` is the GPU's pointer."""
 
     host: NDArray[Any]
     address: int
-    is_copied: bool  # else both faces are the same memory
+    is_copied: bool  # False: both are the same memory
 
     def free(self) -> None:
-        """Give the memory back; `host` must not be used any more."""
+        """Free the memory; `host` must not be used afterwards."""
         raise NotImplementedError
 
 
@@ -216,7 +216,7 @@ class _Mapped(Buffer):
 
 
 class _Registered(Buffer):
-    """By cuda-bindings: `register_host_memory` of pycuda 2026.1 crashes the process."""
+    """Registered through cuda-bindings: `register_host_memory` of pycuda 2026.1 crashes the process."""
 
     is_copied = False
 
@@ -224,14 +224,14 @@ class _Registered(Buffer):
         cudart = load_cudart()
         if cudart is None:
             raise EngineError(
-                "memory is set to registered, which takes cuda-bindings, and that is not installed (docs/jetson.md); "
+                "memory is set to registered, which requires cuda-bindings, and it is not installed (docs/jetson.md); "
                 "install it, or set memory to mapped"
             )
         self._cudart = cudart
         size_bytes = _size_bytes(shape, dtype)
-        room = np.empty(size_bytes + mmap.PAGESIZE, np.uint8)
-        start = -room.ctypes.data % mmap.PAGESIZE  # whole pages are registered
-        self._pages = room[start : start + size_bytes]
+        block = np.empty(size_bytes + mmap.PAGESIZE, np.uint8)
+        start = -block.ctypes.data % mmap.PAGESIZE  # only whole pages can be registered
+        self._pages = block[start : start + size_bytes]
         self.host = _zeroed(self._pages, shape, dtype)
         begin = self._pages.ctypes.data
         registered = cudart.cudaHostRegister(begin, size_bytes, cudart.cudaHostRegisterMapped)
@@ -258,7 +258,7 @@ class _Copied(Buffer):
 
 
 class DeviceMemory:
-    """Memory that only the GPU sees, aligned to 256 bytes and more."""
+    """Memory that only the GPU uses, aligned to at least 256 bytes."""
 
     def __init__(self, allocation: Any) -> None:
         self._allocation = allocation
@@ -269,7 +269,7 @@ class DeviceMemory:
 
 
 class Kernel:
-    """A compiled kernel that takes two addresses."""
+    """A compiled kernel with two pointer parameters."""
 
     def __init__(self, module: Any, name: str) -> None:
         self._module = module  # holds the code
@@ -287,7 +287,7 @@ def _describe(driver: Any, device: Any) -> Gpu:
     attribute = driver.device_attribute
     major, minor = device.compute_capability()
     version = driver.get_driver_version()  # 12060 for 12.6
-    # What this build of pycuda has no name for is not used.
+    # Older builds of pycuda lack this attribute.
     pageable = getattr(attribute, "PAGEABLE_MEMORY_ACCESS", None)
     return Gpu(
         name=device.name(),
@@ -301,12 +301,12 @@ def _describe(driver: Any, device: Any) -> Gpu:
 
 
 def _allocation(array: Any) -> Any:
-    """Return what an array of pycuda stands on."""
+    """Return the allocation behind an array of pycuda."""
     return array.base
 
 
 def _size_bytes(shape: tuple[int, ...], dtype: DTypeLike) -> int:
-    """Return the memory of an array; at least a byte, as nothing cannot be allocated."""
+    """Return an array's size; at least one byte, as CUDA does not allocate zero."""
     return max(math.prod(shape) * np.dtype(dtype).itemsize, 1)
 
 

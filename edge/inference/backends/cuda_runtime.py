@@ -12,14 +12,14 @@ log = logging.getLogger(__name__)
 
 
 class CudaGraph:
-    """What was queued on a stream while it was captured, to be launched again in one call."""
+    """Work captured from a stream, launched again in one call."""
 
     def __init__(self, cudart: Any, executable: Any) -> None:
         self._cudart = cudart
         self._executable = executable
 
     def launch(self, handle: int) -> None:
-        """Queue it all; raise EngineError where that is refused."""
+        """Queue the graph; raise EngineError if CUDA refuses."""
         checked(self._cudart.cudaGraphLaunch(self._executable, handle), "launching a CUDA graph")
 
     def free(self) -> None:
@@ -27,29 +27,29 @@ class CudaGraph:
 
 
 def graphs_work() -> bool:
-    """Tell whether cuda-bindings is there, without which no CUDA graph can be made."""
+    """Return whether cuda-bindings is installed, which CUDA graphs need."""
     return load_cudart() is not None
 
 
 def load_cudart() -> Any:
-    """Return cuda-bindings' runtime API; None where it is not installed."""
+    """Return cuda-bindings' runtime API; None if it is not installed."""
     try:
-        from cuda.bindings import runtime as cudart  # noqa: PLC0415 -- not there on every device
+        from cuda.bindings import runtime as cudart  # noqa: PLC0415 -- optional
     except ImportError:
         return None
     return cudart
 
 
 def capture_graph(handle: int, queue: Callable[[], None]) -> CudaGraph | None:
-    """Capture what `queue` puts on the stream; None where there is no cuda-bindings, or it cannot be captured.
+    """Capture what `queue` puts on the stream; None without cuda-bindings, or if it cannot be captured.
 
-    Whatever `queue` does, the capture is ended, else the stream would stay unusable.
+    The capture is ended even if `queue` fails, else the stream would stay unusable.
     """
     cudart = load_cudart()
     if cudart is None:
         return None
     try:
-        # Thread-local: what other lanes do meanwhile must not break this capture.
+        # Thread-local: calls of other lanes must not break this capture.
         checked(
             cudart.cudaStreamBeginCapture(handle, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal),
             "beginning a capture",
@@ -62,13 +62,13 @@ def capture_graph(handle: int, queue: Callable[[], None]) -> CudaGraph | None:
         executable = checked(cudart.cudaGraphInstantiate(graph, 0), "making a CUDA graph")
         cudart.cudaGraphDestroy(graph)
     except EngineError as error:
-        log.debug("no CUDA graph, each batch is queued layer by layer: %s", error)
+        log.debug("no CUDA graph; batches are queued layer by layer: %s", error)
         return None
     return CudaGraph(cudart, executable)
 
 
 def checked(answer: tuple[Any, ...], doing: str) -> Any:
-    """Return the value of a call of cuda-bindings, which gives (error, value…)."""
+    """Return the value of a cuda-bindings call, which returns (error, value…); raise EngineError on an error."""
     error, *values = answer
     if int(error) != 0:
         raise EngineError(f"{doing} failed ({getattr(error, 'name', error)})")

@@ -1,6 +1,6 @@
-"""The contract of an engine.
+"""Contract of an inference engine.
 
-An engine is opened once for a model and makes one context for each lane; a context owns its buffers.
+An engine is opened once per model and makes one context per lane; a context owns its buffers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class TensorSpec:
     """One input or output of a model."""
 
     name: str
-    shape: tuple[int | None, ...]  # the batch axis first; None: known only when it runs
+    shape: tuple[int | None, ...]  # batch axis first; None: known only at run time
     dtype: np.dtype[Any]
 
     @property
@@ -33,32 +33,32 @@ class TensorSpec:
 
 
 class Pictures(Protocol):
-    """A context's way of making rows of its input by itself, out of pictures, on its own device."""
+    """Preprocessing of pictures into input rows on the context's own device."""
 
     def put(self, row: int, image: NDArray[np.uint8], region: Box, place: Box) -> None:
-        """Copy the picture (H×W×3, BGR): `infer` brings its `region` to the `place` of that row, in pixels of each."""
+        """Copy a picture (H×W×3, BGR); `infer` scales its `region` to `place` in that row, each in its own pixels."""
 
 
 class Context(Protocol):
-    """A place in which one lane runs an engine: preallocated input and output buffers, used by one thread at a time.
+    """One lane's use of an engine: preallocated input and output buffers, for one thread at a time.
 
     It is opened (`with`) on the thread that uses it.
     """
 
     @property
     def inputs(self) -> Mapping[str, NDArray[Any]]:
-        """The input buffers, each of `max_batch` rows: fill the first rows, then call `infer`."""
+        """Input buffers of `max_batch` rows each: fill the first rows, then call `infer`."""
 
     @property
     def outputs(self) -> Mapping[str, NDArray[Any]]:
-        """The outputs of the last `infer`, its batch size in rows; overwritten by the next call."""
+        """Outputs of the last `infer`, one row per picture; OVERWRITTEN by the next call."""
 
     @property
     def pictures(self) -> Pictures | None:
-        """Where this is not None, it takes the pictures, and the input has no buffer here."""
+        """Preprocessing on the device, in place of an input buffer; None: the caller fills `inputs`."""
 
     def infer(self, batch_size: int) -> EngineTimes:
-        """Run the first `batch_size` rows of the inputs; raise EngineError where the engine fails."""
+        """Run the first `batch_size` rows of the inputs; raise EngineError if the engine fails."""
 
     def __enter__(self) -> Context: ...
 
@@ -73,13 +73,13 @@ class Engine(Protocol):
     label: str  # backend/precision/first characters of the ONNX hash: `ort-cpu/fp32/3f9c…`, `trt/fp16/3f9c…`
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    fixed_batch: int | None  # the only batch size that it takes; None: any
+    fixed_batch: int | None  # the only supported batch size; None: any
 
     def make_context(self, max_batch: int, pictures: TargetSettings | None = None) -> Context:
         """Make a context for batches of 1 to `max_batch` pictures.
 
-        Where `pictures` tells how rows are made, the context may offer to make them.
+        With `pictures`, the context may offer to preprocess them on its device.
         """
 
     def close(self) -> None:
-        """Free what the engine holds, once its contexts are closed."""
+        """Free the engine's resources; its contexts must be closed."""

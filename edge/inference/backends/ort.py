@@ -1,4 +1,4 @@
-"""ONNX Runtime behind the engine contract: on the CPU, or through its own providers on a GPU."""
+"""ONNX Runtime as an engine: on the CPU, or on a GPU through its execution providers."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",  # takes what parts of a model it can
+    "tensorrt": "TensorrtExecutionProvider",  # runs the parts of a model that it supports
 }
-_BACKENDS = {"cpu": "ort-cpu", "cuda": "ort-cuda", "tensorrt": "ort-trt"}  # as labels begin
+_BACKENDS = {"cpu": "ort-cpu", "cuda": "ort-cuda", "tensorrt": "ort-trt"}  # first part of a label
 _HASH_SHOWN = 12  # characters of the ONNX hash in a label
 _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
 _LOG_FATAL = 4
 
 
 class OrtEngine:
-    """A model in ONNX Runtime, `threads` engine threads for each context."""
+    """A model in ONNX Runtime, with `threads` threads per context."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class OrtEngine:
         cache: Path | None = None,
         profile: Path | None = None,
     ) -> None:
-        """Open a file whose weights are of `precision`; raise ModelError where it is no model that can be run.
+        """Open a file whose weights are of `precision`; raise ModelError if it cannot be run.
 
-        `label_hash` is shown in the label instead of the file's own hash; `cache` is where the provider may keep what
-        it builds; `profile` is how the file begins to which ONNX Runtime writes what it runs, until `end_profile`.
+        `label_hash` replaces the file's own hash in the label; `cache` is a folder for what the provider builds;
+        `profile` is the file name prefix of a profile, which ONNX Runtime writes until `end_profile`.
         """
         self._onnx = onnx
         self._threads = threads
@@ -70,47 +70,47 @@ class OrtEngine:
         self.inputs = tuple(_spec(onnx, value) for value in inputs)
         self.outputs = tuple(_spec(onnx, value) for value in outputs)
         self.fixed_batch = self.inputs[0].shape[0]
-        self._foreseeable = all(
+        self._has_fixed_outputs = all(
             each.shape[:1] == inputs[0].shape[:1] and None not in spec.shape[1:]
             for each, spec in zip(outputs, self.outputs, strict=True)
         )
-        shown = label_hash or hashlib.sha256(onnx.read_bytes()).hexdigest()[:_HASH_SHOWN]
-        self.label = f"{_BACKENDS[provider]}/{precision}/{shown}"
+        digits = label_hash or hashlib.sha256(onnx.read_bytes()).hexdigest()[:_HASH_SHOWN]
+        self.label = f"{_BACKENDS[provider]}/{precision}/{digits}"
         self._session_taken = False
 
     def make_context(self, max_batch: int, pictures: TargetSettings | None = None) -> OrtContext:  # noqa: ARG002 -- the contract's
-        # With one thread a run happens on the caller's own thread, so one session and its weights serve every lane;
-        # with more, a session's lanes would share its thread pool, so each lane gets its own.
+        # With one thread a run happens on the caller's thread, so all lanes share one session and its weights; with
+        # more, they would share its thread pool, so each lane gets a session of its own.
         session = self._open_session() if self._threads > 1 and self._session_taken else self._session
         self._session_taken = True
         sizes = [self.fixed_batch] if self.fixed_batch else list(range(1, max_batch + 1))
-        return OrtContext(session, self.inputs, self.outputs, sizes, foreseeable=self._foreseeable)
+        return OrtContext(session, self.inputs, self.outputs, sizes, has_fixed_outputs=self._has_fixed_outputs)
 
     def end_profile(self) -> Path:
-        """Return the file in which stands what was run: events of Chrome's trace format, in JSON."""
+        """End the profile and return its file: JSON in Chrome's trace format."""
         return Path(self._session.end_profiling())
 
     def close(self) -> None:
-        """Leave the session to the garbage collector: ONNX Runtime has no other way."""
+        """Leave the session to the garbage collector: ONNX Runtime has no close."""
 
     def _open_session(self) -> Any:
         session = _open_session(self._onnx, self._threads, self._provider, self._cache, self._profile)
         if _PROVIDERS[self._provider] not in session.get_providers():
-            # ONNX Runtime falls back to the CPU by itself, with no more than a line in its log.
+            # ONNX Runtime falls back to the CPU silently, but for a line in its log.
             raise ModelError(
-                f"model {self._onnx} cannot be run by ONNX Runtime's {_PROVIDERS[self._provider]}; it would run on "
+                f"model {self._onnx} cannot run on ONNX Runtime's {_PROVIDERS[self._provider]}; it would run on "
                 f"{', '.join(session.get_providers())}"
             )
         return session
 
 
 class OrtContext:
-    """Input and output buffers, bound to the session once for each batch size.
+    """Input and output buffers, bound to the session once per batch size.
 
-    Outputs whose shapes are not foreseeable are made anew by each run, and copied.
+    Outputs whose shapes depend on the data are allocated by each run, and copied.
     """
 
-    pictures: None = None  # rows are made by the caller
+    pictures: None = None  # the caller fills the input
 
     def __init__(
         self,
@@ -119,13 +119,13 @@ class OrtContext:
         outputs: tuple[TensorSpec, ...],
         sizes: list[int],
         *,
-        foreseeable: bool,
+        has_fixed_outputs: bool,
     ) -> None:
         self._session = session
-        self._foreseeable = foreseeable
+        self._has_fixed_outputs = has_fixed_outputs
         self._output_names = [spec.name for spec in outputs]
         self.inputs: Mapping[str, NDArray[Any]] = {spec.name: _buffer(spec, max(sizes)) for spec in inputs}
-        buffers = {spec.name: _buffer(spec, max(sizes)) for spec in outputs} if foreseeable else {}
+        buffers = {spec.name: _buffer(spec, max(sizes)) for spec in outputs} if has_fixed_outputs else {}
         self._views = {n: {name: array[:n] for name, array in buffers.items()} for n in sizes}
         self._bindings = {n: self._bind(self._views[n], n) for n in sizes}
         self.outputs: Mapping[str, NDArray[Any]] = self._views[max(sizes)]
@@ -144,7 +144,7 @@ class OrtContext:
     def infer(self, batch_size: int) -> EngineTimes:
         start_ns = perf_counter_ns()
         binding = self._bindings[batch_size]
-        if not self._foreseeable:
+        if not self._has_fixed_outputs:
             # A binding keeps what its first run allocated, and refuses another shape.
             binding.clear_binding_outputs()
             for name in self._output_names:
@@ -155,7 +155,7 @@ class OrtContext:
             raise EngineError(
                 f"ONNX Runtime failed on a batch of {batch_size}: {_first_line(error)}; the frames of it are dropped"
             ) from error
-        if self._foreseeable:
+        if self._has_fixed_outputs:
             self.outputs = self._views[batch_size]
         else:
             self.outputs = dict(zip(self._output_names, binding.copy_outputs_to_cpu(), strict=True))
@@ -170,22 +170,22 @@ class OrtContext:
         self._bindings.clear()  # they point into the buffers, so they go first
 
 
-def best_provider(wanted: Sequence[str]) -> str | None:
-    """Return the first of these providers that this build of ONNX Runtime has."""
+def best_provider(preferred: Sequence[str]) -> str | None:
+    """Return the first of `preferred` that this build of ONNX Runtime has; None if it has none of them."""
     try:
-        has = import_onnxruntime().get_available_providers()
+        available = import_onnxruntime().get_available_providers()
     except ModelError:
         return None
-    return next((name for name in wanted if _PROVIDERS[name] in has), None)
+    return next((name for name in preferred if _PROVIDERS[name] in available), None)
 
 
 def import_onnxruntime() -> Any:
+    """Import ONNX Runtime; raise ModelError if it is not installed."""
     try:
-        import onnxruntime  # noqa: PLC0415 -- slow to import, and not there on every device
+        import onnxruntime  # noqa: PLC0415 -- slow to import, and optional
     except ImportError:
         raise ModelError(
-            "no engine can run models here: ONNX Runtime is not installed; install it with `pip install "
-            "'edge-runtime[cpu]'`"
+            "no engine is available: ONNX Runtime is not installed; install it with `pip install 'edge-runtime[cpu]'`"
         ) from None
     return onnxruntime
 
@@ -199,7 +199,7 @@ def _open_session(onnx: Path, threads: int, provider: str, cache: Path | None, p
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    onnxruntime.set_default_logger_severity(_LOG_FATAL)  # what goes wrong reaches us as an exception
+    onnxruntime.set_default_logger_severity(_LOG_FATAL)  # errors reach us as exceptions
     try:
         return onnxruntime.InferenceSession(str(onnx), options, providers=_with_fallbacks(provider, cache))
     except Exception as error:  # noqa: BLE001 -- ONNX Runtime's exceptions have no common type of their own
@@ -210,7 +210,7 @@ def _open_session(onnx: Path, threads: int, provider: str, cache: Path | None, p
 
 
 def _with_fallbacks(provider: str, cache: Path | None) -> list[tuple[str, dict[str, Any]]]:
-    """Return the provider and those that take what it leaves."""
+    """Return the provider, and those after it for operators that it does not support."""
     options: dict[str, Any] = {}
     if provider == "tensorrt":
         options = {"trt_fp16_enable": True, "trt_engine_cache_enable": cache is not None}
@@ -222,13 +222,13 @@ def _with_fallbacks(provider: str, cache: Path | None) -> list[tuple[str, dict[s
 
 def _spec(onnx: Path, value: Any) -> TensorSpec:
     if value.type not in _DTYPES:
-        raise ModelError(f"model {onnx}: tensor {value.name!r} is of type {value.type}; wanted a tensor of numbers")
+        raise ModelError(f"model {onnx}: tensor {value.name!r} is of type {value.type}; wanted a numeric tensor")
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
     return TensorSpec(value.name, shape, _DTYPES[value.type])
 
 
 def _buffer(spec: TensorSpec, batch: int) -> NDArray[Any]:
-    """Allocate `batch` rows of a tensor; a size known only at run time cannot be allocated for an input."""
+    """Allocate `batch` rows of a tensor; sizes known only at run time count as 1."""
     sizes = [1 if size is None else size for size in spec.shape[1:]]
     return np.zeros((batch, *sizes), spec.dtype)
 

@@ -1,4 +1,4 @@
-"""How far a build is: TensorRT's nested phases as one fraction, told to the process that waits for it."""
+"""Progress of a build: TensorRT's nested phases as one fraction, reported to the parent process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-READ, BUILT = 0.05, 0.95  # fractions of the whole at which the model is read, and the plan is built
-_LEAST_STEP = 0.01  # of the whole, between two lines of progress
-_LEAST_PAUSE_S = 0.1  # or this much time
+READ, BUILT = 0.05, 0.95  # fractions of the whole once the model is read, and once the plan is built
+_MIN_STEP = 0.01  # of the whole, between two reports
+_MAX_PAUSE_S = 0.1  # after which a report is sent whatever its step
 
 
 class Phases:
-    """Nested phases that TensorRT tells of, as one fraction, which never goes back."""
+    """TensorRT's nested phases as one fraction, which never decreases."""
 
     def __init__(self) -> None:
         self._open: dict[str, _Phase] = {}
@@ -39,10 +39,10 @@ class Phases:
 
     def _carry_up(self, phase: _Phase) -> None:
         while phase.parent is not None:
-            phase.parent.inner = phase.share
+            phase.parent.inner = phase.fraction
             phase = phase.parent
         if phase is self._root:
-            self.fraction = max(self.fraction, phase.share)
+            self.fraction = max(self.fraction, phase.fraction)
 
 
 @dataclass
@@ -50,32 +50,33 @@ class _Phase:
     parent: _Phase | None
     steps: int
     done: int = 0
-    inner: float = 0.0  # of the step at hand
+    inner: float = 0.0  # fraction of the current step
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         return min(1.0, (self.done + self.inner) / self.steps)
 
 
 class Reporter:
-    """Tells the parent how far the build is, not too often, and holds whether it is still wanted."""
+    """Sends progress to the parent at a bounded rate, and holds whether the build is cancelled."""
 
     def __init__(self, write: Callable[[Mapping[str, Any]], None]) -> None:
         self._write = write
-        self._lock = threading.Lock()  # TensorRT tells its progress from several threads
+        self._lock = threading.Lock()  # TensorRT reports progress from several threads
         self._phases = Phases()
-        self._fraction = 0.0  # it never goes back
-        self._told = (-1.0, 0.0)  # fraction, time
+        self._fraction = 0.0  # never decreases
+        self._last_report = (-1.0, 0.0)  # fraction, time
         self.cancelled = False
 
-    def tell(self, phase: str, fraction: float) -> None:
+    def report(self, phase: str, fraction: float) -> None:
+        """Send the phase and the fraction done, unless the last report was just now."""
         with self._lock:
-            if self.cancelled:  # TensorRT then finishes its phases without having done them
+            if self.cancelled:  # TensorRT then finishes its phases without their work
                 return
             self._fraction = max(self._fraction, fraction)
-            told, told_s = self._told
-            if self._fraction - told >= _LEAST_STEP or monotonic() - told_s >= _LEAST_PAUSE_S:
-                self._told = self._fraction, monotonic()
+            last, last_s = self._last_report
+            if self._fraction - last >= _MIN_STEP or monotonic() - last_s >= _MAX_PAUSE_S:
+                self._last_report = self._fraction, monotonic()
                 self._send({"phase": phase, "fraction": round(self._fraction, 4)})
 
     def _send(self, line: Mapping[str, Any]) -> None:
@@ -84,9 +85,9 @@ class Reporter:
         except OSError:  # the parent is gone
             self.cancelled = True
 
-    def monitored(self, change: Callable[[Phases], None], phase: str) -> None:
-        """Take one event of TensorRT's progress monitor."""
+    def update(self, change: Callable[[Phases], None], phase: str) -> None:
+        """Apply an event of TensorRT's progress monitor, and report."""
         with self._lock:
             change(self._phases)
             fraction = self._phases.fraction
-        self.tell(phase, READ + (BUILT - READ) * fraction)
+        self.report(phase, READ + (BUILT - READ) * fraction)

@@ -1,4 +1,4 @@
-"""What is ordered of a build, and what comes of it."""
+"""Messages between the parent process and the builder process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from edge.core.errors import EngineError, GpuMemoryError
 
 MB = 10**6
-GIVEN_UP = 75  # what the builder exits with where it had no time left for an answer
+CANCELLED_EXIT_CODE = 75  # of a builder that is cancelled before it can answer
 
 
 class UnsupportedModelError(EngineError):
-    """TensorRT does not take this model whole; another engine may."""
+    """TensorRT does not support the whole model; another engine may."""
 
 
-class BuildCancelled(EngineError):  # noqa: N818 -- no failure: it was asked for
-    """The build was given up because someone asked for it."""
+class BuildCancelled(EngineError):  # noqa: N818 -- a request, not a failure
+    """The build was cancelled on request."""
 
 
-# How a failure is named between the two processes.
-KINDS: dict[str, type[EngineError]] = {
+# Failures by their names in messages.
+FAILURES: dict[str, type[EngineError]] = {
     "unsupported": UnsupportedModelError,
     "cancelled": BuildCancelled,
     "memory": GpuMemoryError,
@@ -33,26 +33,26 @@ KINDS: dict[str, type[EngineError]] = {
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """All that shapes a plan and is chosen by us."""
+    """Settings that determine a plan."""
 
-    precision: str  # fp32 or fp16: that of the ONNX file, which fixes the types of the network
+    precision: str  # fp32 or fp16, of the ONNX file, which fixes the network's types
     device: str  # gpu, dla0, dla1
     max_batch: int
-    builder_level: int  # 0…5: how long the builder looks for faster kernels
+    builder_level: int  # 0…5: how long the builder searches for faster kernels
     workspace_mb: int
 
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What the parent process sends."""
+    """Request of the parent process."""
 
     onnx: Path
-    fp32_onnx: Path  # the model before its conversion, for builders that choose types themselves
+    fp32_onnx: Path  # the model before its conversion, for builders that choose the types themselves
     settings: BuildSettings
-    plan: Path  # where the plan is written
-    tactic_mb: int | None  # limit of all memory while building, on a GPU that shares it with the CPU
+    plan: Path  # destination
+    tactic_mb: int | None  # limit of all memory while building, on a GPU that shares memory with the CPU
     timing_folder: Path
-    machine: str | None  # GPU and board, for the name of the timing cache; None: no such cache
+    machine: str | None  # GPU and board, for the timing cache's name; None: no timing cache
     log_level: int
 
     @classmethod
@@ -67,15 +67,15 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class BuildFacts:
-    """What is told of a build that succeeded."""
+    """Facts of a successful build."""
 
-    flags: tuple[str, ...]  # by name: their numbers differ between versions
+    flags: tuple[str, ...]  # by name: their values differ between versions
     workspace_mb: int
-    layers: int  # of the network as TensorRT reads it, before fusion
-    inputs: Mapping[str, Any]  # name → shape (-1: the batch), and type
+    layers: int  # of the parsed network, before fusion
+    inputs: Mapping[str, Any]  # name → shape (-1: the batch) and type
     outputs: Mapping[str, Any]
-    profile: Mapping[str, Any]  # input → least, best and largest shape; empty where the batch is fixed
-    placement: Mapping[str, Any] | None  # on a DLA: how many layers, and the names of those left to the GPU
+    profile: Mapping[str, Any]  # input → min, opt and max shape; empty if the batch is fixed
+    placement: Mapping[str, Any] | None  # on a DLA: its number of layers, and the names of those left to the GPU
     build_s: float
 
     @classmethod

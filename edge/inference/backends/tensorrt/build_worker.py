@@ -1,7 +1,7 @@
 """Builder process, `python -m edge.inference.backends.tensorrt.build_worker`: one request, one plan.
 
 The request is a line of JSON on standard input; progress and the answer are lines of JSON on standard output. Standard
-input stays open while the plan is needed: when it closes, or on SIGTERM, the build is cancelled. `build_process.py` is
+input stays open while the plan is wanted: when it closes, or on SIGTERM, the build is cancelled. `build_process.py` is
 the other end.
 """
 
@@ -22,9 +22,11 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
+import psutil
+
 from edge.core.errors import EdgeError
 from edge.inference.backends.tensorrt.build_progress import Reporter
-from edge.inference.backends.tensorrt.build_protocol import GIVEN_UP, KINDS, BuildRequest
+from edge.inference.backends.tensorrt.build_protocol import CANCELLED_EXIT_CODE, FAILURES, BuildRequest
 from edge.inference.backends.tensorrt.builder import build
 
 _GRACE_S = 2.0  # from a cancellation to the exit, wherever the library is then
@@ -35,11 +37,11 @@ def main() -> int:
     with _answers() as write:
         request = BuildRequest.from_json(sys.stdin.buffer.readline())
         logging.basicConfig(level=request.log_level, stream=sys.stderr, format="%(levelname)s %(message)s")
-        _stand_back()
+        _lower_priority()
         reporter = Reporter(write)
         _watch_parent(reporter)
         answer = _answer(request, reporter)
-        with contextlib.suppress(OSError):  # nobody is left to read it
+        with contextlib.suppress(OSError):  # the parent is gone
             write(answer)
     return 0
 
@@ -48,18 +50,18 @@ def _answer(request: BuildRequest, reporter: Reporter) -> dict[str, Any]:
     try:
         return {"plan": str(request.plan), "facts": asdict(build(request, reporter))}
     except EdgeError as error:
-        kinds = [kind for kind, error_type in KINDS.items() if isinstance(error, error_type)]
+        kinds = [kind for kind, error_type in FAILURES.items() if isinstance(error, error_type)]
         return {"error": str(error), "kind": kinds[0]}
     except MemoryError:
-        return {"error": f"model {request.onnx.name}: memory ran out while it was built", "kind": "memory"}
-    except Exception as error:  # noqa: BLE001 -- the top of the process; the traceback goes to its log
+        return {"error": f"model {request.onnx.name}: the builder ran out of memory", "kind": "memory"}
+    except Exception as error:  # noqa: BLE001 -- top of the process; the traceback goes to its log
         traceback.print_exc()
         return {"error": f"model {request.onnx.name}: {type(error).__name__}: {error}", "kind": "failed"}
 
 
 @contextlib.contextmanager
 def _answers() -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Keep standard output for our lines: whatever a library prints there goes to standard error."""
+    """Reserve standard output for our lines: what libraries print there goes to standard error."""
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0) as pipe:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -69,10 +71,8 @@ def _answers() -> Iterator[Callable[[Mapping[str, Any]], None]]:
         yield write
 
 
-def _stand_back() -> None:
-    """Give way to whatever else runs, and be the first to go where memory is short: the daemon must live."""
-    import psutil  # noqa: PLC0415 -- the parent needs BuildSettings of this module, not this
-
+def _lower_priority() -> None:
+    """Yield CPU and I/O to other processes, and be the first to be killed for memory: the daemon must survive."""
     os.nice(19)
     with contextlib.suppress(OSError, AttributeError, psutil.Error):
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
@@ -81,18 +81,18 @@ def _stand_back() -> None:
 
 
 def _watch_parent(reporter: Reporter) -> None:
-    """Give the build up when standard input closes or SIGTERM comes; after the grace time, come what may."""
+    """Cancel the build when standard input closes or SIGTERM arrives, and exit after the grace time regardless."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    # The interpreter would run a handler only once the library comes back; this descriptor hears at once.
+    # The interpreter runs a handler only once the library returns; this descriptor is written at once.
     signal.set_wakeup_fd(writer)
     signal.signal(signal.SIGTERM, lambda *_: None)
 
     def watch() -> None:
-        select.select([sys.stdin, reader], [], [])  # nothing more is ever sent, so readable means closed
+        select.select([sys.stdin, reader], [], [])  # nothing more is sent, so readable means closed
         reporter.cancelled = True
         sleep(_GRACE_S)
-        os._exit(GIVEN_UP)
+        os._exit(CANCELLED_EXIT_CODE)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 

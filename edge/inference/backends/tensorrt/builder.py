@@ -1,4 +1,4 @@
-"""TensorRT's builder: an ONNX file parsed, configured for a device and built into a plan."""
+"""TensorRT plan builder: an ONNX file parsed, configured for a device and built."""
 
 from __future__ import annotations
 
@@ -22,61 +22,58 @@ from edge.inference.backends.tensorrt.build_protocol import (
     BuildSettings,
     UnsupportedModelError,
 )
-from edge.inference.backends.tensorrt.library import bits, library_name, load_tensorrt, make_logger
+from edge.inference.backends.tensorrt.library import bits, is_out_of_memory, library_name, load_tensorrt, make_logger
 
 log = logging.getLogger(__name__)
 
-_TOLD_ERRORS = 3  # of the parser, in one sentence
-# What TensorRT logs where memory is short; it raises nothing.
-_OUT_OF_MEMORY = re.compile(r"out.?of.?memory|could not be allocated|bad_alloc", re.IGNORECASE)
+_SHOWN_ERRORS = 3  # of the parser, in one sentence
 _NO_SUCH_OP = "Plugin not found"
 
 
 @lru_cache(maxsize=4)
 def _monitor_class(trt: Any) -> Any:
-    """Define the progress monitor's class, whose base is known only once the library is loaded."""
+    """Define the progress monitor's class, whose base exists only once the library is loaded."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base is Any
-        """Hands TensorRT's progress on; answering no to a step cancels the build."""
+        """Forwards TensorRT's progress; returning False from a step cancels the build."""
 
         def __init__(self, reporter: Reporter) -> None:
             trt.IProgressMonitor.__init__(self)
             self._reporter = reporter
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._reporter.monitored(lambda phases: phases.start(phase_name, parent_phase, num_steps), phase_name)
+            self._reporter.update(lambda phases: phases.start(phase_name, parent_phase, num_steps), phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            self._reporter.monitored(lambda phases: phases.step(phase_name, step), phase_name)
+            self._reporter.update(lambda phases: phases.step(phase_name, step), phase_name)
             return not self._reporter.cancelled
 
         def phase_finish(self, phase_name: str) -> None:
-            self._reporter.monitored(lambda phases: phases.finish(phase_name), phase_name)
+            self._reporter.update(lambda phases: phases.finish(phase_name), phase_name)
 
     return Monitor
 
 
 def build_strategies(trt: Any, settings: BuildSettings) -> list[tuple[str, ...]]:
-    """Return the flags, by name, of each way in which this version can build with these settings, best first.
+    """Return the sets of flags, by name, that this version can build with for these settings, best first.
 
-    A strongly typed network has the types of its ONNX file; every version has it, for the GPU. Where types can still
-    be left to the builder (TensorRT 10), it is the second way to FP16, and the only one to a DLA.
+    A strongly typed network takes its types from the ONNX file; every version supports it on the GPU. TensorRT 10 can
+    also choose types itself, which is the second strategy for FP16 and the only one for a DLA.
     """
-    weak = hasattr(trt.BuilderFlag, "FP16")
+    can_choose_types = hasattr(trt.BuilderFlag, "FP16")
     if settings.device != "gpu":
-        return [
-            ("FP16", "GPU_FALLBACK", "PREFER_PRECISION_CONSTRAINTS") if weak else ("GPU_FALLBACK", "STRONGLY_TYPED")
-        ]
-    strong = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-    found: list[tuple[str, ...]] = [("STRONGLY_TYPED",)] if strong else []
-    if weak and settings.precision == "fp16":
-        found.append(("FP16",))
-    return found or [()]
+        typing = ("FP16", "GPU_FALLBACK", "PREFER_PRECISION_CONSTRAINTS")
+        return [typing if can_choose_types else ("GPU_FALLBACK", "STRONGLY_TYPED")]
+    is_strongly_typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    strategies: list[tuple[str, ...]] = [("STRONGLY_TYPED",)] if is_strongly_typed else []
+    if can_choose_types and settings.precision == "fp16":
+        strategies.append(("FP16",))
+    return strategies or [()]
 
 
 def build(request: BuildRequest, reporter: Reporter) -> BuildFacts:
-    """Build the plan and write it where the request says; raise EngineError in one sentence."""
-    reporter.tell("loading TensorRT", 0.0)
+    """Build the plan and write it to the request's destination; raise EngineError if it cannot be built."""
+    reporter.report("loading TensorRT", 0.0)
     trt = load_tensorrt()
     logger = make_logger(trt)
     builder = _make_builder(trt, logger)
@@ -90,20 +87,20 @@ def build(request: BuildRequest, reporter: Reporter) -> BuildFacts:
         except EngineError as error:
             first_failure = first_failure or error
             log.info("building with %s failed: %s", ", ".join(flags), error)
-    raise first_failure or EngineError("no way to build was found")
+    raise first_failure or EngineError("TensorRT offers no way to build this model")
 
 
 def _make_builder(trt: Any, logger: Any) -> Any:
     try:
         return trt.Builder(logger)
-    except (TypeError, RuntimeError):  # the binding's way of saying that the library gave none
+    except (TypeError, RuntimeError):  # how the bindings report that the library returned none
         raise EngineError(
-            f"TensorRT {trt.__version__} cannot build here ({logger.take_errors()}); wanted a working NVIDIA driver"
+            f"TensorRT {trt.__version__} cannot build here ({logger.pop_errors()}); wanted a working NVIDIA driver"
         ) from None
 
 
 def _check_device(trt: Any, builder: Any, settings: BuildSettings) -> None:
-    """Refuse a DLA that is not there, or that does not compute in this precision."""
+    """Refuse a DLA that does not exist, or that does not support the precision."""
     if settings.device == "gpu":
         return
     cores = builder.num_DLA_cores
@@ -124,7 +121,7 @@ def _dla_core(settings: BuildSettings) -> int:
 
 
 class _Attempt:
-    """One try to build, with one set of flags."""
+    """One attempt to build, with one set of flags."""
 
     def __init__(self, trt: Any, logger: Any, builder: Any, request: BuildRequest, flags: tuple[str, ...]) -> None:
         self._trt = trt
@@ -136,17 +133,17 @@ class _Attempt:
 
     def run(self, reporter: Reporter) -> BuildFacts:
         start_s = monotonic()
-        reporter.tell("reading the model", READ / 2)
+        reporter.report("reading the model", READ / 2)
         trt, builder = self._trt, self._builder
         network = builder.create_network(bits(trt.NetworkDefinitionCreationFlag, *self._flags))
-        parser = trt.OnnxParser(network, self._logger)  # it holds the weights until the plan is built
+        parser = trt.OnnxParser(network, self._logger)  # owns the weights until the plan is built
         self._parse(parser, network)
         config = self._configure()
         profile = self._fit_batch(network, config)
-        placement = self._place(network, config) if self._request.settings.device != "gpu" else None
+        placement = self._dla_placement(network, config) if self._request.settings.device != "gpu" else None
         with self._timing_cache(config):
             self._build_plan(network, config, reporter)
-        reporter.tell("the plan is built", 1.0)
+        reporter.report("the plan is built", 1.0)
         return BuildFacts(
             flags=tuple(sorted({*self._flags, *_flags_set(trt, config)})),
             workspace_mb=self._request.settings.workspace_mb,
@@ -162,22 +159,22 @@ class _Attempt:
         if not parser.parse_from_file(str(self._onnx)):
             errors = [parser.get_error(index) for index in range(parser.num_errors)]
             raise self._refusal(errors)
-        if network.num_inputs == 0 or network.num_outputs == 0:  # bytes that happen to be an empty message
+        if network.num_inputs == 0 or network.num_outputs == 0:  # an empty file parses as an empty model
             raise EngineError(
                 f"{self._onnx} holds no network: found {network.num_inputs} inputs and {network.num_outputs} outputs, "
-                "wanted an ONNX model; export it again"
+                "wanted at least one of each; export it again"
             )
 
     def _refusal(self, errors: list[Any]) -> EngineError:
-        """Return the error for a file that the parser did not take."""
+        """Return the error for a file that the parser rejected."""
         at_nodes = [parser_error for parser_error in errors if parser_error.node() >= 0]
         if not at_nodes:
-            reason = "; ".join(parser_error.desc() for parser_error in errors) or self._logger.take_errors()
+            reason = "; ".join(parser_error.desc() for parser_error in errors) or self._logger.pop_errors()
             return EngineError(f"{self._onnx} cannot be read as an ONNX model ({reason}); export it again")
-        told = ", ".join(dict.fromkeys(_refused_node(each) for each in at_nodes[:_TOLD_ERRORS]))
+        refused = ", ".join(dict.fromkeys(_refused_node(each) for each in at_nodes[:_SHOWN_ERRORS]))
         return UnsupportedModelError(
-            f"model {self._onnx.name}: TensorRT {self._trt.__version__} {told}; another engine may take it: set "
-            "backend to onnxruntime"
+            f"model {self._onnx.name}: TensorRT {self._trt.__version__} {refused}; another engine may "
+            "support it: set backend to onnxruntime"
         )
 
     def _configure(self) -> Any:
@@ -186,10 +183,10 @@ class _Attempt:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mb * MB)
         if self._request.tactic_mb is not None and hasattr(trt.MemoryPoolType, "TACTIC_DRAM"):
             config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, self._request.tactic_mb * MB)
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # `edge engines inspect` tells of layers
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for `edge engines inspect`
         config.builder_optimization_level = settings.builder_level
         if hasattr(config, "max_aux_streams"):
-            config.max_aux_streams = 0  # lanes overlap one another; streams within one would complicate its graph
+            config.max_aux_streams = 0  # lanes overlap each other; streams within one would complicate its graph
         for name in self._flags:
             if name in trt.BuilderFlag.__members__:
                 config.set_flag(trt.BuilderFlag.__members__[name])
@@ -199,10 +196,10 @@ class _Attempt:
         return config
 
     def _fit_batch(self, network: Any, config: Any) -> dict[str, Any]:
-        """Open the batch axis from 1 to `max_batch`; return the profile, empty where the batch is fixed.
+        """Make the batch axis dynamic, 1 to `max_batch`; return the profile, empty if the batch is fixed.
 
-        Kernels are chosen for full batches: speed matters when frames queue, and then batches are full. A DLA takes no
-        open axis, so there the batch becomes `max_batch`.
+        Kernels are optimised for full batches: speed matters when frames queue, and then batches are full. A DLA has no
+        dynamic axes, so its batch is fixed at `max_batch`.
         """
         tensors = [network.get_input(index) for index in range(network.num_inputs)]
         largest = {tensor.name: self._largest(tensor) for tensor in tensors if -1 in _shape(tensor)}
@@ -217,31 +214,31 @@ class _Attempt:
         for name, (least, best, most) in shapes.items():
             profile.set_shape(name, least, best, most)
         if config.add_optimization_profile(profile) < 0:
-            raise EngineError(f"model {self._onnx.name}: no profile fits {shapes} ({self._logger.take_errors()})")
+            raise EngineError(f"model {self._onnx.name}: no profile fits {shapes} ({self._logger.pop_errors()})")
         return {name: dict(zip(("min", "opt", "max"), sizes, strict=True)) for name, sizes in shapes.items()}
 
     def _largest(self, tensor: Any) -> tuple[int, ...]:
-        """Return an input's shape in the largest batch; refuse one with other sizes unknown."""
+        """Return an input's shape at the largest batch; refuse one with another dynamic axis."""
         batch, *row = _shape(tensor)
         if batch != -1 or -1 in row:
             text = "×".join("?" if size == -1 else str(size) for size in (batch, *row))
             raise EngineError(
-                f"model {self._onnx.name}: input {tensor.name!r} has the shape {text}; wanted every size but the batch "
-                "(the first) known: fix the others when you export the model"
+                f"model {self._onnx.name}: input {tensor.name!r} has the shape {text}; wanted only the batch (the "
+                "first axis) dynamic: fix the other sizes when you export the model"
             )
         return (self._request.settings.max_batch, *row)
 
-    def _place(self, network: Any, config: Any) -> dict[str, Any]:
-        """Tell which layers the DLA takes, and which are left to the GPU."""
+    def _dla_placement(self, network: Any, config: Any) -> dict[str, Any]:
+        """Count the layers that run on the DLA, and list those left to the GPU."""
         layers = [network.get_layer(index) for index in range(network.num_layers)]
         left = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
         return {"dla": len(layers) - len(left), "gpu": left}
 
     def _build_plan(self, network: Any, config: Any, reporter: Reporter) -> None:
         config.progress_monitor = monitor = _monitor_class(self._trt)(reporter)
-        self._logger.take_errors()  # what was tolerated until now explains nothing
+        self._logger.pop_errors()  # errors until now did not prevent the build
         host_memory = self._builder.build_serialized_network(network, config)
-        del monitor  # it had to outlive the build
+        del monitor  # must outlive the build
         if reporter.cancelled:
             raise BuildCancelled(f"model {self._onnx.name}: the build was cancelled")
         if host_memory is None:
@@ -249,13 +246,13 @@ class _Attempt:
         try:
             self._request.plan.write_bytes(host_memory)
         except OSError as error:
-            raise GpuMemoryError(f"the plan of {self._onnx.name} cannot be handed over ({error})") from None
+            raise GpuMemoryError(f"model {self._onnx.name}: its plan cannot be written to memory ({error})") from None
 
     def _failure(self) -> EngineError:
-        reason = self._logger.take_errors()
-        if _OUT_OF_MEMORY.search(reason):
+        reason = self._logger.pop_errors()
+        if is_out_of_memory(reason):
             return GpuMemoryError(
-                f"model {self._onnx.name}: memory ran out while TensorRT built with a workspace of "
+                f"model {self._onnx.name}: TensorRT ran out of memory while building with a workspace of "
                 f"{self._request.settings.workspace_mb} MB ({reason}); free memory, or lower [engines] workspace_mb"
             )
         return EngineError(
@@ -265,16 +262,16 @@ class _Attempt:
 
     @contextlib.contextmanager
     def _timing_cache(self, config: Any) -> Iterator[None]:
-        """Let the builder use what earlier builds on this machine measured, and keep what this one measures.
+        """Reuse the kernel timings of earlier builds on this machine, and save those of this one.
 
-        That holds for a build that is given up too: the next one goes on from there.
+        They are saved even if the build is cancelled, so the next one continues from there.
         """
         machine = self._request.machine
-        if machine is None or library_name(self._trt) != "tensorrt":  # -RTX measures nothing while it builds
+        if machine is None or library_name(self._trt) != "tensorrt":  # TensorRT-RTX times no kernels while it builds
             yield
             return
         path = self._request.timing_folder / f"{file_name(f'{self._trt.__version__}-{machine}')}.cache"
-        timing_cache = _attach_timing_cache(config, path)  # it has to outlive the build
+        timing_cache = _attach_timing_cache(config, path)  # must outlive the build
         try:
             yield
         finally:
@@ -287,14 +284,14 @@ def _refused_node(parser_error: Any) -> str:
     operator, name, reason = parser_error.node_operator(), parser_error.node_name(), parser_error.desc()
     node = f"node {name!r}" if name else f"node number {parser_error.node()}"
     if _NO_SUCH_OP in reason or parser_error.code().name == "UNSUPPORTED_NODE":
-        return f"does not know op {operator} ({node})"
-    return f"does not take op {operator} ({node}: {reason})"
+        return f"does not know operator {operator} ({node})"
+    return f"does not support operator {operator} ({node}: {reason})"
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:
     try:
         return tuple(tensor.shape)
-    except ValueError:  # the binding's way of saying that even the number of axes is unknown
+    except ValueError:  # how the bindings report an unknown number of axes
         return (-1, -1)
 
 
@@ -307,7 +304,7 @@ def _flags_set(trt: Any, config: Any) -> list[str]:
 
 
 def _attach_timing_cache(config: Any, path: Path) -> Any:
-    """Attach the stored cache and return it; an empty one where it is damaged or another machine's."""
+    """Attach the stored cache and return it; an empty one if it is damaged or from another machine."""
     with contextlib.suppress(OSError):
         timing_cache = config.create_timing_cache(path.read_bytes())
         if timing_cache is not None and config.set_timing_cache(timing_cache, False):  # noqa: FBT003 -- TensorRT's signature
@@ -318,18 +315,18 @@ def _attach_timing_cache(config: Any, path: Path) -> Any:
 
 
 def _write_aside(path: Path, data: Any) -> None:
-    """Write a file in one step; where that fails, the next build merely takes longer."""
+    """Write a file atomically; if that fails, the next build only takes longer."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         aside.write_bytes(data)
         aside.replace(path)
     except OSError as error:
-        log.info("the timing cache %s is not kept: %s", path, error)
+        log.info("the timing cache %s cannot be saved: %s", path, error)
         with contextlib.suppress(OSError):
             aside.unlink()
 
 
 def file_name(text: str) -> str:
-    """Return the text as part of a file's name."""
+    """Return the text with characters that a file name may have."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:100]

@@ -24,7 +24,7 @@ from edge.inference.backends.engine import TensorSpec
 from edge.inference.backends.tensorrt.execution import Execution, GrowingOutput, row_shape
 from edge.inference.backends.tensorrt.gpu_preprocess import KERNEL, PictureStage
 from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings, kernel_file
-from edge.inference.backends.tensorrt.library import load_tensorrt, make_logger
+from edge.inference.backends.tensorrt.library import is_out_of_memory, load_tensorrt, make_logger
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,6 @@ _DTYPES: dict[str, type[np.generic]] = {
     "INT64": np.int64,
     "BOOL": np.bool_,
 }
-# What TensorRT logs where memory is short; it raises nothing.
-_OUT_OF_MEMORY = ("out of memory", "could not be allocated", "OutOfMemory")
 
 
 @dataclass(frozen=True)
@@ -105,10 +103,10 @@ class TrtEngine:
 
     def refused(self, doing: str) -> EngineError:
         """Return the error for a call that TensorRT answered with no or with nothing; the device is active."""
-        reason = self._logger.take_errors()
-        if any(text in reason for text in _OUT_OF_MEMORY):
+        reason = self._logger.pop_errors()
+        if is_out_of_memory(reason):
             return GpuMemoryError(
-                f"the GPU ran out of memory while {doing} ({reason}); use a smaller max_batch or lanes"
+                f"the GPU ran out of memory while {doing} ({reason}); use a smaller max_batch or fewer lanes"
             )
         return self.device.failure(reason, doing)
 

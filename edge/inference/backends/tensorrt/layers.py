@@ -238,12 +238,12 @@ def parse_network(trt: Any, onnx: Path) -> tuple[EngineLayer, ...]:
         builder = trt.Builder(logger)
     except (TypeError, RuntimeError):  # the binding's way of saying that the library gave none
         raise EngineError(
-            f"TensorRT {trt.__version__} cannot read models here ({logger.take_errors()}); wanted an NVIDIA driver"
+            f"TensorRT {trt.__version__} cannot read models here ({logger.pop_errors()}); wanted an NVIDIA driver"
         ) from None
     network = builder.create_network(bits(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
-        told = _refusal(parser.get_error(0)) if parser.num_errors else logger.take_errors()
+        told = _refusal(parser.get_error(0)) if parser.num_errors else logger.pop_errors()
         raise EngineError(
             f"TensorRT {trt.__version__} does not take model {onnx.name} ({told}); another engine may: set backend to "
             "onnxruntime"

@@ -1,13 +1,14 @@
-"""The TensorRT library: found, imported and asked in one way, whichever of its versions is there.
+"""Access to the TensorRT library, whichever version is installed.
 
-`tensorrt` comes with JetPack. Where it is absent, TensorRT-RTX (the extra `rtx`) serves: the same parser and builder,
-for workstations and tests. Our code names neither enum values nor versions: it asks for members by name.
+`tensorrt` comes with JetPack. Without it, TensorRT-RTX (the extra `rtx`) is used: the same parser and builder, for
+workstations and tests. Our code uses no enum values or version checks: it looks members up by name.
 """
 
 from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections import deque
 from functools import lru_cache
 from typing import Any
@@ -17,32 +18,39 @@ from edge.core.errors import EngineError
 log = logging.getLogger(__name__)
 
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-_LINES_KEPT = 20  # error lines that may explain one failure
+_LINES_KEPT = 20  # error lines kept to explain a failure
+# TensorRT logs that memory is short, and raises nothing.
+_OUT_OF_MEMORY = re.compile(r"out.?of.?memory|could not be allocated|bad_alloc", re.IGNORECASE)
 
 
 def load_tensorrt() -> Any:
-    """Import TensorRT's Python module; raise EngineError where there is none."""
+    """Import TensorRT's Python module; raise EngineError if there is none."""
     for name in MODULES:
         try:
             return importlib.import_module(name)
         except ImportError as error:
-            if error.name != name:  # it is there, and something that it needs is not
+            if error.name != name:  # it is installed, but one of its dependencies is not
                 log.debug("%s cannot be imported", name, exc_info=True)
     raise EngineError(
-        "TensorRT is not installed (no Python module `tensorrt`); on a Jetson it comes with JetPack: make the virtual "
-        "environment with --system-site-packages (docs/jetson.md)"
+        "TensorRT is not installed (no Python module `tensorrt`); on a Jetson it comes with JetPack: create the "
+        "virtual environment with --system-site-packages (docs/jetson.md)"
     )
 
 
 def library_name(trt: Any) -> str:
-    """Return which of the two libraries this is; their plans never fit each other."""
+    """Return which of the two libraries this is; they cannot load each other's plans."""
     return "tensorrt-rtx" if "rtx" in trt.__name__ else "tensorrt"
 
 
-def bits(enum: Any, *names: str) -> int:
-    """Return the flag word of these members; those that this version lacks are left out.
+def is_out_of_memory(reason: str) -> bool:
+    """Return whether TensorRT's errors mean that memory ran out."""
+    return _OUT_OF_MEMORY.search(reason) is not None
 
-    The positions of flags differ between TensorRT 10 and 11, so none is ever written as a number.
+
+def bits(enum: Any, *names: str) -> int:
+    """Return the flag word of these members, without those that this version lacks.
+
+    Flags have other values in TensorRT 10 than in 11, so none is written as a number.
     """
     members = enum.__members__
     return sum(1 << int(members[name]) for name in names if name in members)
@@ -50,10 +58,10 @@ def bits(enum: Any, *names: str) -> int:
 
 @lru_cache(maxsize=4)
 def _logger_class(trt: Any) -> Any:
-    """Define the logger's class, whose base is known only once the library is loaded."""
+    """Define the logger's class, whose base exists only once the library is loaded."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]  # the base is Any
-        """Hands TensorRT's lines to our log, and keeps the errors: TensorRT itself tells only that it failed."""
+        """Forwards TensorRT's lines to our log and keeps the errors: its calls report only that they failed."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -65,17 +73,16 @@ def _logger_class(trt: Any) -> Any:
                 self.errors.append(text.strip())
             log.log(min(level, logging.INFO), "TensorRT: %s", text)
 
-        def take_errors(self) -> str:
-            """Return what has gone wrong since the last call, in one line."""
-            told = "; ".join(dict.fromkeys(self.errors)) or "TensorRT gave no reason"
+        def pop_errors(self) -> str:
+            """Return the errors since the last call, in one line."""
+            text = "; ".join(dict.fromkeys(self.errors)) or "TensorRT gave no reason"
             self.errors.clear()
-            return told
+            return text
 
     return Logger
 
 
-# A failure reaches users as our own sentence, which quotes the errors; TensorRT's lines by themselves are for those
-# who debug.
+# Users see a failure as our own sentence, which quotes the errors; TensorRT's own lines are for debugging.
 _LEVELS = {
     "INTERNAL_ERROR": logging.ERROR,
     "ERROR": logging.ERROR,
@@ -86,5 +93,5 @@ _LEVELS = {
 
 
 def make_logger(trt: Any) -> Any:
-    """Make a logger for one builder or runtime; it must live as long as that."""
+    """Make a logger for one builder or runtime, which it must outlive."""
     return _logger_class(trt)()
