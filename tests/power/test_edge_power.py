@@ -159,7 +159,7 @@ def test_a_change_is_done_told_and_logged_with_who_asked(start: Start) -> None:
         "clocks_locked": None,
     }
     assert helper.ask(verb="get")["name"] == "MAXQ"
-    assert f"power mode set, asked by uid 0, pid {os.getpid()}" in helper.log
+    assert f"power mode set, requested by uid 0, pid {os.getpid()}" in helper.log
 
 
 def test_several_requests_share_a_connection(start: Start) -> None:
@@ -176,10 +176,12 @@ def test_the_daemons_own_client_sets_and_is_refused(start: Start, monkeypatch: p
     assert modes is not None
     done = set_mode(modes, modes.modes[1])
     assert (done.name, done.before, helper.noted("changes")) == ("10W", 2, [1])
-    with pytest.raises(PowerModeError, match=r"MAXN \(mode 0\) needs a reboot from 10W \(mode 1\)"):
+    with pytest.raises(PowerModeError, match=r"from 10W \(mode 1\) to MAXN \(mode 0\) needs a reboot"):
         set_mode(modes, modes.modes[0])
     write_power_modes(helper.root, "orin-nano", mode=0)  # the file is another one now
-    with pytest.raises(PowerModeError, match=r"mode 1 of nvpmodel_p3767_0003.conf is '7W', not '10W'; read them again"):
+    with pytest.raises(
+        PowerModeError, match=r"mode 1 of nvpmodel_p3767_0003.conf is '7W', not '10W'; reread the modes"
+    ):
         set_mode(modes, modes.modes[1])
     with pytest.raises(NoSuchModeError, match=r"wanted one of 15W \(mode 0\), 7W \(mode 1\)"):
         set_mode(modes, modes.modes[3])
@@ -192,7 +194,7 @@ def test_a_reboot_needs_both_the_switch_and_the_request(switch: bool, asked: boo
     answer = helper.change(1, "MODE_15W", allow_reboot=asked)
     assert answer["ok"] == (switch and asked)
     assert helper.noted("reboots") == ([1] if switch and asked else [])
-    assert ("asks for 'MODE_15W (mode 1)', with a reboot" in helper.log) == (switch and asked)
+    assert ("requests 'MODE_15W (mode 1)', reboot allowed" in helper.log) == (switch and asked)
     if not answer["ok"]:
         assert answer["kind"] == "refused"
         assert "--allow-reboot" in answer["error"]
@@ -203,7 +205,7 @@ def test_a_question_that_nobody_expected_is_not_answered(start: Start) -> None:
     helper = start("tx2", "--allow-reboot", wrong="drift")
     answer = helper.change(1, "MAXQ")
     assert (answer["ok"], answer["kind"], helper.noted("reboots")) == (False, "refused", [])
-    assert "MAXQ (mode 1) needs a reboot from MAXP_CORE_ARM (mode 3)" in answer["error"]
+    assert "from MAXP_CORE_ARM (mode 3) to MAXQ (mode 1) needs a reboot" in answer["error"]
     assert helper.noted("starts") == [1]
 
 
@@ -214,9 +216,9 @@ def test_a_question_that_nobody_expected_is_not_answered(start: Start) -> None:
         (b"{", "is not JSON"),
         (b"\xff\xfe", "is not JSON"),
         (b"[" * 4000, "is not JSON"),
-        (b"[]", "verb None is not known; wanted one of modes, get, set"),
-        (b'{"verb":["set"]}', "is not known"),
-        (b'{"verb":"reboot"}', "verb 'reboot' is not known"),
+        (b"[]", "verb None is unknown; wanted one of modes, get, set"),
+        (b'{"verb":["set"]}', "is unknown"),
+        (b'{"verb":"reboot"}', "verb 'reboot' is unknown"),
         (b'{"verb":"get","mode":1}', "wanted nothing else"),
         (b'{"verb":"set","mode":1}', "wanted mode (int), name (str), allow_reboot (bool)"),
         (b'{"verb":"set","mode":true,"name":"MAXQ","allow_reboot":false}', "wanted mode (int)"),
@@ -227,7 +229,7 @@ def test_a_question_that_nobody_expected_is_not_answered(start: Start) -> None:
         (b'{"verb":"set","mode":-1,"name":"MAXQ","allow_reboot":false}', "power mode -1 is not in"),
         (b'{"verb":"set","mode":1,"name":"maxq","allow_reboot":false}', "is 'MAXQ', not 'maxq'"),
         (b'{"verb":"set","mode":1,"name":"MAXQ\\n","allow_reboot":false}', "is 'MAXQ', not 'MAXQ\\\\n'"),
-        (b"x" * 5000, "more than 4096 bytes"),
+        (b"x" * 5000, "longer than 4096 bytes"),
     ],
 )
 def test_what_is_no_request_is_refused_in_a_sentence(request_line: bytes, told: str, start: Start) -> None:
@@ -387,7 +389,7 @@ def test_changes_are_limited_by_the_minute(start: Start) -> None:
     helper = start("tx2", "--changes-per-minute", "2")
     answers = [helper.change(mode, name) for mode, name in ((1, "MAXQ"), (0, "MAXN"), (1, "MAXQ"))]
     assert [answer["ok"] for answer in answers] == [True, True, False]
-    assert "asked for 2 changes in a minute, the most allowed" in answers[2]["error"]
+    assert "has reached the limit of 2 changes per minute" in answers[2]["error"]
     assert helper.noted("changes") == [1, 0]
 
 
@@ -419,7 +421,7 @@ def test_a_client_of_another_user_is_refused(start: Start) -> None:
     answer = as_nobody(helper)
     assert (answer["ok"], answer["kind"]) == (False, "refused")
     assert f"user {NOBODY} may not change the power mode" in answer["error"]
-    assert f"refused, asked by uid {NOBODY}, pid " in helper.log
+    assert f"refused, requested by uid {NOBODY}, pid " in helper.log
     assert helper.noted("starts") == []
     assert helper.ask(verb="get")["ok"]
 
@@ -455,7 +457,10 @@ def test_a_program_that_hangs_holds_up_nobody_for_long(start: Start) -> None:
     helper = start("tx2", "--limit-s", "1", wrong="hang")
     answer = helper.change(1, "MAXQ")
     assert not answer["ok"]
-    assert "nvpmodel -m 1 did not end in 1 s and was killed; the board is in MAXP_CORE_ARM (mode 3)" in answer["error"]
+    assert (
+        "nvpmodel -m 1 did not finish within 1 s and was killed; the board is in MAXP_CORE_ARM (mode 3)"
+        in answer["error"]
+    )
     assert helper.ask(verb="get")["mode"] == 3
 
 
@@ -471,7 +476,7 @@ def test_a_change_that_has_begun_is_ended_before_the_service_stops(start: Start)
     assert answers[0]["ok"]
     assert helper.noted("changes") == [1]
     assert not helper.path.exists()
-    assert "power mode set, asked by uid 0" in helper.log
+    assert "power mode set, requested by uid 0" in helper.log
 
 
 def test_killed_in_a_change_it_starts_again_at_the_same_place(start: Start) -> None:
@@ -494,7 +499,7 @@ def test_a_second_service_at_the_same_place_does_not_start(start: Start) -> None
     helper = start("tx2")
     second = start(None)
     assert second.process.wait(PATIENCE_S) == 1
-    assert "another edge-power listens at" in helper.log
+    assert "another edge-power is listening at" in helper.log
     assert helper.ask(verb="get")["ok"]
 
 
@@ -503,9 +508,9 @@ def test_a_second_service_at_the_same_place_does_not_start(start: Start) -> None
     [
         (("--user", "no-such-user"), "user 'no-such-user' does not exist"),
         (("--group", "no-such-group"), "group 'no-such-group' does not exist"),
-        (("--socket", "/proc/no-such-folder/x"), "cannot be made"),
-        (("--socket", "/" + "x" * 200), "cannot be made"),
-        (("--socket", "/etc/passwd"), "is there and is no socket"),
+        (("--socket", "/proc/no-such-folder/x"), "cannot be created"),
+        (("--socket", "/" + "x" * 200), "cannot be created"),
+        (("--socket", "/etc/passwd"), "exists and is not a socket"),
     ],
 )
 def test_what_keeps_it_from_starting_is_one_sentence(arguments: tuple[str, ...], told: str, start: Start) -> None:
@@ -534,7 +539,7 @@ def test_without_nvpmodel_the_reason_is_told(start: Start) -> None:
     (helper.root / "bin/nvpmodel").unlink()
     answer = helper.change(1, "MAXQ")
     assert (answer["ok"], answer["kind"]) == (False, "failed")
-    assert answer["error"] == "nvpmodel cannot be run (No such file or directory); it comes with JetPack, see PATH"
+    assert answer["error"] == "nvpmodel cannot be run (No such file or directory); it comes with JetPack, check PATH"
 
 
 def test_the_socket_may_come_from_the_service_manager(start: Start, root: Path) -> None:

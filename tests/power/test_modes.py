@@ -99,7 +99,7 @@ def test_a_mode_that_needs_a_reboot_is_refused_without_one(board: str, emulate: 
     assert far
     for mode in far:
         assert resolve(mode.name, modes).needs_reboot
-        with pytest.raises(PowerModeError, match=r"needs a reboot from .*--allow-reboot"):
+        with pytest.raises(PowerModeError, match=r"switching from .* needs a reboot; .*--allow-reboot"):
             set_mode(modes, mode)
     assert emulated.noted("starts") == emulated.noted("changes") == emulated.noted("reboots") == []
 
@@ -145,14 +145,14 @@ def test_the_mode_that_is_set_already_is_not_set_again(emulate: Callable[[str], 
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ("silent", r"was not set, though nvpmodel found nothing wrong: the board is in MAXP_CORE_ARM \(mode 3\)"),
-        ("error", r"was not set: nvpmodel said 'NVPM ERROR: Error writing 255 .*the board is in MAXP_CORE_ARM"),
-        ("partly", r"was not set: nvpmodel said 'NVPM ERROR: Error opening .*the board is in MAXQ"),
-        ("chroot", r"was not set: nvpmodel said 'Running in chroot, ignoring request"),
-        ("guest", r"was not set: nvpmodel said 'NVPM ERROR: .*: 13'"),
-        ("drift", r"needs a reboot from MAXP_CORE_ARM \(mode 3\); ask for it with --allow-reboot"),
-        ("mute", r"no power mode of nvpmodel_t186.conf is told: nvpmodel said ''"),
-        ("hang", r"was not set: nvpmodel -m 1 did not end in 0.5 s and was killed; the board is in MAXP"),
+        ("silent", r"was not set although nvpmodel reported no error: the board is in MAXP_CORE_ARM \(mode 3\)"),
+        ("error", r"was not set: nvpmodel reported 'NVPM ERROR: Error writing 255 .*the board is in MAXP_CORE_ARM"),
+        ("partly", r"was not set: nvpmodel reported 'NVPM ERROR: Error opening .*the board is in MAXQ"),
+        ("chroot", r"was not set: nvpmodel reported 'Running in chroot, ignoring request"),
+        ("guest", r"was not set: nvpmodel reported 'NVPM ERROR: .*: 13'"),
+        ("drift", r"switching from MAXP_CORE_ARM \(mode 3\) to .* needs a reboot; request it with --allow-reboot"),
+        ("mute", r"the current power mode is not in nvpmodel_t186.conf: nvpmodel reported ''"),
+        ("hang", r"was not set: nvpmodel -m 1 did not finish within 0.5 s and was killed; the board is in MAXP"),
     ],
 )
 def test_whatever_nvpmodel_does_wrong_is_told(
@@ -444,7 +444,7 @@ def test_set_ends_with_0_when_done_1_when_refused_and_2_for_no_such_mode(
     done = json.loads(capsys.readouterr().out)
     assert (done["mode"], done["name"], done["before"], done["rebooting"]) == (0, "MAXN_SUPER", 4, False)
     assert main(["power", "set", "10w"]) == 1
-    assert "needs a reboot from MAXN_SUPER (mode 0); ask for it with --allow-reboot" in capsys.readouterr().err
+    assert "needs a reboot; request it with --allow-reboot" in capsys.readouterr().err
     assert main(["power", "set", "5W"]) == 2
     assert "wanted max-q, max-p, keep or one of MAXN_SUPER (mode 0), 10W (mode 1)" in capsys.readouterr().err
     assert main(["power", "set", "keep"]) == 0

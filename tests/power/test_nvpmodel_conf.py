@@ -165,8 +165,8 @@ def test_masks_are_kept_in_any_notation_and_by_any_path() -> None:
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        ([""], "holds no power mode"),
-        (["garbage"], "line 1: 'garbage' is not understood (stands before any section)"),
+        ([""], "contains no power mode"),
+        (["garbage"], "line 1: 'garbage' is not understood (outside any section)"),
         (["< POWER_MODEL ID=x NAME=A >"], "wanted a number, found 'x'"),
         (["< POWER_MODEL ID=-1 NAME=A >"], "wanted a number"),
         (["< POWER_MODEL ID=1 >"], "lacks 'NAME'"),
@@ -176,8 +176,8 @@ def test_masks_are_kept_in_any_notation_and_by_any_path() -> None:
         (["< POWER_MODEL ID=1 NAME=A >", "GPU MAX_FREQ"], "line 2"),
         (["< POWER_MODEL ID=1 NAME=A >", "GPU MAX_FREQ " + "9" * 4000], "line 2"),
         (["< POWER_MODEL ID=1 NAME=A >", "TPC TPC_PG_MASK many"], "line 2"),
-        (["< POWER_MODEL ID=1 NAME=A >", "< POWER_MODEL ID=1 NAME=B >"], "2 power modes of id 1"),
-        (["< POWER_MODEL ID=1 NAME=A >", "< PM_CONFIG DEFAULT=2 >"], "names mode 2 as its default"),
+        (["< POWER_MODEL ID=1 NAME=A >", "< POWER_MODEL ID=1 NAME=B >"], "2 power modes with id 1"),
+        (["< POWER_MODEL ID=1 NAME=A >", "< PM_CONFIG DEFAULT=2 >"], "contains no mode 2, which is its default"),
         (["< POWER_MODEL ID=1 NAME=A >", "< PM_CONFIG DEFAULT=first >"], "wanted a number"),
     ],
 )
@@ -278,7 +278,7 @@ def test_a_link_to_itself_and_a_pipe_are_refused(tmp_path: Path, monkeypatch: py
         read_conf()
     conf.unlink()
     os.mkfifo(conf)
-    with pytest.raises(PowerError, match="is no file"):
+    with pytest.raises(PowerError, match="is not a file"):
         read_conf()
 
 
