@@ -112,12 +112,12 @@ def put(folder: str) -> dict[str, float]:
 def disk(folder: str) -> dict[str, float]:
     """Move messages from memory to the disk and back."""
     outbox = Outbox(2 * ON_DISK)
-    shelf = Spool(Path(folder) / "outbox.db", 1000, 3600, "commit")
-    shelving = Spooler(outbox, shelf, 0, 0.01, lambda _alarm, _reason, _step: None)
+    spool = Spool(Path(folder) / "outbox.db", 1000, 3600, "commit")
+    spooler = Spooler(outbox, spool, 0, 0.01, lambda _alarm, _reason, _step: None)
     for _ in range(ON_DISK):
         outbox.put(message())
     start_s = time.perf_counter()
-    shelving.start()
+    spooler.start()
     while outbox.state().disk_messages < ON_DISK:
         time.sleep(0.005)
     written_s = time.perf_counter()
@@ -129,7 +129,7 @@ def disk(folder: str) -> dict[str, float]:
         else:
             outbox.settle(taken)
     read_s = time.perf_counter()
-    shelving.close(60)
+    spooler.close(60)
     return {"to_disk_per_s": ON_DISK / (written_s - start_s), "from_disk_per_s": ON_DISK / (read_s - written_s)}
 
 

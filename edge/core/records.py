@@ -168,12 +168,6 @@ class Message:
     captured_ns: int = 0  # monotonic
     decoded_ns: int = 0  # monotonic
     made_ns: int = field(default_factory=now_ns)  # monotonic
-    times_sent: int = 0
-    number: int = 0  # the order of handing over, over restarts too; of one that is on disk, its key there
-    copy_at: int = -1  # where its copy lies in the journal; -1: there is none
-    is_shelved: bool = False  # it is on disk
-    is_backlog: bool = False  # it comes from the disk or from an earlier process
-    is_age_known: bool = True  # else its times are an estimate, by a wall clock that was or is not synchronised
 
 
 @dataclass(frozen=True, slots=True)

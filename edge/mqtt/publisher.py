@@ -22,6 +22,7 @@ from edge.core.config import MqttSettings
 from edge.core.errors import EdgeError
 from edge.core.records import CommandRequest, DropReason, Message, OutboxState
 from edge.mqtt.connection import MqttConnection
+from edge.mqtt.outbox.entry import Entry
 from edge.mqtt.tls import why_away
 
 log = logging.getLogger(__name__)
@@ -40,19 +41,19 @@ class Store(Protocol):
 
     on_ready: Callable[[], None]  # called where something to be sent comes from elsewhere than `put`
 
-    def pop(self, *, backlog: bool) -> Message | None: ...
+    def pop(self, *, backlog: bool) -> Entry | None: ...
 
     def has_waiting(self, *, backlog: bool) -> bool: ...
 
-    def put_back(self, messages: Iterable[Message]) -> None: ...
+    def put_back(self, entries: Iterable[Entry]) -> None: ...
 
-    def settle(self, message: Message, refused: DropReason | None = None) -> None: ...
+    def settle(self, entry: Entry, refused: DropReason | None = None) -> None: ...
 
     def renew_retained(self) -> None: ...
 
     def set_connected(self, *, connected: bool) -> None: ...
 
-    def state(self, in_flight: list[Message]) -> OutboxState: ...
+    def state(self, in_flight: list[Entry]) -> OutboxState: ...
 
 
 class Publisher:
@@ -77,7 +78,7 @@ class Publisher:
         self._on_sent = on_sent
         self._subscriptions = list(subscriptions)
         self._connection = MqttConnection(settings, client_id, will, self._acknowledge, on_request)
-        self._in_flight: dict[int, Message] = {}  # by packet id; in the order of sending
+        self._in_flight: dict[int, Entry] = {}  # by packet id; in the order of sending
         self._backlog_in_flight = 0  # of these, those of the backlog
         self._refused_topics: set[str] = set()  # logged on this connection
         self._retries = 0  # since a message was acknowledged: a broker that only accepts connections does not work
@@ -188,7 +189,7 @@ class Publisher:
         finally:
             self.connected = False
             self._store.set_connected(connected=False)
-            self._store.put_back([message for message in self._in_flight.values() if not message.retain])
+            self._store.put_back([entry for entry in self._in_flight.values() if not entry.message.retain])
             self._in_flight.clear()
             self._backlog_in_flight = 0
             self._connection.close()
@@ -228,50 +229,52 @@ class Publisher:
         if self._connection.wants_write:
             return
         for _ in range(self._connection.window - len(self._in_flight)):
-            message = self._store.pop(backlog=self._takes_backlog)
-            if message is None:
+            entry = self._store.pop(backlog=self._takes_backlog)
+            if entry is None:
                 return
-            self._send(message)
+            self._send(entry)
 
-    def _send(self, message: Message) -> None:
-        self._stamp_age(message)
-        message.times_sent += 1
-        if (refusal := self._connection.refusal(message)) is not None:
-            self._refuse(message, refusal)
+    def _send(self, entry: Entry) -> None:
+        self._stamp_age(entry)
+        entry.times_sent += 1
+        if (refusal := self._connection.refusal(entry.message)) is not None:
+            self._refuse(entry, refusal)
             return
         try:
-            packet_id = self._connection.publish(message)
+            packet_id = self._connection.publish(entry.message)
         except ConnectionError:
-            self._store.put_back([message])
+            self._store.put_back([entry])
             raise
-        if message.qos:
-            self._in_flight[packet_id] = message
-            self._backlog_in_flight += message.is_backlog
+        if entry.message.qos:
+            self._in_flight[packet_id] = entry
+            self._backlog_in_flight += entry.is_backlog
 
-    def _refuse(self, message: Message, reason: object) -> None:
-        """Give up what the broker does not take; a topic is told of once a connection, not with each message."""
+    def _refuse(self, entry: Entry, reason: object) -> None:
+        """Drop what the broker does not accept; log a topic once a connection, not with each message."""
+        message = entry.message
         if message.topic not in self._refused_topics and len(self._refused_topics) < MOST_REFUSED_TOLD:
             self._refused_topics.add(message.topic)
             told = "broker %s refused a message on %s (%s); further ones on this topic are only counted"
             log.warning(told, self._settings.shown, message.topic, reason)
-        self._store.settle(message, "refused")
+        self._store.settle(entry, "refused")
 
     @staticmethod
-    def _stamp_age(message: Message) -> None:
-        if message.stream is not None and not message.times_sent:
+    def _stamp_age(entry: Entry) -> None:
+        message = entry.message
+        if message.stream is not None and not entry.times_sent:
             age_ms = max(elapsed_ms(message.captured_ns, now_ns()), 0.0)  # a clock may have been set back meanwhile
             message.body = b'%b,"age_ms":%.1f}' % (message.body[:-1], age_ms)
 
     def _acknowledge(self, packet_id: int, reason: Any) -> None:
-        message = self._in_flight.pop(packet_id, None)
-        if message is None:
+        entry = self._in_flight.pop(packet_id, None)
+        if entry is None:
             return
         self._retries = 0
-        self._backlog_in_flight -= message.is_backlog
+        self._backlog_in_flight -= entry.is_backlog
         if reason.is_failure:
-            self._refuse(message, reason)
+            self._refuse(entry, reason)
             return
-        self._store.settle(message)
-        # A replay, and what waited on disk, say nothing of latency.
-        if message.stream is not None and message.times_sent == 1 and not message.is_backlog:
-            self._on_sent(message, now_ns())
+        self._store.settle(entry)
+        # Neither a replay nor the backlog says anything about latency.
+        if entry.message.stream is not None and entry.times_sent == 1 and not entry.is_backlog:
+            self._on_sent(entry.message, now_ns())

@@ -1,4 +1,4 @@
-"""What waits to be sent: its bound, its order, and what is dropped and counted."""
+"""Queue of outgoing messages: its bound, its order, and what is dropped and counted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from edge.core.clock import now_ns
 from edge.core.records import MESSAGE_KINDS, Message, MessageKind, OutboxState
 from edge.mqtt.outbox import Outbox
+from edge.mqtt.outbox.entry import Entry
 
 
 def message(body: str, *, retain: bool = False, topic: str = "t", made_ns: int = 0) -> Message:
@@ -18,7 +19,7 @@ def message(body: str, *, retain: bool = False, topic: str = "t", made_ns: int =
 def drained(waiting: Outbox) -> list[str]:
     bodies = []
     while (each := waiting.pop()) is not None:
-        bodies.append(each.body.decode())
+        bodies.append(each.message.body.decode())
     return bodies
 
 
@@ -96,7 +97,7 @@ def test_the_outbox_tells_messages_bytes_and_age_with_those_on_their_way() -> No
     waiting = Outbox(10)
     waiting.put(message("abc", made_ns=now_ns() - 5 * 10**9))
     waiting.put(message("é"))
-    told = waiting.state([message("1234", made_ns=now_ns() - 60 * 10**9)])
+    told = waiting.state([Entry(message("1234", made_ns=now_ns() - 60 * 10**9), 0)])
     assert (told.messages, told.bytes, told.dropped) == (3, 9, 0)
     assert told.oldest_s == pytest.approx(60, abs=30)
 
@@ -128,7 +129,7 @@ STEPS = st.lists(
 @given(st.integers(4, 7), STEPS)
 def test_the_bound_holds_and_each_message_is_sent_waits_or_is_counted(bound: int, steps: list[tuple[str, int]]) -> None:
     waiting = Outbox(bound)
-    put, sent = 0, list[Message]()
+    put, sent = 0, list[Entry]()
     for step, number in steps:
         if step == "put":
             waiting.put(message("x" * number))
@@ -137,7 +138,7 @@ def test_the_bound_holds_and_each_message_is_sent_waits_or_is_counted(bound: int
             waiting.put(message("y", retain=True, topic=f"status {number}"))
         elif step == "pop":
             popped = waiting.pop()
-            sent += [popped] if popped and not popped.retain else []
+            sent += [popped] if popped and not popped.message.retain else []
         elif step == "put back" and number:
             waiting.put_back(sent[-number:])
             del sent[-number:]
@@ -146,8 +147,8 @@ def test_the_bound_holds_and_each_message_is_sent_waits_or_is_counted(bound: int
         assert waiting.state([]).messages <= bound
     told = waiting.state([])
     left = [each for each in iter(waiting.pop, None) if each]
-    assert (told.messages, told.bytes) == (len(left), sum(len(each.body) for each in left))
-    assert put == len(sent) + sum(not each.retain for each in left) + told.dropped
+    assert (told.messages, told.bytes) == (len(left), sum(len(each.message.body) for each in left))
+    assert put == len(sent) + sum(not each.message.retain for each in left) + told.dropped
 
 
 KINDS = st.lists(st.sampled_from(MESSAGE_KINDS), max_size=60)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edge.core.records import MESSAGE_KINDS, Message
-from tests.support.shelved import Shelved, shelved
+from edge.core.records import MESSAGE_KINDS
+from edge.mqtt.outbox.entry import Entry
+from tests.support.spooled_outbox import SpooledOutbox, spooled_outbox
 
 STEPS = 120
 
@@ -22,35 +23,35 @@ class Walk:
         self.dice = random.Random(seed)
         self.count = 0
         self.taken = Counter[int]()
-        self.in_flight: list[Message] = []
+        self.in_flight: list[Entry] = []
 
-    def step(self, made: Shelved) -> None:
+    def step(self, made: SpooledOutbox) -> None:
         self.dice.choice((self.put, self.put, self.send, self.send, self.connect, self.lose, self.wait))(made)
 
-    def put(self, made: Shelved) -> None:
+    def put(self, made: SpooledOutbox) -> None:
         many = self.dice.choice((1, 5, 80))
         made.put(self.count, many, self.dice.choice(MESSAGE_KINDS))
         self.count += many
 
-    def send(self, made: Shelved) -> None:
+    def send(self, made: SpooledOutbox) -> None:
         for _ in range(self.dice.randrange(100)):
-            if (message := made.outbox.pop(backlog=self.dice.random() < 0.7)) is not None:
-                message.times_sent += 1
-                self.in_flight.append(message)
+            if (entry := made.outbox.pop(backlog=self.dice.random() < 0.7)) is not None:
+                entry.times_sent += 1
+                self.in_flight.append(entry)
         for _ in range(self.dice.randrange(len(self.in_flight) + 1)):
-            message = self.in_flight.pop(0)
-            self.taken[int(message.body.split()[0])] += 1
-            made.outbox.settle(message)
+            entry = self.in_flight.pop(0)
+            self.taken[int(entry.message.body.split()[0])] += 1
+            made.outbox.settle(entry)
 
-    def connect(self, made: Shelved) -> None:
+    def connect(self, made: SpooledOutbox) -> None:
         made.outbox.set_connected(connected=True)
 
-    def lose(self, made: Shelved) -> None:
+    def lose(self, made: SpooledOutbox) -> None:
         made.outbox.set_connected(connected=False)
         made.outbox.put_back(self.in_flight)
         self.in_flight.clear()
 
-    def wait(self, _made: Shelved) -> None:
+    def wait(self, _made: SpooledOutbox) -> None:
         time.sleep(self.dice.random() * 0.05)
 
 
@@ -58,14 +59,14 @@ class Walk:
 def test_whatever_broker_and_restarts_do_each_message_is_sent_and_no_count_is_off(tmp_path: Path, seed: int) -> None:
     walk = Walk(seed)
     for _ in range(3):
-        with shelved(tmp_path, bound=4000, memory_s=0.02, journal=tmp_path / "journal") as made:
+        with spooled_outbox(tmp_path, bound=4000, memory_s=0.02, journal=tmp_path / "journal") as made:
             for _ in range(STEPS):
                 walk.step(made)
             walk.lose(made)
         told = made.outbox.state()
         assert told.dropped == 0
         assert told.messages == told.disk_messages == walk.count - len(walk.taken)
-    with shelved(tmp_path) as made:
+    with spooled_outbox(tmp_path) as made:
         found = made.sent(walk.count - len(walk.taken))
     walk.taken.update(found)
     assert set(walk.taken) == set(range(walk.count))

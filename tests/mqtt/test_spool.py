@@ -1,4 +1,4 @@
-"""What waits on disk: order, bounds, what gives way, and times over a restart of the kernel or of the clock."""
+"""Spool on disk: order, bounds, evictions, and ages across a restart of the kernel or a change of the clock."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edge.core.clock import now_ns
 from edge.core.records import Message, MessageKind
-from edge.mqtt.outbox import codec as form
-from edge.mqtt.outbox import spool as shelf_module
-from edge.mqtt.outbox.spool import LOWEST, Gone, Spool, Sync
+from edge.mqtt.outbox import codec
+from edge.mqtt.outbox import spool as spool_module
+from edge.mqtt.outbox.entry import Entry
+from edge.mqtt.outbox.spool import LOWEST, Eviction, Spool, Sync
 
 YEAR_S = 31_536_000.0
 DAY_S = 86_400
 
 
-def shelf(path: Path, max_mb: int = 100, max_age_s: float = YEAR_S, first: int = 10**6) -> Spool:
+def open_spool(path: Path, max_mb: int = 100, max_age_s: float = YEAR_S, first: int = 10**6) -> Spool:
     opened = Spool(path, max_mb, max_age_s, "never")
     opened.open(first)
     return opened
 
 
-def message(number: int, size: int = 20, kind: MessageKind = "result", age_s: float = 0) -> Message:
+def entry(number: int, size: int = 20, kind: MessageKind = "result", age_s: float = 0) -> Entry:
     body = (b"%d " % number).ljust(size, b"x")
-    return Message("t", body, kind=kind, made_ns=now_ns() - int(age_s * 1e9), number=number)
+    return Entry(Message("t", body, kind=kind, made_ns=now_ns() - int(age_s * 1e9)), number)
 
 
 def number(key: int) -> int:
@@ -42,43 +41,48 @@ def numbers(opened: Spool) -> list[int]:
 
 
 def test_what_was_added_is_there_after_a_restart_in_the_order_of_its_numbers(tmp_path: Path) -> None:
-    first = shelf(tmp_path / "db")
+    first = open_spool(tmp_path / "db")
     for batch in ((5, 6), (1, 2), (9,)):
-        first.change([message(number) for number in batch], ())
+        first.change([entry(number) for number in batch], ())
     first.close()
-    again = shelf(tmp_path / "db")
+    again = open_spool(tmp_path / "db")
     assert numbers(again) == [1, 2, 5, 6, 9]
     key = again.read(LOWEST, 2)[1].number
-    assert [each.body.split()[0] for each in again.read(key, 2)] == [b"5", b"6"]
-    assert all(each.is_shelved and each.is_backlog for each in again.read(LOWEST, 9))
-    assert (again.stock().messages, again.stock().bytes) == (5, 100)
+    assert [each.message.body.split()[0] for each in again.read(key, 2)] == [b"5", b"6"]
+    assert all(each.is_spooled and each.is_backlog for each in again.read(LOWEST, 9))
+    assert (again.level().messages, again.level().bytes) == (5, 100)
 
 
 def test_adding_twice_keeps_one(tmp_path: Path) -> None:
-    opened = shelf(tmp_path / "db")
-    opened.change([message(1)], ())
-    opened.change([message(1), message(2)], ())
+    opened = open_spool(tmp_path / "db")
+    opened.change([entry(1)], ())
+    opened.change([entry(1), entry(2)], ())
     assert numbers(opened) == [1, 2]
-    assert opened.stock().messages == 2
+    assert opened.level().messages == 2
 
 
 def test_rows_of_a_process_whose_clock_was_ahead_are_older_than_all_to_come(tmp_path: Path) -> None:
-    first = shelf(tmp_path / "db", first=10**6)
-    first.change([message(number) for number in (10**6 + 3, 10**6 + 7, 10**6 + 8)], ())
+    first = open_spool(tmp_path / "db", first=10**6)
+    first.change([entry(number) for number in (10**6 + 3, 10**6 + 7, 10**6 + 8)], ())
     first.close()
-    again = shelf(tmp_path / "db", first=500)
-    again.change([message(500)], ())
-    assert [each.body.split()[0] for each in again.read(LOWEST, 9)] == [b"1000003", b"1000007", b"1000008", b"500"]
+    again = open_spool(tmp_path / "db", first=500)
+    again.change([entry(500)], ())
+    assert [each.message.body.split()[0] for each in again.read(LOWEST, 9)] == [
+        b"1000003",
+        b"1000007",
+        b"1000008",
+        b"500",
+    ]
 
 
 def test_only_we_may_read_the_file(tmp_path: Path) -> None:
-    shelf(tmp_path / "db")
+    open_spool(tmp_path / "db")
     assert (tmp_path / "db").stat().st_mode & 0o777 == 0o600
 
 
 def test_what_is_too_old_goes_first(tmp_path: Path) -> None:
-    opened = shelf(tmp_path / "db", max_age_s=100)
-    gone = opened.change([message(1, age_s=200), message(2, age_s=101), message(3, age_s=50)], ())
+    opened = open_spool(tmp_path / "db", max_age_s=100)
+    gone = opened.change([entry(1, age_s=200), entry(2, age_s=101), entry(3, age_s=50)], ())
     assert [(number(each.key), each.reason) for each in gone] == [(1, "age"), (2, "age")]
     assert numbers(opened) == [3]
 
@@ -89,11 +93,11 @@ def folder_bytes(folder: Path) -> int:
 
 @pytest.mark.parametrize("size", [50, 900, 5000, 15_000])
 def test_a_full_disk_share_gives_up_telemetry_then_results_then_alarms_oldest_first(tmp_path: Path, size: int) -> None:
-    opened, count, largest = shelf(tmp_path / "db", max_mb=2), 0, 0
-    gone, added = list[Gone](), Counter[str]()
+    opened, count, largest = open_spool(tmp_path / "db", max_mb=2), 0, 0
+    gone, added = list[Eviction](), Counter[str]()
     kinds: tuple[MessageKind, ...] = ("alarm", "result", "telemetry", "result")
     for _ in range(3_000_000 // (size + 120) // 4):
-        batch = [message(count + each, size, kind) for each, kind in enumerate(kinds)]
+        batch = [entry(count + each, size, kind) for each, kind in enumerate(kinds)]
         count += len(batch)
         added.update(kinds)
         gone += opened.change(batch, ())
@@ -105,67 +109,42 @@ def test_a_full_disk_share_gives_up_telemetry_then_results_then_alarms_oldest_fi
     assert 0 < len(by_kind["result"]) < added["result"]
     assert added["telemetry"] - len(by_kind["telemetry"]) <= 1 + 8_000 // size, "all telemetry went before a result"
     assert not by_kind["alarm"]
-    told = opened.stock()
+    told = opened.level()
     assert told.messages == count - len(gone) == len(numbers(opened))
-    assert told.bytes == sum(len(each.body) for each in opened.read(LOWEST, 10**6))
+    assert told.bytes == sum(len(each.message.body) for each in opened.read(LOWEST, 10**6))
 
 
 def test_room_that_became_free_is_used_again_and_given_back_at_the_end(tmp_path: Path) -> None:
-    opened = shelf(tmp_path / "db", max_mb=16)
+    opened = open_spool(tmp_path / "db", max_mb=16)
     for begin in range(0, 40_000, 1000):
-        batch = [message(begin + each, 500) for each in range(1000)]
+        batch = [entry(begin + each, 500) for each in range(1000)]
         assert not opened.change(batch, ())
         opened.change((), [opened.key(each) for each in batch])
-    assert opened.stock().messages == 0
+    assert opened.level().messages == 0
     opened.shrink()
     assert folder_bytes(tmp_path) < 300_000
 
 
 def test_a_message_for_which_there_is_no_room_at_all_goes_alone(tmp_path: Path) -> None:
-    opened = shelf(tmp_path / "db", max_mb=1)
-    opened.change([message(1), message(2, kind="telemetry")], ())
-    gone = opened.change([message(3, 900_000, "answer")], ())
+    opened = open_spool(tmp_path / "db", max_mb=1)
+    opened.change([entry(1), entry(2, kind="telemetry")], ())
+    gone = opened.change([entry(3, 900_000, "answer")], ())
     assert [(number(each.key), each.kind, each.reason) for each in gone] == [(3, "answer", "full")]
     assert numbers(opened) == [1, 2]
 
 
-@given(st.integers(1, 10**15), st.integers(0, 10**12))
-def test_ages_go_by_the_monotonic_clock_within_one_start_of_the_kernel(made_ns: int, further_ns: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(form, "wall_ns", lambda: 1_800_000_000 * 10**9)
-        packed = form.pack(Message("t", b"", made_ns=made_ns, captured_ns=made_ns - 5))
-        patch.setattr(form, "wall_ns", lambda: 1_800_000_000 * 10**9 + further_ns)  # set forward meanwhile
-        again = form.unpack(packed, 1)
-    assert (again.made_ns, again.captured_ns) == (made_ns, made_ns - 5)
-
-
-def test_after_a_restart_of_the_kernel_ages_go_by_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    wall, kernel = 1_800_000_000 * 10**9, form.kernel_start()
-    monkeypatch.setattr(form, "wall_ns", lambda: wall)
-    monkeypatch.setattr(form, "now_ns", lambda: 900 * 10**9)
-    packed = form.pack(Message("t", b"", made_ns=890 * 10**9, captured_ns=889 * 10**9, decoded_ns=889 * 10**9))
-    monkeypatch.setattr(form, "kernel_start", lambda: kernel ^ 1)
-    monkeypatch.setattr(form, "wall_ns", lambda: wall + 60 * 10**9)
-    monkeypatch.setattr(form, "now_ns", lambda: 5 * 10**9)  # 5 s up, and 60 s later
-    again = form.unpack(packed, 1)
-    assert (5 * 10**9 - again.made_ns, 5 * 10**9 - again.captured_ns) == (70 * 10**9, 71 * 10**9)
-    # The clock was set back by an hour: made in the future it was not.
-    monkeypatch.setattr(form, "wall_ns", lambda: wall - 3600 * 10**9)
-    assert form.unpack(packed, 1).made_ns == 5 * 10**9
-
-
 def test_a_clock_that_was_never_set_says_nothing_of_ages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A board without a battery starts in 1970 and hears of the time later."""
-    kernel = form.kernel_start()
-    monkeypatch.setattr(form, "wall_ns", lambda: 100 * 10**9)
-    first = shelf(tmp_path / "db", max_age_s=100)
-    first.change([message(1)], ())
+    kernel = codec.kernel_start()
+    monkeypatch.setattr(codec, "wall_ns", lambda: 100 * 10**9)
+    first = open_spool(tmp_path / "db", max_age_s=100)
+    first.change([entry(1)], ())
     first.close()
-    monkeypatch.setattr(form, "wall_ns", lambda: 1_800_000_000 * 10**9)
-    monkeypatch.setattr(form, "kernel_start", lambda: kernel ^ 2)
-    again = shelf(tmp_path / "db", max_age_s=100)
+    monkeypatch.setattr(codec, "wall_ns", lambda: 1_800_000_000 * 10**9)
+    monkeypatch.setattr(codec, "kernel_start", lambda: kernel ^ 2)
+    again = open_spool(tmp_path / "db", max_age_s=100)
     assert again.change((), ()) == []
-    assert now_ns() - again.read(LOWEST, 1)[0].made_ns < 60 * 10**9
+    assert now_ns() - again.read(LOWEST, 1)[0].message.made_ns < 60 * 10**9
 
 
 class Machine:
@@ -173,9 +152,9 @@ class Machine:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.start, self.wall_s, self.is_synchronised = 7, 1_800_000_000, True
-        patch.setattr(form, "kernel_start", lambda: self.start)
-        patch.setattr(form, "wall_ns", lambda: self.wall_s * 10**9)
-        for module in (form, shelf_module):
+        patch.setattr(codec, "kernel_start", lambda: self.start)
+        patch.setattr(codec, "wall_ns", lambda: self.wall_s * 10**9)
+        for module in (codec, spool_module):
             patch.setattr(module, "clock_synchronised", lambda: self.is_synchronised, raising=False)
 
     def reboot(self, wall_s: int, *, is_synchronised: bool) -> None:
@@ -187,7 +166,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(monkeypatch)
 
 
-def reasons(gone: Iterable[Gone]) -> list[tuple[int, str]]:
+def reasons(gone: Iterable[Eviction]) -> list[tuple[int, str]]:
     return [(number(each.key), each.reason) for each in gone]
 
 
@@ -197,11 +176,11 @@ def test_by_a_clock_that_was_or_is_not_synchronised_nothing_is_too_old_after_a_r
     tmp_path: Path, machine: Machine, off_s: int, *, then: bool, now: bool
 ) -> None:
     machine.wall_s, machine.is_synchronised = 1_800_000_000 + off_s, then
-    first = shelf(tmp_path / "db", max_age_s=100)
-    first.change([message(1), message(2, kind="alarm")], ())
+    first = open_spool(tmp_path / "db", max_age_s=100)
+    first.change([entry(1), entry(2, kind="alarm")], ())
     first.close()
     machine.reboot(1_800_000_000, is_synchronised=now)
-    again = shelf(tmp_path / "db", max_age_s=100)
+    again = open_spool(tmp_path / "db", max_age_s=100)
     assert again.change((), ()) == []
     assert numbers(again) == [1, 2]
 
@@ -209,11 +188,11 @@ def test_by_a_clock_that_was_or_is_not_synchronised_nothing_is_too_old_after_a_r
 def test_by_a_clock_synchronised_then_and_now_what_is_too_old_goes_after_a_reboot(
     tmp_path: Path, machine: Machine
 ) -> None:
-    first = shelf(tmp_path / "db", max_age_s=100)
-    first.change([message(1), message(2)], ())
+    first = open_spool(tmp_path / "db", max_age_s=100)
+    first.change([entry(1), entry(2)], ())
     first.close()
     machine.reboot(machine.wall_s + 99, is_synchronised=True)
-    again = shelf(tmp_path / "db", max_age_s=100)
+    again = open_spool(tmp_path / "db", max_age_s=100)
     assert again.change((), ()) == []
     machine.wall_s += 2
     assert reasons(again.change((), ())) == [(1, "age"), (2, "age")]
@@ -221,27 +200,27 @@ def test_by_a_clock_synchronised_then_and_now_what_is_too_old_goes_after_a_reboo
 
 def test_ages_that_are_not_known_keep_no_others_from_becoming_too_old(tmp_path: Path, machine: Machine) -> None:
     machine.is_synchronised = False
-    first = shelf(tmp_path / "db", max_age_s=100)
-    first.change([message(each) for each in range(5, 8)], ())
+    first = open_spool(tmp_path / "db", max_age_s=100)
+    first.change([entry(each) for each in range(5, 8)], ())
     machine.is_synchronised = True
-    first.change([message(8)], ())
+    first.change([entry(8)], ())
     first.close()
     machine.reboot(machine.wall_s + 50, is_synchronised=True)
-    again = shelf(tmp_path / "db", max_age_s=100)
-    assert again.change([message(9, age_s=90)], ()) == []
+    again = open_spool(tmp_path / "db", max_age_s=100)
+    assert again.change([entry(9, age_s=90)], ()) == []
     machine.wall_s += 60
-    assert reasons(again.change([message(10)], ())) == [(8, "age")]
+    assert reasons(again.change([entry(10)], ())) == [(8, "age")]
     # What comes before those that were passed over is found, too.
-    assert reasons(again.change([message(3, age_s=200)], ())) == [(3, "age")]
+    assert reasons(again.change([entry(3, age_s=200)], ())) == [(3, "age")]
     assert numbers(again) == [5, 6, 7, 9, 10]
 
 
 def test_once_the_clock_is_synchronised_what_it_can_tell_of_is_too_old(tmp_path: Path, machine: Machine) -> None:
-    first = shelf(tmp_path / "db", max_age_s=100)
-    first.change([message(1)], ())
+    first = open_spool(tmp_path / "db", max_age_s=100)
+    first.change([entry(1)], ())
     first.close()
     machine.reboot(machine.wall_s + 1000, is_synchronised=False)
-    again = shelf(tmp_path / "db", max_age_s=100)
+    again = open_spool(tmp_path / "db", max_age_s=100)
     assert again.change((), ()) == []
     machine.is_synchronised = True
     assert reasons(again.change((), ())) == [(1, "age")]
@@ -255,28 +234,29 @@ def test_rows_of_earlier_versions_are_read_and_too_old_only_within_one_start_of_
     made_ns = now_ns() - 200 * 10**9
     packed = head.pack(3, 1, 1, 1, 4, 4, -1, 9, 5, 6, made_ns, machine.wall_s * 10**9 - now_ns(), machine.start)
     packed += b"ttextdoorbody"
-    first = shelf(tmp_path / "db")
+    first = open_spool(tmp_path / "db")
     first._connected.execute("INSERT INTO messages VALUES (?, 4, ?)", ((3 << 58) + 1, packed))
     first.close()
-    same = shelf(tmp_path / "db", max_age_s=1000)
+    same = open_spool(tmp_path / "db", max_age_s=1000)
     found = same.read(LOWEST, 9)[0]
-    assert (found.topic, found.content_type, found.stream, found.body) == ("t", "text", "door", b"body")
-    assert (found.times_sent, found.expiry_s, found.made_ns, found.is_age_known) == (1, 9, made_ns, True)
+    read = found.message
+    assert (read.topic, read.content_type, read.stream, read.body) == ("t", "text", "door", b"body")
+    assert (found.times_sent, read.expiry_s, read.made_ns, found.is_age_known) == (1, 9, made_ns, True)
     machine.reboot(machine.wall_s + 9 * DAY_S, is_synchronised=True)
-    again = shelf(tmp_path / "db", max_age_s=1000)
+    again = open_spool(tmp_path / "db", max_age_s=1000)
     assert again.change((), ()) == []
     machine.start -= 1
-    same = shelf(tmp_path / "db", max_age_s=100)
+    same = open_spool(tmp_path / "db", max_age_s=100)
     assert reasons(same.change((), ())) == [(1, "age")]
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
-    shelf(tmp_path / "db").close()
+    open_spool(tmp_path / "db").close()
     with sqlite3.connect(tmp_path / "db") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(sqlite3.DatabaseError, match="another version"):
-        shelf(tmp_path / "db")
+        open_spool(tmp_path / "db")
 
 
 @pytest.mark.parametrize(("sync", "level"), [("commit", 2), ("checkpoint", 1), ("never", 0)])
@@ -289,10 +269,10 @@ def test_each_commit_is_brought_to_the_medium_unless_less_is_asked_for(tmp_path:
 
 def test_a_long_backlog_that_is_too_old_goes_in_parts(tmp_path: Path) -> None:
     """Else one transaction would take minutes, past the end of a daemon that is to stop."""
-    opened = shelf(tmp_path / "outbox.db")
-    opened.change([message(each, age_s=10) for each in range(3000)], [])
+    opened = open_spool(tmp_path / "outbox.db")
+    opened.change([entry(each, age_s=10) for each in range(3000)], [])
     opened.close()
-    opened = shelf(tmp_path / "outbox.db", max_age_s=5)
+    opened = open_spool(tmp_path / "outbox.db", max_age_s=5)
     gone = opened.change([], [])
     assert 0 < len(gone) <= 1500
     while more := opened.change([], []):

@@ -13,7 +13,7 @@ import pytest
 from tests.support.broker import Mosquitto
 from tests.support.configuration import Configure, belt
 from tests.support.process import StartEdge
-from tests.support.shelved import shelved
+from tests.support.spooled_outbox import spooled_outbox
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import eventually
 
@@ -37,23 +37,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_full_is_told_once_and_used_again_when_there_is_room(small_disk: Path) -> None:
     filler = small_disk / "somebody-elses"
     filler.write_bytes(bytes(700_000))
-    with shelved(small_disk, bound=2000) as made:
+    with spooled_outbox(small_disk, bound=2000) as made:
         made.put(0, 400, size=1000)
-        eventually(lambda: bool(made.told), "an alarm")
-        assert made.told == [("outbox_disk", made.told[0][1])]
-        assert "full" in str(made.told[0][1])
+        eventually(lambda: bool(made.alarms), "an alarm")
+        assert made.alarms == [("outbox_disk", made.alarms[0][1])]
+        assert "full" in str(made.alarms[0][1])
         assert made.outbox.state().disk == "failed"
         filler.unlink()
         made.put(400, 1, "alarm")
         eventually(lambda: made.outbox.state().disk == "ok", "the disk is used again")
-        eventually(lambda: made.told[-1] == ("outbox_disk", None), "the alarm is cleared")
+        eventually(lambda: made.alarms[-1] == ("outbox_disk", None), "the alarm is cleared")
         assert made.outbox.state().dropped == 0
         assert made.sent(401) == [400, *range(400)]
 
 
 def test_while_the_disk_fails_memory_is_bounded_and_the_newest_are_kept(small_disk: Path) -> None:
     (small_disk / "somebody-elses").write_bytes(bytes(1_000_000))
-    with shelved(small_disk, bound=100) as made:
+    with spooled_outbox(small_disk, bound=100) as made:
         made.put(0, 300)
         eventually(lambda: made.outbox.state().disk == "failed", "a fault")
         assert (made.outbox.state().messages, made.outbox.state().dropped_by_cause["full"]) == (100, 200)
@@ -62,19 +62,19 @@ def test_while_the_disk_fails_memory_is_bounded_and_the_newest_are_kept(small_di
 
 def test_a_read_only_disk_is_told_and_used_when_it_can_be_written(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with shelved(small_disk) as made:
+    with spooled_outbox(small_disk) as made:
         made.put(0, 100)
-        eventually(lambda: bool(made.told), "an alarm")
-        assert made.told[0][0] == "outbox_disk"
+        eventually(lambda: bool(made.alarms), "an alarm")
+        assert made.alarms[0][0] == "outbox_disk"
         subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
         made.on_disk(100)
-        eventually(lambda: made.told[-1] == ("outbox_disk", None), "the alarm is cleared")
+        eventually(lambda: made.alarms[-1] == ("outbox_disk", None), "the alarm is cleared")
         assert made.sent(100) == list(range(100))
 
 
 def test_a_folder_that_vanishes_is_made_again_with_what_was_in_it(tmp_path: Path) -> None:
     folder = tmp_path / "state"
-    with shelved(folder) as made:
+    with spooled_outbox(folder) as made:
         made.put(0, 500)
         made.on_disk(500)
         shutil.rmtree(folder)
@@ -86,7 +86,7 @@ def test_a_folder_that_vanishes_is_made_again_with_what_was_in_it(tmp_path: Path
 
 def written(folder: Path, count: int = 1000) -> bytes:
     """Leave so many messages on disk; return the file."""
-    with shelved(folder, memory_s=3600) as made:
+    with spooled_outbox(folder, memory_s=3600) as made:
         made.put(0, count, size=300)
     return (folder / "outbox.db").read_bytes()
 
@@ -118,7 +118,7 @@ def test_a_file_that_was_cut_off_is_put_aside_and_a_new_one_begun(tmp_path: Path
 def sent_of_old(folder: Path, content: bytes) -> list[int]:
     """Start with a damaged file and let everything go out; return what of the old was sent."""
     (folder / "outbox.db").write_bytes(content)
-    with shelved(folder) as made:
+    with spooled_outbox(folder) as made:
         made.put(1000, 100)
         eventually(lambda: made.outbox.state().disk_messages >= 100, f"new ones are on disk: {made.outbox.state()}")
         found = made.sent(100)
@@ -152,7 +152,7 @@ def test_the_daemon_runs_on_when_its_disk_is_full(
     subscriber.wait_for_results("belt", 5)
     (small_disk / "somebody-elses").write_bytes(bytes(1_040_000))
     broker.end()
-    daemon.await_log("the outbox's disk: ")
+    daemon.await_log("disk of the outbox: ")
     broker.start()
     subscriber.wait_for(lambda m: m.schema == "alarm" and m.body["alarm"] == "outbox_disk", "the alarm")
     subscriber.wait_for_results("belt", 20, after=len(subscriber.messages))

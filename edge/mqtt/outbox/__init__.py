@@ -1,4 +1,4 @@
-"""What waits to be sent: in memory, with a copy that outlives the process, and on disk while the broker is away."""
+"""Store-and-forward outbox: memory queue, journal that outlives the process, spool on disk for long outages."""
 
 from edge.mqtt.outbox.factory import open_outbox
 from edge.mqtt.outbox.outbox import Outbox

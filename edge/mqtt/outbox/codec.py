@@ -1,4 +1,4 @@
-"""A message as the bytes that the journal and the disk keep."""
+"""Binary encoding of outbox entries, for journal and spool."""
 
 from __future__ import annotations
 
@@ -8,37 +8,39 @@ from pathlib import Path
 
 from edge.core.clock import clock_synchronised, now_ns, wall_ns
 from edge.core.records import MESSAGE_KINDS, Message
+from edge.mqtt.outbox.entry import Entry
 
 # kind, qos, flags; lengths of topic, content type, stream and correlation (-1: none); expiry (-1: none);
-# captured, decoded and made (monotonic); wall time less monotonic time; which start of the kernel counts that time.
+# captured, decoded and made (monotonic); wall time minus monotonic time; the kernel start that this time counts from.
 _HEAD = struct.Struct("<BBBHHhiiqqqqQ")
 _SENT = 1  # sent before
-# The wall time is that of a synchronised clock. Earlier versions did not write this flag: with them, it is not known.
+# The wall time is that of a synchronised clock. Earlier versions did not write this flag: for them, it is unknown.
 _SYNCHRONISED = 2
 _UNKNOWN_START = 0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# A clock that tells less than this (January 2024) was never set: boards without a battery start in 1970.
+# A clock before this (January 2024) was never set: boards without a battery start in 1970.
 _CLOCK_SET_NS = 1_704_067_200 * 10**9
 
 
 @cache
 def kernel_start() -> int:
-    """Return a number that stands for this start of the kernel, within which monotonic times can be compared."""
+    """Return a number for this start of the kernel, within which monotonic times are comparable."""
     try:
         return int(_BOOT_ID.read_text(encoding="ascii").replace("-", "")[:16], 16)
     except (OSError, ValueError):
         return _UNKNOWN_START
 
 
-def pack(message: Message) -> bytes:
+def pack(entry: Entry) -> bytes:
+    message = entry.message
     topic, content_type = message.topic.encode(), message.content_type.encode()
     stream = b"" if message.stream is None else message.stream.encode()
     correlation = message.correlation or b""
-    is_synchronised = message.is_age_known and clock_synchronised() is True
+    is_synchronised = entry.is_age_known and clock_synchronised() is True
     head = _HEAD.pack(
         MESSAGE_KINDS.index(message.kind),
         message.qos,
-        _SENT * (message.times_sent > 0) | _SYNCHRONISED * is_synchronised,
+        _SENT * (entry.times_sent > 0) | _SYNCHRONISED * is_synchronised,
         len(topic),
         len(content_type),
         -1 if message.stream is None else len(stream),
@@ -48,16 +50,16 @@ def pack(message: Message) -> bytes:
         message.decoded_ns,
         message.made_ns,
         wall_ns() - now_ns(),
-        kernel_start() if message.is_age_known else _UNKNOWN_START,
+        kernel_start() if entry.is_age_known else _UNKNOWN_START,
     )
     return b"".join((head, topic, content_type, stream, correlation, message.body))
 
 
-def unpack(packed: bytes, number: int) -> Message:
-    """Make the message again; its times are this kernel's, as near as the wall clock tells.
+def unpack(packed: bytes, number: int) -> Entry:
+    """Restore an entry of the backlog, its times converted to this kernel's as precisely as the wall clock allows.
 
-    Its age is known where it is of this start of the kernel, whose monotonic clock has counted it, or where the wall
-    clock was synchronised when it was packed and is so now.
+    Its age is known if it was made during this start of the kernel, whose monotonic clock has counted it, or if the
+    wall clock was synchronised when it was packed and is so now.
 
     Raises ValueError where the bytes are no message.
     """
@@ -72,7 +74,7 @@ def unpack(packed: bytes, number: int) -> Message:
         topic, content_type, stream, correlation = parts
         is_of_this_start = start == kernel_start() != _UNKNOWN_START
         shift_ns = 0 if is_of_this_start else _shift_ns(made_ns, offset_ns)
-        return Message(
+        message = Message(
             topic.decode(),
             packed[at:],
             qos,
@@ -84,18 +86,16 @@ def unpack(packed: bytes, number: int) -> Message:
             captured_ns=captured_ns + shift_ns,
             decoded_ns=decoded_ns + shift_ns,
             made_ns=made_ns + shift_ns,
-            times_sent=flags & _SENT,
-            number=number,
-            is_backlog=True,
-            is_age_known=is_of_this_start or bool(flags & _SYNCHRONISED and clock_synchronised()),
         )
+        is_age_known = is_of_this_start or bool(flags & _SYNCHRONISED and clock_synchronised())
+        return Entry(message, number, times_sent=flags & _SENT, is_backlog=True, is_age_known=is_age_known)
     except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise ValueError(f"no message: {error}") from None
 
 
 def _shift_ns(made_ns: int, offset_ns: int) -> int:
-    """Return what turns times of another start of the kernel into times of this one."""
+    """Return the offset from times of another start of the kernel to times of this one."""
     now, wall = now_ns(), wall_ns()
     if min(made_ns + offset_ns, wall) < _CLOCK_SET_NS:
-        return now - made_ns  # how long ago that was is not known: as if it were now
+        return now - made_ns  # its age is unknown: as if it were made now
     return min(offset_ns - (wall - now), now - made_ns)

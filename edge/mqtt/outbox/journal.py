@@ -1,9 +1,9 @@
-"""Copies of what waits in memory, in a file that lies in memory too: the end of the process does not lose them.
+"""Journal of the queue in memory: a file on tmpfs, so that messages outlive the process.
 
-The file is mapped and consists of segments, filled one after the other and used again once nothing in them waits any
-more. So a copy costs no system call, never gives up the interpreter lock, and with its removal takes about 4 µs, where
-SQLite takes 66 µs for the same in the same memory. A kill may come at any instruction: a record counts only where its
-checksum fits, which is begun with its segment's generation, so that what an earlier use left there is no record.
+The file is mapped and consists of segments, filled one after the other and reused once nothing in them waits any
+more. So a copy costs no system call, never releases the interpreter lock, and takes about 4 µs with its removal, where
+SQLite takes 66 µs for the same in the same memory. A kill may come at any instruction: a record counts only if its
+checksum matches, which is seeded with its segment's generation, so that remains of an earlier use are no records.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-SEGMENT_BYTES = 1 << 20  # no longer message has a copy
+SEGMENT_BYTES = 1 << 20  # a longer message has no copy
 SEGMENTS = 16
 _MAGIC = b"EDGEJNL1"
 _PAGE = 4096  # before the first segment
@@ -26,10 +26,10 @@ _WAITS_AT = _RECORD.size - _WAITS.size
 
 
 class Journal:
-    """The copies of one process; not safe for threads by itself."""
+    """Journal of one process; not safe for threads by itself."""
 
     def __init__(self, path: Path, segments: int = SEGMENTS) -> None:
-        """Open or make the file; raise OSError where that cannot be done."""
+        """Open or create the file; raise OSError where that fails."""
         self.path = path
         self._size = _PAGE + segments * SEGMENT_BYTES
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -50,12 +50,12 @@ class Journal:
         self._end = 0  # where the next record goes
 
     def _stored_generation(self, segment: int) -> int:
-        # Not by the map: a page that does not exist yet would be made, where there may be no memory for it.
+        # Not through the map: that would create a missing page, and there may be no memory for it.
         generation: int = _GENERATION.unpack(os.pread(self._fd, _GENERATION.size, _start(segment)))[0]
         return generation
 
-    def left(self) -> list[tuple[int, int, bytes]]:
-        """Return what an earlier process left: place, number and bytes of each record, oldest first; call it once."""
+    def recover(self) -> list[tuple[int, int, bytes]]:
+        """Return place, number and bytes of each record of an earlier process, oldest first; call it once."""
         found = list[tuple[int, int, bytes]]()
         for segment, generation in enumerate(self._generations):
             if generation:
@@ -77,7 +77,7 @@ class Journal:
             at += _RECORD.size + length
 
     def add(self, number: int, data: bytes) -> int:
-        """Keep a copy; return its place, -1 where there is no room."""
+        """Write a copy; return its place, -1 where there is no space."""
         needed = _RECORD.size + len(data)
         if needed > SEGMENT_BYTES - _GENERATION.size:
             return -1
@@ -94,7 +94,7 @@ class Journal:
         return at
 
     def remove(self, at: int) -> None:
-        """Take the copy at a place away."""
+        """Remove the copy at a place."""
         _WAITS.pack_into(self._map, at + _WAITS_AT, 0)
         segment = (at - _PAGE) // SEGMENT_BYTES
         self._waiting[segment] -= 1
@@ -102,18 +102,18 @@ class Journal:
 
     @property
     def fullness(self) -> float:
-        """The share of the segments that are in use."""
+        """Fraction of the segments that are in use."""
         return 1 - self._generations.count(0) / len(self._generations)
 
     def close(self) -> None:
-        """Close the file, and remove it where nothing is left in it."""
+        """Close the file, and delete it if nothing is left in it."""
         if not any(self._waiting):
             self.path.unlink(missing_ok=True)
         self._map.close()
         os.close(self._fd)
 
     def _begin(self) -> int | None:
-        """Go over to a free segment, if there is one."""
+        """Switch to a free segment, if there is one."""
         left, self._current = self._current, None
         if left is not None:
             self._free_if_done(left)
@@ -121,7 +121,7 @@ class Journal:
             return None
         segment = self._generations.index(0)
         try:
-            # A page that cannot be had when the map is written to would end the process.
+            # A page that cannot be allocated when the map is written would kill the process.
             os.posix_fallocate(self._fd, _start(segment), SEGMENT_BYTES)
         except OSError:
             return None
@@ -143,5 +143,5 @@ def _start(segment: int) -> int:
 
 
 def _checksum(generation: int, number: int, data: bytes) -> int:
-    # Never 0, which is what an empty record would have.
+    # Never 0, the checksum of an empty record.
     return zlib.crc32(data, (generation * 0x9E3779B1 ^ number) & 0xFFFFFFFF) | 1

@@ -1,8 +1,8 @@
-"""What waits to be sent, as those see it who hand messages over and who send them.
+"""Store-and-forward queue of outgoing messages: producers put, the publisher pops and settles.
 
-A message waits in memory, with a copy in the journal, so that the end of the process does not lose it. Where the broker
-is away for longer than a moment, or more waits than memory may hold, `Shelving` moves it to the disk. What was made by
-this process and lies in memory goes out first; the backlog, from the disk or from an earlier process, comes after it.
+A message waits in memory, with a copy in the journal, so that it outlives the process. When the broker is unreachable
+for longer than a moment, or more waits than memory may hold, the spooler moves messages to the disk. Messages that this
+process holds in memory go out first; the backlog, from the disk or from an earlier process, follows them.
 """
 
 from __future__ import annotations
@@ -13,155 +13,150 @@ from collections.abc import Callable, Iterable, Sequence
 from edge.core.clock import now_ns, wall_ns
 from edge.core.records import DROP_REASONS, MESSAGE_KINDS, DiskState, DropReason, Message, MessageKind, OutboxState
 from edge.mqtt.outbox.codec import pack, unpack
+from edge.mqtt.outbox.entry import NO_COPY, Entry
 from edge.mqtt.outbox.journal import Journal
-from edge.mqtt.outbox.memory_queue import Waiting
-from edge.mqtt.outbox.spool import Gone, Stock
+from edge.mqtt.outbox.memory_queue import MemoryQueue
+from edge.mqtt.outbox.spool import Eviction, SpoolLevel
 
-# From this share of what memory or the journal may hold on, messages go to the disk.
-HIGH_SHARE = 0.75
-# With fewer of those that the disk takes, it could not help: the rest has QoS 0, and is searched through each time.
-WORTH_SHARE = 1 / 16
-LOW_AHEAD = 64  # so few messages of the disk in memory ask for more
+# From this fraction of the capacity of memory or journal on, messages go to the disk.
+HIGH_FRACTION = 0.75
+# With a smaller fraction that the disk accepts, it could not help: the rest has QoS 0, and is searched each time.
+WORTH_FRACTION = 1 / 16
+LOW_AHEAD = 64  # so few entries read ahead from the disk ask for more
 
 
 class Outbox:
-    """What waits to be sent; never waits for the disk. Without a journal and a disk, memory alone holds it."""
+    """Bounded queue that never waits for the disk; without journal and disk, memory alone holds it."""
 
     def __init__(self, bound: int, journal: Journal | None = None) -> None:
-        """Take how many messages may wait in memory: past that, the oldest of what goes out last are dropped."""
+        """Hold at most `bound` messages in memory: past that, the oldest of the lowest priority are dropped."""
         self.bound = bound
         self._journal = journal
         self._lock = threading.Lock()
-        self._waiting = Waiting()
-        self._retained: dict[str, Message] = {}  # the newest of each topic, for a broker that has forgotten
-        self._settled: dict[int, int] = {}  # key and bytes of what the broker took and the disk still holds
+        self._queue = MemoryQueue()
+        self._retained: dict[str, Entry] = {}  # the newest of each topic, for a broker that has forgotten
+        self._settled: dict[int, int] = {}  # key and bytes of what the broker has and the disk still holds
         self._number = wall_ns() // 1000  # so that no earlier process, which may have lost its files, had higher ones
         self._dropped_by_kind: dict[MessageKind, int] = dict.fromkeys(MESSAGE_KINDS, 0)
         self._dropped_by_cause: dict[DropReason, int] = dict.fromkeys(DROP_REASONS, 0)
-        self._dropped_on_disk = 0  # for want of room
+        self._dropped_on_disk = 0  # for lack of space
         self._without_copy = 0
-        self._moving: list[Message] = []  # on their way from memory to the disk
-        self._stock = Stock()
+        self._moving: list[Entry] = []  # on their way from memory to the disk
+        self._spool_level = SpoolLevel()
         self._disk: DiskState = "off"
-        self.away_since_ns: int | None = now_ns()  # monotonic; None while the broker is there
-        self.on_ready: Callable[[], None] = lambda: None  # called where the disk has given something to be sent
-        self.on_pressure: Callable[[], None] = lambda: None  # called where the disk may have to do something
+        self.disconnected_since_ns: int | None = now_ns()  # monotonic; None while the broker is connected
+        self.on_ready: Callable[[], None] = lambda: None  # called when the disk has provided something to send
+        self.on_pressure: Callable[[], None] = lambda: None  # called when the disk may have something to do
         if journal is not None:
-            self._take_over(journal)
+            self._restore(journal)
         self.first_number = self._number  # of this process
 
-    def _take_over(self, journal: Journal) -> None:
-        """Take what an earlier process left in the journal."""
-        for at, number, data in journal.left():
+    def _restore(self, journal: Journal) -> None:
+        """Queue what an earlier process left in the journal."""
+        for at, number, data in journal.recover():
             try:
-                message = unpack(data, number)
+                entry = unpack(data, number)
             except ValueError:
                 journal.remove(at)
                 self._count(None, "damaged")
                 continue
-            message.copy_at = at
-            self._waiting.left.add(message)
+            entry.copy_at = at
+            self._queue.left.add(entry)
             self._number = max(self._number, number + 1)
 
-    # Those who hand messages over
+    # For producers
 
     def put(self, message: Message) -> None:
         with self._lock:
-            message.number = self._number
+            entry = Entry(message, self._number)
             self._number += 1
             if message.retain:
-                self._retained[message.topic] = message
-            elif message.qos:
-                self._copy(message)
-            self._waiting.add(message)
+                self._retained[message.topic] = entry
+            elif message.qos and self._journal is not None:
+                entry.copy_at = self._journal.add(entry.number, pack(entry))
+                self._without_copy += entry.copy_at == NO_COPY
+            self._queue.add(entry)
             self._hold_bound()
-            pressed = self._is_pressed()
-        if pressed:
+            is_near_limit = self._is_near_limit()
+        if is_near_limit:
             self.on_pressure()
 
-    def _copy(self, message: Message) -> None:
-        if self._journal is not None:
-            message.copy_at = self._journal.add(message.number, pack(message))
-            self._without_copy += message.copy_at < 0
-
     def _hold_bound(self) -> None:
-        if self._waiting.count > self.bound:
-            self._forget(self._waiting.drop_to(self.bound))
+        if self._queue.count > self.bound:
+            for entry in self._queue.drop_to(self.bound):
+                self._remove_copy(entry)
+                self._count(entry.message.kind, "full")
 
-    def _forget(self, messages: Iterable[Message]) -> None:
-        for message in messages:
-            self._uncopy(message)
-            self._count(message.kind, "full")
-
-    def _uncopy(self, message: Message) -> None:
-        if self._journal is not None and message.copy_at >= 0:
-            self._journal.remove(message.copy_at)
-        message.copy_at = -1
+    def _remove_copy(self, entry: Entry) -> None:
+        if self._journal is not None and entry.copy_at != NO_COPY:
+            self._journal.remove(entry.copy_at)
+        entry.copy_at = NO_COPY
 
     def _count(self, kind: MessageKind | None, reason: DropReason) -> None:
         if kind is not None:
             self._dropped_by_kind[kind] += 1
         self._dropped_by_cause[reason] += 1
 
-    # The one who sends
+    # For the publisher
 
-    def pop(self, *, backlog: bool = True) -> Message | None:
-        """Take what goes out next; of the backlog only where that is asked for."""
+    def pop(self, *, backlog: bool = True) -> Entry | None:
+        """Remove and return what goes out next; from the backlog only if asked to."""
         with self._lock:
-            message = self._waiting.pop(backlog=backlog)
-            runs_dry = message is not None and message.is_shelved and self._waiting.ahead.count in (LOW_AHEAD, 0)
+            entry = self._queue.pop(backlog=backlog)
+            runs_dry = entry is not None and entry.is_spooled and self._queue.ahead.count in (LOW_AHEAD, 0)
         if runs_dry:
             self.on_pressure()
-        return message
+        return entry
 
     def has_waiting(self, *, backlog: bool) -> bool:
-        """Tell whether `pop` would return a message."""
-        return self._waiting.has_any(backlog=backlog)
+        """Return whether `pop` would return an entry."""
+        return self._queue.has_any(backlog=backlog)
 
-    def put_back(self, messages: Iterable[Message]) -> None:
-        """Put messages that were not acknowledged before all others of their kind, oldest first."""
+    def put_back(self, entries: Iterable[Entry]) -> None:
+        """Put entries that were not acknowledged, oldest first, before all others of their kind."""
         with self._lock:
-            self._waiting.put_back(messages)
+            self._queue.put_back(entries)
             self._hold_bound()
 
-    def settle(self, message: Message, refused: DropReason | None = None) -> None:
-        """Forget a message that the broker has taken, or refused for good."""
+    def settle(self, entry: Entry, refused: DropReason | None = None) -> None:
+        """Forget an entry that the broker has acknowledged, or refused for good."""
+        message = entry.message
         with self._lock:
-            self._uncopy(message)
+            self._remove_copy(entry)
             if refused is not None:
                 self._count(message.kind, refused)
-            if message.retain and not message.body and self._retained.get(message.topic) is message:
+            if message.retain and not message.body and self._retained.get(message.topic) is entry:
                 del self._retained[message.topic]  # the broker has nothing of that topic any more
-            if message.is_shelved:
-                self._settled[message.number] = len(message.body)
-            first = message.is_shelved and len(self._settled) == 1
-        if first:
+            if entry.is_spooled:
+                self._settled[entry.number] = len(message.body)
+            is_first = entry.is_spooled and len(self._settled) == 1
+        if is_first:
             self.on_pressure()
 
     def renew_retained(self) -> None:
         """Put the newest message of each retained topic first: a new connection starts with them."""
         with self._lock:
-            self._waiting.renew(self._retained.values())
+            self._queue.renew(self._retained.values())
             self._hold_bound()
 
     def set_connected(self, *, connected: bool) -> None:
-        """Note whether the broker is there: where it is away for long, the disk is used."""
-        self.away_since_ns = None if connected else now_ns()
+        """Note whether the broker is connected: during a long outage, the disk is used."""
+        self.disconnected_since_ns = None if connected else now_ns()
         self.on_pressure()
 
-    def state(self, in_flight: Sequence[Message] = ()) -> OutboxState:
-        """Tell what waits here and what was sent without an acknowledgement yet."""
+    def state(self, in_flight: Sequence[Entry] = ()) -> OutboxState:
+        """Return counts, bytes and age of what waits, including what is in flight without an acknowledgement."""
         with self._lock:
-            unshelved = [*(message for message in in_flight if not message.is_shelved), *self._moving]
-            times_ns = [message.made_ns for message in (*unshelved, *self._waiting.oldest())]
-            settled_bytes = sum(self._settled.values())
-            disk_messages = max(self._stock.messages - len(self._settled), 0)
-            disk_bytes = max(self._stock.bytes - settled_bytes, 0)
-            if disk_messages and self._stock.oldest_ns is not None:
-                times_ns.append(self._stock.oldest_ns)
+            unspooled = [*(entry for entry in in_flight if not entry.is_spooled), *self._moving]
+            times_ns = [entry.message.made_ns for entry in (*unspooled, *self._queue.oldest())]
+            level = self._spool_level
+            disk_messages = max(level.messages - len(self._settled), 0)
+            disk_bytes = max(level.bytes - sum(self._settled.values()), 0)
+            if disk_messages and level.oldest_ns is not None:
+                times_ns.append(level.oldest_ns)
             return OutboxState(
-                self._waiting.count + len(unshelved) + disk_messages,
-                self._waiting.bytes + sum(len(message.body) for message in unshelved) + disk_bytes,
+                self._queue.count + len(unspooled) + disk_messages,
+                self._queue.bytes + sum(len(entry.message.body) for entry in unspooled) + disk_bytes,
                 round(max(now_ns() - min(times_ns), 0) / 1e9, 3) if times_ns else None,
                 sum(self._dropped_by_cause.values()),
                 dict(self._dropped_by_kind),
@@ -174,89 +169,90 @@ class Outbox:
                 self._dropped_on_disk,
             )
 
-    # The disk
+    # For the spooler
 
-    def _is_pressed(self) -> bool:
-        is_worth_it = self._waiting.durable >= WORTH_SHARE * self.bound
-        return (is_worth_it and self._waiting.count >= HIGH_SHARE * self.bound) or (
-            self._journal is not None and self._journal.fullness >= HIGH_SHARE
+    def _is_near_limit(self) -> bool:
+        is_worth_it = self._queue.durable >= WORTH_FRACTION * self.bound
+        return (is_worth_it and self._queue.count >= HIGH_FRACTION * self.bound) or (
+            self._journal is not None and self._journal.fullness >= HIGH_FRACTION
         )
 
-    def has_waited(self, longer_than_ns: int) -> bool:
-        """Tell whether a message of this process has waited in memory for so long, broker or no broker."""
-        with self._lock:
-            oldest_ns = min((message.made_ns for message in self._waiting.live.oldest()), default=None)
-        return oldest_ns is not None and now_ns() - oldest_ns >= longer_than_ns
-
     @property
-    def is_pressed(self) -> bool:
+    def is_near_limit(self) -> bool:
         """Whether more waits than memory, or the journal, should hold."""
         with self._lock:
-            return self._is_pressed()
+            return self._is_near_limit()
+
+    def has_waited(self, longer_than_ns: int) -> bool:
+        """Return whether a message of this process has waited in memory for so long, connected or not."""
+        with self._lock:
+            oldest_ns = min((entry.message.made_ns for entry in self._queue.live.oldest()), default=None)
+        return oldest_ns is not None and now_ns() - oldest_ns >= longer_than_ns
 
     def holds_durable(self) -> bool:
-        """Whether memory has messages that must not get lost."""
-        return self._waiting.durable > 0
+        """Return whether memory holds messages that must not get lost."""
+        return self._queue.durable > 0
 
-    def take_for_disk(self, limit_bytes: int) -> list[Message]:
-        """Take messages of about so many bytes; `shelved` or `give_back` comes after it."""
+    def drain_durable(self, limit_bytes: int) -> list[Entry]:
+        """Remove and return entries of about so many bytes; `note_spooled` or `put_back_drained` must follow."""
         with self._lock:
-            self._moving = self._waiting.take_durable(limit_bytes)
+            self._moving = self._queue.drain_durable(limit_bytes)
             return self._moving
 
-    def give_back(self) -> None:
-        """Put back what was taken for the disk."""
+    def put_back_drained(self) -> None:
         with self._lock:
             moving, self._moving = self._moving, []
-            self._waiting.put_back(moving)
+            self._queue.put_back(moving)
             self._hold_bound()
 
-    def shelved(self, settled: Iterable[int], gone: Iterable[Gone], stock: Stock) -> None:
-        """Note that what was taken is on the disk now, and what is not any more."""
+    def note_spooled(self, settled: Iterable[int], evicted: Iterable[Eviction], level: SpoolLevel) -> None:
+        """Note that what was drained is on disk now, and what no longer is."""
         with self._lock:
-            for message in self._moving:
-                self._uncopy(message)
+            for entry in self._moving:
+                self._remove_copy(entry)
             self._moving = []
             for key in settled:
                 self._settled.pop(key, None)
-            for each in gone:
+            for each in evicted:
                 self._count(each.kind, each.reason)
                 self._dropped_on_disk += each.reason == "full"
-            self._stock = stock
+            self._spool_level = level
 
-    def note_stock(self, stock: Stock) -> None:
-        self._stock = stock
-
-    def read_ahead(self, messages: Iterable[Message]) -> None:
-        """Take what the disk has to send next."""
-        with self._lock:
-            for message in messages:
-                self._waiting.ahead.add(message)
-        self.on_ready()
-
-    @property
-    def ahead(self) -> int:
-        """How many messages of the disk are in memory, to be sent next."""
-        return self._waiting.ahead.count
-
-    def settled(self) -> list[int]:
-        """Return the keys of what the disk holds and need not."""
-        with self._lock:
-            return list(self._settled)
-
-    def count_damaged(self, messages: int) -> None:
-        """Count what could not be read on the disk; of which kind it was is not known."""
-        with self._lock:
-            self._dropped_by_cause["damaged"] += messages
+    def note_spool_level(self, level: SpoolLevel) -> None:
+        self._spool_level = level
 
     def note_disk(self, disk: DiskState) -> None:
         self._disk = disk
 
-    def left_in_memory(self) -> tuple[int, int]:
-        """Return how many messages wait in memory for good: with a copy in the journal, and without."""
+    def add_ahead(self, entries: Iterable[Entry]) -> None:
+        """Queue what was read ahead from the disk."""
         with self._lock:
-            rest = [*self._moving, *self._waiting.live, *self._waiting.left]
-        copied = sum(message.copy_at >= 0 for message in rest)
+            for entry in entries:
+                self._queue.ahead.add(entry)
+        self.on_ready()
+
+    @property
+    def ahead(self) -> int:
+        """Number of entries that were read ahead from the disk and wait in memory."""
+        return self._queue.ahead.count
+
+    def settled_keys(self) -> list[int]:
+        """Return the keys of what the disk still holds and no longer needs to."""
+        with self._lock:
+            return list(self._settled)
+
+    def count_damaged(self, messages: int) -> None:
+        """Count what could not be read from the disk; its kind is unknown."""
+        with self._lock:
+            self._dropped_by_cause["damaged"] += messages
+
+    # For the end of the process
+
+    def left_in_memory(self) -> tuple[int, int]:
+        """Return how many messages stay in memory: with a copy in the journal, and without."""
+        with self._lock:
+            rest = [*self._moving, *self._queue.live, *self._queue.left]
+        copied = sum(entry.copy_at != NO_COPY for entry in rest)
         return copied, len(rest) - copied
 
     def close_journal(self) -> None:

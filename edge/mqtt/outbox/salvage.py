@@ -1,4 +1,4 @@
-"""What can still be read of a damaged file of the outbox."""
+"""Recovery of messages from a damaged spool file."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from edge.core.records import Message
-from edge.mqtt.outbox.spool import LOWEST, NUMBERS, message_of
+from edge.mqtt.outbox.entry import Entry
+from edge.mqtt.outbox.spool import LOWEST, NUMBERS, read_entry
 
-TRIES = 2000  # searches for what lies between damaged pages
+TRIES = 2000  # searches between damaged pages
 HIGHEST = 1 << 62  # above every key
 
 
-def salvaged(path: Path) -> Iterator[Message]:
-    """Yield what can still be read of a damaged file, as it was before it was put there."""
+def salvage(path: Path) -> Iterator[Entry]:
+    """Yield the entries that can still be read from a damaged file, numbered as before they were spooled."""
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as db:
         for key in sorted(_readable_keys(db)):
-            message = None
+            entry = None
             with contextlib.suppress(sqlite3.Error):
                 row = db.execute("SELECT packed FROM messages WHERE key = ?", (key,)).fetchone()
-                message = None if row is None else message_of(key & NUMBERS, row[0])
-            if message is not None:
-                yield message
+                entry = None if row is None else read_entry(key & NUMBERS, row[0])
+            if entry is not None:
+                yield entry
 
 
 def _readable_keys(db: sqlite3.Connection) -> set[int]:
-    """Find the keys before, behind and between damaged pages: from both ends, then from the middle of what is left."""
+    """Find the keys before, behind and between damaged pages: from both ends, then from the middle of each gap."""
     found = set[int]()
     gaps = deque([(LOWEST, HIGHEST)])
     for _ in range(TRIES):
@@ -45,7 +45,7 @@ def _readable_keys(db: sqlite3.Connection) -> set[int]:
 
 
 def _walk(db: sqlite3.Connection, found: set[int], order: Literal["ASC", "DESC"], low: int, high: int) -> int | None:
-    """Add the keys between two others in order; return how far that went, None where it went to the end."""
+    """Add the keys between two others in order; return the last one read, None after reading all of them."""
     reached = low if order == "ASC" else high
     try:
         ask = f"SELECT key FROM messages WHERE key > ? AND key < ? ORDER BY key {order}"  # noqa: S608 -- one of two words

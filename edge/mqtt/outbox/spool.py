@@ -1,8 +1,8 @@
-"""The disk's part of the outbox: a SQLite file in WAL mode, for one thread.
+"""Spool of messages on disk: a SQLite file in WAL mode, for one thread.
 
-SQLite, because its file stays whole over a power cut, uses pages again that became free, finds the oldest of a kind
-without reading the rest, and can be read row by row where a part of it was damaged. The file grows up to its bound and
-keeps its size while anything is in it.
+SQLite, because its file survives a power cut, reuses free pages, finds the oldest of a kind without reading the rest,
+and can be read row by row after a part of it was damaged. The file grows up to its bound and keeps its size while
+anything is in it.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from pathlib import Path
 from typing import Literal
 
 from edge.core.clock import clock_synchronised, now_ns
-from edge.core.records import MESSAGE_KINDS, DropReason, Message, MessageKind
+from edge.core.records import MESSAGE_KINDS, DropReason, MessageKind
 from edge.mqtt.outbox.codec import pack, unpack
+from edge.mqtt.outbox.entry import Entry
 
 Sync = Literal["commit", "checkpoint", "never"]
 SYNCHRONOUS: dict[Sync, str] = {"commit": "FULL", "checkpoint": "NORMAL", "never": "OFF"}
 PAGE_BYTES = 4096
-# Of what may be used, this part is a checkpoint's: changes lie in the log until then.
-LOG_SHARE = 16
+# This fraction of the space is for changes that wait in the log until a checkpoint.
+LOG_DIVISOR = 16
 INDEX_BYTES = 32_768  # the log's index, a file of its own
 SMALL_PAGES = 64  # a file that is not worth shrinking
-# Freed in one go when there is no room, so that not every commit has to.
-SPARE_SHARE = 64
-AGED_AT_ONCE = 1000  # of each kind: a backlog of a million would hold one change up for minutes
+# This fraction is freed at once when space runs out, so that not every commit has to.
+SPARE_DIVISOR = 64
+AGED_AT_ONCE = 1000  # of each kind: a backlog of a million would delay one change by minutes
 BUSY_S = 1.0
 _TABLE = """
 CREATE TABLE IF NOT EXISTS messages (
-    key INTEGER PRIMARY KEY,  -- kind and number: what is given up together lies together, and its pages become free
+    key INTEGER PRIMARY KEY,  -- kind and number: what is evicted together lies together, so whole pages become free
     size INTEGER NOT NULL,    -- bytes of the body
     packed BLOB NOT NULL
 );
@@ -44,8 +45,8 @@ LOWEST = -1  # below every key
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
-    """What lies on the shelf."""
+class SpoolLevel:
+    """Messages and bytes on disk, and the time of the oldest."""
 
     messages: int = 0
     bytes: int = 0
@@ -53,8 +54,8 @@ class Stock:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
-    """A message that had to give way."""
+class Eviction:
+    """A message that was removed from the disk, or not accepted, and why."""
 
     key: int
     kind: MessageKind
@@ -70,20 +71,20 @@ class Spool:
         self.max_age_s = max_age_s
         self._max_age_ns = int(max_age_s * 1e9)
         self._sync = sync
-        self._log_pages = max(8, min(1000, max_mb * 10**6 // LOG_SHARE // PAGE_BYTES))
-        # The log may grow to three times that: what was not brought to the file yet, and one transaction.
-        self._room_bytes = max(max_mb * 10**6 - 3 * self._log_pages * PAGE_BYTES - INDEX_BYTES, 0)
+        self._log_pages = max(8, min(1000, max_mb * 10**6 // LOG_DIVISOR // PAGE_BYTES))
+        # The log may grow to three times that: what is not in the file yet, and one transaction.
+        self._limit_bytes = max(max_mb * 10**6 - 3 * self._log_pages * PAGE_BYTES - INDEX_BYTES, 0)
         self.batch_bytes = self._log_pages * PAGE_BYTES // 2  # what one transaction may add
         self._db: sqlite3.Connection | None = None
         self._inode = 0
         self._ahead = 0  # how far its numbers are ahead of ours
         self._messages = self._bytes = 0
         # By kind, and by whether the clock is synchronised: the key up to which no age is known, so that not every
-        # change reads all those again.
+        # change reads those entries again.
         self._undated: dict[tuple[int, bool | None], int] = {}
 
     def open(self, first: int) -> None:
-        """Open or make the file; messages numbered from `first` on will come behind all that it holds."""
+        """Open or create the file; messages numbered from `first` on will come behind all that it holds."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._db = db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
@@ -95,7 +96,7 @@ class Spool:
         if db.execute("PRAGMA user_version").fetchone()[0] not in (0, _FORMAT):
             raise sqlite3.DatabaseError("its format is of another version")
         db.execute(f"PRAGMA user_version = {_FORMAT}")
-        os.chmod(self.path, 0o600)  # noqa: PTH101 -- results are not for everybody
+        os.chmod(self.path, 0o600)  # noqa: PTH101 -- results are private
         self._inode = self.path.stat().st_ino
         highest = max((key & NUMBERS for (key,) in self._ends("max")), default=-1)
         self._ahead = max(highest - first + 1, 0)
@@ -103,9 +104,9 @@ class Spool:
         self._messages, self._bytes = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
 
     def _ends(self, function: Literal["min", "max"]) -> list[tuple[int]]:
-        """Return the first or last key of each kind of which there is one."""
-        ask = f"SELECT {function}(key) FROM messages WHERE key BETWEEN ? AND ?"  # noqa: S608 -- one of two words
-        found = [self._connected.execute(ask, _range(kind)).fetchone() for kind in range(len(MESSAGE_KINDS))]
+        """Return the first or last key of each kind that is present."""
+        query = f"SELECT {function}(key) FROM messages WHERE key BETWEEN ? AND ?"  # noqa: S608 -- one of two words
+        found = [self._connected.execute(query, _range(kind)).fetchone() for kind in range(len(MESSAGE_KINDS))]
         return [row for row in found if row[0] is not None]
 
     @property
@@ -119,39 +120,39 @@ class Spool:
         return self._db is not None
 
     def is_there(self) -> bool:
-        """Tell whether the open file is still the one at its place."""
+        """Return whether the open file is still the one at its path."""
         with contextlib.suppress(OSError):
             return self.path.stat().st_ino == self._inode
         return False
 
-    def change(self, add: Sequence[Message], remove: Iterable[int]) -> list[Gone]:
-        """Add messages, of `batch_bytes` at most, and remove keys; return what, old or new, had to give way."""
+    def change(self, add: Sequence[Entry], remove: Iterable[int]) -> list[Eviction]:
+        """Add entries, of `batch_bytes` at most, and remove keys; return what, old or new, was evicted."""
         db = self._connected
         messages, size = self._messages, self._bytes
         db.execute("BEGIN IMMEDIATE")
         try:
             for key in remove:
                 self._remove(key)
-            gone = [each for message in add if (each := self._add(message)) is not None]
-            gone += [*self._too_old(), *self._make_room()]
+            evicted = [each for entry in add if (each := self._add(entry)) is not None]
+            evicted += [*self._evict_aged(), *self._evict_excess()]
             db.execute("COMMIT")
         except BaseException:
             self._messages, self._bytes = messages, size
             with contextlib.suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
             raise
-        return gone
+        return evicted
 
-    def key(self, message: Message) -> int:
-        """Return the key that a message gets."""
-        return (MESSAGE_KINDS.index(message.kind) << _KIND_BITS) + message.number + self._ahead
+    def key(self, entry: Entry) -> int:
+        """Return the key that an entry gets on disk."""
+        return (MESSAGE_KINDS.index(entry.message.kind) << _KIND_BITS) + entry.number + self._ahead
 
-    def _add(self, message: Message) -> Gone | None:
-        key, size = self.key(message), len(message.body)
+    def _add(self, entry: Entry) -> Eviction | None:
+        key, size = self.key(entry), len(entry.message.body)
         if size > 2 * self.batch_bytes:
-            return Gone(key, message.kind, "full")
-        # It is there already where the process was killed before the journal's copy was taken away.
-        added = self._connected.execute("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (key, size, pack(message)))
+            return Eviction(key, entry.message.kind, "full")
+        # It is there already if the process was killed before the journal's copy was removed.
+        added = self._connected.execute("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (key, size, pack(entry)))
         if any(key < passed for (kind, _), passed in self._undated.items() if kind == key >> _KIND_BITS):
             self._undated.clear()
         self._messages += added.rowcount
@@ -164,8 +165,8 @@ class Spool:
             self._messages -= 1
             self._bytes -= row[0]
 
-    def _too_old(self) -> Iterator[Gone]:
-        """Remove what is known to be older than it may become."""
+    def _evict_aged(self) -> Iterator[Eviction]:
+        """Remove what is known to be older than `max_age_s`."""
         made_before_ns, is_synchronised = now_ns() - self._max_age_ns, clock_synchronised()
         for kind, name in enumerate(MESSAGE_KINDS):
             first, last = _range(kind)
@@ -173,33 +174,33 @@ class Spool:
                 found = self.read(self._undated.get((kind, is_synchronised), first - 1), 1)
                 if not found or found[0].number > last:
                     break
-                message = found[0]
-                if not message.is_age_known:
-                    self._undated[kind, is_synchronised] = message.number
-                elif message.made_ns < made_before_ns:
-                    self._remove(message.number)
-                    yield Gone(message.number, name, "age")
+                entry = found[0]
+                if not entry.is_age_known:
+                    self._undated[kind, is_synchronised] = entry.number
+                elif entry.message.made_ns < made_before_ns:
+                    self._remove(entry.number)
+                    yield Eviction(entry.number, name, "age")
                 else:
                     break
 
-    def _oldest(self) -> list[Message]:
-        """Return the oldest of each kind."""
-        return [message for (key,) in self._ends("min") for message in self.read(key - 1, 1)]
+    def _oldest(self) -> list[Entry]:
+        """Return the oldest entry of each kind."""
+        return [entry for (key,) in self._ends("min") for entry in self.read(key - 1, 1)]
 
-    def _make_room(self) -> Iterator[Gone]:
-        """Remove, where more is used than may be, what goes out last, and of that the oldest."""
-        if self._used_bytes() <= self._room_bytes:
+    def _evict_excess(self) -> Iterator[Eviction]:
+        """Remove what exceeds the space, by lowest priority, oldest first."""
+        if self._used_bytes() <= self._limit_bytes:
             return
-        wanted_bytes = self._room_bytes - self._room_bytes // SPARE_SHARE
+        target_bytes = self._limit_bytes - self._limit_bytes // SPARE_DIVISOR
         for kind in reversed(range(len(MESSAGE_KINDS))):
-            while (excess := self._used_bytes() - wanted_bytes) > 0 and (
+            while (excess := self._used_bytes() - target_bytes) > 0 and (
                 rows := self._connected.execute(
                     "SELECT key, size FROM messages WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 64", _range(kind)
                 ).fetchall()
             ):
                 for key, size in rows:
                     self._remove(key)
-                    yield Gone(key, MESSAGE_KINDS[kind], "full")
+                    yield Eviction(key, MESSAGE_KINDS[kind], "full")
                     excess -= size
                     if excess <= 0:
                         break
@@ -209,22 +210,23 @@ class Spool:
         free: int = self._connected.execute("PRAGMA freelist_count").fetchone()[0]
         return (pages - free) * PAGE_BYTES
 
-    def read(self, after: int, limit: int) -> list[Message]:
-        """Return the first messages whose keys, now their numbers, are above `after`.
+    def read(self, after: int, limit: int) -> list[Entry]:
+        """Return the first entries whose keys, now their numbers, are above `after`.
 
         Raises DatabaseError where one is damaged.
         """
         rows = self._connected.execute(
             "SELECT key, packed FROM messages WHERE key > ? ORDER BY key LIMIT ?", (after, limit)
         )
-        return [message_of(key, packed) for key, packed in rows]
+        return [read_entry(key, packed) for key, packed in rows]
 
-    def stock(self) -> Stock:
-        oldest_ns = min((message.made_ns for message in self._oldest()), default=None)
-        return Stock(self._messages, self._bytes, oldest_ns)
+    def level(self) -> SpoolLevel:
+        """Return how much is on disk."""
+        oldest_ns = min((entry.message.made_ns for entry in self._oldest()), default=None)
+        return SpoolLevel(self._messages, self._bytes, oldest_ns)
 
     def shrink(self) -> None:
-        """Give the space of an empty file back."""
+        """Release the space of an empty file."""
         if not self._messages and self.path.stat().st_size > SMALL_PAGES * PAGE_BYTES:
             self._connected.execute("VACUUM")
         self._connected.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -236,7 +238,7 @@ class Spool:
                 db.close()
 
     def move_to_new_file(self) -> None:
-        """Write what the open file holds to its place, from which somebody has taken it."""
+        """Write the content of the open file to its path, from which somebody has removed it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for name in self._companions(self.path):
             name.unlink(missing_ok=True)
@@ -245,7 +247,7 @@ class Spool:
         self.close()
 
     def set_aside(self) -> Path:
-        """Put a damaged file aside, instead of the one that was put aside before; return where it is now."""
+        """Rename a damaged file, over the one that was set aside before; return its new path."""
         self.close()
         aside = self.path.with_name(f"{self.path.name}.bad")
         for bad, at in zip(self._companions(self.path), self._companions(aside), strict=True):
@@ -260,14 +262,15 @@ class Spool:
 
 
 def _range(kind: int) -> tuple[int, int]:
-    """Return the first and the last key that a message of a kind can have."""
+    """Return the first and the last key that a kind can have."""
     return kind << _KIND_BITS, (kind << _KIND_BITS) + NUMBERS
 
 
-def message_of(number: int, packed: bytes) -> Message:
+def read_entry(number: int, packed: bytes) -> Entry:
+    """Decode an entry that is on disk; raise DatabaseError where it is damaged."""
     try:
-        message = unpack(packed, number)
+        entry = unpack(packed, number)
     except (ValueError, TypeError) as error:
         raise sqlite3.DatabaseError(str(error)) from None
-    message.is_shelved = True
-    return message
+    entry.is_spooled = True
+    return entry

@@ -1,4 +1,4 @@
-"""An outbox with its disk, as the daemon has one, without a daemon."""
+"""Outbox with its spooler, as the daemon has them, without a daemon."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from edge.mqtt.outbox.spooler import Spooler
 PATIENCE_S = 30.0
 
 
-class Shelved:
-    """An outbox, its thread, and what it told."""
+class SpooledOutbox:
+    """An outbox, its spooler, and the alarms that it reported."""
 
     def __init__(
         self,
@@ -31,14 +31,14 @@ class Shelved:
         journal: Path | None = None,
     ) -> None:
         self.path = folder / "outbox.db"
-        self.told: list[tuple[str, str | None]] = []
+        self.alarms: list[tuple[str, str | None]] = []
         self.outbox = Outbox(bound, Journal(journal, 4) if journal else None)
-        shelf = Spool(self.path, max_mb, max_age_s, "commit") if max_mb else None
-        self.shelving = Spooler(self.outbox, shelf, memory_s, commit_s, self._tell)
+        spool = Spool(self.path, max_mb, max_age_s, "commit") if max_mb else None
+        self.spooler = Spooler(self.outbox, spool, memory_s, commit_s, self._note_alarm)
 
-    def _tell(self, alarm: str, reason: str | None, step: str) -> None:
+    def _note_alarm(self, alarm: str, reason: str | None, step: str) -> None:
         assert step
-        self.told.append((alarm, reason))
+        self.alarms.append((alarm, reason))
 
     def put(self, first: int, count: int, kind: MessageKind = "result", size: int = 100) -> None:
         for number in range(first, first + count):
@@ -61,10 +61,10 @@ class Shelved:
         return found
 
     def sent_more(self, found: list[int]) -> bool:
-        """Add what can be sent now; tell whether nothing waits any more."""
-        while (message := self.outbox.pop()) is not None:
-            found.append(int(message.body.split()[0]))
-            self.outbox.settle(message)
+        """Add what can be sent now; return whether nothing waits any more."""
+        while (entry := self.outbox.pop()) is not None:
+            found.append(int(entry.message.body.split()[0]))
+            self.outbox.settle(entry)
         return self.outbox.state().messages == 0
 
 
@@ -76,11 +76,11 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 
 @contextlib.contextmanager
-def shelved(folder: Path, **options: object) -> Iterator[Shelved]:
-    made = Shelved(folder, **options)  # type: ignore[arg-type]
-    made.shelving.start()
+def spooled_outbox(folder: Path, **options: object) -> Iterator[SpooledOutbox]:
+    made = SpooledOutbox(folder, **options)  # type: ignore[arg-type]
+    made.spooler.start()
     try:
         yield made
     finally:
-        assert made.shelving.close(PATIENCE_S)
+        assert made.spooler.close(PATIENCE_S)
         made.outbox.close_journal()

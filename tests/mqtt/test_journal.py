@@ -1,4 +1,4 @@
-"""Copies that outlive the process: what is read again, what is not, and how room is found."""
+"""Journal that outlives the process: what it recovers, what it does not, and where it lies."""
 
 from __future__ import annotations
 
@@ -9,82 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.core.records import MESSAGE_KINDS, Message
-from edge.mqtt.outbox import codec as form
-from edge.mqtt.outbox.codec import pack, unpack
 from edge.mqtt.outbox.factory import open_journal
 from edge.mqtt.outbox.journal import SEGMENT_BYTES, Journal
 from edge.mqtt.outbox.outbox import Outbox
-
-TEXTS = st.text(st.characters(codec="utf-8"), max_size=20)
-MESSAGES = st.builds(
-    Message,
-    topic=TEXTS,
-    body=st.binary(max_size=300),
-    qos=st.sampled_from((0, 1)),
-    kind=st.sampled_from(MESSAGE_KINDS),
-    content_type=TEXTS,
-    expiry_s=st.none() | st.integers(0, 2**31 - 1),
-    correlation=st.none() | st.binary(max_size=40),
-    stream=st.none() | TEXTS,
-    captured_ns=st.integers(0, 2**62),
-    decoded_ns=st.integers(0, 2**62),
-    made_ns=st.integers(0, 2**62),
-    times_sent=st.integers(0, 1),
-    number=st.just(5),
-)
-CLOCKS = st.sampled_from((True, False, None))  # whether it is synchronised; None: not known
-
-
-@given(MESSAGES)
-def test_a_message_comes_back_as_it_was(message: Message) -> None:
-    assert unpack(pack(message), 5) == replace(message, is_backlog=True)
-
-
-@given(message=MESSAGES, before=CLOCKS, between=CLOCKS, after=CLOCKS, first=st.booleans(), second=st.booleans())
-def test_its_age_is_known_within_one_start_of_the_kernel_or_by_a_clock_synchronised_each_time(
-    *, message: Message, before: bool | None, between: bool | None, after: bool | None, first: bool, second: bool
-) -> None:
-    """Packed, read, packed again and read again: `first` and `second` are whether the kernel starts in between."""
-    with pytest.MonkeyPatch.context() as patch:
-        clocks = [(1, before), (1 + first, between), (1 + first + second, after)]
-
-        def at(moment: int) -> None:
-            patch.setattr(form, "kernel_start", lambda: clocks[moment][0])
-            patch.setattr(form, "clock_synchronised", lambda: clocks[moment][1])
-
-        at(0)
-        packed = pack(message)
-        at(1)
-        once = unpack(packed, 5)
-        packed = pack(once)
-        at(2)
-        twice = unpack(packed, 5)
-    once_known = not first or (before is True and between is True)
-    twice_known = once_known and (not second or (between is True and after is True))
-    assert timeless(once) == replace(timeless(message), is_backlog=True, is_age_known=once_known)
-    assert timeless(twice) == replace(timeless(message), is_backlog=True, is_age_known=twice_known)
-    if not first:
-        assert (once.captured_ns, once.made_ns) == (message.captured_ns, message.made_ns)
-
-
-def timeless(message: Message) -> Message:
-    return replace(message, captured_ns=0, decoded_ns=0, made_ns=0)
-
-
-@given(st.binary(max_size=200))
-def test_bytes_that_are_no_message_are_refused_with_a_value_error(data: bytes) -> None:
-    try:
-        unpack(data, 1)
-    except ValueError:
-        return
 
 
 @contextmanager
@@ -97,7 +30,7 @@ def journal(path: Path, segments: int = 4) -> Iterator[Journal]:
 
 def left(path: Path, segments: int = 4) -> list[tuple[int, bytes]]:
     with journal(path, segments) as again:
-        return [(number, data) for _, number, data in again.left()]
+        return [(number, data) for _, number, data in again.recover()]
 
 
 def test_what_was_not_removed_is_read_again_in_order(tmp_path: Path) -> None:
@@ -112,7 +45,7 @@ def test_a_second_process_adds_and_the_third_reads_both(tmp_path: Path) -> None:
     with journal(tmp_path / "j") as first:
         first.add(1, b"first")
     with journal(tmp_path / "j") as second:
-        assert [number for _, number, _ in second.left()] == [1]
+        assert [number for _, number, _ in second.recover()] == [1]
         second.add(2, b"second")
     assert left(tmp_path / "j") == [(1, b"first"), (2, b"second")]
 
@@ -146,10 +79,10 @@ def test_nothing_of_an_earlier_use_of_a_segment_is_read(tmp_path: Path) -> None:
     with journal(tmp_path / "j", segments=1) as first:
         for number in range(10):
             first.add(number, b"same length")
-        for at, _, _ in list(first.left()):
+        for at, _, _ in list(first.recover()):
             first.remove(at)
     with journal(tmp_path / "j", segments=1) as second:
-        second.left()
+        second.recover()
         second.add(100, b"same length")
     assert left(tmp_path / "j", segments=1) == [(100, b"same length")]
 
@@ -187,7 +120,7 @@ for number in itertools.count():
     print(number, flush=True)  # it is handed over
     if number >= 50:
         taken = waiting.pop()
-        print(-int(taken.body), flush=True)  # from here on it may be gone
+        print(-int(taken.message.body), flush=True)  # from here on it may be gone
         waiting.settle(taken)
 """
 
@@ -202,7 +135,7 @@ def test_kill_9_loses_nothing_that_was_handed_over(tmp_path: Path, seed: int) ->
         told += [int(line) for line in process.stdout.read().split("\n")[:-1]]
     highest, lowest = max(told), -min(told)
     waiting = Outbox(10_000, Journal(path))
-    found = [int(message.body) for message in iter(waiting.pop, None) if message]
+    found = [int(entry.message.body) for entry in iter(waiting.pop, None) if entry]
     assert found == list(range(found[0], found[-1] + 1))
     assert found[0] <= lowest + 1
     assert found[-1] >= highest
@@ -234,7 +167,7 @@ def test_without_a_folder_in_memory_there_is_no_journal_and_that_is_said(
     monkeypatch.setattr("edge.mqtt.outbox.factory.MEMORY_FILE_SYSTEMS", ("none",))
     assert open_journal(tmp_path) is None
     assert "run is not in memory" in caplog.text
-    assert "open is not a folder that we alone may write to" in caplog.text
+    assert "open is not a directory that only this user may write to" in caplog.text
     assert len(caplog.records) == 1
 
 
