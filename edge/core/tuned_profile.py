@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from edge.core.errors import EdgeError
+from edge.core.files import write_atomic
 from edge.core.validation import Table, one_line
 
 VERSION = 1
@@ -131,17 +130,8 @@ def write_profile(profile: Profile, state_dir: Path, name: str) -> Path:
     path = profile_path(state_dir, name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, written = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(profile.model_dump_json(indent=1).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(written).chmod(0o644)  # the service reads what a user's `edge tune` wrote
-            Path(written).replace(path)
-        except BaseException:
-            Path(written).unlink(missing_ok=True)
-            raise
+        # Mode 644, as the service reads what a user's `edge tune` wrote.
+        write_atomic(path, profile.model_dump_json(indent=1).encode() + b"\n", durable=True, mode=0o644)
     except OSError as error:
         raise EdgeError(
             f"{path} cannot be written ({error.strerror}); wanted a folder that this user may write, see --state-dir"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from edge.core.clock import now_ns
+from edge.core.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -122,17 +121,10 @@ class StartHistory:
         if self._path is None:
             return
         record = _HistoryFile(good_engines=self._good_engines, starts=[*self._past[1 - KEPT :], self._now])
-        aside = self._path.with_suffix(".tmp")
         try:
-            with aside.open("wb") as file:
-                file.write(record.model_dump_json(indent=1).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self._path)
+            write_atomic(self._path, record.model_dump_json(indent=1).encode(), durable=True)
         except OSError as error:
             log.warning("the record of starts %s cannot be written (%s)", self._path, error.strerror)
-            with contextlib.suppress(OSError):
-                aside.unlink()
 
 
 class _HistoryFile(BaseModel):

@@ -10,8 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from edge.core.errors import ModelError
+from edge.core.files import permissions, write_atomic
 from edge.core.validation import Table
 
 log = logging.getLogger(__name__)
@@ -122,7 +121,9 @@ def record(entry: PrecisionEntry, onnx: Path, state_dir: Path) -> Path:
         ]
         document = {"v": VERSION, "entries": [each.model_dump() for each in (*kept, entry)]}
         try:
-            _write(path, json.dumps(document, indent=1).encode() + b"\n", onnx)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(document, indent=1) + "\n"
+            write_atomic(path, text.encode(), durable=True, mode=permissions(onnx))
         except OSError as error:
             reason = f"{path} cannot be written ({error.strerror})"
             log.debug("%s", reason)
@@ -261,20 +262,3 @@ def _entries(path: Path) -> list[PrecisionEntry]:
         except ValidationError as error:
             log.warning("%s: an entry does not count: %s", path, " ".join(str(error).split())[:_MAX_TOLD])
     return entries
-
-
-def _write(path: Path, data: bytes, onnx: Path) -> None:
-    """Write a file so that it is there whole or not at all, with the rights of the model's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    written = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copymode(onnx, written)
-        written.replace(path)
-    except BaseException:
-        written.unlink()
-        raise

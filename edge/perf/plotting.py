@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.errors import ConfigError, EdgeError
+from edge.core.files import write_atomic
 
 PLOT_SUFFIXES = (".png", ".svg")
 
@@ -37,13 +38,11 @@ def save(figure: Any, path: Path, dpi: int) -> None:
 def write_whole(path: Path, data: bytes, option: str) -> None:
     """Write a file, whole or not at all; raise EdgeError, naming the option, where that cannot be done."""
     # What is there and no file, as a device, is written to and not replaced.
-    partial = path.with_name(f".{path.name}.partial") if path.is_file() or not path.exists() else path
     try:
-        partial.write_bytes(data)
-        if partial != path:
-            partial.replace(path)
+        if path.is_file() or not path.exists():
+            write_atomic(path, data, durable=False)
+        else:
+            path.write_bytes(data)
     except OSError as error:
-        if partial != path:
-            partial.unlink(missing_ok=True)
         told = f"{option} {path} cannot be written ({error.strerror})"
         raise EdgeError(f"{told}; see the folder's rights and the space left") from None

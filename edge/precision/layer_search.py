@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from edge.core.files import write_atomic
+
 log = logging.getLogger(__name__)
 
 Layers = frozenset[str]
@@ -197,11 +199,9 @@ class Notes:
 
     def _write(self) -> None:
         text = json.dumps({"key": self._key, "scores": {name: asdict(score) for name, score in self._scores.items()}})
-        fresh = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(text, encoding="utf-8")
-            fresh.replace(self._path)
+            write_atomic(self._path, text.encode(), durable=False)
         except OSError as error:
             log.warning("%s cannot be written (%s); a search that is ended starts anew", self._path, error)
 

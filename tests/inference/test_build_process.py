@@ -263,7 +263,7 @@ def test_an_unfinished_timing_cache_does_not_stay(trouble: Trouble) -> None:
     def leave(process: psutil.Process) -> None:
         folder = trouble.state_dir / "timing"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"x.cache.{process.pid}.tmp").write_text("half", encoding="utf-8")
+        (folder / f".x.cache.{process.pid}.0a1b2c3d.tmp").write_text("half", encoding="utf-8")
         process.send_signal(signal.SIGSEGV)
 
     with pytest.raises(EngineError, match="signal 11"):

@@ -11,13 +11,12 @@ import logging
 import mmap
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge.core.errors import ModelError
+from edge.core.files import permissions, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -196,14 +195,14 @@ def keep_derived(data: bytes, onnx: Path, state_dir: Path, kind: str, origin_key
     # A file of this name that we did not make is its owner's.
     if not beside.exists() or _holds(beside, origin_key):
         try:
-            _write(beside, data, onnx)
+            write_atomic(beside, data, durable=True, mode=permissions(onnx))
         except OSError as error:
             log.debug("%s cannot be written (%s)", beside, error)
         else:
             return beside
     try:
         in_state.parent.mkdir(parents=True, exist_ok=True)
-        _write(in_state, data, onnx)
+        write_atomic(in_state, data, durable=True, mode=permissions(onnx))
     except OSError as error:
         raise ModelError(
             f"the {kind.upper()} form of model {onnx} can be written neither beside it nor to {in_state} "
@@ -217,22 +216,6 @@ def _holds(path: Path, origin_key: str) -> bool:
         return f"{origin_key}\x12".encode() in path.read_bytes()
     except OSError:
         return False
-
-
-def _write(path: Path, data: bytes, source: Path) -> None:
-    """Write a file so that it is there whole or not at all, with the rights of its source."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    written = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copymode(source, written)
-        written.replace(path)
-    except BaseException:
-        written.unlink()
-        raise
 
 
 def _one_line(error: Exception) -> str:

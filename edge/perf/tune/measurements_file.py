@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from edge.core.errors import EdgeError
+from edge.core.files import write_atomic
 from edge.core.validation import Table
 from edge.perf.tune.setting import MeasuredSetting, Setting
 
@@ -78,14 +78,9 @@ class MeasurementsFile:
             idle_w=self.idle_w,
             points=points,
         )
-        written = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with written.open("w", encoding="utf-8") as file:
-                file.write(content.model_dump_json(indent=1))
-                file.flush()
-                os.fsync(file.fileno())  # a reboot may be next
-            written.replace(self._path)
+            write_atomic(self._path, content.model_dump_json(indent=1).encode(), durable=True)  # a reboot may be next
         except OSError as error:
             raise EdgeError(
                 f"{self._path} cannot be written ({error.strerror}); wanted a state directory that can: see --state-dir"

@@ -21,6 +21,7 @@ from typing import IO, Any, cast
 import psutil
 
 from edge.core.errors import EngineError, GpuMemoryError
+from edge.core.files import unfinished_writes
 from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt.build_protocol import (
     CANCELLED_EXIT_CODE,
@@ -192,7 +193,7 @@ class _BuilderProcess:
         for pipe in (self._stdin, self._stdout, self._stderr):
             pipe.close()
         self._wait()
-        for unfinished in self._request.timing_folder.glob(f"*.{self._process.pid}.tmp"):
+        for unfinished in unfinished_writes(self._request.timing_folder, self._process.pid):
             unfinished.unlink(missing_ok=True)
 
     def _wait(self) -> int:

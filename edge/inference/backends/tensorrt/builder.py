@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -13,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 from edge.core.errors import EngineError, GpuMemoryError
+from edge.core.files import write_atomic
 from edge.inference.backends.tensorrt.build_progress import READ, Reporter
 from edge.inference.backends.tensorrt.build_protocol import (
     MB,
@@ -277,7 +277,7 @@ class _Attempt:
         finally:
             host_memory = timing_cache.serialize()
             if host_memory is not None:
-                _write_aside(path, host_memory)
+                _save_timing_cache(path, host_memory)
 
 
 def _refused_node(parser_error: Any) -> str:
@@ -314,17 +314,13 @@ def _attach_timing_cache(config: Any, path: Path) -> Any:
     return timing_cache
 
 
-def _write_aside(path: Path, data: Any) -> None:
-    """Write a file atomically; if that fails, the next build only takes longer."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+def _save_timing_cache(path: Path, data: Any) -> None:
+    """Save a timing cache; if that fails, the next build only takes longer."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        aside.write_bytes(data)
-        aside.replace(path)
+        write_atomic(path, memoryview(data), durable=False)
     except OSError as error:
         log.info("the timing cache %s cannot be saved: %s", path, error)
-        with contextlib.suppress(OSError):
-            aside.unlink()
 
 
 def file_name(text: str) -> str:

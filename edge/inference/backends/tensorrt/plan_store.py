@@ -21,6 +21,7 @@ from typing import Any
 
 from edge.core.clock import utc_text
 from edge.core.errors import EngineError
+from edge.core.files import unfinished_writes, write_atomic
 from edge.inference.backends.tensorrt.build_protocol import MB, BuiltPlan
 from edge.inference.backends.tensorrt.builder import file_name
 from edge.inference.backends.tensorrt.plan_key import PlanKey
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MAGIC = {"tensorrt": b"ftrt", "tensorrt-rtx": b"vtrt"}
 _HEADER_BYTES = 28
+_OURS_ALONE = 0o600  # permissions
 _DIGEST_SHOWN = 20  # characters of the key's digest in a file's name; the whole key stands in the manifest
 
 
@@ -92,13 +94,14 @@ class PlanStore:
             manifest = _manifest(key, built)
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.chmod(0o700)
-            with self._locked() as folder_fd:
+            with self._locked():
                 self._remove_leftovers()
                 for older in self.folder.glob(f"*-{key.digest[:_DIGEST_SHOWN]}.*"):
                     older.unlink()
-                _write_durably(path, built.plan, folder_fd)
+                write_atomic(path, built.plan, durable=True, mode=_OURS_ALONE)
                 # It comes last, as a plan without a manifest is nobody's.
-                _write_durably(path.with_suffix(".json"), json.dumps(manifest, indent=1).encode(), folder_fd)
+                text = json.dumps(manifest, indent=1)
+                write_atomic(path.with_suffix(".json"), text.encode(), durable=True, mode=_OURS_ALONE)
                 self._prune(path)
         except _DamagedError as error:
             raise EngineError(f"the plan of {built.name} {error}; it can be used, but is not kept") from None
@@ -132,19 +135,20 @@ class PlanStore:
     def note(self, key: PlanKey, trial: PlanTrial) -> None:
         """Keep what came of trying the plan of this key; where it cannot be kept, it is tried again next time."""
         try:
-            with self._locked() as folder_fd:
+            with self._locked():
                 if (path := self._find(key)) is not None:
-                    _write_durably(path.with_suffix(".trial"), json.dumps(asdict(trial)).encode(), folder_fd)
+                    text = json.dumps(asdict(trial))
+                    write_atomic(path.with_suffix(".trial"), text.encode(), durable=True, mode=_OURS_ALONE)
         except OSError as error:
             log.warning("what came of trying an engine cannot be kept in %s (%s)", self.folder, error.strerror)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
-        """Keep other threads and processes out of the folder; give its descriptor."""
+    def _locked(self) -> Iterator[None]:
+        """Keep other threads and processes out of the folder."""
         folder_fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder_fd, fcntl.LOCK_EX)
-            yield folder_fd
+            yield
         finally:
             os.close(folder_fd)
 
@@ -195,7 +199,7 @@ class PlanStore:
         """Remove what a process left that was killed while it stored; we hold the lock, so none is at it now."""
         pairs = {".plan": ".json", ".json": ".plan", ".trial": ".plan"}
         for path in (
-            *self.folder.glob(".*.tmp"),
+            *unfinished_writes(self.folder),
             *(each for suffix in pairs for each in self.folder.glob(f"*{suffix}")),
         ):
             pair = pairs.get(path.suffix)
@@ -277,20 +281,3 @@ def _read_own(path: Path) -> tuple[bytes, tuple[int, ...]]:
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _write_durably(path: Path, data: bytes, folder_fd: int) -> None:
-    """Write a file in one step that outlives a loss of power."""
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        aside.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
-    os.fsync(folder_fd)
