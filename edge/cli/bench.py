@@ -141,7 +141,7 @@ class Bench:
                 modes = self._modes(keeper, report)
                 rows = [PlannedRow(subject, setting) for setting in wish.settings(modes) for subject in subjects]
                 rows.sort(key=lambda each: (modes.index(each.setting.power_mode), subjects.index(each.subject)))
-                together = InterleavedRunner(wish, self._place, self._sensors, report)
+                together = InterleavedRunner(wish, self._environment, self._sensors, report)
                 pace = EtaEstimator(wish.effort, report.rows)
                 for group in timed(grouped(rows), pace.planned_s):
                     together.measure(group, self._switched(group.rows[0].setting.power_mode, keeper))
@@ -173,7 +173,7 @@ class Bench:
             raise EdgeError(f"--power-mode: no mode is left to measure: {'; '.join(notes)}")
         return modes
 
-    def _place(self, subject: Subject) -> EngineEnvironment:
+    def _environment(self, subject: Subject) -> EngineEnvironment:
         return EngineEnvironment(self._state_dir, board_name(), subject.engines, force=subject.is_random)
 
     def _switched(self, wanted: str | None, keeper: ModeGuard | None) -> str | None:

@@ -138,9 +138,11 @@ def _told_or_error(ask: Callable[[], str]) -> str:
 
 
 def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
-    place = EngineEnvironment(state_dir or default_state_dir(config.device.state_dir), board_name(), config.engines)
+    environment = EngineEnvironment(
+        state_dir or default_state_dir(config.device.state_dir), board_name(), config.engines
+    )
     for name, model in config.models.items():
-        yield _attempt(f"engine {name}", partial(_open_engine, name, model, place))
+        yield _attempt(f"engine {name}", partial(_open_engine, name, model, environment))
     for name, stream in config.streams.items():
         yield _attempt(f"camera {name}", partial(_first_frame, stream))
     yield _attempt("broker", partial(_connect, config.mqtt))
@@ -162,8 +164,8 @@ def _built_in_model() -> Finding:
     return _attempt("engine of the built-in model", partial(_open_engine, "conveyor", settings))
 
 
-def _open_engine(name: str, settings: ModelSettings, place: EngineEnvironment | None = None) -> str:
-    model = ServedModel(name, settings, place)
+def _open_engine(name: str, settings: ModelSettings, environment: EngineEnvironment | None = None) -> str:
+    model = ServedModel(name, settings, environment)
     interim = f", until a better one is built: {model.missing_reason}" if model.missing_reason else ""
     memory = f", buffers {settings.memory}" if settings.memory != "auto" and not model.predictor.is_reference else ""
     return f"{model.engine.label}{memory}{interim}"

@@ -65,7 +65,9 @@ class Daemon:
         self._notifier = Notifier()
         self._starts = StartHistory(state_dir, restarted=self._notifier.is_heard)
         self._crash_loop = self._starts.crash_loop()
-        self._place = EngineEnvironment(state_dir, board_name(), config.engines, force, _fallback(self._crash_loop))
+        self._environment = EngineEnvironment(
+            state_dir, board_name(), config.engines, force, _fallback(self._crash_loop)
+        )
         self._boot = uuid.uuid4().hex
         self._topics = Topics(config.mqtt.prefix, config.device.name)
         self._say = EventPublisher(self, self._topics, self._boot, self._publish)
@@ -113,7 +115,7 @@ class Daemon:
         Raises GpuLostError, with everything flushed, where only a new process can go on.
         """
         try:
-            self._pipeline = Pipeline(self._config, self._say, self._place)
+            self._pipeline = Pipeline(self._config, self._say, self._environment)
         except (ConfigError, ModelError):  # for a person to mend: to start again would not help
             self._starts.end("clean")
             raise

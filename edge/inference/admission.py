@@ -20,6 +20,8 @@ from pydantic import ConfigDict, Field, ValidationError
 from edge.core.errors import ModelError
 from edge.core.files import permissions, write_atomic
 from edge.core.validation import Table
+from edge.inference.model_variants import ModelFiles, Precision
+from edge.inference.runtime_identity import RuntimeIdentity
 
 log = logging.getLogger(__name__)
 
@@ -30,32 +32,6 @@ MIN_FRAMES = 4  # fewer prove nothing
 MAX_SCORE_SHIFT = 0.1
 _NAME_DIGITS = 12
 _MAX_TOLD = 300  # characters of what is wrong with an entry
-
-Precision = Literal["fp32", "fp16", "int8"]
-
-
-@dataclass(frozen=True)
-class Here:
-    """What runs a model on this machine: all that its accuracy can depend on beside the model's files."""
-
-    backend: str  # ort-cpu or trt
-    library: str  # "onnxruntime 1.23.0", "tensorrt 10.3.0.30"
-    gpu: str | None  # "Orin sm_87 8 SMs"
-    instructions: str | None  # of the CPU that runs it: "x86_64 avx512_vnni". Sums of INT8 can overflow without some
-    machine: str  # the processor: for speed, on which agreement does not depend
-
-    def __str__(self) -> str:
-        return ", ".join(each for each in (self.library, self.gpu, self.instructions) if each)
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """A model in one precision: the files that an entry must have been measured with."""
-
-    precision: Precision
-    onnx_sha256: str  # of the FP32 model
-    file_sha256: str  # of what is to be served
-    reading_sha256: str  # of how model.toml feeds and reads it
 
 
 class PrecisionEntry(Table):
@@ -86,8 +62,8 @@ class PrecisionEntry(Table):
     at: str
 
     @property
-    def here(self) -> Here:
-        return Here(self.backend, self.library, self.gpu, self.instructions, self.machine)
+    def runtime(self) -> RuntimeIdentity:
+        return RuntimeIdentity(self.backend, self.library, self.gpu, self.instructions, self.machine)
 
     @property
     def key(self) -> tuple[str | None, ...]:
@@ -136,28 +112,30 @@ def record(entry: PrecisionEntry, onnx: Path, state_dir: Path) -> Path:
 
 @dataclass(frozen=True)
 class Admission:
-    """Whether a form may serve here."""
+    """Whether a files may serve here."""
 
-    form: ModelFiles
+    files: ModelFiles
     entry: PrecisionEntry | None  # what admits it; None for FP32, which needs no proof, and where nothing does
     reason: str | None = None  # in one sentence, why it may not; None: it may
 
 
-def admitted(entries: Sequence[PrecisionEntry], form: ModelFiles, here: Here, min_agreement: float) -> Admission:
-    """Judge a form by the newest entry that was measured with it, here."""
-    if form.precision == "fp32":
-        return Admission(form, None)
-    left = [entry for entry in entries if entry.precision == form.precision and entry.against == "fp32"]
-    again = f"verify it here: edge engines verify MODEL --precision {form.precision}"
+def admitted(
+    entries: Sequence[PrecisionEntry], files: ModelFiles, runtime: RuntimeIdentity, min_agreement: float
+) -> Admission:
+    """Judge a files by the newest entry that was measured with it, here."""
+    if files.precision == "fp32":
+        return Admission(files, None)
+    left = [entry for entry in entries if entry.precision == files.precision and entry.against == "fp32"]
+    again = f"verify it here: edge engines verify MODEL --precision {files.precision}"
     if not left:
-        return Admission(form, None, f"{form.precision} was not held against fp32 yet; {again}")
+        return Admission(files, None, f"{files.precision} was not held against fp32 yet; {again}")
     for rule in _RULES:
-        fitting = [entry for entry in left if rule.holds(entry, form, here)]
+        fitting = [entry for entry in left if rule.holds(entry, files, runtime)]
         if not fitting:
-            return Admission(form, None, f"{rule.tell(max(left, key=_at), here)}; {again}")
+            return Admission(files, None, f"{rule.tell(max(left, key=_at), runtime)}; {again}")
         left = fitting
     entry = max(left, key=_at)
-    return Admission(form, entry, why_not(entry, min_agreement))
+    return Admission(files, entry, why_not(entry, min_agreement))
 
 
 def _at(entry: PrecisionEntry) -> str:
@@ -186,31 +164,31 @@ def why_not(entry: PrecisionEntry, min_agreement: float) -> str | None:
 class _Rule:
     """What must be equal, and how it is told that it is not."""
 
-    holds: Callable[[PrecisionEntry, ModelFiles, Here], bool]
-    tell: Callable[[PrecisionEntry, Here], str]
+    holds: Callable[[PrecisionEntry, ModelFiles, RuntimeIdentity], bool]
+    tell: Callable[[PrecisionEntry, RuntimeIdentity], str]
 
 
 # In the order in which one that fails explains most.
 _RULES = (
     _Rule(
-        lambda entry, form, _: entry.onnx_sha256 == form.onnx_sha256,
+        lambda entry, files, _: entry.onnx_sha256 == files.onnx_sha256,
         lambda entry, _: f"{entry.onnx} has changed since {entry.precision} was verified on {_day(entry)}",
     ),
     _Rule(
-        lambda entry, form, _: entry.reading_sha256 == form.reading_sha256,
+        lambda entry, files, _: entry.reading_sha256 == files.reading_sha256,
         lambda entry, _: f"model.toml has changed since {entry.precision} was verified on {_day(entry)}",
     ),
     _Rule(
-        lambda entry, _, here: entry.backend == here.backend,
-        lambda entry, here: f"{entry.precision} was verified on {entry.backend}, and here runs {here.backend}",
+        lambda entry, _, runtime: entry.backend == runtime.backend,
+        lambda entry, runtime: f"{entry.precision} was verified on {entry.backend}, and here runs {runtime.backend}",
     ),
     _Rule(
-        lambda entry, form, _: entry.file_sha256 == form.file_sha256,
+        lambda entry, files, _: entry.file_sha256 == files.file_sha256,
         lambda entry, _: f"{entry.file} is not the file that was verified on {_day(entry)}",
     ),
     _Rule(
-        lambda entry, _, here: replace(entry.here, machine="") == replace(here, machine=""),
-        lambda entry, here: f"{entry.precision} was verified with {entry.here}, and here is {here}",
+        lambda entry, _, runtime: replace(entry.runtime, machine="") == replace(runtime, machine=""),
+        lambda entry, runtime: f"{entry.precision} was verified with {entry.runtime}, and here is {runtime}",
     ),
 )
 
@@ -219,7 +197,7 @@ def _day(entry: PrecisionEntry) -> str:
     return entry.at[:10]
 
 
-def fastest(entries: Sequence[PrecisionEntry], admissions: Sequence[Admission], here: Here) -> Precision:
+def fastest(entries: Sequence[PrecisionEntry], admissions: Sequence[Admission], runtime: RuntimeIdentity) -> Precision:
     """Return the admitted precision that was measured as the fastest on this machine: FP32 where none was faster.
 
     Each entry's times were taken in turn with those of FP32, so their ratio is what tells; those of another machine
@@ -227,16 +205,16 @@ def fastest(entries: Sequence[PrecisionEntry], admissions: Sequence[Admission], 
     """
     ratios: dict[Precision, float] = {"fp32": 1.0}
     for admission in admissions:
-        mine = [entry for entry in entries if admission.reason is None and _measures(entry, admission.form, here)]
+        mine = [entry for entry in entries if admission.reason is None and _measures(entry, admission.files, runtime)]
         if mine:
             newest = max(mine, key=_at)
             ratios[newest.precision] = newest.ms / newest.against_ms
     return min(ratios, key=lambda precision: ratios[precision])
 
 
-def _measures(entry: PrecisionEntry, form: ModelFiles, here: Here) -> bool:
-    same = ModelFiles(entry.precision, entry.onnx_sha256, entry.file_sha256, form.reading_sha256) == form
-    return same and entry.against == "fp32" and entry.here == here
+def _measures(entry: PrecisionEntry, files: ModelFiles, runtime: RuntimeIdentity) -> bool:
+    same = ModelFiles(entry.precision, entry.onnx_sha256, entry.file_sha256, files.reading_sha256) == files
+    return same and entry.against == "fp32" and entry.runtime == runtime
 
 
 def _places(onnx: Path, state_dir: Path) -> tuple[Path, Path]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError, ModelError
-from edge.inference.admission import Here, ModelFiles, Precision
 from edge.inference.backends.cuda import open_device
 from edge.inference.backends.engine import Engine
 from edge.inference.backends.ort import OrtEngine, best_provider
@@ -24,9 +23,9 @@ from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
 from edge.inference.backends.tensorrt.plan_store import PlanStore, PlanTrial
 from edge.inference.fp16.convert import fp16_file, source_sha256
-from edge.inference.model_variants import form_file, form_of, plan_sha256
+from edge.inference.model_variants import ModelFiles, Precision, model_files, plan_sha256, variant_file
 from edge.inference.precision_choice import Chooser, PrecisionChoice
-from edge.inference.runtime_identity import on_onnxruntime, on_tensorrt
+from edge.inference.runtime_identity import RuntimeIdentity, onnxruntime_identity, tensorrt_identity
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ class EngineProvider:
         self,
         onnx: Path,
         settings: ModelSettings,
-        place: EngineEnvironment,
+        environment: EngineEnvironment,
         threads: int,
         *,
         reading_sha256: str,
@@ -95,10 +94,10 @@ class EngineProvider:
         """Take the FP32 file, the threads of each context on a CPU, and what admits a form of less precision."""
         self.onnx = onnx
         self.settings = settings
-        self.place = place
+        self.environment = environment
         self._threads = threads
         self._fp16_blocked_ops = tuple(fp16_blocked_ops)
-        self._chooser = Chooser(onnx, place.state_dir, reading_sha256, min_agreement, place.force)
+        self._chooser = Chooser(onnx, environment.state_dir, reading_sha256, min_agreement, environment.force)
         self.target: Precision = "fp32"  # of the wanted engine; `open` decides
 
     def open(self) -> OpenedEngine:
@@ -109,14 +108,14 @@ class EngineProvider:
         reason = self.why_not_tensorrt()
         if reason and (self.settings.backend == "tensorrt" or self.settings.device.startswith("dla")):
             raise ModelError(f"backend TensorRT was asked for and cannot be used: {reason}")
-        choice = self._chooser.choose(self.settings.precision, self.here)
+        choice = self._chooser.choose(self.settings.precision, self.runtime)
         self.target = "int8" if choice.may_verify else choice.serve
         if choice.forced:
             log.warning("model %s: INT8 serves by force: %s", self.onnx.name, choice.refused)
-        supplied = self._open_onnxruntime(choice, reason) if reason else self._open_tensorrt(choice)
-        if choice.refused and supplied.missing_reason is None:
-            return replace(supplied, missing_reason=choice.refused, can_build=choice.may_verify)
-        return supplied
+        opened = self._open_onnxruntime(choice, reason) if reason else self._open_tensorrt(choice)
+        if choice.refused and opened.missing_reason is None:
+            return replace(opened, missing_reason=choice.refused, can_build=choice.may_verify)
+        return opened
 
     def _open_tensorrt(self, choice: PrecisionChoice) -> OpenedEngine:
         try:
@@ -129,7 +128,7 @@ class EngineProvider:
         except (EngineError, ModelError) as error:  # ModelError: its form of this precision cannot be made here
             return OpenedEngine(self.open_reference(), str(error))
 
-    def open_instead(self, fallback: Fallback, name: str) -> OpenedEngine:
+    def open_fallback(self, fallback: Fallback, name: str) -> OpenedEngine:
         """Open the fallback of this model where it is kept, else the model as it was exported; no other is made.
 
         The latter touches no GPU, whatever is wrong with that.
@@ -165,46 +164,46 @@ class EngineProvider:
             return OpenedEngine(self.open_reference(), f"its engine was refused: {reason}; {again}", can_build=False)
         return OpenedEngine(self.open_reference(), "its engine is kept, and has to be verified on frames first")
 
-    def note_trying(self) -> None:
+    def record_trial_start(self) -> None:
         """Note that the engine is about to run for the first time: what it does to the process cannot be known."""
         if not self.why_not_tensorrt():
             key = self._key(self.target)
             self._store.note(key, PlanTrial("trying", None, self._store.trial(key).attempts + 1))
 
-    def note_trial(self, state: str, reason: str | None = None) -> None:
+    def record_trial(self, state: str, reason: str | None = None) -> None:
         """Note what came of it: verified, refused, or untried where it was given up."""
         if not self.why_not_tensorrt():
             self._store.note(self._key(self.target), PlanTrial(state, reason))
 
-    def on(self, **changes: str) -> EngineProvider:
-        """Return a supply of the same model with other settings."""
+    def with_settings(self, **changes: str) -> EngineProvider:
+        """Return a provider of the same model with other settings."""
         settings = self.settings.model_copy(update=changes)
         reading_sha256, min_agreement = self._chooser.reading_sha256, self._chooser.min_agreement
         return EngineProvider(
             self.onnx,
             settings,
-            self.place,
+            self.environment,
             self._threads,
             reading_sha256=reading_sha256,
             min_agreement=min_agreement,
             fp16_blocked_ops=self._fp16_blocked_ops,
         )
 
-    def make(self, precision: Precision) -> Engine:
+    def open_or_build(self, precision: Precision) -> Engine:
         """Open the model in a precision on the backend of this machine, building its plan unless it is kept already."""
         self.target = precision
         return self.build(lambda _phase, _progress: None, lambda: False)  # Ctrl-C ends it
 
-    def form(self, precision: Precision) -> tuple[ModelFiles, Path]:
+    def variant(self, precision: Precision) -> tuple[ModelFiles, Path]:
         """Return what an entry of precision.json must have been measured with, and the file of this precision."""
-        file = self._file(precision, self.here.backend)
-        return form_of(self.onnx, file, precision, self._chooser.reading_sha256), file
+        file = self._file(precision, self.runtime.backend)
+        return model_files(self.onnx, file, precision, self._chooser.reading_sha256), file
 
     def _file(self, precision: Precision, backend: str) -> Path:
         """Return the ONNX file of a precision, made where it can be made here."""
         if precision == "fp16":
-            return fp16_file(self.onnx, self.place.state_dir, blocked=self._fp16_blocked_ops)
-        return form_file(self.onnx, precision, backend, self.place.state_dir)
+            return fp16_file(self.onnx, self.environment.state_dir, blocked=self._fp16_blocked_ops)
+        return variant_file(self.onnx, precision, backend, self.environment.state_dir)
 
     def check_ranges(self, inputs: Iterable[Mapping[str, NDArray[Any]]]) -> None:
         """Let what goes beyond FP16 on these inputs of the model stay FP32 in its FP16 form, from now on.
@@ -214,12 +213,12 @@ class EngineProvider:
         from edge.inference.fp16.ranges import check_ranges  # noqa: PLC0415 -- imports onnx
 
         ranges = check_ranges(self.onnx, inputs)
-        fp16_file(self.onnx, self.place.state_dir, ranges=ranges, blocked=self._fp16_blocked_ops)
+        fp16_file(self.onnx, self.environment.state_dir, ranges=ranges, blocked=self._fp16_blocked_ops)
 
     @cached_property
-    def here(self) -> Here:
+    def runtime(self) -> RuntimeIdentity:
         """What runs the model on this machine."""
-        return on_onnxruntime() if self.why_not_tensorrt() else on_tensorrt(open_device().gpu)
+        return onnxruntime_identity() if self.why_not_tensorrt() else tensorrt_identity(open_device().gpu)
 
     def why_not_tensorrt(self) -> str | None:
         """Return in a sentence why TensorRT does not run this model here; None where it can."""
@@ -254,10 +253,10 @@ class EngineProvider:
             self._file(self.target, "trt"),
             self._build_settings(self.target),
             gpu,
-            self.place.state_dir,
+            self.environment.state_dir,
             progress=progress,
             cancelled=cancelled,
-            board=self.place.board,
+            board=self.environment.board,
             fp32_onnx=self.onnx,
         )
         try:
@@ -276,7 +275,7 @@ class EngineProvider:
             log.info("%s", error)
             return None
 
-    def open_partly(self) -> Engine | None:
+    def open_partial(self) -> Engine | None:
         """Open a model that TensorRT does not take whole by ONNX Runtime's ways to the GPU; None: there are none."""
         provider = best_provider(("tensorrt", "cuda"))
         if provider is None:
@@ -286,7 +285,7 @@ class EngineProvider:
             threads=self._threads,
             provider=provider,
             label_hash=self._shown_hash,
-            cache=self.place.state_dir / "onnxruntime",
+            cache=self.environment.state_dir / "onnxruntime",
         )
 
     @property
@@ -302,7 +301,7 @@ class EngineProvider:
             )
         # Plans are there where TensorRT has worked before.
         left_open = self.settings.backend == "auto" and self.settings.device == "auto"
-        missed = reason if left_open and any((self.place.state_dir / "plans").glob("*.plan")) else None
+        missed = reason if left_open and any((self.environment.state_dir / "plans").glob("*.plan")) else None
         engine = self._open_form("fp32", provider) if provider else self._open_form(choice.serve)
         return OpenedEngine(engine, missed, can_build=False)
 
@@ -335,13 +334,13 @@ class EngineProvider:
 
     def _build_settings(self, precision: Precision) -> BuildSettings:
         memory_bytes = open_device().gpu.memory_bytes
-        return build_settings(precision, self.device, self.settings.max_batch, self.place.settings, memory_bytes)
+        return build_settings(precision, self.device, self.settings.max_batch, self.environment.settings, memory_bytes)
 
     def _key(self, precision: Precision) -> PlanKey:
         self._file(precision, "trt")  # made with what is blocked, if it is not there yet
-        sha256 = plan_sha256(self.onnx, precision, self.place.state_dir)
-        return plan_key(sha256, self._build_settings(precision), open_device().gpu, self.place.board)
+        sha256 = plan_sha256(self.onnx, precision, self.environment.state_dir)
+        return plan_key(sha256, self._build_settings(precision), open_device().gpu, self.environment.board)
 
     @cached_property
     def _store(self) -> PlanStore:
-        return PlanStore(self.place.state_dir, self.place.settings.cache_mb)
+        return PlanStore(self.environment.state_dir, self.environment.settings.cache_mb)

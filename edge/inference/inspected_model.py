@@ -12,7 +12,6 @@ import psutil
 
 from edge.core.config import EnginesSettings
 from edge.core.errors import EdgeError, EngineError
-from edge.inference.admission import Precision
 from edge.inference.backends.cuda import Gpu, find_gpu
 from edge.inference.backends.tensorrt.layers import (
     EngineLayer,
@@ -29,7 +28,7 @@ from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
 from edge.inference.backends.tensorrt.plan_store import PlanStore, read_header
 from edge.inference.engine_provider import build_settings
-from edge.inference.model_variants import form_file, plan_sha256
+from edge.inference.model_variants import Precision, plan_sha256, variant_file
 
 _HEADER_BYTES = 28  # that tell magic number and version
 
@@ -55,7 +54,7 @@ class InspectedModel:
     def network(self) -> tuple[EngineLayer, ...]:
         """Return the layers of the network as TensorRT reads it, before fusion."""
         trt = load_tensorrt()
-        return parse_network(trt, form_file(self.onnx, self.precision, "trt", self.state_dir))
+        return parse_network(trt, variant_file(self.onnx, self.precision, "trt", self.state_dir))
 
     def header(self) -> dict[str, str]:
         """Return magic number and version of the plan's file."""

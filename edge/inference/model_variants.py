@@ -5,18 +5,31 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edge.core.errors import ModelError
-from edge.inference.admission import ModelFiles, Precision
 from edge.inference.fp16.convert import fp16_file, source_sha256
 
 _NAME_DIGITS = 12
 # Which of the INT8 files a backend runs, the best first: TensorRT fuses what is slow in ONNX Runtime.
 _INT8_NAMES = {"ort-cpu": ("int8-cpu", "int8"), "trt": ("int8",)}
 
+Precision = Literal["fp32", "fp16", "int8"]
 
-def form_file(onnx: Path, precision: Precision, backend: str, state_dir: Path) -> Path:
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model in one precision: the files that an entry must have been measured with."""
+
+    precision: Precision
+    onnx_sha256: str  # of the FP32 model
+    file_sha256: str  # of what is to be served
+    reading_sha256: str  # of how model.toml feeds and reads it
+
+
+def variant_file(onnx: Path, precision: Precision, backend: str, state_dir: Path) -> Path:
     """Return the ONNX file that this backend runs, or builds from; raise ModelError where there is none to be used."""
     if precision == "fp32":
         return onnx
@@ -25,10 +38,10 @@ def form_file(onnx: Path, precision: Precision, backend: str, state_dir: Path) -
 
 def plan_sha256(onnx: Path, precision: Precision, state_dir: Path) -> str:
     """Return the hash that a plan goes by: that of the very form, as of one model there can be several."""
-    return source_sha256(form_file(onnx, precision, "trt", state_dir))
+    return source_sha256(variant_file(onnx, precision, "trt", state_dir))
 
 
-def form_of(onnx: Path, file: Path, precision: Precision, reading_sha256: str) -> ModelFiles:
+def model_files(onnx: Path, file: Path, precision: Precision, reading_sha256: str) -> ModelFiles:
     """Return what an entry of precision.json must have been measured with."""
     onnx_sha256 = source_sha256(onnx)
     return ModelFiles(precision, onnx_sha256, onnx_sha256 if file == onnx else source_sha256(file), reading_sha256)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.core.errors import ModelError
-from edge.inference.admission import Here, Precision, admitted, fastest, read_entries
-from edge.inference.model_variants import form_file, form_of
+from edge.inference.admission import admitted, fastest, read_entries
+from edge.inference.model_variants import Precision, model_files, variant_file
+from edge.inference.runtime_identity import RuntimeIdentity
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +34,21 @@ class Chooser:
     min_agreement: float
     force: bool  # INT8 serves without proof
 
-    def choose(self, asked: str, here: Here) -> PrecisionChoice:
+    def choose(self, asked: str, runtime: RuntimeIdentity) -> PrecisionChoice:
         """Return what serves for the `precision` of the configuration."""
-        plain: Precision = "fp32" if here.backend == "ort-cpu" else "fp16"
+        plain: Precision = "fp32" if runtime.backend == "ort-cpu" else "fp16"
         if asked in ("fp32", "fp16"):
             return PrecisionChoice("fp32" if asked == "fp32" else "fp16")
         try:
-            file = form_file(self.onnx, "int8", here.backend, self.state_dir)
+            file = variant_file(self.onnx, "int8", runtime.backend, self.state_dir)
         except ModelError as error:
             return PrecisionChoice(plain) if asked == "auto" else PrecisionChoice(plain, str(error))
-        form = form_of(self.onnx, file, "int8", self.reading_sha256)
+        files = model_files(self.onnx, file, "int8", self.reading_sha256)
         entries = read_entries(self.onnx, self.state_dir)
-        admission = admitted(entries, form, here, self.min_agreement)
+        admission = admitted(entries, files, runtime, self.min_agreement)
         if asked == "auto":
             # What is not faster here has nothing to give, whatever its name promises.
-            return PrecisionChoice("int8" if fastest(entries, [admission], here) == "int8" else plain)
+            return PrecisionChoice("int8" if fastest(entries, [admission], runtime) == "int8" else plain)
         if admission.reason is None:
             return PrecisionChoice("int8")
         if self.force:

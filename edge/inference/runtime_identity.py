@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
-from edge.inference.admission import Here
 from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.ort import import_onnxruntime
 from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
@@ -15,21 +15,35 @@ _INT8 = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512bw", "avx2", "i8mm", "asi
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def on_onnxruntime() -> Here:
+@dataclass(frozen=True)
+class RuntimeIdentity:
+    """What runs a model on this machine: all that its accuracy can depend on beside the model's files."""
+
+    backend: str  # ort-cpu or trt
+    library: str  # "onnxruntime 1.23.0", "tensorrt 10.3.0.30"
+    gpu: str | None  # "Orin sm_87 8 SMs"
+    instructions: str | None  # of the CPU that runs it: "x86_64 avx512_vnni". Sums of INT8 can overflow without some
+    machine: str  # the processor: for speed, on which agreement does not depend
+
+    def __str__(self) -> str:
+        return ", ".join(each for each in (self.library, self.gpu, self.instructions) if each)
+
+
+def onnxruntime_identity() -> RuntimeIdentity:
     """Describe ONNX Runtime on this CPU."""
     facts = _cpu_facts()
     flags = facts.get("flags", facts.get("Features", "")).split()
     best = next((name for name in _INT8 if name in flags), None)
     instructions = " ".join(each for each in (platform.machine(), best) if each)
     library = f"onnxruntime {import_onnxruntime().__version__}"
-    return Here("ort-cpu", library, None, instructions, _machine(facts))
+    return RuntimeIdentity("ort-cpu", library, None, instructions, _machine(facts))
 
 
-def on_tensorrt(gpu: Gpu) -> Here:
+def tensorrt_identity(gpu: Gpu) -> RuntimeIdentity:
     """Describe TensorRT on this GPU."""
     trt = load_tensorrt()
     shown = f"{gpu.name} {gpu.architecture} {gpu.sm_count} SMs"
-    return Here("trt", f"{library_name(trt)} {trt.__version__}", shown, None, _machine(_cpu_facts()))
+    return RuntimeIdentity("trt", f"{library_name(trt)} {trt.__version__}", shown, None, _machine(_cpu_facts()))
 
 
 def _machine(facts: dict[str, str]) -> str:

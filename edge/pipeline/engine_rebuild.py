@@ -78,10 +78,10 @@ class Rebuild:
         try:
             self._make_target()
         except EngineRefusedError as error:
-            if not model.supply.lower_target():
+            if not model.provider.lower_target():
                 raise
             log.warning("model %s: %s", model.name, error)
-            if f"/{model.supply.target}/" not in model.engine.label:
+            if f"/{model.provider.target}/" not in model.engine.label:
                 self._make_target()
             model.missing_reason, model.can_build = str(error), False
             raise
@@ -108,9 +108,9 @@ class Rebuild:
         model = self._model
         self._tell(model, "building", 0.0, model.missing_reason)
         try:
-            return model.supply.build(self._progressed, self._cancelled.is_set), None
+            return model.provider.build(self._progressed, self._cancelled.is_set), None
         except UnsupportedModelError as error:
-            engine = model.supply.open_partly()
+            engine = model.provider.open_partial()
             if engine is None:
                 raise
             return engine, f"{error}; ONNX Runtime runs it, and hands to the GPU what it can"
@@ -123,22 +123,22 @@ class Rebuild:
 
     def _try(self, engine: Engine) -> None:
         """Verify the engine and note what came of it, so that one that ends the process is not tried for ever."""
-        supply = self._model.supply
+        provider = self._model.provider
         pictures = self._pictures()
         first = next(pictures)
-        supply.note_trying()
-        verify = self._measure if supply.target == "int8" else self._verify
+        provider.record_trial_start()
+        verify = self._measure if provider.target == "int8" else self._verify
         try:
             told = verify(engine, itertools.chain([first], pictures))
         except GpuLostError:
             raise
         except EngineRefusedError as error:
-            supply.note_trial("refused", str(error))
+            provider.record_trial("refused", str(error))
             raise
         except BaseException:
-            supply.note_trial("untried")
+            provider.record_trial("untried")
             raise
-        supply.note_trial("verified", told)
+        provider.record_trial("verified", told)
         log.info("model %s: engine %s agrees with the exported model: %s", self._model.name, engine.label, told)
 
     def _verify(self, engine: Engine, pictures: Iterable[Image]) -> str:
@@ -164,17 +164,17 @@ class Rebuild:
         Raises RefusedError where it does not agree well enough.
         """
         model = self._model
-        reference = model.predictor.with_engine(model.supply.open_reference())
+        reference = model.predictor.with_engine(model.provider.open_reference())
         with Comparison(reference, model.predictor.with_engine(engine)) as comparison:
             for picture in itertools.islice(pictures, ENOUGH_FOR_INT8):
                 self._check_cancelled()
                 comparison.look(picture)
             measured = comparison.finish()
-        supply, bound = model.supply, model.manifest.min_agreement
-        entry = entry_of(supply.onnx, *supply.form("int8"), supply.here, "fp32", measured)
+        provider, bound = model.provider, model.manifest.min_agreement
+        entry = entry_of(provider.onnx, *provider.variant("int8"), provider.runtime, "fp32", measured)
         if entry.frames < MIN_FRAMES:
             raise EngineError(f"INT8 is not proven: {entry.frames} pictures came, wanted {MIN_FRAMES} and more")
-        record(entry, supply.onnx, supply.place.state_dir)
+        record(entry, provider.onnx, provider.environment.state_dir)
         told = f"{entry.metric} {entry.agreement:.3f} on {entry.frames} pictures"
         if reason := why_not(entry, bound):
             raise EngineRefusedError(f"engine {engine.label} is refused: {reason}; {model.engine.label} serves on")
@@ -185,9 +185,9 @@ class Rebuild:
 
         It ends when none has come for a while, but not before the first.
         """
-        supply = self._model.supply
+        provider = self._model.provider
         seen, last_ns = 0, 0
-        for kept in read_stored(stored_folder(supply.onnx, supply.place.state_dir)):
+        for kept in read_stored(stored_folder(provider.onnx, provider.environment.state_dir)):
             yield kept
             last_ns = now_ns()
         while not last_ns or (now_ns() - last_ns) / 1e9 < PATIENCE_S:

@@ -79,10 +79,10 @@ class EngineRecovery:
 
     def _reopen(self) -> None:
         model = self._model
-        supplied = model.open_engine()
+        opened = model.open_engine()
         try:
-            self._swap(model, supplied.engine)
+            self._swap(model, opened.engine)
         except BaseException:
-            supplied.engine.close()
+            opened.engine.close()
             raise
-        model.missing_reason, model.can_build = supplied.missing_reason, supplied.can_build
+        model.missing_reason, model.can_build = opened.missing_reason, opened.can_build

@@ -48,11 +48,11 @@ class Outlet(StreamOutlet, Protocol):
 class Pipeline:
     """The models and streams of a configuration at work."""
 
-    def __init__(self, config: Config, outlet: Outlet, place: EngineEnvironment) -> None:
+    def __init__(self, config: Config, outlet: Outlet, environment: EngineEnvironment) -> None:
         """Open the models and warm their lanes; raise ModelError or ConfigError where something does not fit."""
         cv2.setNumThreads(1)  # the cores belong to the lanes; a picture is too small to share
         self._outlet = outlet
-        self._place = place
+        self._environment = environment
         self._next_seq: dict[str, int] = {}  # of streams that were changed or taken out
         self._changing = threading.Lock()  # of models and lanes, by a new configuration or a new engine
         self._lanes: dict[str, list[Lane]] = {}
@@ -88,7 +88,7 @@ class Pipeline:
         added: list[Stream] = []
         try:
             for name in wanted.keys() - models.keys():
-                models[name] = ServedModel(name, wanted[name], self._place)
+                models[name] = ServedModel(name, wanted[name], self._environment)
                 lanes[name] = open_lanes(models[name])
             for name, settings in config.streams.items():
                 if settings.enabled and name not in streams:
@@ -166,7 +166,7 @@ class Pipeline:
         is_low = agreement < model.manifest.min_agreement
         self._outlet.agreement(model, agreement, is_low=is_low)
         if is_low and self._accuracy.fallback and not model.predictor.is_reference:
-            self._swap(model, model.supply.open_reference())
+            self._swap(model, model.provider.open_reference())
             model.missing_reason, model.can_build = (
                 f"its engine agreed by only {agreement:.3f} with the reference",
                 False,

@@ -31,24 +31,24 @@ GPU_LANES = 2
 class ServedModel:
     """An opened model, checked against its manifest."""
 
-    def __init__(self, name: str, settings: ModelSettings, place: EngineEnvironment | None = None) -> None:
+    def __init__(self, name: str, settings: ModelSettings, environment: EngineEnvironment | None = None) -> None:
         """Open the engine; raise ModelError in one sentence where the files do not fit together."""
         self.name = name
         self.settings = settings
         try:
             self.manifest = read_manifest(settings.path)
             self.labels = read_labels(settings.path, self.manifest)
-            place = place or EngineEnvironment(default_state_dir(), board_name(), EnginesSettings())
-            self._onnx, self._place = model_file(settings.path, self.manifest), place
+            environment = environment or EngineEnvironment(default_state_dir(), board_name(), EnginesSettings())
+            self._onnx, self._environment = model_file(settings.path, self.manifest), environment
             self._lanes_of_profile = self._tuned_lanes() if settings.lanes == "auto" else None
             self._cpu_lanes, threads = lane_plan(settings, usable_cores(), self._lanes_of_profile)
-            self.supply = supply_of(settings, self.manifest, place, threads)
-            supplied = self.open_engine()
-            self.predictor = Predictor(supplied.engine, self.manifest, self.labels, settings.path)
+            self.provider = make_provider(settings, self.manifest, environment, threads)
+            opened = self.open_engine()
+            self.predictor = Predictor(opened.engine, self.manifest, self.labels, settings.path)
         except ModelError as error:
             raise ModelError(f"model {name!r}: {error}") from None
-        self.missing_reason, self.can_build = supplied.missing_reason, supplied.can_build
-        self.max_batch = batch_limit(supplied.engine, settings.max_batch)
+        self.missing_reason, self.can_build = opened.missing_reason, opened.can_build
+        self.max_batch = batch_limit(opened.engine, settings.max_batch)
         if self.max_batch < settings.max_batch:
             log.info("model %s takes batches of %d and no larger ones, whatever max_batch says", name, self.max_batch)
         self.batcher = Batcher(self.max_batch, settings.max_wait_ms)
@@ -61,20 +61,20 @@ class ServedModel:
 
     def open_engine(self) -> OpenedEngine:
         """Open the engine that is to serve."""
-        fallback = self._place.fallback
-        return self.supply.open() if fallback is None else self.supply.open_instead(fallback, self.name)
+        fallback = self._environment.fallback
+        return self.provider.open() if fallback is None else self.provider.open_fallback(fallback, self.name)
 
     @cached_property
     def machine(self) -> Machine:
         """What a profile of this model must have been measured on to hold here."""
-        return Machine(board=self._place.board, l4t=read_board().l4t, engine=source_sha256(self._onnx))
+        return Machine(board=self._environment.board, l4t=read_board().l4t, engine=source_sha256(self._onnx))
 
     @cached_property
     def profile(self) -> Profile | None:
         """What `edge tune` measured of this model here; None where it measured nothing that holds."""
-        if not profile_path(self._place.state_dir, self.name).exists():
+        if not profile_path(self._environment.state_dir, self.name).exists():
             return None  # a model of hundreds of megabytes is not hashed in vain
-        found = read_profile(self._place.state_dir, self.name, self.machine)
+        found = read_profile(self._environment.state_dir, self.name, self.machine)
         if found.profile is None:
             log.info("model %s: what edge tune measured is not used: %s", self.name, found.reason)
         return found.profile
@@ -115,7 +115,7 @@ class ServedModel:
         if self.predictor.is_reference:
             return False
         former = self.engine
-        self.predictor = self.predictor.with_engine(self.supply.open_reference())
+        self.predictor = self.predictor.with_engine(self.provider.open_reference())
         self.missing_reason, self.can_build = reason, False
         self.meter.lanes = self.lanes_on(self.predictor)
         former.close()
@@ -131,12 +131,14 @@ class ServedModel:
         self.meter.lanes = lane_count
 
 
-def supply_of(settings: ModelSettings, manifest: Manifest, place: EngineEnvironment, threads: int) -> EngineProvider:
+def make_provider(
+    settings: ModelSettings, manifest: Manifest, environment: EngineEnvironment, threads: int
+) -> EngineProvider:
     """Return where the engine of a model comes from; raise ModelError where its ONNX file is missing."""
     return EngineProvider(
         model_file(settings.path, manifest),
         settings,
-        place,
+        environment,
         threads,
         reading_sha256=manifest.reading_sha256,
         min_agreement=manifest.min_agreement,

@@ -46,7 +46,7 @@ class Shadow:
     def _run(self) -> None:
         model = self._model
         try:
-            reference = model.predictor.with_engine(model.supply.open_reference())
+            reference = model.predictor.with_engine(model.provider.open_reference())
             with reference.session() as session:
                 while (sample := self._sampling.take()) is not None:
                     if self._await_idle():

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from edge.core.clock import utc_text, wall_ns
 from edge.core.errors import ConfigError
 from edge.core.records import Findings, Image
-from edge.inference.admission import Here, ModelFiles, Precision, PrecisionEntry
+from edge.inference.admission import PrecisionEntry
+from edge.inference.model_variants import ModelFiles, Precision
 from edge.inference.predictor import Predictor
+from edge.inference.runtime_identity import RuntimeIdentity
 from edge.precision.agreement import Agreement, OutputError, Tally, agreement, output_error
 
 LEAST_TIMES = 32  # inferences of each engine, for a median that a moment's load does not make
@@ -154,7 +156,7 @@ def entry_of(
     onnx: Path,
     form: ModelFiles,
     file: Path,
-    here: Here,
+    here: RuntimeIdentity,
     against: Precision,
     measured: ComparisonResult,
     truth: dict[str, dict[str, float]] | None = None,

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.records import Findings, Image
-from edge.inference.admission import MIN_FRAMES, ModelFiles, Precision, PrecisionEntry, record, why_not
+from edge.inference.admission import MIN_FRAMES, PrecisionEntry, record, why_not
 from edge.inference.engine_provider import EngineProvider
+from edge.inference.model_variants import ModelFiles, Precision
 from edge.inference.predictor import Predictor
 from edge.precision.agreement import disagreement
 from edge.precision.comparison import Comparison, ScoredFindings, entry_of
@@ -122,14 +123,16 @@ def verify(
     manifest = predictor.manifest
     floor = SCORE_FLOOR if request.has_labels and manifest.task == "detect" else None
     tally = VerificationTally()
-    provider = provider.on(backend="auto", device="auto")
+    provider = provider.with_settings(backend="auto", device="auto")
     with _both_opened(request, predictor, provider) as (against, candidate):
         with Comparison(against.predictor, candidate.predictor, floor) as comparison:
             for frame in frames:
                 tally.add(frame, *comparison.look(frame.picture))
             measured = comparison.finish()
         truth = _truth(request, tally)
-        entry = entry_of(provider.onnx, candidate.form, candidate.file, provider.here, request.against, measured, truth)
+        entry = entry_of(
+            provider.onnx, candidate.form, candidate.file, provider.runtime, request.against, measured, truth
+        )
     kept = record(entry, provider.onnx, request.state_dir) if entry.frames >= MIN_FRAMES else None
     bound = manifest.min_agreement
     name = request.folder.resolve().name
@@ -153,8 +156,8 @@ def _both_opened(
     with contextlib.ExitStack() as opened:
 
         def opened_side(precision: Precision) -> _OpenedForm:
-            form, file = provider.form(precision)
-            engine = provider.make(precision)
+            form, file = provider.variant(precision)
+            engine = provider.open_or_build(precision)
             opened.callback(engine.close)
             return _OpenedForm(form, file, predictor.with_engine(engine))
 

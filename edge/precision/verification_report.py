@@ -132,7 +132,7 @@ def _facts(result: VerificationResult) -> list[tuple[str, str]]:
         ("file", entry.file),
         ("frames", f"{entry.frames}, SHA-256 {entry.data_sha256[:_HASH_DIGITS]}…"),
         ("one inference, median", _speed(entry)),
-        ("measured with", f"{entry.here}, on {entry.machine}"),
+        ("measured with", f"{entry.runtime}, on {entry.machine}"),
         ("measured at", entry.at),
         ("recorded in", str(result.kept) if result.kept else "not recorded: too few frames to prove anything"),
     ]

@@ -18,8 +18,8 @@ from edge.cli.engines.verify import NOT_ADMITTED
 from edge.cli.main import main
 from edge.core.manifest import read_manifest
 from edge.inference.admission import FILE, admitted, read_entries
-from edge.inference.model_variants import form_of
-from edge.inference.runtime_identity import on_onnxruntime
+from edge.inference.model_variants import model_files
+from edge.inference.runtime_identity import onnxruntime_identity
 from tests.support.configuration import Json
 from tests.support.emulated_engines import emulated_gpu
 from tests.support.project import CONVEYOR
@@ -91,9 +91,9 @@ def test_int8_that_agrees_is_admitted_by_what_is_recorded(model: Path, capsys: p
     assert (found["top1"], found["truth"], found["reason"]) == (None, None, None)
     source = model / "conveyor.onnx"
     manifest = read_manifest(model)
-    form = form_of(source, model / found["file"], "int8", manifest.reading_sha256)
+    files = model_files(source, model / found["file"], "int8", manifest.reading_sha256)
     entries = read_entries(source, model.parent / "state")
-    assert admitted(entries, form, on_onnxruntime(), manifest.min_agreement).reason is None
+    assert admitted(entries, files, onnxruntime_identity(), manifest.min_agreement).reason is None
     assert found["precision_json"] == str(model / FILE)
 
 
@@ -102,8 +102,8 @@ def test_a_changed_file_or_manifest_is_no_longer_admitted(model: Path, capsys: p
     verify(capsys, model, "--frames", SCENE, "--count", "6")
 
     def reason() -> str | None:
-        form = form_of(source, file, "int8", read_manifest(model).reading_sha256)
-        return admitted(read_entries(source, model), form, on_onnxruntime(), 0.95).reason
+        files = model_files(source, file, "int8", read_manifest(model).reading_sha256)
+        return admitted(read_entries(source, model), files, onnxruntime_identity(), 0.95).reason
 
     assert reason() is None
     (model / "model.toml").write_text((model / "model.toml").read_text().replace("0.4", "0.3"))

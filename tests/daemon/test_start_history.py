@@ -20,7 +20,7 @@ from edge.core.manifest import read_manifest
 from edge.daemon import start_history as starts
 from edge.daemon.start_history import CrashLoop, StartHistory
 from edge.inference.engine_provider import EngineEnvironment, Fallback, OpenedEngine
-from edge.pipeline.served_model import supply_of
+from edge.pipeline.served_model import make_provider
 from tests.support.configuration import Configure, belt
 from tests.support.emulated_engines import EMULATION, emulated_gpu
 from tests.support.process import Child, clean_environment
@@ -270,20 +270,20 @@ def test_a_gpu_that_is_lost_again_and_again_is_served_without(
 
 def test_a_fallback_is_the_plan_that_is_kept_of_it_else_the_model_as_it_was_exported(tmp_path: Path) -> None:
     settings = ModelSettings.model_validate({"path": str(CONVEYOR), "max_batch": 1})
-    supply = supply_of(settings, read_manifest(CONVEYOR), EngineEnvironment(tmp_path, "board", EnginesSettings()), 1)
+    provider = make_provider(
+        settings, read_manifest(CONVEYOR), EngineEnvironment(tmp_path, "board", EnginesSettings()), 1
+    )
 
     def opened(label: str, *tried: str) -> OpenedEngine:
         fallback = Fallback("why", {"conveyor": frozenset(tried)}, {"conveyor": label} if label else {})
-        return supply.open_instead(fallback, "conveyor")
+        return provider.open_fallback(fallback, "conveyor")
 
     with emulated_gpu():
-        kept = supply.make("fp16").label
+        kept = provider.open_or_build("fp16").label
         assert kept.startswith("trt/fp16/")
         assert opened(kept).engine.label == kept
         for gone in ("", kept.replace("fp16", "fp32"), kept[:-1] + "x", "ort-cpu/int8/0123"):
-            supplied = opened(gone)
-            assert supplied.engine.label.startswith(REFERENCE)
-            assert (supplied.missing_reason, supplied.can_build) == ("why", False)
-        assert opened("", supplied.engine.label).missing_reason is None, (
-            "it is no fallback where nothing else was there"
-        )
+            found = opened(gone)
+            assert found.engine.label.startswith(REFERENCE)
+            assert (found.missing_reason, found.can_build) == ("why", False)
+        assert opened("", found.engine.label).missing_reason is None, "it is no fallback where nothing else was there"

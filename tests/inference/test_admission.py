@@ -13,35 +13,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.errors import ModelError
-from edge.inference.admission import (
-    FILE,
-    Admission,
-    Here,
-    ModelFiles,
-    PrecisionEntry,
-    admitted,
-    fastest,
-    read_entries,
-    record,
-)
+from edge.inference.admission import FILE, Admission, PrecisionEntry, admitted, fastest, read_entries, record
+from edge.inference.model_variants import ModelFiles
+from edge.inference.runtime_identity import RuntimeIdentity
 
-HERE = Here("ort-cpu", "onnxruntime 1.31.1", None, "x86_64 avx512_vnni", "EPYC, 2 cores")
-ORIN = Here("trt", "tensorrt 10.3.0.30", "Orin sm_87 8 SMs", None, "aarch64 0xd42, 6 cores")
+HERE = RuntimeIdentity("ort-cpu", "onnxruntime 1.31.1", None, "x86_64 avx512_vnni", "EPYC, 2 cores")
+ORIN = RuntimeIdentity("trt", "tensorrt 10.3.0.30", "Orin sm_87 8 SMs", None, "aarch64 0xd42, 6 cores")
 INT8 = ModelFiles("int8", "a" * 64, "b" * 64, "c" * 64)
 FP16 = ModelFiles("fp16", "a" * 64, "d" * 64, "c" * 64)
 FP32 = ModelFiles("fp32", "a" * 64, "a" * 64, "c" * 64)
 
 
-def entry(form: ModelFiles = INT8, here: Here = HERE, **more: Any) -> PrecisionEntry:
+def entry(files: ModelFiles = INT8, runtime: RuntimeIdentity = HERE, **more: Any) -> PrecisionEntry:
     fields: dict[str, Any] = {
-        "precision": form.precision,
+        "precision": files.precision,
         "against": "fp32",
         "onnx": "m.onnx",
-        "onnx_sha256": form.onnx_sha256,
-        "file": f"m.{form.precision}.onnx",
-        "file_sha256": form.file_sha256,
-        "reading_sha256": form.reading_sha256,
-        **vars(here),
+        "onnx_sha256": files.onnx_sha256,
+        "file": f"m.{files.precision}.onnx",
+        "file_sha256": files.file_sha256,
+        "reading_sha256": files.reading_sha256,
+        **vars(runtime),
         "metric": "f1",
         "agreement": 0.97,
         "measured": {"f1": 0.97, "wanted": 40, "top1": None, "score_shift": -0.01},
@@ -54,8 +46,10 @@ def entry(form: ModelFiles = INT8, here: Here = HERE, **more: Any) -> PrecisionE
     return PrecisionEntry(**fields | more)
 
 
-def reason(*entries: PrecisionEntry, form: ModelFiles = INT8, here: Here = HERE, min_agreement: float = 0.95) -> str:
-    found = admitted(entries, form, here, min_agreement).reason
+def reason(
+    *entries: PrecisionEntry, files: ModelFiles = INT8, runtime: RuntimeIdentity = HERE, min_agreement: float = 0.95
+) -> str:
+    found = admitted(entries, files, runtime, min_agreement).reason
     assert found is not None
     assert "\n" not in found
     return found
@@ -63,7 +57,7 @@ def reason(*entries: PrecisionEntry, form: ModelFiles = INT8, here: Here = HERE,
 
 def test_a_form_is_admitted_by_what_was_measured_with_it_here() -> None:
     assert admitted([entry()], INT8, HERE, 0.95) == Admission(INT8, entry(), None)
-    assert admitted([entry(here=ORIN)], INT8, ORIN, 0.95).reason is None
+    assert admitted([entry(runtime=ORIN)], INT8, ORIN, 0.95).reason is None
 
 
 def test_fp32_needs_no_proof() -> None:
@@ -82,12 +76,12 @@ def test_a_form_that_was_never_measured_is_not_admitted() -> None:
         (entry(replace(INT8, onnx_sha256="f")), "m.onnx has changed since int8 was verified on 2026-11-21"),
         (entry(replace(INT8, file_sha256="f")), "m.int8.onnx is not the file that was verified"),
         (entry(replace(INT8, reading_sha256="f")), "model.toml has changed"),
-        (entry(here=ORIN), "was verified on trt, and here runs ort-cpu"),
+        (entry(runtime=ORIN), "was verified on trt, and here runs ort-cpu"),
         (
-            entry(here=replace(HERE, library="onnxruntime 1.30.0")),
+            entry(runtime=replace(HERE, library="onnxruntime 1.30.0")),
             "with onnxruntime 1.30.0, x86_64 avx512_vnni, and here",
         ),
-        (entry(here=replace(HERE, instructions="x86_64 avx2")), "with onnxruntime 1.31.1, x86_64 avx2, and here is"),
+        (entry(runtime=replace(HERE, instructions="x86_64 avx2")), "with onnxruntime 1.31.1, x86_64 avx2, and here is"),
         (entry(agreement=0.949), "int8 agrees with fp32 by f1 0.949 on 64 frames, wanted 0.95"),
         (entry(frames=3), "measured on too few frames: 3, wanted 4 or more"),
         (entry(measured={"score_shift": 0.3}), "scores of int8 are off by +0.300"),
@@ -100,7 +94,7 @@ def test_what_is_not_the_same_or_not_good_enough_is_told(found: PrecisionEntry, 
 
 def test_another_gpu_is_another_device_and_another_processor_is_not() -> None:
     assert "with tensorrt 10.3.0.30, Orin sm_87 8 SMs, and here is" in reason(
-        entry(here=ORIN), here=replace(ORIN, gpu="Orin sm_87 16 SMs")
+        entry(runtime=ORIN), runtime=replace(ORIN, gpu="Orin sm_87 16 SMs")
     )
     assert admitted([entry()], INT8, replace(HERE, machine="another"), 0.95).reason is None
 
@@ -122,7 +116,7 @@ def test_the_newest_measurement_counts() -> None:
 
 FORMS = st.builds(ModelFiles, st.sampled_from(["fp16", "int8"]), *[st.sampled_from("ab")] * 3)
 HERES = st.builds(
-    Here,
+    RuntimeIdentity,
     st.sampled_from(["ort-cpu", "trt"]),
     st.sampled_from(["1", "2"]),
     st.sampled_from([None, "g"]),
@@ -144,27 +138,27 @@ ENTRIES = st.builds(
 
 @given(st.lists(ENTRIES, max_size=6), FORMS, HERES)
 def test_nothing_is_admitted_but_by_an_entry_of_all_the_same(
-    entries: list[PrecisionEntry], form: ModelFiles, here: Here
+    entries: list[PrecisionEntry], files: ModelFiles, runtime: RuntimeIdentity
 ) -> None:
-    found = admitted(entries, form, here, 0.95)
+    found = admitted(entries, files, runtime, 0.95)
     assert (found.reason is None) <= (found.entry is not None)
     if found.reason is None and found.entry is not None:
         by = found.entry
-        assert ModelFiles(by.precision, by.onnx_sha256, by.file_sha256, by.reading_sha256) == form
-        assert replace(by.here, machine="") == replace(here, machine="")
+        assert ModelFiles(by.precision, by.onnx_sha256, by.file_sha256, by.reading_sha256) == files
+        assert replace(by.runtime, machine="") == replace(runtime, machine="")
         assert (by.against, by.agreement >= 0.95, by.frames >= 4) == ("fp32", True, True)
 
 
 @given(st.lists(ENTRIES, max_size=6), HERES)
 def test_the_fastest_is_admitted_and_was_measured_faster_than_fp32_on_this_machine(
-    entries: list[PrecisionEntry], here: Here
+    entries: list[PrecisionEntry], runtime: RuntimeIdentity
 ) -> None:
     forms = [ModelFiles("fp16", "a", "a", "a"), ModelFiles("int8", "a", "b", "a")]
-    chosen = fastest(entries, [admitted(entries, form, here, 0.95) for form in forms], here)
+    chosen = fastest(entries, [admitted(entries, form, runtime, 0.95) for form in forms], runtime)
     if chosen != "fp32":
-        form = next(each for each in forms if each.precision == chosen)
-        assert admitted(entries, form, here, 0.95).reason is None
-        assert any(each.here == here and each.ms < each.against_ms for each in entries)
+        files = next(each for each in forms if each.precision == chosen)
+        assert admitted(entries, files, runtime, 0.95).reason is None
+        assert any(each.runtime == runtime and each.ms < each.against_ms for each in entries)
 
 
 def admissions(*entries: PrecisionEntry) -> list[Admission]:
@@ -215,7 +209,7 @@ def test_what_is_recorded_is_read_again(onnx: Path, tmp_path: Path) -> None:
 
 
 def test_a_measurement_replaces_the_one_before_of_the_same_and_no_other(onnx: Path, tmp_path: Path) -> None:
-    for each in (entry(), entry(FP16), entry(here=ORIN), entry(against="fp16")):
+    for each in (entry(), entry(FP16), entry(runtime=ORIN), entry(against="fp16")):
         record(each, onnx, tmp_path)
     newer = entry(agreement=0.99, at="2026-11-22T00:00:00.000000Z")
     record(newer, onnx, tmp_path)

@@ -1,4 +1,4 @@
-"""Which file a backend runs for a precision, and what of this machine is recorded with a measurement."""
+"""Files of a model in each precision, and the choice among them for a backend."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import ModelError
-from edge.inference import runtime_identity as machine
-from edge.inference.admission import Precision
 from edge.inference.fp16.convert import source_sha256
-from edge.inference.model_variants import form_file, form_of
+from edge.inference.model_variants import Precision, model_files, variant_file
 from tests.support.quantized import sign
 from tests.support.small_models import identity
 
 
 def variant(source: Path, name: str, folder: Path | None = None) -> Path:
-    """Write an INT8 form; what it computes does not matter here."""
+    """Write an INT8 variant; what it computes does not matter here."""
     path = (folder or source.parent) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(source.read_bytes())
@@ -32,30 +30,30 @@ def in_state(source: Path, suffix: str) -> str:
 
 def test_fp32_is_the_model_and_fp16_is_made_of_it(tmp_path: Path) -> None:
     onnx = identity(tmp_path)
-    assert form_file(onnx, "fp32", "ort-cpu", tmp_path) == onnx
-    assert form_file(onnx, "fp16", "ort-cpu", tmp_path) == onnx.with_name("small.fp16.onnx")
+    assert variant_file(onnx, "fp32", "ort-cpu", tmp_path) == onnx
+    assert variant_file(onnx, "fp16", "ort-cpu", tmp_path) == onnx.with_name("small.fp16.onnx")
 
 
 def test_each_backend_has_its_own_int8(tmp_path: Path) -> None:
     onnx = identity(tmp_path)
     for_tensorrt = variant(onnx, "small.int8.onnx")
-    assert form_file(onnx, "int8", "ort-cpu", tmp_path) == for_tensorrt
+    assert variant_file(onnx, "int8", "ort-cpu", tmp_path) == for_tensorrt
     for_cpu = variant(onnx, "small.int8-cpu.onnx")
-    assert form_file(onnx, "int8", "ort-cpu", tmp_path) == for_cpu
-    assert form_file(onnx, "int8", "trt", tmp_path) == for_tensorrt
+    assert variant_file(onnx, "int8", "ort-cpu", tmp_path) == for_cpu
+    assert variant_file(onnx, "int8", "trt", tmp_path) == for_tensorrt
 
 
 def test_int8_of_a_read_only_folder_lies_in_the_state(tmp_path: Path) -> None:
     onnx = identity(tmp_path)
     path = variant(onnx, in_state(onnx, "int8-cpu"), tmp_path / "state" / "models")
-    assert form_file(onnx, "int8", "ort-cpu", tmp_path / "state") == path
+    assert variant_file(onnx, "int8", "ort-cpu", tmp_path / "state") == path
 
 
 @pytest.mark.parametrize("backend", ["ort-cpu", "trt"])
 def test_without_int8_it_is_told_how_to_make_it(tmp_path: Path, backend: str) -> None:
     onnx = identity(tmp_path)
     with pytest.raises(ModelError, match="quantize first: edge engines quantize MODEL"):
-        form_file(onnx, "int8", backend, tmp_path)
+        variant_file(onnx, "int8", backend, tmp_path)
 
 
 def test_int8_of_another_file_is_not_taken(tmp_path: Path) -> None:
@@ -63,45 +61,19 @@ def test_int8_of_another_file_is_not_taken(tmp_path: Path) -> None:
     variant(onnx, "small.int8-cpu.onnx")
     onnx = identity(tmp_path, batch=1)
     with pytest.raises(ModelError, match=r"made from another small\.onnx .*quantize again"):
-        form_file(onnx, "int8", "ort-cpu", tmp_path)
+        variant_file(onnx, "int8", "ort-cpu", tmp_path)
     (tmp_path / "small.int8-cpu.onnx").write_bytes(b"")
     with pytest.raises(ModelError, match="quantize again"):
-        form_file(onnx, "int8", "ort-cpu", tmp_path)
+        variant_file(onnx, "int8", "ort-cpu", tmp_path)
     fitting = variant(onnx, "small.int8.onnx")
-    assert form_file(onnx, "int8", "ort-cpu", tmp_path) == fitting
+    assert variant_file(onnx, "int8", "ort-cpu", tmp_path) == fitting
 
 
 def test_a_form_is_told_by_the_hashes_of_both_files(tmp_path: Path) -> None:
     onnx = identity(tmp_path)
     other = variant(onnx, "small.int8.onnx")
     precision: Precision = "int8"
-    form = form_of(onnx, other, precision, "r")
-    assert (form.precision, form.reading_sha256) == ("int8", "r")
-    assert (form.onnx_sha256, form.file_sha256) == (source_sha256(onnx), source_sha256(other))
-    assert form.onnx_sha256 != form.file_sha256
-
-
-X86 = "processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512bw avx512_vnni\n\nprocessor\t: 1\n"
-ORIN = "processor\t: 0\nFeatures\t: fp asimd asimddp\nCPU part\t: 0xd42\n\nprocessor\t: 1\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "arch", "instructions", "named"),
-    [
-        (X86, "x86_64", "x86_64 avx512_vnni", "AMD EPYC, 2 cores"),
-        (X86.replace("avx512_vnni", ""), "x86_64", "x86_64 avx512bw", "AMD EPYC, 2 cores"),
-        (ORIN, "aarch64", "aarch64 asimddp", "aarch64 0xd42, 2 cores"),
-        (None, "riscv64", "riscv64", "riscv64, 0 cores"),
-    ],
-)
-def test_the_processor_is_told_by_what_int8_depends_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, arch: str, instructions: str, named: str
-) -> None:
-    path = tmp_path / "cpuinfo"
-    if text is not None:
-        path.write_text(text)
-    monkeypatch.setattr(machine, "_CPU_INFO", path)
-    monkeypatch.setattr("platform.machine", lambda: arch)
-    here = machine.on_onnxruntime()
-    assert (here.backend, here.gpu, here.instructions, here.machine) == ("ort-cpu", None, instructions, named)
-    assert here.library.startswith("onnxruntime 1.")
+    files = model_files(onnx, other, precision, "r")
+    assert (files.precision, files.reading_sha256) == ("int8", "r")
+    assert (files.onnx_sha256, files.file_sha256) == (source_sha256(onnx), source_sha256(other))
+    assert files.onnx_sha256 != files.file_sha256

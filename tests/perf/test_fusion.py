@@ -208,12 +208,12 @@ def test_on_a_gpu_a_plan_that_is_not_kept_is_built_first(tmp_path: Path, monkeyp
         def __init__(self, *_: object, **__: object) -> None:
             pass
 
-        def make(self, precision: str) -> ExitStack:
+        def open_or_build(self, precision: str) -> ExitStack:
             built.append(precision)
             put_plan_on_gpu(folder, monkeypatch, answer_of("trt-10.3-detailed"), TIMES_MS)
             return ExitStack()
 
-    monkeypatch.setattr(fusion_module, "supply_of", Builder)
+    monkeypatch.setattr(fusion_module, "make_provider", Builder)
     for _ in range(2):
         found = fusion(folder, "fp16", folder / "state")
         assert dict(found.why) == {}

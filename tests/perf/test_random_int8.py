@@ -17,7 +17,7 @@ from edge.core.errors import GpuMemoryError
 from edge.host.sensors.sensors import Sensors
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.fp16.convert import source_sha256
-from edge.inference.model_variants import form_file
+from edge.inference.model_variants import variant_file
 from edge.perf.bench import interleaved as together
 from edge.perf.bench.networks import find, write
 from edge.perf.bench.plan import BenchPlan
@@ -69,7 +69,7 @@ def test_form_is_that_of_its_backend_and_near_its_source(
     network: Path, tmp_path: Path, backend: str, name: str
 ) -> None:
     make_int8_variant(network, backend, tmp_path)
-    form = form_file(network, "int8", backend, tmp_path)
+    form = variant_file(network, "int8", backend, tmp_path)
     assert form.name == f"mobilenet-v2.{name}.onnx"
     assert form.stat().st_size < 0.35 * network.with_suffix(".weights").stat().st_size
     model = onnx.load(form)

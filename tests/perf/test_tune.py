@@ -297,10 +297,10 @@ def test_lanes_that_are_left_open_are_those_of_the_profile(wish: TunePlan, tuned
     lanes = usable_cores() + 1  # not what is chosen without a profile
     told = tuned(replace(wish, lanes=(lanes,)))
     assert told["max_p"]["lanes"] == lanes
-    place = EngineEnvironment(tmp_path / "state", board_name(), EnginesSettings())
+    environment = EngineEnvironment(tmp_path / "state", board_name(), EnginesSettings())
 
     def lanes_of(**settings: Any) -> int:
-        model = ServedModel("conveyor", ModelSettings.model_validate({"path": str(CONVEYOR)} | settings), place)
+        model = ServedModel("conveyor", ModelSettings.model_validate({"path": str(CONVEYOR)} | settings), environment)
         model.close()
         return model.lane_count
 

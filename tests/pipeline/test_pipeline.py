@@ -49,13 +49,13 @@ def config(folder: Path, text: str) -> Config:
     return load_config(path)
 
 
-def place(folder: Path) -> EngineEnvironment:
+def environment(folder: Path) -> EngineEnvironment:
     return EngineEnvironment(folder / "state", "a board", EnginesSettings())
 
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
-    running = Pipeline(config(tmp_path, MODEL + GOOD.format("old")), Silent(), place(tmp_path))
+    running = Pipeline(config(tmp_path, MODEL + GOOD.format("old")), Silent(), environment(tmp_path))
     running.start()
     yield running
     running.stop()
@@ -63,7 +63,7 @@ def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
 
 def test_a_refused_stream_is_told_also_when_others_were_made_before_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such label"):
-        Pipeline(config(tmp_path, MODEL + GOOD.format("first") + REFUSED), Silent(), place(tmp_path))
+        Pipeline(config(tmp_path, MODEL + GOOD.format("first") + REFUSED), Silent(), environment(tmp_path))
 
 
 @pytest.mark.parametrize("model", [MODEL, MODEL + "max_wait_ms = 1\n"])
@@ -111,14 +111,14 @@ def test_engines_are_swapped_under_way_and_no_frame_is_lost(tmp_path: Path) -> N
     frames = 200
     source = f'[streams.belt]\nsource = "synthetic://conveyor?size=160x120&frames={frames}"\nmodel = "m"\n'
     settings = config(tmp_path, MODEL + source + 'delivery = "every"\n')
-    pipeline = Pipeline(settings, kept, place(tmp_path))
+    pipeline = Pipeline(settings, kept, environment(tmp_path))
     model = pipeline.models["m"]
     names = [f"ort-cpu/fp32/engine-{number}" for number in range(4)]
     pipeline.start()
     for name in names:
         before = len(kept.results)
         eventually(lambda before=before: len(kept.results) > before or pipeline.has_ended, "a result")  # type: ignore[misc]  # bound now
-        pipeline._swap(model, OrtEngine(model.supply.onnx, threads=1, label_hash=name.rpartition("/")[2]))
+        pipeline._swap(model, OrtEngine(model.provider.onnx, threads=1, label_hash=name.rpartition("/")[2]))
     eventually(lambda: pipeline.has_ended, "the end of the source")
     assert model.engine.label == names[-1]
     pipeline.stop()

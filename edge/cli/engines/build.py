@@ -18,7 +18,6 @@ from edge.core.manifest import find_model, model_file, read_manifest
 from edge.core.progress import phase_bar
 from edge.core.state_dir import default_state_dir
 from edge.host.board import board_name
-from edge.inference.admission import Precision
 from edge.inference.backends.cuda import Gpu, find_gpu
 from edge.inference.backends.tensorrt.build_process import build_plan
 from edge.inference.backends.tensorrt.build_protocol import MB, BuildSettings, BuiltPlan
@@ -26,7 +25,7 @@ from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
 from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
 from edge.inference.backends.tensorrt.plan_store import PlanStore, StalePlanError
 from edge.inference.engine_provider import build_settings
-from edge.inference.model_variants import form_file, plan_sha256
+from edge.inference.model_variants import Precision, plan_sha256, variant_file
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +106,7 @@ def _build(order: PlanRequest) -> BuiltPlan:
     onnx = order.onnx
     with phase_bar(f"{onnx.stem} {order.settings.precision}", TaskProgressColumn()) as told:
         told("converting", 0.0, 1.0)
-        typed = form_file(onnx, order.precision, "trt", order.state_dir)
+        typed = variant_file(onnx, order.precision, "trt", order.state_dir)
         return build_plan(
             typed,
             order.settings,

@@ -19,9 +19,9 @@ from edge.core.errors import ConfigError, EdgeError
 from edge.core.manifest import find_model, model_file, read_manifest
 from edge.core.state_dir import default_state_dir
 from edge.host.board import board_name
-from edge.inference.admission import Precision
 from edge.inference.backends.tensorrt.build_protocol import MB
 from edge.inference.inspected_model import InspectedModel, described
+from edge.inference.model_variants import Precision
 
 _LARGEST_BATCH = 1024  # as in the configuration
 # How people call what may be null.

@@ -17,8 +17,8 @@ from edge.core.errors import ConfigError
 from edge.core.manifest import find_model
 from edge.core.state_dir import default_state_dir
 from edge.host.board import board_name
-from edge.inference.admission import Precision
 from edge.inference.engine_provider import EngineEnvironment
+from edge.inference.model_variants import Precision
 from edge.pipeline.served_model import ServedModel
 from edge.precision.frames import FrameSelection, LabelledFrame
 from edge.precision.verification import VerifyRequest, check_fp16_ranges, verify
@@ -53,10 +53,10 @@ def run(
     environment = EngineEnvironment(request.state_dir, board_name(), EnginesSettings())
     opened = ServedModel(model, ModelSettings.model_validate(_FP32_ON_CPU | {"path": str(folder)}), environment)
     if "fp16" in (precision, against):
-        check_fp16_ranges(opened.predictor, opened.supply, _selected(frames, count, truth, opened).frames)
+        check_fp16_ranges(opened.predictor, opened.provider, _selected(frames, count, truth, opened).frames)
     selected = _selected(frames, count, truth, opened)
     shown = _tracked(selected, f"{folder.resolve().name} {precision}")
-    result = verify(request, opened.predictor, opened.supply, shown)
+    result = verify(request, opened.predictor, opened.provider, shown)
     page = page_of(result)
     if report is not None:
         write_report(report, page)

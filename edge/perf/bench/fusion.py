@@ -16,7 +16,6 @@ from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError, EdgeError, EngineError
 from edge.core.manifest import Manifest, model_file, read_manifest
 from edge.host.board import board_name
-from edge.inference.admission import Precision
 from edge.inference.backends.cuda import find_gpu
 from edge.inference.backends.ort import import_onnxruntime
 from edge.inference.backends.ort_profile import layers_run
@@ -25,10 +24,10 @@ from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
 from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.fp16.convert import fp16_file
 from edge.inference.inspected_model import InspectedModel, described
-from edge.inference.model_variants import form_file
+from edge.inference.model_variants import Precision, variant_file
 from edge.perf.bench.networks import find
 from edge.perf.bench.tables import cell_text
-from edge.pipeline.served_model import supply_of
+from edge.pipeline.served_model import make_provider
 
 COUNTED = (
     "A layer is, in the ONNX file, a node that is no constant; in the parsed network, a layer of TensorRT's that is no "
@@ -153,7 +152,7 @@ def _inspected(inspected: InspectedModel, folder: Path, manifest: Manifest) -> C
 
 
 def _run_by_onnxruntime(inspected: InspectedModel) -> Counted:
-    onnx = form_file(inspected.onnx, inspected.precision, "ort-cpu", inspected.state_dir)
+    onnx = variant_file(inspected.onnx, inspected.precision, "ort-cpu", inspected.state_dir)
     layers = layers_run(onnx, inspected.state_dir / "bench")
     version = import_onnxruntime().__version__
     return Counted(f"ONNX Runtime {version} on the CPU", tuple((each, None) for each in layers))
@@ -162,8 +161,8 @@ def _run_by_onnxruntime(inspected: InspectedModel) -> Counted:
 def _build(inspected: InspectedModel, folder: Path, manifest: Manifest) -> None:
     """Have the plan built and kept."""
     settings = ModelSettings.model_validate({"path": str(folder.resolve()), "max_batch": inspected.max_batch})
-    place = EngineEnvironment(inspected.state_dir, inspected.board, EnginesSettings())
-    supply_of(settings, manifest, place, threads=1).make(inspected.precision).close()
+    environment = EngineEnvironment(inspected.state_dir, inspected.board, EnginesSettings())
+    make_provider(settings, manifest, environment, threads=1).open_or_build(inspected.precision).close()
 
 
 def _tensorrt() -> str:

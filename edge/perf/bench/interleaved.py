@@ -66,10 +66,10 @@ class InterleavedRunner:
     """Opens and measures groups; what was measured joins the report, and so does why something was left out."""
 
     def __init__(
-        self, plan: BenchPlan, place: Callable[[Subject], EngineEnvironment], sensors: RowSensors, report: Report
+        self, plan: BenchPlan, environment: Callable[[Subject], EngineEnvironment], sensors: RowSensors, report: Report
     ) -> None:
         self._plan = plan
-        self._place = place
+        self._environment = environment
         self._sensors = sensors
         self._report = report
         self._device = read_board().name
@@ -79,7 +79,7 @@ class InterleavedRunner:
         made = []
         for row in group.rows:
             with self._or_left_out(row):  # before anything takes memory or is measured
-                make_variant(row.subject, row.setting, self._place(row.subject))
+                make_variant(row.subject, row.setting, self._environment(row.subject))
                 made.append(row)
         while made:
             made = self._measure_fitting(made, mode)
@@ -118,7 +118,7 @@ class InterleavedRunner:
     def _opened(self, row: PlannedRow, opened: contextlib.ExitStack, mode: str | None, stretches: int) -> Measurement:
         plan, asked, subject = self._plan, row.setting, row.subject
         open_system = open_alone if plan.engine_only else open_serving
-        system = opened.enter_context(open_system(subject, asked, self._place(subject), plan.batches, plan.seed))
+        system = opened.enter_context(open_system(subject, asked, self._environment(subject), plan.batches, plan.seed))
         setting = RowSetting(
             self._device, mode, asked.precision, subject.name, asked.batch, system.lanes, asked.scenario
         )

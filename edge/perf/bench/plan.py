@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.inference.admission import Precision
+from edge.inference.model_variants import Precision
 from edge.perf.bench.load_generator import Length, Scenario
 from edge.perf.bench.measure import Effort
 

@@ -17,7 +17,7 @@ from onnx import ModelProto
 from edge.core.errors import ModelError
 from edge.core.process import usable_cores
 from edge.inference.fp16.convert import keep_derived, source_sha256
-from edge.inference.model_variants import form_file
+from edge.inference.model_variants import variant_file
 from edge.precision.activation_ranges import Probe, calibrate
 from edge.precision.qdq import ORIGIN_KEY, Placement, checked, place
 from edge.precision.quantizable_graph import activations, layers_of, prepare
@@ -45,7 +45,7 @@ def make_int8_variant(onnx: Path, backend: str, state_dir: Path) -> None:
 
 def _is_there(onnx: Path, kind: str, backend: str, state_dir: Path) -> bool:
     try:
-        return form_file(onnx, "int8", backend, state_dir).name.endswith(f".{kind}.onnx")
+        return variant_file(onnx, "int8", backend, state_dir).name.endswith(f".{kind}.onnx")
     except ModelError:
         return False
 

@@ -17,8 +17,8 @@ from edge.core.clock import now_ns, wall_ns
 from edge.core.config import ModelSettings
 from edge.core.errors import ConfigError, EdgeError, EngineError, ModelError
 from edge.core.records import DropCause, Frame, Image, Result
-from edge.inference.admission import Precision
 from edge.inference.engine_provider import EngineEnvironment
+from edge.inference.model_variants import Precision
 from edge.pipeline.lane import join_lanes, open_lanes, warm_lanes
 from edge.pipeline.served_model import ServedModel
 
@@ -103,19 +103,19 @@ class Serving:
         self._lost = EngineError(f"a picture gave no result ({cause}); see --log-level error for what failed")
 
 
-def open_model(name: str, settings: ModelSettings, place: EngineEnvironment, precision: Precision) -> ServedModel:
+def open_model(name: str, settings: ModelSettings, environment: EngineEnvironment, precision: Precision) -> ServedModel:
     """Open a model whose engine is of a precision, building it where that is to be done.
 
     Raises ModelError where this precision is not served here.
     """
-    model = ServedModel(name, settings.model_copy(update={"precision": precision}), place)
+    model = ServedModel(name, settings.model_copy(update={"precision": precision}), environment)
     try:
         if f"/{precision}/" not in model.engine.label:
-            if not model.can_build or (precision == "int8" and not place.force):
+            if not model.can_build or (precision == "int8" and not environment.force):
                 found = model.missing_reason or f"{model.engine.label} serves"
                 raise ModelError(f"{name} is not served in {precision} here: {found}")
             former = model.engine
-            predictor = model.predictor.with_engine(model.supply.make(precision))
+            predictor = model.predictor.with_engine(model.provider.open_or_build(precision))
             model.adopt(predictor, model.lanes_on(predictor))
             former.close()
     except EdgeError:

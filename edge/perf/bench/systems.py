@@ -14,7 +14,7 @@ from edge.perf.bench.plan import BenchSetting
 from edge.perf.bench.subject import Subject, pictures
 from edge.perf.bench.system_engine import EngineAlone
 from edge.perf.bench.system_serving import Serving, check_batches, open_model, random_pictures
-from edge.pipeline.served_model import GPU_LANES, lane_plan, supply_of
+from edge.pipeline.served_model import GPU_LANES, lane_plan, make_provider
 
 
 def settings_of(subject: Subject, setting: BenchSetting) -> ModelSettings:
@@ -31,10 +31,10 @@ def settings_of(subject: Subject, setting: BenchSetting) -> ModelSettings:
 
 @contextlib.contextmanager
 def open_serving(
-    subject: Subject, setting: BenchSetting, place: EngineEnvironment, batches: Sequence[int], seed: int
+    subject: Subject, setting: BenchSetting, environment: EngineEnvironment, batches: Sequence[int], seed: int
 ) -> Iterator[System]:
     """Open the serving path; raise ModelError where this precision is not served here, ConfigError for a batch."""
-    model = open_model(subject.name, settings_of(subject, setting), place, setting.precision)
+    model = open_model(subject.name, settings_of(subject, setting), environment, setting.precision)
     try:
         check_batches(batches, model.engine.fixed_batch, subject.name)
         shown = pictures(subject.sources) or random_pictures(model, seed)
@@ -47,16 +47,16 @@ def open_serving(
 
 @contextlib.contextmanager
 def open_alone(
-    subject: Subject, setting: BenchSetting, place: EngineEnvironment, batches: Sequence[int], seed: int
+    subject: Subject, setting: BenchSetting, environment: EngineEnvironment, batches: Sequence[int], seed: int
 ) -> Iterator[System]:
     """Open the engine alone; raise ModelError where this precision cannot be had here, ConfigError for a batch."""
     settings = settings_of(subject, setting)
     manifest = read_manifest(settings.path)
     lanes, threads = lane_plan(settings, usable_cores())
-    supply = supply_of(settings, manifest, place, threads)
-    if settings.lanes == "auto" and supply.why_not_tensorrt() is None:
+    provider = make_provider(settings, manifest, environment, threads)
+    if settings.lanes == "auto" and provider.why_not_tensorrt() is None:
         lanes = GPU_LANES
-    engine = supply.make(setting.precision)
+    engine = provider.open_or_build(setting.precision)
     try:
         check_batches(batches, engine.fixed_batch, subject.name)
     except BaseException:
@@ -67,7 +67,7 @@ def open_alone(
         yield alone
 
 
-def make_variant(subject: Subject, setting: BenchSetting, place: EngineEnvironment) -> None:
+def make_variant(subject: Subject, setting: BenchSetting, environment: EngineEnvironment) -> None:
     """Make the INT8 form of a network, where that is measured; one of a model has to prove itself.
 
     Raises ModelError where that cannot be done.
@@ -76,5 +76,5 @@ def make_variant(subject: Subject, setting: BenchSetting, place: EngineEnvironme
         from edge.perf.bench.random_int8 import make_int8_variant  # noqa: PLC0415 -- imports onnx, which is slow
 
         settings = subject.settings
-        supply = supply_of(settings, read_manifest(settings.path), place, threads=1)
-        make_int8_variant(supply.onnx, supply.here.backend, place.state_dir)
+        provider = make_provider(settings, read_manifest(settings.path), environment, threads=1)
+        make_int8_variant(provider.onnx, provider.runtime.backend, environment.state_dir)

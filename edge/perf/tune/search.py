@@ -45,13 +45,13 @@ class TuneSearch:
         """Open the model once; raise ConfigError or ModelError where this cannot be tuned."""
         self._wish = wish
         self._name = model_to_tune(config, wish.config, wish.model)
-        self._place = EngineEnvironment(state_dir, board_name(), config.engines)
+        self._environment = EngineEnvironment(state_dir, board_name(), config.engines)
         self._config = config_of_model(config, self._name, saturate=wish.saturate)
         self._power = power
         self._sensors = sensors
         self._notes: list[str] = []
         self._left_out: dict[Setting, Reason] = {}
-        model = ServedModel(self._name, config.models[self._name], self._place)
+        model = ServedModel(self._name, config.models[self._name], self._environment)
         on_cpu = model.engine.label.startswith("ort-cpu") and model.missing_reason is None
         self._devices = default_devices(model.settings.device, on_cpu=on_cpu)
         self._machine = model.machine
@@ -139,7 +139,7 @@ class TuneSearch:
 
     def _measure(self, candidate: Setting) -> None:
         mode = candidate.power_mode or ""
-        with Trial(config_under(self._config, candidate), candidate, self._place, self._sensors) as trial:
+        with Trial(config_under(self._config, candidate), candidate, self._environment, self._sensors) as trial:
             if mode not in self._finished.idle_w and (idle_w := trial.idle_w()) is not None:
                 self._finished.idle_w[mode] = idle_w
             measured = trial.measure(self._wish.seconds)
@@ -165,7 +165,7 @@ class TuneSearch:
             max_p=fastest,
         )
         self._notes += _notes(measured, profile)
-        path = write_profile(profile, self._place.state_dir, self._name)
+        path = write_profile(profile, self._environment.state_dir, self._name)
         return TuneResult(self._name, profile, path, measured, self._left_out, self._notes)
 
 
