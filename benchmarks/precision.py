@@ -35,7 +35,8 @@ from edge.core.records import Detections, Findings
 from edge.core.state_dir import default_state_dir
 from edge.inference.backends.ort import OrtEngine, import_onnxruntime
 from edge.inference.decode import Decoder
-from edge.inference.fp16.convert import fp16_file, source_sha256
+from edge.inference.derived_files import source_sha256
+from edge.inference.fp16.convert import fp16_file
 from edge.inference.infer import Inference, picture_input
 from edge.inference.preprocess import Preprocessor
 from edge.precision.average_precision import TrueBoxes, mean_average_precision

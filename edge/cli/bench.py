@@ -16,8 +16,8 @@ from edge.core.progress import timed
 from edge.core.state_dir import default_state_dir, state_lock
 from edge.host.board import board_name
 from edge.host.sensors.sensors import Sensors
+from edge.inference.derived_files import source_sha256
 from edge.inference.engine_provider import EngineEnvironment
-from edge.inference.fp16.convert import source_sha256
 from edge.perf.bench.eta import EtaEstimator
 from edge.perf.bench.fusion import fusion, show_fusion
 from edge.perf.bench.interleaved import InterleavedRunner, PlannedRow, grouped

@@ -6,10 +6,8 @@ lose what another keeps.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from edge.core.errors import ModelError
 from edge.core.files import permissions, write_atomic
 from edge.core.validation import Table
+from edge.inference.derived_files import derived_paths
 from edge.inference.model_variants import ModelFiles, Precision
 from edge.inference.runtime_identity import RuntimeIdentity
 
@@ -30,7 +29,6 @@ VERSION = 1
 MIN_FRAMES = 4  # fewer prove nothing
 # Boxes can match one for one while scores are lost, as where boxes and scores share the scale of one quantized tensor.
 MAX_SCORE_SHIFT = 0.1
-_NAME_DIGITS = 12
 _MAX_TOLD = 300  # characters of what is wrong with an entry
 
 
@@ -77,7 +75,7 @@ class PrecisionEntry(Table):
 def read_entries(onnx: Path, state_dir: Path) -> list[PrecisionEntry]:
     """Return what is recorded of a model, the newest first; nothing where the file is missing or damaged."""
     newest: dict[tuple[str | None, ...], PrecisionEntry] = {}
-    for path in _places(onnx, state_dir):
+    for path in derived_paths(onnx, state_dir, FILE, beside=FILE):
         for entry in _entries(path):
             if entry.onnx == onnx.name and (entry.key not in newest or newest[entry.key].at < entry.at):
                 newest[entry.key] = entry
@@ -89,7 +87,7 @@ def record(entry: PrecisionEntry, onnx: Path, state_dir: Path) -> Path:
 
     What was measured with another FP32 file of the same name goes: nothing can admit it again.
     """
-    for path in (places := _places(onnx, state_dir)):
+    for path in (places := derived_paths(onnx, state_dir, FILE, beside=FILE)):
         kept = [
             each
             for each in _entries(path)
@@ -215,12 +213,6 @@ def fastest(entries: Sequence[PrecisionEntry], admissions: Sequence[Admission], 
 def _measures(entry: PrecisionEntry, files: ModelFiles, runtime: RuntimeIdentity) -> bool:
     same = ModelFiles(entry.precision, entry.onnx_sha256, entry.file_sha256, files.reading_sha256) == files
     return same and entry.against == "fp32" and entry.runtime == runtime
-
-
-def _places(onnx: Path, state_dir: Path) -> tuple[Path, Path]:
-    """Return where the file may be: beside the model, or in the state where that folder is read-only."""
-    place = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_NAME_DIGITS]
-    return onnx.with_name(FILE), state_dir / "models" / f"{onnx.stem}-{place}.{FILE}"
 
 
 def _entries(path: Path) -> list[PrecisionEntry]:

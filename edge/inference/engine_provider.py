@@ -22,7 +22,8 @@ from edge.inference.backends.tensorrt.build_protocol import BuildSettings
 from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
 from edge.inference.backends.tensorrt.plan_store import PlanStore, PlanTrial
-from edge.inference.fp16.convert import fp16_file, source_sha256
+from edge.inference.derived_files import source_sha256
+from edge.inference.fp16.convert import fp16_file
 from edge.inference.model_variants import ModelFiles, Precision, model_files, plan_sha256, variant_file
 from edge.inference.precision_choice import Chooser, PrecisionChoice
 from edge.inference.runtime_identity import RuntimeIdentity, onnxruntime_identity, tensorrt_identity

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from edge.core.errors import ModelError
-from edge.inference.fp16.convert import fp16_file, source_sha256
+from edge.inference.derived_files import derived_paths, source_sha256
+from edge.inference.fp16.convert import fp16_file
 
-_NAME_DIGITS = 12
 # Which of the INT8 files a backend runs, the best first: TensorRT fuses what is slow in ONNX Runtime.
 _INT8_NAMES = {"ort-cpu": ("int8-cpu", "int8"), "trt": ("int8",)}
 
@@ -48,14 +46,10 @@ def model_files(onnx: Path, file: Path, precision: Precision, reading_sha256: st
 
 
 def _int8_file(onnx: Path, backend: str, state_dir: Path) -> Path:
-    place = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_NAME_DIGITS]
     candidates = [
         path
         for name in _INT8_NAMES[backend]
-        for path in (
-            onnx.with_name(f"{onnx.stem}.{name}.onnx"),
-            state_dir / "models" / f"{onnx.stem}-{place}.{name}.onnx",
-        )
+        for path in derived_paths(onnx, state_dir, f"{name}.onnx")
         if path.is_file()
     ]
     again = "edge engines quantize MODEL --calibration PATH|SOURCE"

@@ -13,8 +13,8 @@ from edge.core.state_dir import default_state_dir
 from edge.core.tuned_profile import Machine, Profile, profile_path, read_profile
 from edge.host.board import board_name, read_board
 from edge.inference.backends.engine import Engine
+from edge.inference.derived_files import source_sha256
 from edge.inference.engine_provider import EngineEnvironment, EngineProvider, OpenedEngine
-from edge.inference.fp16.convert import source_sha256
 from edge.inference.infer import batch_limit
 from edge.inference.predictor import Predictor
 from edge.pipeline.batch import Batcher

@@ -11,14 +11,14 @@ import numpy as np
 
 from edge.core.errors import EdgeError
 from edge.core.records import Image
-from edge.inference.fp16.convert import place_name
+from edge.inference.derived_files import derived_folder
 
 KEPT_FRAMES = 32
 
 
 def stored_folder(onnx: Path, state_dir: Path) -> Path:
     """Return where pictures of a model are kept."""
-    return state_dir / "models" / place_name(onnx) / "frames"
+    return derived_folder(onnx, state_dir) / "frames"
 
 
 def store_frames(folder: Path, frames: Sequence[Image]) -> None:

@@ -16,7 +16,7 @@ from edge.core.errors import ConfigError, EdgeError, ModelError
 from edge.core.manifest import model_file
 from edge.core.process import usable_cores
 from edge.core.records import Image
-from edge.inference.fp16.convert import keep_derived, place_name, source_sha256
+from edge.inference.derived_files import derived_folder, keep_derived, source_sha256
 from edge.inference.predictor import Predictor
 from edge.precision.calibration import AUTO, TRIED, Calibration, Numbers, best_of
 from edge.precision.calibration_frames import store_frames, stored_folder
@@ -68,7 +68,7 @@ def quantize(
     store_frames(stored_folder(onnx, order.state_dir), work.frames)
     report = work.report(forms) | {"files": dict.fromkeys(PLACEMENTS) | files}
     drawn = plot(onnx.stem, work.choices, order.tolerance)
-    report |= _keep(order.state_dir / "models" / place_name(onnx), report, drawn)
+    report |= _keep(derived_folder(onnx, order.state_dir), report, drawn)
     work.forget_notes()
     return report
 
@@ -141,7 +141,7 @@ class _Work:
     def _remembering(self, numbers: Numbers, placement: Placement, name: str) -> Evaluate:
         facts = [_RULES, self._source_sha256, digest(self.frames), self._order.method, library()]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        place = self._order.state_dir / "models" / place_name(self._onnx) / f"{name}-{placement}.json"
+        place = derived_folder(self._onnx, self._order.state_dir) / f"{name}-{placement}.json"
         notes = Notes(place, key)
         self._notes.append(notes)
         if notes.count:

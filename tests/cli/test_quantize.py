@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from edge.cli import main as cli
 from edge.core.records import Classes, Detections
-from edge.inference.fp16.convert import source_sha256
+from edge.inference.derived_files import source_sha256
 from edge.precision.layer_search import Score
 from edge.precision.scorer import QuantizationScorer, likeness
 from tests.support.configuration import write_toml

@@ -33,7 +33,7 @@ from edge.inference.backends.ort import OrtEngine
 from edge.inference.backends.tensorrt.library import bits, load_tensorrt, make_logger
 from edge.inference.decode import Decoder
 from edge.inference.fp16.cast import is_fp16, to_fp16
-from edge.inference.fp16.convert import RangeCheck, fp16_file, source_sha256
+from edge.inference.fp16.convert import RangeCheck, fp16_file
 from edge.inference.preprocess import Preprocessor
 from tests.support.project import CONVEYOR, real_data
 
@@ -583,15 +583,6 @@ def test_numbers_in_a_file_of_their_own_count_as_source(tmp_path: Path) -> None:
     (tmp_path / "net.bin").unlink()
     with pytest.raises(ModelError, match=r"net\.onnx cannot be converted"):
         fp16_file(tmp_path / "net.onnx", tmp_path)
-
-
-def test_the_hash_of_a_source_tells_long_names_of_number_files_apart(tmp_path: Path) -> None:
-    name = "n" * 200  # two bytes of length in the file
-    model = make_model([node("Mul", ["x", "w"], ["y"])], [row("x")], [row("y")], {"w": float32(0.5)})
-    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location=name, size_threshold=0)
-    before = source_sha256(tmp_path / "net.onnx")
-    (tmp_path / name).write_bytes(b"\0\0\0\0")
-    assert source_sha256(tmp_path / "net.onnx") != before
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import ModelError
-from edge.inference.fp16.convert import source_sha256
+from edge.inference.derived_files import source_sha256
 from edge.inference.model_variants import Precision, model_files, variant_file
 from tests.support.quantized import sign
 from tests.support.small_models import identity

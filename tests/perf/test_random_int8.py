@@ -16,7 +16,7 @@ from edge.cli.bench import SPEED_ONLY, bench, tell_fusion
 from edge.core.errors import GpuMemoryError
 from edge.host.sensors.sensors import Sensors
 from edge.inference.backends.ort import OrtEngine
-from edge.inference.fp16.convert import source_sha256
+from edge.inference.derived_files import source_sha256
 from edge.inference.model_variants import variant_file
 from edge.perf.bench import interleaved as together
 from edge.perf.bench.networks import find, write

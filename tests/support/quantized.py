@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from edge.inference.fp16.convert import source_sha256
+from edge.inference.derived_files import source_sha256
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]  # the base is Any

@@ -13,7 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edge.cli.engines.frame_source import open_frames
-from edge.inference.fp16.convert import source_sha256
+from edge.inference.derived_files import source_sha256
 from edge.precision.calibration_frames import store_frames, stored_folder
 from tests.support.configuration import Configure, Json, belt
 from tests.support.process import StartEdge

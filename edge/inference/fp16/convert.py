@@ -5,30 +5,22 @@ TensorRT's networks are strongly typed: the precision stands in the ONNX file th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import mmap
-import os
-import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge.core.errors import ModelError
-from edge.core.files import permissions, write_atomic
+from edge.inference.derived_files import derived_paths, keep_derived, source_sha256
 
 log = logging.getLogger(__name__)
 
 _ORIGIN_KEY = "edge.fp16_of"  # in the file's metadata: what it was made from
 _CHOICE_KEY = "edge.fp16_choice"  # likewise: what stays FP32 in it; absent where nothing was chosen
 _RULES = 1  # counts up when the same source is converted differently, so that older files are made anew
-_CHUNK_BYTES = 1 << 20
-_NAME_DIGITS = 12
 _MAX_TOLD = 300  # characters of a reason that a library gave
-# An entry {"location": NAME} of protobuf's, as a tensor has it whose numbers lie in a file of their own.
-_LOCATION = b"\x0a\x08location\x12"
-_EXTERNAL = re.compile(re.escape(_LOCATION) + rb"([\x01-\x7f]|[\x80-\xff][\x01-\x7f])")
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ def fp16_file(
     stays as it was chosen for the file that is there, until the source changes.
     """
     origin = f"{_RULES}:{source_sha256(onnx)}"
-    places = derived_places(onnx, state_dir, "fp16")
+    places = derived_paths(onnx, state_dir, "fp16.onnx")
     found = [(path, choice) for path in places if (choice := _choice_of(path, origin)) is not None]
     # Where the folder was read-only when ranges were checked, the file beside the source knows nothing of them.
     found.sort(key=lambda each: each[1].data_sha256 is None)
@@ -76,45 +68,6 @@ def fp16_file(
             return path
     converted = _converted(onnx, origin, wanted)
     return onnx if converted is None else keep_derived(converted, onnx, state_dir, "fp16", _ORIGIN_KEY)
-
-
-def derived_places(onnx: Path, state_dir: Path, kind: str) -> tuple[Path, Path]:
-    """Return where a file made from a model may be: beside it, and where nothing can be written there."""
-    return onnx.with_name(f"{onnx.stem}.{kind}.onnx"), state_dir / "models" / f"{place_name(onnx)}.{kind}.onnx"
-
-
-def place_name(onnx: Path) -> str:
-    """Return a name for what belongs to the model at this place."""
-    digits = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_NAME_DIGITS]
-    return f"{onnx.stem}-{digits}"
-
-
-def source_sha256(onnx: Path) -> str:
-    """Return the hash of a model: of the ONNX file, and of the files beside it in which it keeps its numbers."""
-    digest = hashlib.sha256()
-    try:
-        external = _external_files(onnx)
-        for path in (onnx, *external):
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    digest.update(chunk)
-    except OSError as error:
-        raise ModelError(f"{error.filename or onnx} cannot be read ({error.strerror}); wanted a model's file") from None
-    return digest.hexdigest()
-
-
-def _external_files(onnx: Path) -> list[Path]:
-    """Find the files that tensors of this model lie in, without the package onnx, which may be absent where it runs."""
-    data = onnx.read_bytes()
-    if _LOCATION not in data:  # found out much faster than by the pattern
-        return []
-    names = set()
-    for found in _EXTERNAL.finditer(data):
-        low, high = (*found[1], 0)[:2]
-        length = (low & 0x7F) | (high << 7)
-        names.add(data[found.end() : found.end() + length])
-    files = (onnx.parent / os.fsdecode(name) for name in sorted(names) if name and b"\0" not in name)
-    return [path for path in files if path.is_file()]
 
 
 def _choice_of(path: Path, origin: str) -> _Choice | None:
@@ -184,38 +137,6 @@ def _converted(onnx: Path, origin: str, choice: _Choice) -> bytes | None:
 def _tell(onnx: Path, nodes: Collection[str], reason: str) -> None:
     if nodes:
         log.info("model %s: %d nodes stay FP32, %s: %s", onnx, len(nodes), reason, ", ".join(nodes))
-
-
-def keep_derived(data: bytes, onnx: Path, state_dir: Path, kind: str, origin_key: str) -> Path:
-    """Write a file made from a model, where that is possible, and return its place.
-
-    `origin_key` is in the metadata of such files.
-    """
-    beside, in_state = derived_places(onnx, state_dir, kind)
-    # A file of this name that we did not make is its owner's.
-    if not beside.exists() or _holds(beside, origin_key):
-        try:
-            write_atomic(beside, data, durable=True, mode=permissions(onnx))
-        except OSError as error:
-            log.debug("%s cannot be written (%s)", beside, error)
-        else:
-            return beside
-    try:
-        in_state.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(in_state, data, durable=True, mode=permissions(onnx))
-    except OSError as error:
-        raise ModelError(
-            f"the {kind.upper()} form of model {onnx} can be written neither beside it nor to {in_state} "
-            f"({error.strerror}); see the folders' rights and the space left"
-        ) from None
-    return in_state
-
-
-def _holds(path: Path, origin_key: str) -> bool:
-    try:
-        return f"{origin_key}\x12".encode() in path.read_bytes()
-    except OSError:
-        return False
 
 
 def _one_line(error: Exception) -> str:

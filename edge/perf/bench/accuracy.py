@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.inference.admission import PrecisionEntry, read_entries
-from edge.inference.fp16.convert import source_sha256
+from edge.inference.derived_files import source_sha256
 from edge.perf.bench.tables import Row, Sheet
 
 _HEADS = ("network", "precision", "batch", "images/s", "images/s/W", "p99 ms", "accuracy")

@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from edge.core.errors import ModelError
 from edge.core.process import usable_cores
-from edge.inference.fp16.convert import keep_derived, source_sha256
+from edge.inference.derived_files import keep_derived, source_sha256
 from edge.inference.model_variants import variant_file
 from edge.precision.activation_ranges import Probe, calibrate
 from edge.precision.qdq import ORIGIN_KEY, Placement, checked, place
