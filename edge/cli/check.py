@@ -1,202 +1,39 @@
-"""`edge check`: what works here, what does not, and what to do."""
+"""`edge check`: everything that edge needs on this machine, examined and listed."""
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import json
-import platform
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from time import monotonic, sleep
 
-import psutil
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from edge import __version__
-from edge.capture import open_source
-from edge.core.clock import clock_synchronised
-from edge.core.config import Config, ModelSettings, MqttSettings, StreamSettings, load_config
-from edge.core.errors import EdgeError, UnansweredError
-from edge.core.manifest import model_file, read_labels, read_manifest
-from edge.core.process import usable_cores
-from edge.core.state_dir import default_state_dir
-from edge.daemon.prometheus import exporter
-from edge.host.board import board_name, read_board
-from edge.host.sensors.sensors import Sensors
-from edge.inference.backends.cuda import open_device
-from edge.inference.backends.cuda_runtime import graphs_work
-from edge.inference.backends.tensorrt.library import load_tensorrt
-from edge.inference.engine_provider import EngineEnvironment
-from edge.mqtt.connection import try_connection
-from edge.mqtt.tls import tls_context, why_away
-from edge.pipeline.served_model import ServedModel
-from edge.power.modes import read_modes
-
-# A camera may take this long to give its first frame: an RTSP server waits for a key frame.
-FIRST_FRAME_S = 10.0
-SENSOR_S = 0.5  # over which power is measured
+HELP = "check what works here and what does not, and say what to do about it"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at; `works` is None for what is merely told."""
-
-    thing: str
-    works: bool | None
-    told: str
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    config = "also check the streams, models and broker of this configuration"
+    parser.add_argument("config", type=Path, nargs="?", help=config)
+    parser.add_argument("--config-only", action="store_true", help="check files only: no camera, broker or board")
 
 
-def run(config_path: Path | None, state_dir: Path | None, *, config_only: bool, as_json: bool) -> int:
-    """Look at everything; 0 where all works, else 1. A wrong configuration raises ConfigError or ModelError."""
-    config = load_config(config_path) if config_path is not None else None
-    findings: list[Finding] = []
-    if config is not None:
-        findings += _files(config)
-    if not config_only:
-        findings += _machine()
-        findings += _services(config, state_dir) if config is not None else [_built_in_model()]
-    _show(findings, as_json=as_json)
+def run(options: argparse.Namespace) -> int:
+    """Print a line for each thing checked; return 1 where one does not work.
+
+    Raises ConfigError or ModelError for a configuration that cannot be used.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from edge.cli.check_probes import probe
+
+    findings = probe(options.config, options.state_dir, config_only=options.config_only)
+    if options.json:
+        print(json.dumps([finding.to_json() for finding in findings]))
+    else:
+        table = Table("", "thing", "found", title="edge check")
+        marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "·"}
+        for finding in findings:
+            table.add_row(marks[finding.works], finding.thing, Text(finding.text))  # its brackets are no markup
+        Console().print(table)
     return 0 if all(finding.works is not False for finding in findings) else 1
-
-
-def _files(config: Config) -> Iterator[Finding]:
-    """Look at the files that the configuration names."""
-    yield Finding("configuration", works=True, told=f"{len(config.streams)} streams, {len(config.models)} models")
-    for has_secrets in (config.mqtt.credentials, *(stream.address for stream in config.streams.values())):
-        has_secrets()  # raises ConfigError where a password file cannot be used
-    if config.mqtt.tls:
-        tls_context(config.mqtt)
-        signer = config.mqtt.ca or "the system's authorities"
-        yield Finding("TLS files", works=True, told=f"{signer}; {config.mqtt.cert or 'no certificate of ours'}")
-    for name, model in config.models.items():
-        manifest = read_manifest(model.path)
-        labels = read_labels(model.path, manifest)
-        path = model_file(model.path, manifest)
-        yield Finding(f"model files {name}", works=True, told=f"{path.name}, {manifest.task}, {len(labels)} labels")
-
-
-def _machine() -> Iterator[Finding]:
-    memory_gb = psutil.virtual_memory().total / 1e9
-    yield Finding("edge", None, f"{__version__} on Python {platform.python_version()}")
-    yield Finding("board", None, f"{read_board().summary}, {usable_cores()} usable cores, {memory_gb:.1f} GB memory")
-    synchronised = {True: "synchronised", False: "not synchronised: times in messages may be off", None: "not known"}
-    yield Finding("clock", None, synchronised[clock_synchronised()])
-    yield Finding("GPU", None, _told_or_error(_gpu))
-    yield Finding("TensorRT", None, _told_or_error(_tensorrt))
-    yield Finding("power sensors", None, _sensors())
-    yield Finding("power modes", None, _told_or_error(_power_modes))
-
-
-def _sensors() -> str:
-    """Name the rails, and what they take now."""
-    sensors = Sensors()
-    sensors.start()
-    try:
-        if not sensors.rails:
-            return "none that can be read: power and energy are null in telemetry"
-        sleep(SENSOR_S)
-        reading = sensors.read().to_json()
-    finally:
-        sensors.stop()
-    rails = ", ".join(f"{name} {'?' if w is None else format(w, '.2f')} W" for name, w in reading["rails_w"].items())
-    return f"{rails}; total {reading['power_rail']}"
-
-
-def _power_modes() -> str:
-    modes = read_modes()
-    if modes is None:
-        return "none: this is not a Jetson"
-    names = ", ".join(mode.name for mode in modes.modes)
-    return f"{modes.current.name if modes.current else modes.unknown}, of {names} ({modes.file})"
-
-
-def _gpu() -> str:
-    device = open_device()
-    gpu = device.gpu
-    memory = "shared with the CPU" if gpu.integrated else "of its own"
-    graphs = "CUDA graphs work" if graphs_work() else "no CUDA graphs: cuda-bindings is not installed"
-    return (
-        f"{gpu.name}, {gpu.architecture}, {gpu.sm_count} SMs, {gpu.memory_bytes / 1e9:.1f} GB memory {memory}, CUDA "
-        f"{gpu.cuda_version}; buffers are {device.memory_kind()}; {graphs}"
-    )
-
-
-def _tensorrt() -> str:
-    trt = load_tensorrt()
-    return f"{trt.__name__} {trt.__version__}"
-
-
-def _told_or_error(ask: Callable[[], str]) -> str:
-    try:
-        return ask()
-    except EdgeError as error:
-        return str(error)
-
-
-def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
-    environment = EngineEnvironment(
-        state_dir or default_state_dir(config.device.state_dir), board_name(), config.engines
-    )
-    for name, model in config.models.items():
-        yield _attempt(f"engine {name}", partial(_open_engine, name, model, environment))
-    for name, stream in config.streams.items():
-        yield _attempt(f"camera {name}", partial(_first_frame, stream))
-    yield _attempt("broker", partial(_connect, config.mqtt))
-    if config.http.enabled:
-        yield _attempt("Prometheus", partial(exporter.address, config.http))
-
-
-def _connect(settings: MqttSettings) -> str:
-    try:
-        return try_connection(settings)
-    except (OSError, UnansweredError) as error:
-        raise EdgeError(
-            f"broker {settings.shown} cannot be reached ({why_away(settings, error)}); see that it runs, and [mqtt] url"
-        ) from None
-
-
-def _built_in_model() -> Finding:
-    settings = ModelSettings.model_validate({"path": "conveyor"})
-    return _attempt("engine of the built-in model", partial(_open_engine, "conveyor", settings))
-
-
-def _open_engine(name: str, settings: ModelSettings, environment: EngineEnvironment | None = None) -> str:
-    model = ServedModel(name, settings, environment)
-    interim = f", until a better one is built: {model.missing_reason}" if model.missing_reason else ""
-    memory = f", buffers {settings.memory}" if settings.memory != "auto" and not model.predictor.is_reference else ""
-    return f"{model.engine.label}{memory}{interim}"
-
-
-def _attempt(thing: str, action: Callable[[], str]) -> Finding:
-    try:
-        return Finding(thing, works=True, told=action())
-    except (EdgeError, OSError) as error:
-        return Finding(thing, works=False, told=str(error))
-
-
-def _first_frame(stream: StreamSettings) -> str:
-    """Open a source, wait for one frame and tell its size."""
-    start_s = monotonic()
-    with contextlib.closing(open_source(stream.address())) as source:
-        while monotonic() - start_s < FIRST_FRAME_S:
-            with contextlib.suppress(TimeoutError):
-                if source.grab() is None:
-                    raise EdgeError(f"{stream.source.shown} ended before its first frame")
-                height, width = source.retrieve(None).shape[:2]
-                return f"{stream.source.shown} gives {width}×{height} after {monotonic() - start_s:.1f} s"
-    raise EdgeError(f"{stream.source.shown} gave no frame in {FIRST_FRAME_S:g} s; see that the camera streams")
-
-
-def _show(findings: list[Finding], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([asdict(finding) for finding in findings]))  # noqa: T201 -- the command's output
-        return
-    table = Table("", "thing", "found", title="edge check")
-    marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "·"}
-    for finding in findings:
-        table.add_row(marks[finding.works], finding.thing, Text(finding.told))  # brackets are no markup here
-    Console().print(table)

@@ -1,53 +1,58 @@
-"""`edge tune`: power modes, precisions, batches and lanes tried on the very pipeline that serves; the best is kept."""
+"""`edge tune`: the best lanes, batch, precision and power mode for a latency target."""
 
 from __future__ import annotations
 
-import json
+import argparse
+from pathlib import Path
 
-from rich.console import Console
+from edge.cli.arguments import PRECISIONS, counts, names, positive, seconds
 
-from edge.core.config import load_config
-from edge.core.state_dir import default_state_dir, state_lock
-from edge.host.sensors.sensors import Sensors as BoardSensors
-from edge.perf.plotting import check_plot
-from edge.perf.tune.plan import TunePlan
-from edge.perf.tune.plot import plot
-from edge.perf.tune.report import show, to_json
-from edge.perf.tune.search import TuneSearch
-from edge.perf.tune.trial import TrialSensors
-from edge.power.mode_guard import Power, RebootingError, terminable
-from edge.power.mode_switch import board_power
-
-NOT_WITHIN = 4  # exit code: nothing meets the target
+HELP = "find the best lanes, batch, precision and power mode for a latency target, and save them"
 
 
-def run(wish: TunePlan, *, as_json: bool) -> int:
-    """Search with what this board has, and tell what was found; return the exit code."""
-    return tune(wish, board_power(), BoardSensors(), as_json=as_json)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    add = parser.add_argument
+    add("config", type=Path, help="TOML file whose streams are the load")
+    add("--model", metavar="NAME", help="model to tune, where streams use several")
+    add("--target-p99-ms", type=positive, metavar="MS", help="limit from capture to result (default: none)")
+    add("--seconds", type=seconds, default=20.0, help="measuring time of each setting (default: 20)")
+    modes = "modes of the board (default: all that need no reboot)"
+    add("--power-modes", type=names(), default=(), metavar="NAME,…", help=modes)
+    devices = ("gpu", "dla0", "dla1", "cpu")
+    configured = f"{', '.join(devices)} (default: as configured)"
+    add("--devices", type=names(*devices), default=(), metavar="NAME,…", help=configured)
+    add("--precisions", type=names(*PRECISIONS), default=(), metavar="NAME,…", help=", ".join(PRECISIONS))
+    add("--batches", type=counts(1024), default=(), metavar="N,…", help="largest batches (default: 1,2,4,8)")
+    add("--lanes", type=counts(256), default=(), metavar="N,…", help="default: what suits the device")
+    add("--saturate", action="store_true", help="let files and synthetic sources deliver as fast as they are read")
+    reboot = "reboot for modes that require it; run the same command again to continue"
+    add("--allow-reboot", action="store_true", help=reboot)
+    add("--fresh", action="store_true", help="discard the measurements of an earlier run")
+    add("--plot", type=Path, metavar="FILE.png|.svg", help="plot the measurements (needs matplotlib)")
 
 
-def tune(wish: TunePlan, power: Power | None, sensors: TrialSensors | None, *, as_json: bool) -> int:
-    """Search with these power modes and sensors, None where there are none; tell what was found.
+def run(options: argparse.Namespace) -> int:
+    """Search with the power modes and sensors of this board; return 4 where no setting meets the target."""
+    from edge.host.sensors.sensors import Sensors
+    from edge.perf.tune.plan import TunePlan
+    from edge.perf.tune.session import tune
+    from edge.power.mode_switch import board_power
 
-    Returns 4 where no setting is within the target.
-    """
-    if wish.plot is not None:
-        check_plot(wish.plot)
-    config = load_config(wish.config)
-    state_dir = wish.state_dir or default_state_dir(config.device.state_dir)
-    with state_lock(state_dir), terminable():
-        try:
-            found = TuneSearch(wish, config, state_dir, power, sensors).run()
-        except RebootingError as told:
-            Console(stderr=True).print(str(told), markup=False)
-            return told.exit_code
-        except KeyboardInterrupt:
-            Console(stderr=True).print("what is measured is kept: start the same command again to go on")
-            raise
-    if as_json:
-        print(json.dumps(to_json(found), allow_nan=False))  # noqa: T201 -- the command's output
-    else:
-        show(found, Console())
-    if wish.plot is not None:
-        plot(found, wish.plot)
-    return 0 if found.profile.max_p is not None else NOT_WITHIN
+    plan = TunePlan(
+        config=options.config,
+        model=options.model,
+        target_p99_ms=options.target_p99_ms,
+        seconds=options.seconds,
+        power_modes=options.power_modes,
+        devices=options.devices,
+        precisions=options.precisions,
+        batches=options.batches,
+        lanes=options.lanes,
+        saturate=options.saturate,
+        allow_reboot=options.allow_reboot,
+        fresh=options.fresh,
+        plot=options.plot,
+        state_dir=options.state_dir,
+    )
+    return tune(plan, board_power(), Sensors(), as_json=options.json)

@@ -15,10 +15,10 @@ import pytest
 from rich.console import Console
 from rich.progress import TaskProgressColumn
 
-from edge.cli.engines import build as build_command
 from edge.cli.main import INTERRUPTED, main
 from edge.core import progress
 from edge.core.errors import EngineError
+from edge.inference import plan_build
 from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
 from tests.support import stand_in_tensorrt
@@ -52,7 +52,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip(str(error))
     if name != "tensorrt-rtx":
         pytest.skip("the installed TensorRT builds for a GPU only")
-    monkeypatch.setattr(build_command, "find_gpu", absent_gpu)
+    monkeypatch.setattr(plan_build, "find_gpu", absent_gpu)
 
 
 def absent_gpu() -> Gpu:
@@ -108,8 +108,8 @@ def test_what_cannot_be_built_is_told_in_a_sentence(
 def test_without_a_gpu_only_the_library_that_needs_none_builds(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(build_command, "load_tensorrt", lambda: stand_in_tensorrt)
-    monkeypatch.setattr(build_command, "find_gpu", absent_gpu)
+    monkeypatch.setattr(plan_build, "load_tensorrt", lambda: stand_in_tensorrt)
+    monkeypatch.setattr(plan_build, "find_gpu", absent_gpu)
     assert main(["engines", "build", str(model), "--state-dir", str(tmp_path / "state")]) == 1
     assert "no GPU can be used: there is none" in capsys.readouterr().err
 
@@ -131,7 +131,7 @@ def test_a_dlas_layers_and_those_left_to_the_gpu_are_told(
 ) -> None:
     monkeypatch.syspath_prepend(str(stand_in))
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    monkeypatch.setattr(build_command, "find_gpu", lambda: ORIN)
+    monkeypatch.setattr(plan_build, "find_gpu", lambda: ORIN)
     text = printed(capsys, "engines", "build", model, "--state-dir", tmp_path / "state", "--device", "dla1")
     sys.modules.pop("tensorrt")
     assert "for Orin, compute capability 8.7, on " in text

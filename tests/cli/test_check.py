@@ -71,7 +71,7 @@ def test_each_part_is_looked_at_and_what_fails_is_told_apart(
     assert findings["engine conveyor"]["works"] is True
     assert "640×480" in findings["camera belt"]["told"]
     assert findings["broker"]["works"] is False
-    assert "cannot be reached (Connection refused); see that it runs" in findings["broker"]["told"]
+    assert "cannot be reached (Connection refused); check that it runs" in findings["broker"]["told"]
 
 
 def test_config_only_asks_neither_camera_nor_broker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edge.cli import main as cli
+from edge.cli.main import INTERRUPTED, main
 from edge.core.records import Classes, Detections
 from edge.inference.derived_files import source_sha256
 from edge.precision.layer_search import Score
@@ -80,7 +80,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def quantize(model: Path, source: str | Path, *arguments: str) -> int:
     state = str(model.parent / "state")
-    return cli.main(["engines", "quantize", str(model), "--calibration", str(source), "--state-dir", state, *arguments])
+    return main(["engines", "quantize", str(model), "--calibration", str(source), "--state-dir", state, *arguments])
 
 
 def report_of(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def test_a_detector_becomes_int8_and_the_report_is_kept(
 def test_people_get_tables(classifier: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert quantize(classifier, pictures) == 0
     shown = capsys.readouterr().out
-    for text in ("int8 tensorrt", "int8 cpu", "naive int8", "harm alone", "network.int8.onnx", "quantization.svg"):
+    for text in ("int8 tensorrt", "int8 cpu", "naive int8", "sensitivity", "network.int8.onnx", "quantization.svg"):
         assert text in shown
 
 
@@ -144,7 +144,7 @@ def test_an_interrupted_search_goes_on(
         return score(self, data)
 
     monkeypatch.setattr(QuantizationScorer, "score", counted)
-    assert quantize(classifier, pictures) == cli.INTERRUPTED
+    assert quantize(classifier, pictures) == INTERRUPTED
     assert not list(classifier.glob("*.int8*"))
     assert quantize(classifier, pictures) == 0
     assert "3 measurements of an earlier search are used" in caplog.text

@@ -171,7 +171,7 @@ def test_the_tables_tell_it_to_people_in_the_width_of_their_terminal(
     monkeypatch.setenv("COLUMNS", str(columns))
     without_gpu = look_at_tables(model, capsys)
     assert "Layers before fusion" in without_gpu
-    assert "not told here: GPU memory, layers after fusion, time by layer: no GPU here" in without_gpu
+    assert "not available here: GPU memory, layers after fusion, time by layer: no GPU here" in without_gpu
     put_plan_on_gpu(model, monkeypatch, answer_of("trt-10.3-detailed"), TIMES_MS)
     with_gpu = look_at_tables(model, capsys)
     for told in ("Reformat", "0.750", "12.0 MB", "1 FP16, 1", "/stem/Conv", "12 layers; left to the GPU: /head/TopK"):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from edge.cli.check import _connect
+from edge.cli.check_probes import _connect
 from edge.cli.main import main
 from edge.core.config import MqttSettings, load_config
 from edge.core.errors import ConfigError, EdgeError, UnansweredError

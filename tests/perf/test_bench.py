@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from edge.cli.bench import bench
 from edge.core.errors import ConfigError, EdgeError, ModelError
 from edge.core.state_dir import state_lock
 from edge.host.sensors.sensors import Sensors
 from edge.perf.bench.networks import NAMES
 from edge.perf.bench.plan import BenchPlan
 from edge.perf.bench.report import Report
+from edge.perf.bench.session import bench
 from edge.power.mode_guard import Power
 from tests.support.configuration import Tables, belt, write_toml
 from tests.support.emulated_boards import boards
@@ -96,7 +96,7 @@ def test_watts_are_null_and_the_reason_is_one_line(wish: BenchPlan, measured: Be
     report = measured(wish)
     assert all(row.power_w is None and row.images_per_s_per_w is None for row in report.rows)
     (note,) = report.notes
-    assert "no power sensor is found here" in note
+    assert "no power sensor was found" in note
 
 
 def test_row_of_an_emulated_board_tells_its_power_and_machine(wish: BenchPlan, measured: Bench, tmp_path: Path) -> None:

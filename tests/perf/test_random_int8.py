@@ -12,7 +12,6 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edge.cli.bench import SPEED_ONLY, bench, tell_fusion
 from edge.core.errors import GpuMemoryError
 from edge.host.sensors.sensors import Sensors
 from edge.inference.backends.ort import OrtEngine
@@ -23,6 +22,7 @@ from edge.perf.bench.networks import find, write
 from edge.perf.bench.plan import BenchPlan
 from edge.perf.bench.random_int8 import make_int8_variant
 from edge.perf.bench.report import Report
+from edge.perf.bench.session import SPEED_ONLY, bench, count_layers
 from edge.perf.bench.system_engine import fill_gaussian
 from edge.perf.bench.systems import open_alone
 
@@ -88,10 +88,10 @@ def run(file: Path) -> NDArray[Any]:
     return output
 
 
-def test_fusion_of_a_network_is_told_in_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wish = BenchPlan(("mobilenet-v2",), precisions=("int8",), state_dir=tmp_path / "state")
-    assert tell_fusion(wish, as_json=True) == 0
-    assert "quantize first" not in capsys.readouterr().out
+def test_fusion_of_a_network_is_counted_in_int8(tmp_path: Path) -> None:
+    (counted,) = count_layers(("mobilenet-v2",), ("int8",), tmp_path / "state")
+    assert counted.precision == "int8"
+    assert not any("quantize first" in reason for reason in counted.why.values())
 
 
 def test_what_memory_has_no_room_for_is_measured_alone_and_told(

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from edge.cli import tune
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError, EdgeError
 from edge.core.process import usable_cores
@@ -21,7 +20,7 @@ from edge.core.state_dir import state_lock
 from edge.core.tuned_profile import Profile, profile_path
 from edge.host.board import board_name
 from edge.inference.engine_provider import EngineEnvironment
-from edge.perf.tune import trial
+from edge.perf.tune import session, trial
 from edge.perf.tune.plan import TunePlan, default_devices
 from edge.perf.tune.trial import TrialSensors
 from edge.pipeline.served_model import ServedModel
@@ -57,7 +56,7 @@ def wish(tmp_path: Path) -> TunePlan:
 @pytest.fixture
 def tuned(capsys: pytest.CaptureFixture[str]) -> Tune:
     def run(wish: TunePlan, power: Power | None = None, sensors: TrialSensors | None = None) -> Any:
-        assert tune.tune(wish, power, sensors, as_json=True) == 0
+        assert session.tune(wish, power, sensors, as_json=True) == 0
         return json.loads(capsys.readouterr().out)
 
     return run
@@ -143,7 +142,7 @@ def test_interrupted_search_puts_the_mode_back_and_goes_on_where_it_was(wish: Tu
     wish = replace(wish, power_modes=("HIGH", "LOW"))
     power = KnownPower()
     with pytest.raises(KeyboardInterrupt):
-        tune.tune(wish, power, interrupt_in(power, "LOW"), as_json=True)
+        session.tune(wish, power, interrupt_in(power, "LOW"), as_json=True)
     assert power.switched == ["HIGH", "LOW", "MID"]
     power.switched.clear()
     told = tuned(wish, power, KnownSensors(power))
@@ -168,7 +167,7 @@ def test_search_goes_on_after_the_reboot_and_puts_the_first_mode_back(
 ) -> None:
     wish = replace(wish, power_modes=("OTHER", "LOW"), allow_reboot=True)
     power = KnownPower()
-    assert tune.tune(wish, power, KnownSensors(power), as_json=True) == 0
+    assert session.tune(wish, power, KnownSensors(power), as_json=True) == 0
     out, told = capsys.readouterr()
     assert (out, power.mode) == ("", "OTHER")
     assert "reboots into OTHER; start the same command again" in " ".join(told.split())
@@ -180,10 +179,10 @@ def test_search_goes_on_after_the_reboot_and_puts_the_first_mode_back(
 
 def test_end_after_a_reboot_that_is_no_longer_allowed_says_how_to_put_the_mode_back(wish: TunePlan) -> None:
     power = KnownPower()
-    tune.tune(replace(wish, power_modes=("OTHER",), allow_reboot=True), power, KnownSensors(power), as_json=True)
+    session.tune(replace(wish, power_modes=("OTHER",), allow_reboot=True), power, KnownSensors(power), as_json=True)
     after = KnownPower("OTHER")
     with pytest.raises(EdgeError, match=r"stays in OTHER.*edge power set MID --allow-reboot"):
-        tune.tune(replace(wish, power_modes=("OTHER",)), after, KnownSensors(after), as_json=True)
+        session.tune(replace(wish, power_modes=("OTHER",)), after, KnownSensors(after), as_json=True)
     assert after.mode == "OTHER"
 
 
@@ -191,7 +190,7 @@ def test_mode_that_somebody_set_meanwhile_is_the_one_that_stays(wish: TunePlan, 
     power = KnownPower()
     wish = replace(wish, power_modes=("HIGH",))
     with pytest.raises(KeyboardInterrupt):
-        tune.tune(wish, power, interrupt_in(power, "HIGH"), as_json=True)
+        session.tune(wish, power, interrupt_in(power, "HIGH"), as_json=True)
     state = json.loads((wish.state_dir or Path()).joinpath("tune/conveyor.json").read_text())
     state |= {"mode_before": "MID", "mode_set": "HIGH"}  # as where the power was lost in between
     (wish.state_dir or Path()).joinpath("tune/conveyor.json").write_text(json.dumps(state))
@@ -206,7 +205,7 @@ def test_mode_that_cannot_be_set_is_left_out_with_the_reason(wish: TunePlan, tun
     assert [each["point"]["power_mode"] for each in told["points"]] == ["MID", "LOW"]
     assert [each["reason"] for each in told["left_out"]] == ["mode HIGH cannot be set"]
     with pytest.raises(EdgeError, match="HIGH cannot be set"):
-        tune.tune(replace(wish, power_modes=("HIGH",)), power, KnownSensors(power), as_json=True)
+        session.tune(replace(wish, power_modes=("HIGH",)), power, KnownSensors(power), as_json=True)
 
 
 def test_precision_that_the_model_does_not_have_is_left_out_at_once(
@@ -259,13 +258,13 @@ def test_wrong_input_is_one_sentence_before_anything_is_measured(
     write_toml(wish.config, tables)
     power = KnownPower()
     with pytest.raises(ConfigError, match=told):
-        tune.tune(replace(wish, **changes), power, KnownSensors(power), as_json=True)
+        session.tune(replace(wish, **changes), power, KnownSensors(power), as_json=True)
     assert power.switched == []
 
 
 def test_machine_without_power_modes_takes_none(wish: TunePlan) -> None:
     with pytest.raises(ConfigError, match="no power modes that edge can set"):
-        tune.tune(replace(wish, power_modes=("MAXN",)), None, None, as_json=True)
+        session.tune(replace(wish, power_modes=("MAXN",)), None, None, as_json=True)
 
 
 def test_target_that_nothing_meets_is_exit_code_4_with_the_nearest_setting(
@@ -273,7 +272,7 @@ def test_target_that_nothing_meets_is_exit_code_4_with_the_nearest_setting(
 ) -> None:
     power = KnownPower()
     wish = replace(wish, power_modes=("MID",), target_p99_ms=0.001)
-    assert tune.tune(wish, power, KnownSensors(power), as_json=False) == 4
+    assert session.tune(wish, power, KnownSensors(power), as_json=False) == 4
     out = " ".join(capsys.readouterr().out.split())
     assert "no Max-Q and no Max-P; the nearest is MID cpu fp32 batch 1 1 lane with" in out
 
@@ -284,7 +283,7 @@ def test_table_fits_its_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     power = KnownPower()
-    tune.tune(replace(wish, power_modes=("HIGH", "MID")), power, KnownSensors(power), as_json=False)
+    session.tune(replace(wish, power_modes=("HIGH", "MID")), power, KnownSensors(power), as_json=False)
     head, *rest = capsys.readouterr().out.splitlines()
     assert "conveyor on" in head
     table = [line for line in rest if "fp32" in line]
@@ -356,17 +355,17 @@ def test_engine_that_is_lacking_is_built_before_it_is_measured(wish: TunePlan, t
 def test_source_that_ends_is_named(wish: TunePlan) -> None:
     write_toml(wish.config, MODEL | {"streams.a": belt(size="160x120", frames=20)})
     with pytest.raises(EdgeError, match="stream a has ended; wanted a source that goes on"):
-        tune.tune(wish, None, None, as_json=True)
+        session.tune(wish, None, None, as_json=True)
 
 
 def test_settings_none_of_which_can_be_had_are_told(wish: TunePlan) -> None:
     with pytest.raises(EdgeError, match=r"could not be measured under any setting.*TensorRT"):
-        tune.tune(replace(wish, devices=("dla0",), precisions=("fp16",)), None, None, as_json=True)
+        session.tune(replace(wish, devices=("dla0",), precisions=("fp16",)), None, None, as_json=True)
 
 
 def test_daemon_beside_is_refused(wish: TunePlan, tmp_path: Path) -> None:
     with state_lock(tmp_path / "state"), pytest.raises(EdgeError, match="another edge process holds"):
-        tune.tune(wish, None, None, as_json=True)
+        session.tune(wish, None, None, as_json=True)
 
 
 def test_plot_without_matplotlib_is_refused_with_what_to_install(
@@ -374,7 +373,7 @@ def test_plot_without_matplotlib_is_refused_with_what_to_install(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'edge-runtime\[plot\]'"):
-        tune.tune(replace(wish, plot=Path("plot.png")), None, None, as_json=True)
+        session.tune(replace(wish, plot=Path("plot.png")), None, None, as_json=True)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])

@@ -448,7 +448,7 @@ def test_set_ends_with_0_when_done_1_when_refused_and_2_for_no_such_mode(
     assert main(["power", "set", "5W"]) == 2
     assert "wanted max-q, max-p, keep or one of MAXN_SUPER (mode 0), 10W (mode 1)" in capsys.readouterr().err
     assert main(["power", "set", "keep"]) == 0
-    assert "MAXN_SUPER (mode 0), as it was" in capsys.readouterr().out
+    assert "MAXN_SUPER (mode 0), unchanged" in capsys.readouterr().out
     assert main(["power", "set", "10W", "--allow-reboot"]) == 0
     assert "10W (mode 1); the board reboots" in capsys.readouterr().out
     assert (emulated.noted("changes"), emulated.noted("reboots")) == ([0, 1], [1])

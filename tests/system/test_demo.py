@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edge.cli.demo import HOST, USUAL_PORT, free_port
+from edge.cli.demo_session import HOST, USUAL_PORT, free_port
 
 pytest.importorskip("amqtt", reason="the embedded broker (amqtt) is not installed")
 

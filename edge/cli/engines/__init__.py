@@ -1,1 +1,1 @@
-"""The `edge engines` commands."""
+"""Commands `edge engines …`."""

@@ -1,4 +1,4 @@
-"""The frames that a model is calibrated and verified on: spread over a source, or those that people have labelled."""
+"""Frames to calibrate and to verify a model with: spread over a source, or labelled by people."""
 
 from __future__ import annotations
 
@@ -22,15 +22,26 @@ from edge.precision.ground_truth import Label, read_boxes, read_classes
 log = logging.getLogger(__name__)
 
 DEFAULT_COUNT = 64
-STEP_S = 0.5  # between two frames of a source without end: neighbours show nearly the same
+STEP_S = 0.5  # between two frames of an endless source: neighbours are nearly alike
 
 Item = TypeVar("Item")
 
 
-def open_frames(source: str, count: int, option: str) -> FrameSelection:
-    """Choose `count` frames of a source, spread over it where it has an end; `option` is who asked.
+def select_frames(
+    truth: Path | None, source: str | None, count: int | None, task: Task, labels: Sequence[str]
+) -> FrameSelection:
+    """Choose frames to verify on: the labelled ones where `truth` is given, otherwise some of the source."""
+    if truth is not None:
+        return labelled_frames(truth, source, count, task, labels)
+    if source is None:
+        raise ConfigError("no frames to verify on; give --frames with a video, a folder of pictures or a camera's URL")
+    return open_frames(source, count or DEFAULT_COUNT, "--frames")
 
-    Raises ConfigError where the source is none or has no frame, SourceError (also later) where it cannot be read.
+
+def open_frames(source: str, count: int, option: str) -> FrameSelection:
+    """Choose `count` frames of a source, spread over it where it has an end; `option` is named in errors.
+
+    Raises ConfigError where there is no such source or no frame in it, SourceError (also later) where reading fails.
     """
     try:
         address = parse_address(source, Path())
@@ -43,10 +54,10 @@ def open_frames(source: str, count: int, option: str) -> FrameSelection:
         return FrameSelection(source, *_of_folder(path, count, option))
     is_endless = address.is_live or (address.scheme == "synthetic" and address.options.get("frames", "0") == "0")
     if is_endless:
-        return FrameSelection(source, count, islice(_now_and_then(address), count))
+        return FrameSelection(source, count, islice(_at_intervals(address), count))
     length = _length(address)
     if not length:
-        raise ConfigError(f"{option} {address.shown} has no frame; wanted a video with pictures in it")
+        raise ConfigError(f"{option} {address.shown} has no frames; wanted a video that has some")
     places = spread(range(length), count)
     return FrameSelection(source, len(places), _at(address, places))
 
@@ -54,11 +65,13 @@ def open_frames(source: str, count: int, option: str) -> FrameSelection:
 def labelled_frames(
     truth: Path, source: str | None, count: int | None, task: Task, labels: Sequence[str]
 ) -> FrameSelection:
-    """Choose `count` of the labelled pictures, spread over them; all where it is None."""
+    """Choose `count` of the labelled pictures, evenly spread; None: all of them."""
     if not truth.exists():
-        raise ConfigError(f"--truth {truth} does not exist; wanted a COCO JSON file, or a folder with a folder a class")
+        raise ConfigError(
+            f"--truth {truth} does not exist; wanted a COCO JSON file, or a folder with one folder per class"
+        )
     if truth.is_dir() != (task == "classify"):
-        found, wanted = ("folder", "a COCO JSON file of boxes") if truth.is_dir() else ("file", "a folder a class")
+        found, wanted = ("folder", "a COCO JSON file of boxes") if truth.is_dir() else ("file", "one folder per class")
         raise ConfigError(f"--truth {truth}: found a {found}, wanted {wanted} for a model whose task is {task}")
     known: dict[Path, Label] = {}
     if task == "classify":
@@ -71,7 +84,7 @@ def labelled_frames(
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """Return `count` items at even distances, in order; all where there are fewer."""
+    """Return `count` evenly spaced items, in order; all where there are fewer."""
     if len(items) <= count:
         return list(items)
     return [items[(2 * place + 1) * len(items) // (2 * count)] for place in range(count)]
@@ -86,12 +99,12 @@ def _of_folder(folder: Path, count: int, option: str) -> tuple[int, Iterator[Lab
 
 
 def _readable(paths: Sequence[Path]) -> Iterator[LabelledFrame]:
-    """Yield pictures; of those that nobody has labelled, one that cannot be decoded is passed over."""
+    """Yield the pictures that can be decoded; the others are logged."""
     for path in paths:
         try:
             picture = _read(path)
         except SourceError as error:
-            log.warning("%s; it is left out", error)
+            log.warning("%s; skipped", error)
         else:
             yield LabelledFrame(path.name, picture)
 
@@ -109,7 +122,7 @@ def _opened(address: Address) -> Iterator[Source]:
 
 
 def _length(address: Address) -> int:
-    """Count a source's frames; what a file says of itself need not be true."""
+    """Count a source's frames by reading them: a file's own count can be wrong."""
     with _opened(address) as source:
         length = 0
         while source.grab() is not None:
@@ -127,14 +140,14 @@ def _at(address: Address, places: Sequence[int]) -> Iterator[LabelledFrame]:
                 yield LabelledFrame(f"frame {place}", source.retrieve(None))
 
 
-def _now_and_then(address: Address) -> Iterator[LabelledFrame]:
+def _at_intervals(address: Address) -> Iterator[LabelledFrame]:
     with _opened(address) as source:
         place, due_s = 0, 0.0
         while True:
             try:
                 media_s = source.grab()
             except TimeoutError:
-                raise SourceError(f"{address.shown} gave no frame in time; see that the camera is up") from None
+                raise SourceError(f"{address.shown} gave no frame in time; check that the camera is up") from None
             if media_s is None:
                 return
             at_s = now_ns() / 1e9 if address.is_live else media_s

@@ -13,7 +13,7 @@ from edge.perf.bench.html_report import check_page, write_page
 from edge.perf.bench.plot import plot
 from edge.perf.bench.published import Pair, paired, published_device, published_sheet
 from edge.perf.bench.regression import TOLERANCE, BaselineComparison, check_tolerance, compare, comparison_sheet
-from edge.perf.bench.report import Report, title_of
+from edge.perf.bench.report import Form, Report, show, title_of
 from edge.perf.bench.speedup import speedup_sheet
 from edge.perf.plotting import check_plot
 
@@ -58,7 +58,18 @@ class ReportSections:
         """Tell whether a row is worse than in the earlier run."""
         return self._comparison is not None and self._comparison.is_worse
 
-    def look(self, report: Report) -> None:
+    def publish(self, report: Report, form: Form) -> None:
+        """Print the report with its sections, then write its drawings, which are not lost where printing fails."""
+        if report.rows:
+            self._add_to(report)
+        try:
+            if report.rows or not report.partial:
+                show(report, form)
+        finally:
+            if report.rows:
+                self._draw(report)
+
+    def _add_to(self, report: Report) -> None:
         """Compare what was measured; what comes of it joins the report."""
         rows = [row.to_json() for row in report.rows]
         if self._asked.speedup:
@@ -79,7 +90,7 @@ class ReportSections:
             report.told["baseline"] = self._comparison.to_json()
             report.sheets.append(comparison_sheet(self._comparison))
 
-    def draw(self, report: Report) -> None:
+    def _draw(self, report: Report) -> None:
         """Write the plot and the page that are asked for; raise EdgeError where one cannot be written."""
         rows, title = [row.to_json() for row in report.rows], title_of(report)
         if self._asked.plot is not None:

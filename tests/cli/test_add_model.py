@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edge.cli.engines.repository import draft
+from edge.cli.engines.draft import draft
 from edge.cli.main import main
 from edge.core.manifest import read_manifest
 from edge.inference.backends.engine import TensorSpec

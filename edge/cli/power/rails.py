@@ -1,4 +1,4 @@
-"""`edge power watch`: the board's rails, live, as a table or as JSON lines."""
+"""Live power of the board's rails, as a table or as JSON lines."""
 
 from __future__ import annotations
 
@@ -13,41 +13,38 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.core.clock import now_ns
-from edge.core.errors import ConfigError, EdgeError
+from edge.core.errors import EdgeError
 from edge.host.board import board_name
 from edge.host.sensors.energy import Energy
 from edge.host.sensors.rail_table import Rail
 from edge.host.sensors.sensors import SensorReading, Sensors
 from edge.power.modes import read_modes
 
-_SHORTEST_S, _LONGEST_S = 0.1, 3600.0
 
+def watch(interval_s: float, seconds: float, *, as_json: bool) -> None:
+    """Print the mean power of each interval until `seconds` are over (0: until Ctrl-C).
 
-def run(*, interval_s: float, seconds: float, as_json: bool) -> int:
-    """Show each interval's mean power until `seconds` are over (0: until Ctrl-C); raise EdgeError without a sensor."""
-    if not _SHORTEST_S <= interval_s <= _LONGEST_S:
-        raise ConfigError(f"--interval: found {interval_s:g}, wanted {_SHORTEST_S:g} to {_LONGEST_S:g} seconds")
-    if seconds < 0:
-        raise ConfigError(f"--seconds: found {seconds:g}, wanted 0 (until Ctrl-C) or more")
+    Raises EdgeError where no sensor is found.
+    """
     sensors = Sensors()
     try:
         sensors.start()
         if not sensors.rails:
             raise EdgeError(
-                f"no power sensor was found on {board_name()}; wanted INA3221, INA238, NVML or RAPL that "
-                "this user can read: see its permissions below /sys"
+                f"no power sensor was found on {board_name()}; wanted an INA3221, INA238, NVML or RAPL that this user "
+                "can read: check the permissions below /sys"
             )
         readings = _readings(sensors, interval_s, seconds)
-        (_print if as_json else _show)(readings, sensors.rails)
-    except KeyboardInterrupt:
-        pass
+        if as_json:
+            _print_lines(readings)
+        else:
+            _draw(readings, sensors.rails)
     finally:
         sensors.stop()
-    return 0
 
 
 def _readings(sensors: Sensors, interval_s: float, seconds: float) -> Iterator[tuple[float, SensorReading]]:
-    """Yield the seconds since the start, and what was measured since the reading before."""
+    """Yield the seconds since the start, and the measurement since the previous reading."""
     modes = read_modes()
     never = threading.Event()
     start_ns, number = now_ns(), 0
@@ -59,15 +56,15 @@ def _readings(sensors: Sensors, interval_s: float, seconds: float) -> Iterator[t
         yield (now_ns() - start_ns) / 1e9, sensors.read(power_mode=stored.name if stored else None)
 
 
-def _print(readings: Iterator[tuple[float, SensorReading]], _rails: tuple[Rail, ...]) -> None:
+def _print_lines(readings: Iterator[tuple[float, SensorReading]]) -> None:
     for t_s, reading in readings:
-        told = reading.to_json()
+        measured = reading.to_json()
         keys = ("rails_w", "power_w", "power_w_alt", "power_rail", "power_mode", "gap_s", "throttled")
-        line: dict[str, Any] = {"t_s": round(t_s, 3)} | {key: told[key] for key in keys}
-        print(json.dumps(line, allow_nan=False), flush=True)  # noqa: T201 -- the command's output
+        line: dict[str, Any] = {"t_s": round(t_s, 3)} | {key: measured[key] for key in keys}
+        print(json.dumps(line, allow_nan=False), flush=True)
 
 
-def _show(readings: Iterator[tuple[float, SensorReading]], rails: tuple[Rail, ...]) -> None:
+def _draw(readings: Iterator[tuple[float, SensorReading]], rails: tuple[Rail, ...]) -> None:
     sums = {rail.name: Energy() for rail in rails}
     with Live(console=Console(), auto_refresh=False) as live:
         for t_s, reading in readings:
@@ -79,15 +76,15 @@ def _show(readings: Iterator[tuple[float, SensorReading]], rails: tuple[Rail, ..
 def _table(t_s: float, reading: SensorReading, rails: tuple[Rail, ...], sums: Mapping[str, Energy]) -> Table:
     mode = f", {reading.power_mode}" if reading.power_mode else ""
     total = reading.total.name if reading.total else "none"
-    told = reading.to_json()
+    measured = reading.to_json()
     table = Table(
-        title=f"{reading.name}{mode}, {t_s:.0f} s", caption=f"total: {total}, {_number(told['power_w'], 2)} W"
+        title=f"{reading.name}{mode}, {t_s:.0f} s", caption=f"total: {total}, {_number(measured['power_w'], 2)} W"
     )
-    for column in ("rail", "W", "J", "gap s", "what it is"):
-        table.add_column(column, justify="left" if column in ("rail", "what it is") else "right")
+    for column in ("rail", "W", "J", "gap s", "description"):
+        table.add_column(column, justify="left" if column in ("rail", "description") else "right")
     for rail in rails:
         energy = sums[rail.name]
-        watts = told["rails_w"].get(rail.name)
+        watts = measured["rails_w"].get(rail.name)
         table.add_row(
             rail.name, _number(watts, 2), _number(energy.energy_j, 1), f"{energy.gap_s:.1f}", Text(rail.description)
         )

@@ -1,0 +1,191 @@
+"""Probes of `edge check`: files, machine, engines, cameras and broker."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import psutil
+
+from edge import __version__
+from edge.capture import open_source
+from edge.core.clock import clock_synchronised
+from edge.core.config import Config, ModelSettings, MqttSettings, StreamSettings, load_config
+from edge.core.errors import EdgeError, UnansweredError
+from edge.core.manifest import model_file, read_labels, read_manifest
+from edge.core.process import usable_cores
+from edge.core.state_dir import default_state_dir
+from edge.daemon.prometheus import exporter
+from edge.host.board import board_name, read_board
+from edge.host.sensors.sensors import Sensors
+from edge.inference.backends.cuda import open_device
+from edge.inference.backends.cuda_runtime import graphs_work
+from edge.inference.backends.tensorrt.library import load_tensorrt
+from edge.inference.engine_provider import EngineEnvironment
+from edge.mqtt.connection import try_connection
+from edge.mqtt.tls import tls_context, why_away
+from edge.pipeline.served_model import ServedModel
+from edge.power.modes import read_modes
+
+# A camera may need this long for its first frame: an RTSP server waits for a key frame.
+FIRST_FRAME_S = 10.0
+SENSOR_S = 0.5  # over which power is measured
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing checked; `works` is None for a mere fact."""
+
+    thing: str
+    works: bool | None
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"thing": self.thing, "works": self.works, "told": self.text}
+
+
+def probe(config_path: Path | None, state_dir: Path | None, *, config_only: bool) -> list[Finding]:
+    """Check everything; raise ConfigError or ModelError for a configuration that cannot be used."""
+    config = load_config(config_path) if config_path is not None else None
+    findings: list[Finding] = []
+    if config is not None:
+        findings += _files(config)
+    if not config_only:
+        findings += _machine()
+        findings += _services(config, state_dir) if config is not None else [_built_in_model()]
+    return findings
+
+
+def _files(config: Config) -> Iterator[Finding]:
+    """Check the files that the configuration names."""
+    yield Finding("configuration", works=True, text=f"{len(config.streams)} streams, {len(config.models)} models")
+    for has_secrets in (config.mqtt.credentials, *(stream.address for stream in config.streams.values())):
+        has_secrets()  # raises ConfigError where a password file cannot be used
+    if config.mqtt.tls:
+        tls_context(config.mqtt)
+        signer = config.mqtt.ca or "the system's CAs"
+        yield Finding("TLS files", works=True, text=f"{signer}; {config.mqtt.cert or 'no client certificate'}")
+    for name, model in config.models.items():
+        manifest = read_manifest(model.path)
+        labels = read_labels(model.path, manifest)
+        path = model_file(model.path, manifest)
+        yield Finding(f"model files {name}", works=True, text=f"{path.name}, {manifest.task}, {len(labels)} labels")
+
+
+def _machine() -> Iterator[Finding]:
+    memory_gb = psutil.virtual_memory().total / 1e9
+    yield Finding("edge", None, f"{__version__} on Python {platform.python_version()}")
+    yield Finding("board", None, f"{read_board().summary}, {usable_cores()} usable cores, {memory_gb:.1f} GB memory")
+    synchronised = {True: "synchronised", False: "not synchronised: times in messages may be wrong", None: "unknown"}
+    yield Finding("clock", None, synchronised[clock_synchronised()])
+    yield Finding("GPU", None, _text_or_error(_gpu))
+    yield Finding("TensorRT", None, _text_or_error(_tensorrt))
+    yield Finding("power sensors", None, _sensors())
+    yield Finding("power modes", None, _text_or_error(_power_modes))
+
+
+def _sensors() -> str:
+    """Return the rails with their present power."""
+    sensors = Sensors()
+    sensors.start()
+    try:
+        if not sensors.rails:
+            return "none readable: power and energy are null in telemetry"
+        sleep(SENSOR_S)
+        reading = sensors.read().to_json()
+    finally:
+        sensors.stop()
+    rails = ", ".join(f"{name} {'?' if w is None else format(w, '.2f')} W" for name, w in reading["rails_w"].items())
+    return f"{rails}; total {reading['power_rail']}"
+
+
+def _power_modes() -> str:
+    modes = read_modes()
+    if modes is None:
+        return "none: this is not a Jetson"
+    names = ", ".join(mode.name for mode in modes.modes)
+    return f"{modes.current.name if modes.current else modes.unknown}, of {names} ({modes.file})"
+
+
+def _gpu() -> str:
+    device = open_device()
+    gpu = device.gpu
+    memory = "shared with the CPU" if gpu.integrated else "dedicated"
+    graphs = "CUDA graphs work" if graphs_work() else "no CUDA graphs: cuda-bindings is not installed"
+    return (
+        f"{gpu.name}, {gpu.architecture}, {gpu.sm_count} SMs, {gpu.memory_bytes / 1e9:.1f} GB memory ({memory}), CUDA "
+        f"{gpu.cuda_version}; buffers are {device.memory_kind()}; {graphs}"
+    )
+
+
+def _tensorrt() -> str:
+    trt = load_tensorrt()
+    return f"{trt.__name__} {trt.__version__}"
+
+
+def _text_or_error(probe: Callable[[], str]) -> str:
+    try:
+        return probe()
+    except EdgeError as error:
+        return str(error)
+
+
+def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
+    environment = EngineEnvironment(
+        state_dir or default_state_dir(config.device.state_dir), board_name(), config.engines
+    )
+    for name, model in config.models.items():
+        yield _attempt(f"engine {name}", partial(_open_engine, name, model, environment))
+    for name, stream in config.streams.items():
+        yield _attempt(f"camera {name}", partial(_first_frame, stream))
+    yield _attempt("broker", partial(_connect, config.mqtt))
+    if config.http.enabled:
+        yield _attempt("Prometheus", partial(exporter.address, config.http))
+
+
+def _connect(settings: MqttSettings) -> str:
+    try:
+        return try_connection(settings)
+    except (OSError, UnansweredError) as error:
+        raise EdgeError(
+            f"broker {settings.shown} cannot be reached ({why_away(settings, error)}); check that it runs "
+            "and that [mqtt] url is right"
+        ) from None
+
+
+def _built_in_model() -> Finding:
+    settings = ModelSettings.model_validate({"path": "conveyor"})
+    return _attempt("engine of the built-in model", partial(_open_engine, "conveyor", settings))
+
+
+def _open_engine(name: str, settings: ModelSettings, environment: EngineEnvironment | None = None) -> str:
+    model = ServedModel(name, settings, environment)
+    interim = f", until a better one is built: {model.missing_reason}" if model.missing_reason else ""
+    memory = f", buffers {settings.memory}" if settings.memory != "auto" and not model.predictor.is_reference else ""
+    return f"{model.engine.label}{memory}{interim}"
+
+
+def _attempt(thing: str, action: Callable[[], str]) -> Finding:
+    try:
+        return Finding(thing, works=True, text=action())
+    except (EdgeError, OSError) as error:
+        return Finding(thing, works=False, text=str(error))
+
+
+def _first_frame(stream: StreamSettings) -> str:
+    """Open a source, wait for one frame and return its size."""
+    start_s = monotonic()
+    with contextlib.closing(open_source(stream.address())) as source:
+        while monotonic() - start_s < FIRST_FRAME_S:
+            with contextlib.suppress(TimeoutError):
+                if source.grab() is None:
+                    raise EdgeError(f"{stream.source.shown} ended before its first frame")
+                height, width = source.retrieve(None).shape[:2]
+                return f"{stream.source.shown} gives {width}×{height} after {monotonic() - start_s:.1f} s"
+    raise EdgeError(f"{stream.source.shown} gave no frame in {FIRST_FRAME_S:g} s; check that the camera streams")

@@ -1,0 +1,58 @@
+"""`edge engines add`: a folder for an ONNX file, with a drafted model.toml."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from edge.core.errors import ConfigError, EdgeError
+
+HELP = "draft a model.toml for an ONNX file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("onnx", type=Path, help="ONNX file; it is copied next to the model.toml")
+    parser.add_argument("--name", help="name of the model (default: the file's)")
+    parser.add_argument("--labels", type=Path, help="text file with one label per line; copied likewise")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make `engines/NAME` with copies of the files and the draft, and print its guesses."""
+    from edge.cli.engines.draft import draft
+    from edge.inference.backends.ort import OrtEngine
+
+    files = [options.onnx, *([options.labels] if options.labels else [])]
+    for path in files:
+        if not path.is_file():
+            raise ConfigError(f"{path} does not exist; wanted an existing file")
+    folder = Path("engines") / (options.name or options.onnx.stem)
+    if (folder / "model.toml").exists():
+        raise ConfigError(f"{folder}/model.toml already exists; choose another name with --name, or edit that file")
+    engine = OrtEngine(options.onnx, threads=1)
+    labels = options.labels.name if options.labels else None
+    text, guesses = draft(engine.inputs, engine.outputs, options.onnx.name, labels)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in files:
+            shutil.copyfile(path, folder / path.name)
+        (folder / "model.toml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EdgeError(f"{folder} cannot be written ({error.strerror}); run this in a writable folder") from None
+    if options.json:
+        print(json.dumps({"folder": str(folder), "guesses": guesses}))
+    else:
+        _print_guesses(folder, guesses)
+    return 0
+
+
+def _print_guesses(folder: Path, guesses: list[str]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(f"{folder}/model.toml is drafted; check these guesses before you use it:")
+    for guess in guesses:
+        console.print(f"  • {guess}", markup=False)
+    console.print(f"then try it: edge detect {folder} PICTURE --save out.jpg")

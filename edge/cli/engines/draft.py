@@ -1,0 +1,88 @@
+"""Draft of a model.toml, guessed from the tensors of an ONNX file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from edge.inference.backends.engine import TensorSpec
+
+_BOX_COLUMNS = 4
+_END_TO_END_COLUMNS = 6  # x1, y1, x2, y2, score, class
+_CHANNELS = (1, 3)
+
+
+def draft(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], onnx: str, labels: str | None
+) -> tuple[str, list[str]]:
+    """Return a model.toml for a model with these tensors, and its guesses."""
+    task, decoder, reason = _guess_decoder(outputs)
+    gray = _is_gray(inputs)
+    settings = _input_settings(decoder, gray=gray)
+    lines = [
+        f'task = "{task}"',
+        f'onnx = "{onnx}"',
+        f'labels = "{labels}"'
+        if labels
+        else '# labels = "labels.txt"   # one per line; without it classes are numbers',
+        "",
+        "[input]",
+        *(f"{key} = {_toml(value)}" for key, value in settings.items()),
+        "",
+        "[output]",
+        f'decoder = "{decoder}"',
+        *(["score_threshold = 0.35", "iou_threshold = 0.45"] if task == "detect" else []),
+    ]
+    guessed_input = (
+        f"input: {settings['color']}, {settings['resize']}, scale {settings['scale']:.6g}, mean {settings['mean']}: "
+        "usual for models with this output; check how yours was trained"
+    )
+    return "\n".join(lines) + "\n", [reason, guessed_input]
+
+
+def _guess_decoder(outputs: tuple[TensorSpec, ...]) -> tuple[str, str, str]:
+    """Guess task and decoder from the shapes of the outputs; return them with the reason, for people."""
+    shapes = ", ".join(f"{spec.name} {spec.shape_text}" for spec in outputs)
+    last = [spec.shape[-1] for spec in outputs]
+    if len(outputs) == 2 and _BOX_COLUMNS in last:  # noqa: PLR2004 -- boxes and scores
+        decoder = "detr" if any("logit" in spec.name for spec in outputs) else "ssd"
+        return "detect", decoder, f"decoder {decoder!r}: boxes and scores in two outputs ({shapes})"
+    shape = outputs[0].shape
+    if len(outputs) == 1 and len(shape) == 2:  # noqa: PLR2004 -- batch and classes
+        return "classify", "topk", f"decoder 'topk': one row of scores ({shapes})"
+    if len(outputs) == 1 and len(shape) == 3:  # noqa: PLR2004 -- batch and two more
+        _, rows, columns = shape
+        if columns == _END_TO_END_COLUMNS:
+            return "detect", "yolov10", f"decoder 'yolov10': rows of 6 numbers ({shapes})"
+        if rows is not None and (columns is None or rows < columns):
+            return "detect", "yolov8", f"decoder 'yolov8': few rows, many columns ({shapes})"
+        return "detect", "yolox", f"decoder 'yolox': many rows, few columns ({shapes})"
+    own = "decoder:decode"
+    return "detect", own, f"decoder: no built-in one fits ({shapes}); write decode() in a decoder.py next to it"
+
+
+def _is_gray(inputs: tuple[TensorSpec, ...]) -> bool:
+    channels = [size for size in inputs[0].shape[1:] if size in _CHANNELS]
+    return bool(inputs) and channels[:1] == [1]
+
+
+def _input_settings(decoder: str, *, gray: bool) -> dict[str, Any]:
+    """Return the usual preprocessing of models with this decoder."""
+    channels = 1 if gray else 3
+    plain = {"mean": [0] * channels, "std": [1] * channels}
+    unit = 1 / 255
+    color = "gray" if gray else "rgb"
+    if decoder == "yolox":
+        color = "gray" if gray else "bgr"
+        return {"color": color, "resize": "letterbox", "anchor": "top-left", "pad": 114, "scale": 1.0, **plain}
+    if decoder == "topk":
+        imagenet = {"mean": [123.675, 116.28, 103.53], "std": [0.229, 0.224, 0.225]}
+        return {"color": color, "resize": "crop", "scale": unit, **(plain if gray else imagenet)}
+    if decoder in ("ssd", "detr"):
+        scale = {"mean": [127] * channels, "std": [128] * channels} if decoder == "ssd" else plain
+        return {"color": color, "resize": "stretch", "scale": 1.0 if decoder == "ssd" else unit, **scale}
+    return {"color": color, "resize": "letterbox", "anchor": "center", "pad": 114, "scale": unit, **plain}
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value)  # TOML and JSON write strings, numbers and lists alike

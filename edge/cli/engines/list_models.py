@@ -1,0 +1,69 @@
+"""`edge engines list`: the models under `engines/`, and the built-in one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edge.core.errors import ModelError
+
+HELP = "list the models under engines/ and the built-in one"
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """One model of the repository."""
+
+    name: str
+    folder: str
+    task: str | None = None
+    decoder: str | None = None
+    labels: int | None = None
+    size_mb: float | None = None  # of the ONNX file, 10⁶ bytes
+    problem: str | None = None  # why it cannot be used
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare no options: the common ones are all."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the repository."""
+    models = listed_models()
+    if options.json:
+        print(json.dumps([asdict(model) for model in models]))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model", "task", "decoder", "labels", "MB", "folder", title="Models")
+    for model in models:
+        cells = [model.task, model.decoder, model.labels, model.size_mb]
+        texts = ["-" if cell is None else str(cell) for cell in cells]
+        table.add_row(model.name, *texts, model.problem or model.folder, style="red" if model.problem else None)
+    Console().print(table)
+    return 0
+
+
+def listed_models() -> list[ListedModel]:
+    """Return the models under `engines/` here and those that ship with the package."""
+    from edge.core.manifest import built_in_models
+
+    here = sorted(path.parent for path in Path("engines").glob("*/model.toml"))
+    return [_listed(folder) for folder in dict.fromkeys(each.resolve() for each in here + built_in_models())]
+
+
+def _listed(folder: Path) -> ListedModel:
+    from edge.core.manifest import read_labels, read_manifest
+
+    try:
+        manifest = read_manifest(folder)
+        labels = len(read_labels(folder, manifest))
+        onnx = folder / manifest.onnx
+        problem = None if onnx.is_file() else f"{onnx} does not exist"
+    except ModelError as error:
+        return ListedModel(folder.name, str(folder), problem=str(error))
+    size_mb = None if problem else round(onnx.stat().st_size / 1e6, 2)
+    return ListedModel(folder.name, str(folder), manifest.task, manifest.output.decoder, labels, size_mb, problem)

@@ -1,0 +1,41 @@
+"""Terminal output of `edge engines verify`: progress, and the report as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from edge.precision.frames import FrameSelection, LabelledFrame
+from edge.precision.verification_report import VerificationPage
+
+
+def tracked(selection: FrameSelection, title: str) -> Iterable[LabelledFrame]:
+    """Yield the frames, with a progress bar on standard error where that is a terminal."""
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return track(selection.frames, title, selection.count, console=console, transient=True, disable=hidden)
+
+
+def print_report(page: VerificationPage, file: Path | None) -> None:
+    """Print the report, and where its HTML form is."""
+    console = Console(highlight=False)
+    console.print(page.title, style="bold", markup=False)
+    for _, rows in page.tables:
+        _print_rows(console, rows)
+    if file is not None:
+        _print_rows(console, [("report", str(file))])
+    console.print(Text(page.verdict, "bold green" if page.is_good else "bold red"))
+
+
+def _print_rows(console: Console, rows: Sequence[Sequence[str]]) -> None:
+    if not rows:
+        return
+    table = Table(show_header=False, box=None, padding=(0, 3, 0, 0))
+    for row in rows:
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console.print(table)

@@ -1,0 +1,26 @@
+"""`edge run`: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+HELP = "run the daemon; it exits once every source has ended"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("config", type=Path, help="TOML file with the streams, the models and the broker")
+    unproven = "serve INT8 without proof that it agrees with FP32 (raises an alarm)"
+    parser.add_argument("--force", action="store_true", help=unproven)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the daemon until it is stopped or every source has ended; return its exit code."""
+    from edge.daemon import daemon
+
+    code, summary = daemon.run(options.config, options.state_dir, force=options.force)
+    if options.json:
+        print(json.dumps(summary))
+    return code
