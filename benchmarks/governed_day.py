@@ -23,7 +23,7 @@ from simulated_tx2 import (
 )
 
 from edge.core.tuned_profile import Machine, OperatingPoint, Profile
-from edge.power.governor import Decision, Governor, GovernorInput, Rules, StreamSeen
+from edge.power.governor import Decision, Governor, GovernorInput, Rules, StreamLoad
 
 PERIOD_S = 5  # between decisions: the telemetry's
 STALL_S = 0.5  # in which a switch serves nothing
@@ -186,11 +186,11 @@ class _Run:
     def _snapshot(self, period: int, setting: Setting, energy_j: float, late: float, dropped: float) -> GovernorInput:
         day = self._day
         frames, asked = day.frames[period], max(day.costs.asked[period], 1e-9)
-        stream = StreamSeen(
+        stream = StreamLoad(
             name="cameras",
             target_p99_ms=TARGET_MS,
             p99_ms=self._p99_ms(period, setting) if frames else None,
-            asked_per_s=frames / PERIOD_S,
+            offered_per_s=frames / PERIOD_S,
             results_per_s=frames * (1 - dropped / asked) / PERIOD_S,
             late=_drawn(frames, late / asked, day.chance[period]) if self._tells_late and frames else None,
         )

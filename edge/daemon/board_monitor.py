@@ -14,7 +14,7 @@ from edge.daemon.alarms import Alarms
 from edge.host.sensors.sensors import SensorReading, Sensors
 from edge.pipeline.stream import Stream
 from edge.power.controller import ModeTold, PowerController, PowerPolicy
-from edge.power.governor import Decision, GovernorInput, StreamSeen
+from edge.power.governor import Decision, GovernorInput, StreamLoad
 
 Change = dict[str, Any]  # the message of an alarm
 
@@ -127,9 +127,9 @@ class BoardMonitor:
             self._told(change)
 
 
-def _seen(stream: Stream, period_s: float) -> StreamSeen:
+def _seen(stream: Stream, period_s: float) -> StreamLoad:
     pace = stream.meter.pace
-    return StreamSeen(
+    return StreamLoad(
         stream.name,
         stream.settings.target_p99_ms,
         pace.p99_ms,

@@ -13,14 +13,14 @@ import pytest
 from edge.core.config import GovernorSettings
 from edge.core.errors import EdgeError
 from edge.power.controller import PowerController, PowerPolicy
-from edge.power.governor import Decision, GovernorInput, StreamSeen
+from edge.power.governor import Decision, GovernorInput, StreamLoad
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes power modes")
 
-BUSY = StreamSeen("door", 50.0, 400.0, 30.0, 12.0, 0.6)
-CALM = StreamSeen("door", 50.0, 12.0, 2.0, 2.0, 0.0)
+BUSY = StreamLoad("door", 50.0, 400.0, 30.0, 12.0, 0.6)
+CALM = StreamLoad("door", 50.0, 12.0, 2.0, 2.0, 0.0)
 
 
 @dataclass
@@ -63,7 +63,7 @@ def steered(heard: Heard, power_mode: str = "keep", **governor: object) -> Itera
 
 
 def observe(
-    steering: PowerController, stream: StreamSeen, periods: int, from_s: float = 0.0, period_s: float = 1.0
+    steering: PowerController, stream: StreamLoad, periods: int, from_s: float = 0.0, period_s: float = 1.0
 ) -> None:
     """Hand over so many periods, one after the other, as the telemetry does."""
     for period in range(periods):
@@ -151,7 +151,7 @@ def test_a_mode_that_a_person_sets_is_left_alone(board: Callable[..., Path]) -> 
         eventually(lambda: steering.power_mode == "MAXN", "the mode that a person set")
         observe(steering, CALM, 40, from_s=10.0)
         assert steering.power_mode == "MAXN"
-    assert "by hand" in heard.decisions[-1].reason
+    assert "manually" in heard.decisions[-1].reason
 
 
 def test_who_asks_for_a_mode_hears_of_a_defect_that_keeps_it_from_being_set(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.core.tuned_profile import Machine, OperatingPoint, Profile
-from edge.power.governor import Decision, Governor, GovernorInput, Rules, StreamSeen
+from edge.power.governor import Decision, Governor, GovernorInput, Rules, StreamLoad
 from edge.power.governor.forecast import Forecast, by_mode
 
 PERIOD_S = 5.0
@@ -64,13 +64,13 @@ class Board:
             self.mode = decision.mode
         return decision
 
-    def stream(self, rate: float) -> StreamSeen:
+    def stream(self, rate: float) -> StreamLoad:
         engine = by_mode(make_profile())[self.mode]
         slowed = replace(engine, engine_ms=tuple(each * self.slower for each in engine.engine_ms))
         p99_ms = Forecast(slowed, 1, 0.0).p99_ms(rate)
         if p99_ms <= TARGET_MS:
-            return StreamSeen("door", TARGET_MS, p99_ms, rate, rate, late=0.0)
-        return StreamSeen("door", TARGET_MS, min(p99_ms, 100.0), rate, 0.9 * rate, late=0.1)
+            return StreamLoad("door", TARGET_MS, p99_ms, rate, rate, late=0.0)
+        return StreamLoad("door", TARGET_MS, min(p99_ms, 100.0), rate, 0.9 * rate, late=0.1)
 
 
 def switches(decisions: Sequence[Decision]) -> list[Decision]:
@@ -110,7 +110,7 @@ def test_the_target_is_held_over_a_day_of_changes() -> None:
 
 def test_a_load_at_the_boundary_makes_no_flapping() -> None:
     board = Board(Governor(SETTINGS, make_profile()))
-    held = Forecast(by_mode(make_profile())["MID"], 1, 0.0).held_rate(TARGET_MS)
+    held = Forecast(by_mode(make_profile())["MID"], 1, 0.0).sustained_rate(TARGET_MS)
     board.run(0.9 * held, 600)
     decisions = [board.step(held * (1.04 if step % 2 else 0.96)) for step in range(720)]
     assert len(switches(decisions)) <= SETTINGS.max_switches_per_h
@@ -148,7 +148,7 @@ def test_what_a_person_asks_for_wins_over_limits_and_dwell_and_ends_with_the_wis
     decision = board.step(5.0, override="HIGH", battery=0.05)
     assert decision.mode == "HIGH"
     assert decision.is_switch
-    assert "by hand" in decision.reason
+    assert "manually" in decision.reason
     assert not switches(board.run(5.0, 300, override="HIGH"))
     board.run(5.0, 300)
     assert board.mode == "LOW"
@@ -194,7 +194,7 @@ def test_a_throttled_board_goes_down() -> None:
     board.run(120.0, 300)
     decision = board.step(120.0, is_throttled=True)
     assert board.mode == "MID"
-    assert "throttles" in decision.reason
+    assert "throttling" in decision.reason
 
 
 def test_a_low_battery_keeps_the_lowest_mode_until_it_has_charged_a_little() -> None:
@@ -215,7 +215,7 @@ def test_a_target_that_no_mode_holds_is_told_once_and_the_strongest_mode_serves(
     notices = [each.notice for each in decisions if each.notice is not None]
     assert board.mode == "HIGH"
     assert len(notices) == 1
-    assert "400 images/s cannot be held" in notices[0]
+    assert "400 images/s cannot be sustained" in notices[0]
     board.run(5.0, 3600)
     assert [each.notice for each in board.run(400.0, 600) if each.notice] != []
 
@@ -289,7 +289,7 @@ def test_it_learns_that_a_mode_holds_less_than_the_profile_says() -> None:
 def test_what_was_not_measured_does_not_disturb(value: float | None) -> None:
     board = Board(Governor(SETTINGS, make_profile()))
     board.run(5.0, 600)
-    stream = StreamSeen("door", TARGET_MS, value, value, value, late=value)
+    stream = StreamLoad("door", TARGET_MS, value, value, value, late=value)
     for _ in range(10):
         board.time_s += PERIOD_S
         decision = board.governor.decide(
@@ -306,7 +306,7 @@ def test_p99_above_the_target_is_enough_where_no_share_of_late_frames_is_told() 
     board.run(5.0, 600)
     for _ in range(6):
         board.time_s += PERIOD_S
-        seen = StreamSeen("door", TARGET_MS, 80.0, 100.0, 100.0)
+        seen = StreamLoad("door", TARGET_MS, 80.0, 100.0, 100.0)
         board.mode = board.governor.decide(GovernorInput(board.time_s, board.mode, (seen,))).mode or board.mode
     assert board.mode == "HIGH"
 
@@ -316,8 +316,8 @@ def test_one_stream_that_is_late_counts_among_many_that_are_not() -> None:
     board.run(5.0, 600)
     for _ in range(8):
         board.time_s += PERIOD_S
-        many = tuple(StreamSeen(f"{each}", TARGET_MS, 30.0, 1.0, 1.0, late=0.0) for each in range(5))
-        late = StreamSeen("late", TARGET_MS, 200.0, 2.0, 1.0, late=0.5)
+        many = tuple(StreamLoad(f"{each}", TARGET_MS, 30.0, 1.0, 1.0, late=0.0) for each in range(5))
+        late = StreamLoad("late", TARGET_MS, 200.0, 2.0, 1.0, late=0.5)
         board.mode = board.governor.decide(GovernorInput(board.time_s, board.mode, (*many, late))).mode or board.mode
     assert board.mode != "LOW"
 
@@ -334,7 +334,7 @@ def test_batches_wait_where_that_saves_and_the_target_leaves_room() -> None:
     settings_ = Rules(modes=("LOW",), max_batches=(1, 4), max_waits_ms=(0.0, 20.0))
     loose, tight = (
         Governor(settings_, profile).decide(
-            GovernorInput(5.0, "LOW", (StreamSeen("door", target_ms, 10.0, 50.0, 50.0, late=0.0),))
+            GovernorInput(5.0, "LOW", (StreamLoad("door", target_ms, 10.0, 50.0, 50.0, late=0.0),))
         )
         for target_ms in (80.0, 30.0)
     )
@@ -344,7 +344,7 @@ def test_batches_wait_where_that_saves_and_the_target_leaves_room() -> None:
 
 MEASURED = st.one_of(st.none(), st.floats(0, 500), st.just(math.nan))
 STREAMS = st.builds(
-    StreamSeen, st.just("door"), st.sampled_from([None, 20.0, 50.0]), MEASURED, MEASURED, MEASURED, MEASURED
+    StreamLoad, st.just("door"), st.sampled_from([None, 20.0, 50.0]), MEASURED, MEASURED, MEASURED, MEASURED
 )
 STEPS = st.lists(
     st.tuples(
@@ -388,10 +388,15 @@ def test_a_forecast_grows_with_the_rate(one: float, other: float, mode: str, lan
     low, high = sorted((one, other))
     assert forecast.p99_ms(low) <= forecast.p99_ms(high) * (1 + 1e-6)
     assert forecast.power_w(low) <= forecast.power_w(high) + 1e-9
-    assert 0 <= forecast.held_rate(TARGET_MS) <= forecast.held_rate(2 * TARGET_MS) <= forecast.held_rate(None)
+    assert (
+        0
+        <= forecast.sustained_rate(TARGET_MS)
+        <= forecast.sustained_rate(2 * TARGET_MS)
+        <= forecast.sustained_rate(None)
+    )
 
 
 def test_points_of_batches_that_were_not_measured_are_not_guessed_beyond_the_largest() -> None:
     board = Governor(replace(SETTINGS, max_batches=(1, 8), max_waits_ms=(0.0, 20.0)), make_profile())
-    decision = board.decide(GovernorInput(5.0, "HIGH", (StreamSeen("door", TARGET_MS, 10.0, 5.0, 5.0),)))
+    decision = board.decide(GovernorInput(5.0, "HIGH", (StreamLoad("door", TARGET_MS, 10.0, 5.0, 5.0),)))
     assert decision.max_batch == 1

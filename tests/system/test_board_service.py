@@ -164,7 +164,7 @@ def test_the_governor_steers_and_tells_why(
     subscriber.wait_for(lambda m: m.schema == "result" and m.body["power_mode"] == "MAXN_SUPER", "the strongest mode")
     alarm = subscriber.wait_for(lambda m: m.schema == "alarm" and m.body["alarm"] == "target_missed", "an alarm").body
     assert edge.end() == 0
-    assert "cannot be held" in alarm["reason"]
+    assert "cannot be sustained" in alarm["reason"]
     decisions = [m.body for m in subscriber.messages if m.schema == "governor"]
     assert [each["power_mode"] for each in decisions if each["power_mode"]][-1] == "MAXN_SUPER"
     assert all(each["reason"] for each in decisions)

@@ -436,7 +436,7 @@ def test_a_power_mode_is_set_and_held_against_the_governor_and_answered_when_don
     before = len(subscriber.messages)
     subscriber.wait_for(lambda m: m.schema == "status" and m.body["power_mode"] == "15W", "the status tells it")
     subscriber.wait_for(
-        lambda m: m.schema == "governor" and m.body["reason"] == "15W was asked for by hand",
+        lambda m: m.schema == "governor" and m.body["reason"] == "15W was requested manually",
         "the governor leaves it alone",
     )
     subscriber.wait_for_results("belt", 30, after=before)

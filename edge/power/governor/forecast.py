@@ -1,6 +1,6 @@
-"""What a setting would do at a rate, from what was measured of it: pure functions over a profile's points.
+"""Forecast of latency and power of a setting at a rate, from a profile's points: pure functions.
 
-Frames are taken to come at random (Poisson), which is the worst that cameras without a common clock come near to.
+Frames are assumed to arrive at random (Poisson), the worst case that cameras without a common clock approach.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import numpy as np
 
 from edge.core.tuned_profile import OperatingPoint, Profile
 
-_LATE_SHARE = 0.01  # what p99 allows
-_MOST_BUSY = 0.97  # share of the time; closer to 1 the queue's length has no meaning
-# The share of its busy power that an idle board takes, where nobody measured it: published boards lie at 0.3 to 0.5.
-_IDLE_SHARE = 0.4
-_BISECTIONS = 24
+_LATE_FRACTION = 0.01  # by the definition of p99
+_MOST_BUSY = 0.97  # fraction of time; chosen: closer to 1 the length of the queue has no meaning
+# Idle power as a fraction of busy power, if it was not measured. Chosen: the middle of the range that
+# benchmarks/governor.md sweeps, as idle watts are not published: 1.5 to 3.5 W, of 5.4 to 9.3 W busy.
+_IDLE_FRACTION = 0.4
+_BISECTIONS = 24  # chosen: one part in 10⁷
 
 
 class GovernedSetting(NamedTuple):
-    """How the engine is run; None leaves what the configuration says."""
+    """Power mode, batch and waiting time; None leaves the configured value."""
 
     mode: str
     max_batch: int | None
@@ -31,17 +32,17 @@ class GovernedSetting(NamedTuple):
 
 @dataclass(frozen=True)
 class MeasuredMode:
-    """An engine in one power mode; index 0 is a batch of 1, and what lies between measured batches is interpolated."""
+    """Measurements of an engine in one power mode, by batch from 1 on; between measured batches interpolated."""
 
     engine_ms: tuple[float, ...]  # of one batch
     power_w: tuple[float, ...]  # of the board while the engine computes all the time
     idle_w: float
-    beside_ms: float  # what the pipeline adds to the engine's time
+    overhead_ms: float  # added by the pipeline to the engine's time
     lanes: int
 
 
 def measured(points: Iterable[OperatingPoint]) -> MeasuredMode | None:
-    """Join one mode's points; None where none has both a rate and a power. Of one batch, the fastest counts."""
+    """Join one mode's points, of each batch the fastest; None if no point has both a rate and a power."""
     rates: dict[int, float] = {}
     fastest: dict[int, OperatingPoint] = {}
     for point in points:
@@ -57,7 +58,7 @@ def measured(points: Iterable[OperatingPoint]) -> MeasuredMode | None:
     engine_ms = [1e3 * each.lanes * each.max_batch / rates[each.max_batch] for each in kept]
     powers_w = [each.power_w for each in kept if each.power_w is not None]
     idle_w = [each.idle_w for each in kept if each.idle_w is not None]
-    beside_ms = [
+    overheads_ms = [
         each.latency_p50_ms - took
         for each, took in zip(kept, engine_ms, strict=True)
         if each.latency_p50_ms is not None
@@ -65,19 +66,19 @@ def measured(points: Iterable[OperatingPoint]) -> MeasuredMode | None:
     return MeasuredMode(
         engine_ms=_between(batches, engine_ms),
         power_w=_between(batches, powers_w),
-        idle_w=min(*idle_w, *powers_w) if idle_w else _IDLE_SHARE * min(powers_w),
-        beside_ms=max(0.0, min(beside_ms, default=0.0)),
+        idle_w=min(*idle_w, *powers_w) if idle_w else _IDLE_FRACTION * min(powers_w),
+        overhead_ms=max(0.0, min(overheads_ms, default=0.0)),
         lanes=kept[0].lanes,
     )
 
 
 def _between(batches: Sequence[int], values: Sequence[float]) -> tuple[float, ...]:
-    """Return a value for each batch from 1 on; a smaller batch than was measured takes as long as that one."""
+    """Return a value for each batch from 1 on; a batch below the smallest measured one takes as long as that."""
     return tuple(float(each) for each in np.interp(range(1, batches[-1] + 1), batches, values))
 
 
 def by_mode(profile: Profile | None) -> dict[str, MeasuredMode]:
-    """Return what is known of each mode of the profile."""
+    """Return the measurements of each mode of a profile."""
     points: dict[str, list[OperatingPoint]] = {}
     for each in profile.points if profile is not None else ():
         if each.power_mode is not None:
@@ -88,14 +89,14 @@ def by_mode(profile: Profile | None) -> dict[str, MeasuredMode]:
 
 @dataclass(frozen=True)
 class Forecast:
-    """One way to run an engine in one mode."""
+    """Forecast for one batch and waiting time of an engine in one mode."""
 
     engine: MeasuredMode
     max_batch: int
     max_wait_ms: float
 
     def mean_batch(self, rate: float) -> float:
-        """Return how many frames share a batch at `rate` images/s: those that come while it waits or computes."""
+        """Return the mean batch at `rate` images/s: the frames that arrive while one waits or computes."""
         highest = min(self.max_batch, len(self.engine.engine_ms))
         batch = 1.0
         for _ in range(3):
@@ -104,7 +105,7 @@ class Forecast:
         return batch
 
     def busy(self, rate: float) -> float:
-        """Return the share of time that the engine computes; above 1 where it cannot keep up."""
+        """Return the fraction of time that the engine computes; above 1 if it cannot keep up."""
         batch = self.mean_batch(rate)
         return rate * self._engine_ms(batch) / 1e3 / batch / self.engine.lanes
 
@@ -114,10 +115,10 @@ class Forecast:
         return self.engine.idle_w + min(1.0, self.busy(rate)) * max(0.0, busy_w - self.engine.idle_w)
 
     def p99_ms(self, rate: float) -> float:
-        """Return the latency, capture to acknowledgement, that 99 % of the frames keep; infinite where none is kept.
+        """Return the 99th percentile of latency, capture to acknowledgement; infinite beyond capacity.
 
         A frame waits for others, or for the engine, and then for its batch. The wait for the engine is that of an
-        M/D/1 queue whose service is one frame's share of a batch: its tail falls as exp(-x·t/service), with
+        M/D/1 queue whose service is one frame's part of a batch: its tail falls as exp(-x·t/service), with
         busy = x / (exp(x) - 1) (Asmussen, "Applied Probability and Queues", on the Cramér-Lundberg approximation).
         """
         batch, busy = self.mean_batch(rate), self.busy(rate)
@@ -125,22 +126,22 @@ class Forecast:
             return math.inf
         queue_ms = _tail(busy) * self._engine_ms(batch) / batch / self.engine.lanes
         largest = max(batch, self._largest_waited(rate))
-        return self.engine.beside_ms + max(self.max_wait_ms, queue_ms) + self._engine_ms(largest)
+        return self.engine.overhead_ms + max(self.max_wait_ms, queue_ms) + self._engine_ms(largest)
 
     def _largest_waited(self, rate: float) -> float:
-        """Return the batch that 99 % of the frames are in at most, of those that waited for others alone."""
+        """Return the 99th percentile, over frames, of the batch size, of batches that waited for others alone."""
         others = rate * self.max_wait_ms / 1e3
-        # k - 1 frames come while the first of k waits: the share of frames in such batches is k·P(k - 1) / mean.
+        # k - 1 frames arrive while the first of k waits: the fraction of frames in such batches is k·P(k - 1) / mean.
         chance, inside = math.exp(-others), 0.0
         for batch in range(1, self.max_batch):
             inside += batch * chance / (1 + others)
-            if inside >= 1 - _LATE_SHARE:
+            if inside >= 1 - _LATE_FRACTION:
                 return float(batch)
             chance *= others / batch
         return float(self.max_batch)
 
-    def held_rate(self, target_p99_ms: float | None) -> float:
-        """Return the most images/s within the target, or at all where there is none; 0 where none is."""
+    def sustained_rate(self, target_p99_ms: float | None) -> float:
+        """Return the most images/s within the target, or the capacity without one; 0 if no rate is within it."""
         limit_ms = math.inf if target_p99_ms is None else target_p99_ms
         largest = min(self.max_batch, len(self.engine.engine_ms))
         low, high = 0.0, 1e3 * self.engine.lanes * largest / self._engine_ms(largest)
@@ -155,15 +156,15 @@ class Forecast:
 
 
 def _at(values: Sequence[float], batch: float) -> float:
-    """Return the value for a mean batch, between those of whole ones."""
+    """Return the value for a mean batch, interpolated between whole ones."""
     below = min(int(batch), len(values))
     above = min(below + 1, len(values))
     return values[below - 1] + (values[above - 1] - values[below - 1]) * (min(batch, len(values)) - below)
 
 
 def _tail(busy: float) -> float:
-    """Return how long a frame waits at most but for the latest 1 %, in services."""
-    if busy <= _LATE_SHARE:
+    """Return the 99th percentile of a frame's wait, in multiples of the service time."""
+    if busy <= _LATE_FRACTION:
         return 0.0
     low, high = 0.0, 20.0
     for _ in range(_BISECTIONS):
@@ -171,4 +172,4 @@ def _tail(busy: float) -> float:
         low, high = (middle, high) if middle > busy * math.expm1(middle) else (low, middle)
     x = low
     factor = (1 - busy) / (busy * math.exp(x) - 1)
-    return max(0.0, math.log(factor / _LATE_SHARE) / x)
+    return max(0.0, math.log(factor / _LATE_FRACTION) / x)
