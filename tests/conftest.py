@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,11 +25,12 @@ from tests.support.subscriber import Subscriber, subscribed
 # changes; at a developer's desk they are new ones each time.
 settings.register_profile("desk", deadline=None)
 
-
 settings.register_profile("ci", deadline=None, derandomize=True)
-
-
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
+
+
+# A shell's background job ignores Ctrl-C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

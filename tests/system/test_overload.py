@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -10,6 +9,7 @@ from statistics import mean
 import pytest
 
 from tests.support.configuration import Configure, Json, belt
+from tests.support.long_form import IS_LONG
 from tests.support.process import StartEdge
 from tests.support.subscriber import Subscriber
 from tests.support.tiny_model import tiny_model
@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.broker
 
 STREAMS = 32
-OVERLOAD_S = 60.0 if os.environ.get("EDGE_LONG_TESTS") == "1" else 15.0
+OVERLOAD_S = 60.0 if IS_LONG else 15.0
 
 # Takes 50 ms a picture.
 SLOW = """
