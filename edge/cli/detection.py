@@ -71,7 +71,7 @@ def _detected(
 ) -> tuple[dict[str, Any], Findings]:
     """Return the JSON line of a picture, and its findings."""
     start_ns = now_ns()
-    geometry = session.fill(picture)
+    session.fill(picture)
     filled_ns = now_ns()
     times = session.run()
     inferred_ns = now_ns()
@@ -81,4 +81,4 @@ def _detected(
         "infer": round(times.infer_ms, 3),
         "decode": round(elapsed_ms(inferred_ns, now_ns()), 3),
     }
-    return {"size": geometry.source_px, **found(findings, labels), "latency_ms": latency_ms}, findings
+    return {"size": session.source_px(), **found(findings, labels), "latency_ms": latency_ms}, findings

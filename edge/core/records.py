@@ -63,6 +63,8 @@ class Batch:
 
     frames: list[Frame]
     formed_ns: int  # monotonic
+    preprocess_ms: float = 0.0  # since it was formed
+    infer_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,11 +112,14 @@ class PredictorSession:
         """Run each size that batches will have; raise ModelError where an output has not one row for each picture."""
         self._open_inference().warm_up()
 
-    def fill(self, image: Image, row: int = 0) -> Geometry:
-        """Preprocess a picture into a row of the input; return where it lies there."""
+    def fill(self, image: Image, row: int = 0) -> None:
+        """Preprocess a picture into a row of the input."""
         self._open_inference()
-        geometry = self._geometries[row] = self._fill(image, row)
-        return geometry
+        self._geometries[row] = self._fill(image, row)
+
+    def source_px(self, row: int = 0) -> tuple[int, int]:
+        """Return width and height of the picture in a row."""
+        return self._geometry(row).source_px
 
     def run(self, batch_size: int = 1) -> EngineTimes:
         """Run the first `batch_size` rows; raise EngineError where the engine fails."""
@@ -125,15 +128,19 @@ class PredictorSession:
 
     def decode(self, row: int = 0, score_threshold: float | None = None) -> Findings:
         """Return what was found in a row of the last run, in pixels of its picture."""
-        geometry = self._geometries[row]
-        if geometry is None:
-            raise RuntimeError(f"row {row} holds no picture; fill and run it before it is decoded")
-        return self._predictor.decoder.decode(self._open_inference().outputs_of(row), geometry, score_threshold)
+        outputs = self._open_inference().outputs_of(row)
+        return self._predictor.decoder.decode(outputs, self._geometry(row), score_threshold)
 
     def copy_outputs(self, row: int = 0) -> dict[str, NDArray[Any]]:
         """Return copies of a row's raw outputs, without the batch axis."""
         outputs: Mapping[str, NDArray[Any]] = self._open_inference().outputs_of(row)
         return {name: array.copy() for name, array in outputs.items()}
+
+    def _geometry(self, row: int) -> Geometry:
+        geometry = self._geometries[row]
+        if geometry is None:
+            raise RuntimeError(f"row {row} holds no picture; fill and run it before it is decoded")
+        return geometry
 
     def _open_inference(self) -> Inference:
         if self._inference is None:

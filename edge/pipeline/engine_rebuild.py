@@ -70,7 +70,7 @@ class Rebuild:
         finally:
             if self._unserved is not None:
                 _close(self._unserved)
-            model.samples = None
+            model.sampler.recent = None
 
     def _make(self) -> None:
         """Make the wanted engine; where that is INT8 and it is refused, the next better one."""
@@ -192,8 +192,8 @@ class Rebuild:
             last_ns = now_ns()
         while not last_ns or (now_ns() - last_ns) / 1e9 < PATIENCE_S:
             self._check_cancelled()
-            samples = self._model.samples
-            for number, picture in samples.since(seen) if samples is not None else []:
+            recent = self._model.sampler.recent
+            for number, picture in recent.since(seen) if recent is not None else []:
                 seen, last_ns = number, now_ns()
                 yield picture
             self._cancelled.wait(POLL_S)

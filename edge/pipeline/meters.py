@@ -206,9 +206,11 @@ class ModelMeter:
             self._images += images
             self._batches += 1
             self._busy_ms += times.infer_ms
-            for part, histogram in self._parts.items():
-                if (part_ms := getattr(times, f"{part}_ms")) is not None:
-                    histogram.add(part_ms)
+            self._parts["compute"].add(times.compute_ms)
+            if times.h2d_ms is not None:
+                self._parts["h2d"].add(times.h2d_ms)
+            if times.d2h_ms is not None:
+                self._parts["d2h"].add(times.d2h_ms)
 
     def compared(self, frames: int, agreement: float | None) -> None:
         """Note how well the newest frames that were compared agree with the reference."""

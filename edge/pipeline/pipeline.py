@@ -18,7 +18,8 @@ from edge.inference.backends.engine import Engine
 from edge.inference.engine_provider import EngineEnvironment
 from edge.pipeline.engine_rebuild import Rebuild, Step
 from edge.pipeline.engine_recovery import EngineRecovery
-from edge.pipeline.lane import Lane, end_lanes, join_lanes, open_lanes, warm_lanes
+from edge.pipeline.lane import Lane
+from edge.pipeline.lane_pool import end_lanes, join_lanes, open_lanes, warm_lanes
 from edge.pipeline.served_model import ServedModel
 from edge.pipeline.shadow import Shadow
 from edge.pipeline.stream import Stream, StreamOutlet

@@ -7,24 +7,32 @@ from collections.abc import Callable
 
 from edge.core.records import Result
 
+Publish = Callable[[Result], None]
+Passes = Callable[[Result], bool]
+
 
 class ReorderBuffer:
     """Publishes results in the order of their tickets and numbers them; bounded by making early lanes wait.
 
-    A frame that failed is handed in as None: its place is freed, and no number is spent on it. Nor is one spent on a
-    result that the gate keeps back.
+    A frame that failed is handed in as None: its place is freed, and it takes no number. Nor does a result that the
+    filter withholds.
     """
 
     def __init__(
-        self, publish: Callable[[Result], None], places: int, passes: Callable[[Result], bool] = lambda _: True
+        self,
+        publish: Publish,
+        capacity: int,
+        passes: Passes = lambda _: True,
+        withhold: Publish = lambda _: None,
     ) -> None:
-        """Take `publish`, which is called for one result at a time, and how many results may wait for a late one.
+        """Take `publish`, called for one result at a time, and how many results may wait for a late one.
 
-        `passes` is asked about each result in capture order, and answers whether it is to be published.
+        `passes` decides for each result, in capture order, whether it is published; `withhold` gets the others.
         """
         self._publish = publish
         self._passes = passes
-        self._places = places
+        self._withhold = withhold
+        self._capacity = capacity
         self._turn = threading.Condition()
         self._waiting: dict[int, Result | None] = {}
         self._next_ticket = 0
@@ -32,12 +40,10 @@ class ReorderBuffer:
         self._open = True
 
     def hand_in(self, ticket: int, result: Result | None) -> bool:
-        """Take a frame's result, or None for a frame that gives none; False where it comes after `close`."""
+        """Accept a frame's result, or None for a frame without one; return False after `close`."""
         with self._turn:
             # A frame that failed never waits: its lane may hold the very frame that is waited for.
-            while (
-                self._open and result is not None and ticket != self._next_ticket and len(self._waiting) >= self._places
-            ):
+            while self._open and result is not None and ticket != self._next_ticket and self._is_full:
                 self._turn.wait()
             if not self._open:  # another stream of this name may be giving its numbers
                 return False
@@ -46,28 +52,32 @@ class ReorderBuffer:
                 self._release(self._waiting.pop(self._next_ticket))
             return True
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= self._capacity
+
     def _release(self, result: Result | None) -> None:
         self._next_ticket += 1
         self._turn.notify_all()
-        if result is not None and self._passes(result):
-            result.seq = self.next_seq
-            self.next_seq += 1
-            self._publish(result)
+        if result is None:
+            return
+        if not self._passes(result):
+            self._withhold(result)
+            return
+        result.seq = self.next_seq
+        self.next_seq += 1
+        self._publish(result)
 
     def close(self) -> None:
-        """Publish what waits without what it waits for, let no lane wait any more, and let go of who was told."""
+        """Publish what waits without what it waits for, let no lane wait any more, and forget `publish`."""
         with self._turn:
             self._open = False
             for ticket in sorted(self._waiting):
                 self._next_ticket = ticket
                 self._release(self._waiting.pop(ticket))
-            self._publish, self._passes = _nobody, _none_passes
+            self._publish = _discard  # whose owner would otherwise be kept alive
             self._turn.notify_all()
 
 
-def _nobody(result: Result) -> None:
-    """Stand where the publishing was."""
-
-
-def _none_passes(result: Result) -> bool:  # noqa: ARG001 -- stands where the gate was
-    return False
+def _discard(result: Result) -> None:
+    """Publish to nobody."""

@@ -18,7 +18,7 @@ from edge.inference.engine_provider import EngineEnvironment, EngineProvider, Op
 from edge.inference.infer import batch_limit
 from edge.inference.predictor import Predictor
 from edge.pipeline.batch import Batcher
-from edge.pipeline.frame_samples import RecentFrames, ShadowSampling
+from edge.pipeline.frame_samples import FrameSampler, RecentFrames
 from edge.pipeline.meters import ModelMeter
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ class ServedModel:
         self.batcher = Batcher(self.max_batch, settings.max_wait_ms)
         self.meter = ModelMeter(self.lanes_on(self.predictor))
         is_building = self.missing_reason and self.can_build
-        self.samples = RecentFrames() if is_building else None  # while a new engine is being made
-        self.sampling: ShadowSampling | None = None  # where its agreement with the reference is watched
+        self.sampler = FrameSampler()
+        self.sampler.recent = RecentFrames() if is_building else None
         self.lost: GpuLostError | None = None  # why nothing can be computed any more in this process
         log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.lane_count)
 
@@ -106,7 +106,7 @@ class ServedModel:
         return GPU_LANES if on_gpu and is_left_open else self._cpu_lanes
 
     @property
-    def most_lanes(self) -> int:
+    def max_lanes(self) -> int:
         """How many lanes there may be at once: while engines are changed, those of both."""
         return self.lane_count + (GPU_LANES if self.missing_reason else 0)
 
@@ -127,7 +127,7 @@ class ServedModel:
 
     def adopt(self, predictor: Predictor, lane_count: int) -> None:
         """Go over to another engine, which has so many lanes."""
-        self.predictor, self.missing_reason, self.samples = predictor, None, None
+        self.predictor, self.missing_reason, self.sampler.recent = predictor, None, None
         self.meter.lanes = lane_count
 
 

@@ -29,7 +29,7 @@ class Shadow:
     ) -> None:
         """Take `tell`, which is told the agreement over the window after each frame."""
         self._model = model
-        self._sampling = model.sampling = ShadowSampling(settings.shadow)
+        self._sampling = model.sampler.shadow = ShadowSampling(settings.shadow)
         self._tell = tell
         self._engine = ""
         self._window: deque[tuple[Findings, Findings]] = deque(maxlen=settings.window)
@@ -48,7 +48,7 @@ class Shadow:
         try:
             reference = model.predictor.with_engine(model.provider.open_reference())
             with reference.session() as session:
-                while (sample := self._sampling.take()) is not None:
+                while (sample := self._sampling.pop()) is not None:
                     if self._await_idle():
                         self._compare(sample, session)
         # The top of a thread: without it the model serves on, only unwatched.

@@ -14,16 +14,15 @@ from edge.capture.camera import CameraSettings
 from edge.core.clock import now_ns
 from edge.core.config import StreamSettings
 from edge.core.records import DropCause, Frame, Result, StreamState
-from edge.pipeline.filters import ResultFilter
+from edge.pipeline.filters import FindingsFilter, ResultFilter
 from edge.pipeline.meters import StreamMeter
 from edge.pipeline.reorder import ReorderBuffer
 from edge.pipeline.served_model import ServedModel
-from edge.pipeline.wanted import FindingsFilter
 
 log = logging.getLogger(__name__)
 
 # Results that may wait for a late one, for each frame that can be in work at once.
-ORDER_PLACES_PER_FRAME = 4
+RESULTS_PER_FRAME = 4
 
 
 # Takes a picture and what was found in it.
@@ -51,13 +50,15 @@ class Stream:
         self.state: StreamState = "off"
         self._reason: str | None = None
         self._outlet = outlet
-        self._wanted = FindingsFilter.of(name, settings.labels, model.labels, settings.min_size)
-        self._gate = ResultFilter(settings.max_results_per_s, only_changes=settings.only_changes)
-        self._order = ReorderBuffer(
-            self._publish, ORDER_PLACES_PER_FRAME * model.most_lanes * model.max_batch, self._passes
+        self._findings_filter = FindingsFilter.of(name, settings.labels, model.labels, settings.min_size)
+        self._results = ReorderBuffer(
+            self._publish,
+            RESULTS_PER_FRAME * model.max_lanes * model.max_batch,
+            passes=ResultFilter(settings.max_results_per_s, only_changes=settings.only_changes).passes,
+            withhold=self.meter.gated,
         )
         every = settings.delivery == "every"
-        self._room = model.batcher.add_stream(every=every, max_age_ms=settings.max_age_ms)
+        self._queue = model.batcher.add_stream(every=every, max_age_ms=settings.max_age_ms)
         capture = CameraSettings(
             name, settings.address(), every, settings.loop, settings.fps, settings.stall_s, settings.masks
         )
@@ -69,11 +70,11 @@ class Stream:
     @property
     def next_seq(self) -> int:
         """The number of the next result."""
-        return self._order.next_seq
+        return self._results.next_seq
 
     def start(self, first_seq: int = 0) -> None:
         """Start the camera; a stream that was there before a reload goes on counting its results."""
-        self._order.next_seq = first_seq
+        self._results.next_seq = first_seq
         self._camera.start()
 
     def ask_snapshot(self, take: TakeSnapshot) -> None:
@@ -91,17 +92,18 @@ class Stream:
         frame.release()
         self.meter.dropped(cause)
         if frame.ticket >= 0:
-            self._order.hand_in(frame.ticket, None)
+            self._results.hand_in(frame.ticket, None)
 
     def finish(self, frame: Frame, result: Result) -> None:
         """Take a frame's result, to be published when its turn comes."""
         frame.settled = True
-        if not self._wanted.is_all:
-            result.findings = self._wanted.choose(result.findings)
+        self._model.sampler.add_result(frame, result)
+        if not self._findings_filter.keeps_all:
+            result.findings = self._findings_filter.apply(result.findings)
         if frame.snapshot is not None and self._take_snapshot is not None:
             take, self._take_snapshot = self._take_snapshot, None
             take(frame.snapshot, result)
-        if not self._order.hand_in(frame.ticket, result):
+        if not self._results.hand_in(frame.ticket, result):
             self.meter.dropped("stopped")
 
     @property
@@ -121,7 +123,7 @@ class Stream:
     def ask_to_stop(self) -> None:
         """Ask the camera to end, also where it waits for a place."""
         self._camera.stop()
-        self._room.end()
+        self._queue.close()
 
     def join(self, deadline_ns: int) -> None:
         """Wait for the camera's end; name it where it does not come back."""
@@ -134,8 +136,8 @@ class Stream:
         Nothing is told of it any more.
         """
         self._is_discarded = True
-        self._room.remove()
-        self._order.close()
+        self._queue.discard()
+        self._results.close()
         # The garbage collector would come late to this circle, and never to one from before the start-up's freeze.
         del self._camera
 
@@ -143,22 +145,16 @@ class Stream:
         if self._wants_snapshot:
             self._wants_snapshot = False
             frame.snapshot = frame.image.copy()
-        self._room.put(frame)
+        self._queue.put(frame)
 
     def _camera_state(self, state: StreamState, reason: str | None) -> None:
         """Tell a change; a camera that is away for a month is told once, not at each try."""
         changed = (state, reason) != (self.state, self._reason)
         self.state, self._reason = state, reason
         if state in ("ended", "failed", "off"):
-            self._room.end()
+            self._queue.close()
         if changed and not self._is_discarded:
             self._outlet.stream_state(self, reason)
-
-    def _passes(self, result: Result) -> bool:
-        passes = self._gate.passes(result)
-        if not passes:
-            self.meter.gated(result)
-        return passes
 
     def _publish(self, result: Result) -> None:
         self.meter.resulted(result)

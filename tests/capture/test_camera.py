@@ -200,13 +200,13 @@ def test_giving_back_twice_lends_the_memory_once() -> None:
 
 def test_stopping_ends_a_camera_that_waits_for_a_place() -> None:
     batcher = Batcher(1, 0)
-    room = batcher.add_stream(every=True, max_age_ms=0)
-    stage = Stage(room.put)
+    queue = batcher.add_stream(every=True, max_age_ms=0)
+    stage = Stage(queue.put)
     camera = stage.camera("synthetic://conveyor?size=320x240", every=True)
     camera.start()
     assert has_become(lambda: stage.captured == EVERY_BATCHES_AHEAD + 1)
     camera.stop()
-    room.end()
+    queue.close()
     assert camera.join(LONG_S)
     assert stage.dropped == [(EVERY_BATCHES_AHEAD, "stopped")]
     assert stage.states[-1] == ("off", "stopped")

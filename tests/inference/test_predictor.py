@@ -41,7 +41,8 @@ def test_a_picture_gives_the_same_alone_in_a_batch_and_step_by_step(conveyor: Pr
         together = [boxes_of(each) for each in session.predict_batch(shown)]
         assert all(together)
         assert [boxes_of(session.predict(each)) for each in shown] == together
-        assert session.fill(shown[1], 2).source_px == (160, 80)
+        session.fill(shown[1], 2)
+        assert session.source_px(2) == (160, 80)
         assert session.run(3).infer_ms == session.times.infer_ms > 0
         assert boxes_of(session.decode(2)) == together[1]
 

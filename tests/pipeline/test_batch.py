@@ -66,127 +66,127 @@ def has_ended(thread: threading.Thread) -> bool:
 
 def test_a_frame_leaves_at_once_when_nothing_is_to_be_waited_for() -> None:
     batcher = Batcher(4, 0)
-    camera, room = stream(batcher)
+    camera, queue = stream(batcher)
     stream(batcher, "silent")
-    room.put(camera.frame())
-    assert numbers(batcher.take()) == [("s", 0)]
+    queue.put(camera.frame())
+    assert numbers(batcher.pop()) == [("s", 0)]
 
 
 def test_a_batch_tells_when_it_was_formed() -> None:
     batcher = Batcher(4, 0)
-    camera, room = stream(batcher)
+    camera, queue = stream(batcher)
     frame = camera.frame()
-    room.put(frame)
-    batch = batcher.take()
+    queue.put(frame)
+    batch = batcher.pop()
     assert batch is not None
     assert frame.captured_ns <= batch.formed_ns <= now_ns()
 
 
 def test_live_keeps_the_newest_and_counts_the_other() -> None:
     batcher = Batcher(4, 0)
-    camera, room = stream(batcher)
+    camera, queue = stream(batcher)
     for _ in range(3):
-        room.put(camera.frame())
-    assert numbers(batcher.take()) == [("s", 2)]
+        queue.put(camera.frame())
+    assert numbers(batcher.pop()) == [("s", 2)]
     assert camera.dropped == [(0, "overrun"), (1, "overrun")]
 
 
 def test_every_waits_for_a_place_and_loses_nothing() -> None:
     batcher = Batcher(1, 0)
-    camera, room = stream(batcher, every=True)
+    camera, queue = stream(batcher, every=True)
     for _ in range(EVERY_BATCHES_AHEAD):
-        room.put(camera.frame())
-    late = in_background(lambda: room.put(camera.frame()))
+        queue.put(camera.frame())
+    late = in_background(lambda: queue.put(camera.frame()))
     late.join(0.05)
     assert late.is_alive()
-    assert numbers(batcher.take()) == [("s", 0)]
+    assert numbers(batcher.pop()) == [("s", 0)]
     assert has_ended(late)
-    assert [numbers(batcher.take()) for _ in range(2)] == [[("s", 1)], [("s", 2)]]
+    assert [numbers(batcher.pop()) for _ in range(2)] == [[("s", 1)], [("s", 2)]]
     assert camera.dropped == []
 
 
-def test_a_camera_that_waits_for_a_place_is_let_go_when_its_room_closes() -> None:
+def test_a_camera_that_waits_for_a_place_is_let_go_when_its_queue_closes() -> None:
     batcher = Batcher(1, 0)
-    camera, room = stream(batcher, every=True)
+    camera, queue = stream(batcher, every=True)
     for _ in range(EVERY_BATCHES_AHEAD):
-        room.put(camera.frame())
-    late = in_background(lambda: room.put(camera.frame()))
-    room.end()
+        queue.put(camera.frame())
+    late = in_background(lambda: queue.put(camera.frame()))
+    queue.close()
     assert has_ended(late)
     assert camera.dropped == [(EVERY_BATCHES_AHEAD, "stopped")]
 
 
-def test_what_waits_in_a_closed_room_is_still_served() -> None:
+def test_what_waits_in_a_closed_queue_is_still_served() -> None:
     batcher = Batcher(4, 0)
-    camera, room = stream(batcher)
-    room.put(camera.frame())
-    room.end()
-    assert numbers(batcher.take()) == [("s", 0)]
+    camera, queue = stream(batcher)
+    queue.put(camera.frame())
+    queue.close()
+    assert numbers(batcher.pop()) == [("s", 0)]
 
 
-def test_a_frame_for_a_closed_room_is_dropped() -> None:
+def test_a_frame_for_a_closed_queue_is_dropped() -> None:
     batcher = Batcher(4, 0)
-    camera, room = stream(batcher)
-    room.end()
-    room.put(camera.frame())
+    camera, queue = stream(batcher)
+    queue.close()
+    queue.put(camera.frame())
     assert camera.dropped == [(0, "stopped")]
 
 
-def test_a_removed_room_drops_what_waits_in_it_and_no_other() -> None:
+def test_a_discarded_queue_drops_what_waits_in_it_and_no_other() -> None:
     batcher = Batcher(4, 0)
-    camera, room = stream(batcher, "gone", every=True)
-    other, other_room = stream(batcher, "stays")
-    room.put(camera.frame())
-    room.put(camera.frame())
-    other_room.put(other.frame())
-    room.remove()
+    camera, queue = stream(batcher, "gone", every=True)
+    other, other_queue = stream(batcher, "stays")
+    queue.put(camera.frame())
+    queue.put(camera.frame())
+    other_queue.put(other.frame())
+    queue.discard()
     assert camera.dropped == [(0, "stopped"), (1, "stopped")]
-    assert numbers(batcher.take()) == [("stays", 0)]
+    assert numbers(batcher.pop()) == [("stays", 0)]
 
 
 def test_a_fast_stream_does_not_starve_a_slow_one() -> None:
     batcher = Batcher(2, 0)
-    fast, fast_room = stream(batcher, "fast", every=True)
-    slow, slow_room = stream(batcher, "slow")
+    fast, fast_queue = stream(batcher, "fast", every=True)
+    slow, slow_queue = stream(batcher, "slow")
     for _ in range(2 * EVERY_BATCHES_AHEAD):
-        fast_room.put(fast.frame())
-    slow_room.put(slow.frame())
-    assert numbers(batcher.take()) == [("fast", 0), ("slow", 0)]
+        fast_queue.put(fast.frame())
+    slow_queue.put(slow.frame())
+    assert numbers(batcher.pop()) == [("fast", 0), ("slow", 0)]
 
 
-def test_frames_of_a_removed_room_do_not_fill_a_batch() -> None:
+def test_frames_of_a_discarded_queue_do_not_fill_a_batch() -> None:
     batcher = Batcher(2, NEVER_MS)
-    gone, gone_room = stream(batcher, "gone")
-    _, silent_room = stream(batcher, "silent")
-    camera, room = stream(batcher)
-    gone_room.put(gone.frame())
-    gone_room.remove()
-    room.put(camera.frame())
-    lane = in_background(batcher.take)
+    gone, gone_queue = stream(batcher, "gone")
+    _, silent_queue = stream(batcher, "silent")
+    camera, queue = stream(batcher)
+    gone_queue.put(gone.frame())
+    gone_queue.discard()
+    queue.put(camera.frame())
+    lane = in_background(batcher.pop)
     lane.join(0.05)
     assert lane.is_alive()
-    silent_room.end()
+    silent_queue.close()
     assert has_ended(lane)
 
 
 def test_a_frame_past_its_age_is_dropped_before_it_costs_anything() -> None:
     batcher = Batcher(4, 0)
-    old, old_room = stream(batcher, "old", max_age_ms=60_000)
-    young, young_room = stream(batcher, "young", max_age_ms=60_000)
-    old_room.put(old.frame(age_s=61))
-    young_room.put(young.frame(age_s=1))
-    assert numbers(batcher.take()) == [("young", 0)]
+    old, old_queue = stream(batcher, "old", max_age_ms=60_000)
+    young, young_queue = stream(batcher, "young", max_age_ms=60_000)
+    old_queue.put(old.frame(age_s=61))
+    young_queue.put(young.frame(age_s=1))
+    assert numbers(batcher.pop()) == [("young", 0)]
     assert old.dropped == [(0, "stale")]
 
 
 def test_a_stale_frame_spends_no_ticket_and_does_not_make_a_lane_leave() -> None:
     batcher = Batcher(1, 0)
-    camera, room = stream(batcher, max_age_ms=60_000)
-    room.put(camera.frame(age_s=61))
+    camera, queue = stream(batcher, max_age_ms=60_000)
+    queue.put(camera.frame(age_s=61))
     batches: list[Batch | None] = []
-    lane = in_background(lambda: batches.append(batcher.take()))
+    lane = in_background(lambda: batches.append(batcher.pop()))
     lane.join(0.05)
-    room.put(camera.frame())
+    queue.put(camera.frame())
     assert has_ended(lane)
     assert batches[0] is not None
     assert [frame.ticket for frame in batches[0].frames] == [0]
@@ -194,20 +194,20 @@ def test_a_stale_frame_spends_no_ticket_and_does_not_make_a_lane_leave() -> None
 
 def test_age_does_not_count_where_every_frame_is_wanted() -> None:
     batcher = Batcher(4, 0)
-    camera, room = stream(batcher, every=True, max_age_ms=1)
-    room.put(camera.frame(age_s=60))
-    assert numbers(batcher.take()) == [("s", 0)]
+    camera, queue = stream(batcher, every=True, max_age_ms=1)
+    queue.put(camera.frame(age_s=60))
+    assert numbers(batcher.pop()) == [("s", 0)]
 
 
 def test_a_batch_that_may_wait_leaves_when_every_stream_is_in_it() -> None:
     batcher = Batcher(4, NEVER_MS)
     cameras = [stream(batcher, name) for name in "ab"]
     batches: list[Batch | None] = []
-    lane = in_background(lambda: batches.append(batcher.take()))
-    for camera, room in cameras:
+    lane = in_background(lambda: batches.append(batcher.pop()))
+    for camera, queue in cameras:
         lane.join(0.02)
         assert lane.is_alive()
-        room.put(camera.frame())
+        queue.put(camera.frame())
     assert has_ended(lane)
     assert numbers(batches[0]) == [("a", 0), ("b", 0)]
 
@@ -215,32 +215,32 @@ def test_a_batch_that_may_wait_leaves_when_every_stream_is_in_it() -> None:
 def test_a_batch_that_may_wait_leaves_when_it_is_full() -> None:
     batcher = Batcher(2, NEVER_MS)
     stream(batcher, "silent")
-    camera, room = stream(batcher, every=True)
-    room.put(camera.frame())
-    room.put(camera.frame())
+    camera, queue = stream(batcher, every=True)
+    queue.put(camera.frame())
+    queue.put(camera.frame())
     batches: list[Batch | None] = []
-    assert has_ended(in_background(lambda: batches.append(batcher.take())))
+    assert has_ended(in_background(lambda: batches.append(batcher.pop())))
     assert numbers(batches[0]) == [("s", 0), ("s", 1)]
 
 
 def test_a_batch_does_not_wait_for_a_stream_that_has_ended() -> None:
     batcher = Batcher(4, NEVER_MS)
     _, silent = stream(batcher, "silent")
-    camera, room = stream(batcher)
-    room.put(camera.frame())
-    lane = in_background(batcher.take)
+    camera, queue = stream(batcher)
+    queue.put(camera.frame())
+    lane = in_background(batcher.pop)
     lane.join(0.02)
     assert lane.is_alive()
-    silent.end()
+    silent.close()
     assert has_ended(lane)
 
 
 def test_a_batch_leaves_when_its_oldest_frame_has_waited_long_enough() -> None:
     batcher = Batcher(4, 20)
     stream(batcher, "silent")
-    camera, room = stream(batcher)
-    room.put(camera.frame())
-    batch = batcher.take()
+    camera, queue = stream(batcher)
+    queue.put(camera.frame())
+    batch = batcher.pop()
     assert batch is not None
     assert batch.formed_ns - batch.frames[0].captured_ns >= 20e6
 
@@ -248,17 +248,17 @@ def test_a_batch_leaves_when_its_oldest_frame_has_waited_long_enough() -> None:
 def test_a_closed_batcher_serves_what_waits_and_then_lets_its_lanes_go() -> None:
     batcher = Batcher(1, NEVER_MS)
     stream(batcher, "silent")
-    camera, room = stream(batcher)
-    room.put(camera.frame())
+    camera, queue = stream(batcher)
+    queue.put(camera.frame())
     batcher.close()
-    assert numbers(batcher.take()) == [("s", 0)]
-    assert batcher.take() is None
+    assert numbers(batcher.pop()) == [("s", 0)]
+    assert batcher.pop() is None
 
 
 def test_closing_wakes_a_lane_that_waits() -> None:
     batcher = Batcher(1, 0)
     batches: list[Batch | None] = []
-    lane = in_background(lambda: batches.append(batcher.take()))
+    lane = in_background(lambda: batches.append(batcher.pop()))
     lane.join(0.02)
     batcher.close()
     assert has_ended(lane)
@@ -271,13 +271,13 @@ def test_cameras_and_lanes_on_threads_lose_nothing(max_wait_ms: float) -> None:
     streams = [stream(batcher, name, every=True) for name in "abcd"]
     served: list[list[Frame]] = [[], [], []]
 
-    def film(camera: Camera, room: StreamQueue) -> None:
+    def film(camera: Camera, queue: StreamQueue) -> None:
         for _ in range(200):
-            room.put(camera.frame())
-        room.end()
+            queue.put(camera.frame())
+        queue.close()
 
     def serve(frames: list[Frame]) -> None:
-        while (batch := batcher.take()) is not None:
+        while (batch := batcher.pop()) is not None:
             assert 1 <= len(batch.frames) <= 3
             frames += batch.frames
 
@@ -323,7 +323,7 @@ class _Shop:
         self.every = [kind == "every" for kind in kinds]
         self.aged = [kind == "live, aged" for kind in kinds]
         ages_ms = [60_000.0 if kind == "live, aged" else 0.0 for kind in kinds]
-        self.rooms = [
+        self.queues = [
             self.batcher.add_stream(every=every, max_age_ms=age) for every, age in zip(self.every, ages_ms, strict=True)
         ]
         self.open = [True] * len(kinds)
@@ -338,10 +338,10 @@ class _Shop:
         elif action == "take":
             self.take()
         elif action == "end":
-            self.rooms[which].end()
+            self.queues[which].close()
             self.open[which] = False
         else:
-            self.rooms[which].remove()
+            self.queues[which].discard()
             self.open[which] = False
             self.drops[which]["stopped"] += len(self.waiting[which])
             self.waiting[which].clear()
@@ -352,7 +352,7 @@ class _Shop:
         if full and self.every[which] and self.open[which]:
             return  # it would wait, and nobody else is here
         frame = self.cameras[which].frame(age_s=120 if old else 0)
-        self.rooms[which].put(frame)
+        self.queues[which].put(frame)
         if not self.open[which]:
             self.drops[which]["stopped"] += 1
             return
@@ -366,7 +366,7 @@ class _Shop:
         fresh = [f for which, frames in enumerate(self.waiting) for f in frames if not self.is_stale(which, f)]
         if not fresh:
             return
-        batch = self.batcher.take()
+        batch = self.batcher.pop()
         assert batch is not None
         assert 1 <= len(batch.frames) <= self.max_batch
         self.forget_stale_drops()
@@ -394,17 +394,17 @@ class _Shop:
         self.passed_over[served] = 0
         for which, frames in enumerate(self.waiting):
             self.passed_over[which] = self.passed_over[which] + 1 if frames and which != served else 0
-            assert self.passed_over[which] < len(self.rooms)
+            assert self.passed_over[which] < len(self.queues)
 
     def close(self) -> None:
-        for which in range(len(self.rooms)):
+        for which in range(len(self.queues)):
             self.step("end", which)
         self.batcher.close()
         while any(self.waiting):
             before = sum(map(len, self.waiting))
             self.take()
             if sum(map(len, self.waiting)) == before:
-                assert self.batcher.take() is None  # only stale frames are left, and they go now
+                assert self.batcher.pop() is None  # only stale frames are left, and they go now
                 self.forget_stale_drops()
 
     def check(self) -> None:
@@ -414,51 +414,51 @@ class _Shop:
             assert sorted(came_out) == list(range(camera.made))
 
 
-def test_a_taker_that_is_dismissed_goes_and_the_others_serve_on() -> None:
+def test_a_lane_that_is_dismissed_goes_and_the_others_serve_on() -> None:
     batcher = Batcher(1, 0)
-    camera, room = stream(batcher)
+    camera, queue = stream(batcher)
     stays: list[Batch | None] = []
     goes: list[Batch | None] = []
-    leaver = in_background(lambda: goes.append(batcher.take("leaver")))
+    leaver = in_background(lambda: goes.append(batcher.pop("leaver")))
     batcher.dismiss(["leaver"])
     assert has_ended(leaver)
     assert goes == [None]
-    stayer = in_background(lambda: stays.append(batcher.take("stayer")))
-    room.put(camera.frame())
+    stayer = in_background(lambda: stays.append(batcher.pop("stayer")))
+    queue.put(camera.frame())
     assert has_ended(stayer)
     assert numbers(stays[0]) == [("s", 0)]
 
 
-def test_a_taker_that_is_dismissed_while_its_batch_waits_for_company_leaves_it_to_others() -> None:
+def test_a_lane_that_is_dismissed_while_its_batch_waits_for_company_leaves_it_to_others() -> None:
     batcher = Batcher(2, NEVER_MS)
-    camera, room = stream(batcher)
-    _, other_room = stream(batcher, "silent")
+    camera, queue = stream(batcher)
+    _, other_queue = stream(batcher, "silent")
     goes: list[Batch | None] = []
-    room.put(camera.frame())
-    leaver = in_background(lambda: goes.append(batcher.take("leaver")))
+    queue.put(camera.frame())
+    leaver = in_background(lambda: goes.append(batcher.pop("leaver")))
     batcher.dismiss(["leaver"])
     assert has_ended(leaver)
     assert goes == [None]
-    other_room.end()
-    assert numbers(batcher.take("stayer")) == [("s", 0)]
+    other_queue.close()
+    assert numbers(batcher.pop("stayer")) == [("s", 0)]
 
 
-def test_frames_of_many_takers_that_come_and_go_are_each_taken_once() -> None:
+def test_frames_of_many_lanes_that_come_and_go_are_each_taken_once() -> None:
     batcher = Batcher(3, 0)
-    camera, room = stream(batcher, every=True)
+    camera, queue = stream(batcher, every=True)
     taken: list[list[tuple[str, int]]] = []
 
-    def serve(taker: int) -> None:
-        while (batch := batcher.take(taker)) is not None:
+    def serve(lane: int) -> None:
+        while (batch := batcher.pop(lane)) is not None:
             taken.append(numbers(batch))
 
-    threads = [in_background(partial(serve, taker)) for taker in (0, 1)]
+    threads = [in_background(partial(serve, lane)) for lane in (0, 1)]
     for number in range(300):
-        room.put(camera.frame())
+        queue.put(camera.frame())
         if number % 10 == 0:
             batcher.dismiss([len(threads) - 2])
             threads.append(in_background(partial(serve, len(threads))))
-    room.end()
+    queue.close()
     batcher.close()
     assert all(has_ended(thread) for thread in threads)
     assert sorted(number for batch in taken for _, number in batch) == list(range(300))

@@ -19,7 +19,7 @@ SAMPLE = ShadowSample(np.zeros((1, 1, 3), np.uint8), NOTHING, None, "an engine")
 def test_samples_are_the_newest_pictures_and_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0]
     monkeypatch.setattr("edge.pipeline.frame_samples.now_ns", lambda: clock[0])
-    samples = RecentFrames(places=3, every_s=1.0)
+    samples = RecentFrames(capacity=3, every_s=1.0)
     image: Any = np.zeros((2, 2, 3), np.uint8)
     for second in range(10):
         for tick in range(3):  # of each second's pictures the first is kept
@@ -37,17 +37,17 @@ def test_the_share_of_frames_is_kept(share: float, frames: int) -> None:
     for _ in range(frames):
         if sampling.wants():
             wanted += 1
-            sampling.offer(SAMPLE)
-            assert sampling.take() is SAMPLE
+            sampling.put(SAMPLE)
+            assert sampling.pop() is SAMPLE
     assert abs(wanted - share * frames) <= 1.0 + 1e-6
 
 
 def test_while_one_waits_no_other_is_wanted() -> None:
     sampling = ShadowSampling(1.0)
     assert sampling.wants()
-    sampling.offer(SAMPLE)
+    sampling.put(SAMPLE)
     assert not sampling.wants()
-    assert sampling.take() is SAMPLE
+    assert sampling.pop() is SAMPLE
     assert sampling.wants()
     sampling.close()
-    assert sampling.take() is None
+    assert sampling.pop() is None

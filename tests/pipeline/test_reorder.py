@@ -36,7 +36,7 @@ def have_ended(threads: Iterable[threading.Thread]) -> bool:
 @given(st.permutations(range(12)), st.sets(st.integers(0, 11)))
 def test_any_order_of_finishing_publishes_in_order_without_gaps(tickets: list[int], failed: set[int]) -> None:
     published: list[Result] = []
-    order = ReorderBuffer(published.append, places=12)
+    order = ReorderBuffer(published.append, capacity=12)
     for ticket in tickets:
         order.hand_in(ticket, None if ticket in failed else result(ticket))
     assert [each.frame for each in published] == [ticket for ticket in range(12) if ticket not in failed]
@@ -44,9 +44,9 @@ def test_any_order_of_finishing_publishes_in_order_without_gaps(tickets: list[in
 
 
 @given(st.permutations(range(12)), st.sets(st.integers(0, 11)), st.integers(1, 4))
-def test_lanes_that_wait_for_a_place_all_get_through(tickets: list[int], failed: set[int], places: int) -> None:
+def test_lanes_that_wait_for_a_place_all_get_through(tickets: list[int], failed: set[int], capacity: int) -> None:
     published: list[Result] = []
-    order = ReorderBuffer(published.append, places)
+    order = ReorderBuffer(published.append, capacity)
     lanes = [in_background(order, ticket, None if ticket in failed else result(ticket)) for ticket in tickets]
     assert have_ended(lanes)
     assert [each.frame for each in published] == [ticket for ticket in range(12) if ticket not in failed]
@@ -55,7 +55,7 @@ def test_lanes_that_wait_for_a_place_all_get_through(tickets: list[int], failed:
 
 def test_a_result_is_published_as_soon_as_its_turn_comes() -> None:
     published: list[Result] = []
-    order = ReorderBuffer(published.append, places=4)
+    order = ReorderBuffer(published.append, capacity=4)
     order.hand_in(1, result(1))
     assert published == []
     order.hand_in(0, result(0))
@@ -64,7 +64,7 @@ def test_a_result_is_published_as_soon_as_its_turn_comes() -> None:
 
 def test_an_early_result_waits_outside_when_the_places_are_taken() -> None:
     published: list[Result] = []
-    order = ReorderBuffer(published.append, places=1)
+    order = ReorderBuffer(published.append, capacity=1)
     order.hand_in(1, result(1))
     early = in_background(order, 2, result(2))
     early.join(0.05)
@@ -76,7 +76,7 @@ def test_an_early_result_waits_outside_when_the_places_are_taken() -> None:
 
 def test_a_failed_frame_never_waits_since_its_lane_may_hold_the_frame_before() -> None:
     published: list[Result] = []
-    order = ReorderBuffer(published.append, places=1)
+    order = ReorderBuffer(published.append, capacity=1)
     order.hand_in(2, result(2))
     freed = in_background(order, 1, None)
     assert have_ended([freed]), "the lane waits for a result that it has itself yet to hand in"
@@ -85,7 +85,7 @@ def test_a_failed_frame_never_waits_since_its_lane_may_hold_the_frame_before() -
 
 
 def test_closing_lets_every_lane_go() -> None:
-    order = ReorderBuffer(lambda _: None, places=1)
+    order = ReorderBuffer(lambda _: None, capacity=1)
     order.hand_in(1, result(1))
     early = [in_background(order, ticket, result(ticket)) for ticket in (2, 3)]
     order.close()
@@ -94,7 +94,7 @@ def test_closing_lets_every_lane_go() -> None:
 
 def test_what_comes_after_closing_gets_no_number_and_is_told_apart() -> None:
     published: list[Result] = []
-    order = ReorderBuffer(published.append, places=2)
+    order = ReorderBuffer(published.append, capacity=2)
     assert order.hand_in(0, result(0))
     assert order.hand_in(2, result(2))
     order.close()
@@ -113,7 +113,7 @@ def test_one_result_at_a_time_is_published() -> None:
         published.append(each.seq)
         inside.release()
 
-    order = ReorderBuffer(publish, places=8)
+    order = ReorderBuffer(publish, capacity=8)
     assert have_ended([in_background(order, ticket, result(ticket)) for ticket in reversed(range(64))])
     assert published == list(range(64))
 
@@ -126,7 +126,7 @@ def test_a_publish_that_fails_costs_no_other_result_its_turn() -> None:
             raise ValueError("cannot be encoded")
         published.append(each.frame)
 
-    order = ReorderBuffer(publish, places=4)
+    order = ReorderBuffer(publish, capacity=4)
     order.hand_in(1, result(1))
     with pytest.raises(ValueError, match="cannot be encoded"):
         order.hand_in(0, result(0))

@@ -19,7 +19,7 @@ from edge.core.errors import ConfigError, EdgeError, EngineError, ModelError
 from edge.core.records import DropCause, Frame, Image, Result
 from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.model_variants import Precision
-from edge.pipeline.lane import join_lanes, open_lanes, warm_lanes
+from edge.pipeline.lane_pool import join_lanes, open_lanes, warm_lanes
 from edge.pipeline.served_model import ServedModel
 
 PICTURES = 32  # so many different ones take turns
@@ -66,9 +66,9 @@ class Serving:
         self._model = model
         self._pictures = pictures
         self._number = 0
-        self._room = model.batcher.add_stream(every=True, max_age_ms=0)
+        self._queue = model.batcher.add_stream(every=True, max_age_ms=0)
         # The load generator must not be held up: what no lane takes yet waits here.
-        self._room.places = 1_000_000
+        self._queue.capacity = 1_000_000
         if whole_batches:
             model.batcher.add_stream(every=True, max_age_ms=0)
             model.batcher.limit(self.batch, _COMPANY_MS)
@@ -87,7 +87,7 @@ class Serving:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._room.remove()
+        self._queue.discard()
         self._model.batcher.close()
         if join_lanes(self._lanes, now_ns() + int(STOP_S * 1e9)):
             self._model.close()
@@ -96,7 +96,7 @@ class Serving:
         query = _ServingQuery(images, finish, self._lose)
         for _ in range(images):
             picture = self._pictures[self._number % len(self._pictures)]
-            self._room.put(Frame(query, self._number, picture, now_ns(), wall_ns()))
+            self._queue.put(Frame(query, self._number, picture, now_ns(), wall_ns()))
             self._number += 1
 
     def _lose(self, cause: DropCause) -> None:

@@ -1,4 +1,4 @@
-"""Which results are published: never more than the limit, never a lasting change left untold."""
+"""Filters of a stream: findings kept by label and size; results within the limit, and no lasting change left out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.config import load_config
+from edge.core.errors import ConfigError
 from edge.core.records import Classes, Detections, Findings, Result
 from edge.perf.tune.tuned_config import config_of_model
-from edge.pipeline.filters import ResultFilter
+from edge.pipeline.filters import FindingsFilter, ResultFilter
 from edge.pipeline.meters import PeriodStats, StreamMeter
 from edge.pipeline.reorder import ReorderBuffer
 from tests.support.configuration import Configure, Json, belt, write_config
@@ -141,7 +142,7 @@ def test_another_best_class_is_a_change_and_another_order_below_it_is_none() -> 
 
 def test_what_the_gate_keeps_back_gets_no_number_and_holds_nobody_up() -> None:
     published: list[Result] = []
-    order = ReorderBuffer(published.append, places=2, passes=lambda each: each.captured_ns % 3 == 0)
+    order = ReorderBuffer(published.append, capacity=2, passes=lambda each: each.captured_ns % 3 == 0)
     for ticket in (1, 0, 2, 4, 3, 6, 5):
         order.hand_in(ticket, result(ticket))
     assert [(each.captured_ns, each.seq) for each in published] == [(0, 0), (3, 1), (6, 2)]
@@ -197,3 +198,73 @@ def test_the_daemon_publishes_changes_alone_and_accounts_for_the_rest(
     assert last["changes"]["dropped"]["gated"] == 150 - len(changed)
     assert 0 < last["slow"]["results"] <= 45 / 30 * 4 + 2 + last["slow"]["dropped"]["overrun"]
     assert last["slow"]["dropped"]["gated"] > 0
+
+
+LABELS = ("person", "car", "dog")
+
+
+def detections(*found: tuple[int, float, float]) -> Detections:
+    """Make boxes from class id, width and height; the score tells them apart."""
+    boxes = np.array([(5, 5, 5 + width, 5 + height) for _, width, height in found], np.float32).reshape(-1, 4)
+    scores = np.linspace(0.9, 0.1, len(found), dtype=np.float32)
+    return Detections(boxes, scores, np.array([class_id for class_id, _, _ in found], np.int64))
+
+
+def test_without_a_choice_everything_is_wanted() -> None:
+    kept = FindingsFilter.of("door", (), LABELS, 0)
+    assert kept.keeps_all
+    found = detections((0, 10, 10), (2, 1, 1))
+    assert len(kept.apply(found).scores) == 2
+
+
+def test_only_the_chosen_labels_stay_in_their_order() -> None:
+    kept = FindingsFilter.of("door", ("dog", "person"), LABELS, 0)
+    assert not kept.keeps_all
+    found = detections((0, 1, 1), (1, 1, 1), (2, 1, 1), (0, 1, 1))
+    chosen = kept.apply(found)
+    assert chosen.class_ids.tolist() == [0, 2, 0]
+    assert chosen.scores.tolist() == found.scores[[0, 2, 3]].tolist()
+
+
+def test_a_box_narrower_or_lower_than_the_least_size_is_left_out() -> None:
+    kept = FindingsFilter.of("door", (), LABELS, 10)
+    chosen = kept.apply(detections((0, 10, 10), (1, 9, 50), (2, 50, 9), (0, 11, 10)))
+    assert isinstance(chosen, Detections)
+    assert chosen.class_ids.tolist() == [0, 0]
+    assert chosen.boxes.tolist() == [[5, 5, 15, 15], [5, 5, 16, 15]]
+
+
+def test_classes_are_chosen_by_label_only() -> None:
+    kept = FindingsFilter.of("door", ("car",), LABELS, 10)
+    chosen = kept.apply(Classes(np.array([0.7, 0.3], np.float32), np.array([2, 1], np.int64)))
+    assert isinstance(chosen, Classes)
+    assert (chosen.class_ids.tolist(), chosen.scores.tolist()) == ([1], [pytest.approx(0.3)])
+
+
+def test_a_label_that_stands_twice_in_the_model_means_both() -> None:
+    kept = FindingsFilter.of("door", ("n/a",), ("n/a", "person", "n/a"), 0)
+    assert kept.apply(detections((0, 1, 1), (1, 1, 1), (2, 1, 1))).class_ids.tolist() == [0, 2]
+
+
+def test_a_label_that_the_model_lacks_is_told_with_those_it_has() -> None:
+    with pytest.raises(ConfigError) as raised:
+        FindingsFilter.of("door", ("person", "cat"), LABELS, 0)
+    assert str(raised.value) == "[streams.door] labels: found 'cat', wanted labels of the model: person, car, dog"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.floats(0, 100, width=32), st.floats(0, 100, width=32)), max_size=20),
+    st.sets(st.sampled_from(LABELS)),
+    st.floats(0, 100),
+)
+def test_what_stays_is_wanted_and_what_goes_is_not(
+    found: list[tuple[int, float, float]], labels: set[str], min_size_px: float
+) -> None:
+    before = detections(*found)
+    after = FindingsFilter.of("door", sorted(labels), LABELS, min_size_px).apply(before)
+    width, height = before.boxes[:, 2] - before.boxes[:, 0], before.boxes[:, 3] - before.boxes[:, 1]
+    stays = [
+        (not labels or LABELS[class_id] in labels) and min(w, h) >= min_size_px
+        for class_id, w, h in zip(before.class_ids, width, height, strict=True)
+    ]
+    assert after.scores.tolist() == before.scores[np.array(stays, np.bool_)].tolist()
