@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.capture.source import Source, open_source
+from edge.core.backoff import Backoff
 from edge.core.clock import now_ns, wall_ns
 from edge.core.errors import SourceError
 from edge.core.records import Frame, FrameOwner, StreamState
@@ -66,7 +66,7 @@ class Camera:
         self._stop = threading.Event()
         self._buffers: deque[NDArray[np.uint8]] = deque(maxlen=SPARE_BUFFERS)
         self._masks = [np.array(polygon, np.int32) for polygon in settings.masks]
-        self._retries = 0
+        self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._running = False
         self._thread = threading.Thread(target=self._run, name=f"camera-{settings.name}", daemon=True)
 
@@ -117,14 +117,12 @@ class Camera:
             source.close()
 
     def _reconnect(self, reason: str) -> None:
-        """Tell it and wait a random time within a growing bound, so that many cameras do not come at once."""
+        """Report the loss and pause before the next attempt."""
         if self._stop.is_set():
             return
         self._running = False
         self._on_state("reconnecting", reason)
-        bound_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._retries, 8))
-        self._retries += 1
-        self._stop.wait(random.uniform(bound_s / 2, bound_s))  # noqa: S311 -- no secret depends on it
+        self._stop.wait(self._backoff.next_s())
 
     def _play(self, source: Source) -> None:
         """Hand on the source's frames until it ends."""
@@ -139,7 +137,8 @@ class Camera:
             picture = source.retrieve(self._buffers.pop() if self._buffers else None)
             if not self._running:
                 self._on_state("running", None)
-                self._retries, self._running = 0, True
+                self._backoff.reset()
+                self._running = True
             self._hand_on(picture)
 
     def _next(self, source: Source, pace: _Pace) -> float | None:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from edge.core.backoff import bound_after
 from edge.core.clock import now_ns
 from edge.core.files import write_atomic
 
@@ -76,7 +77,8 @@ class StartHistory:
         names = {name for start in bad for name in start.engines}
         tried = {name: frozenset(start.engines[name] for start in bad if name in start.engines) for name in names}
         engines = {name: label for name, label in self._good_engines.items() if label not in tried.get(name, ())}
-        return CrashLoop(len(bad), min(FIRST_PAUSE_S * 2 ** (len(bad) - MANY), LONGEST_PAUSE_S), tried, engines)
+        pause_s = bound_after(len(bad) - MANY, FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        return CrashLoop(len(bad), pause_s, tried, engines)
 
     def begin(self) -> None:
         """Note this start, before anything is done that can end the process."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import select
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+from edge.core.backoff import Backoff
 from edge.core.clock import elapsed_ms, now_ns
 from edge.core.config import MqttSettings
 from edge.core.errors import EdgeError
@@ -81,7 +81,8 @@ class Publisher:
         self._in_flight: dict[int, Entry] = {}  # by packet id; in the order of sending
         self._backlog_in_flight = 0  # of these, those of the backlog
         self._refused_topics: set[str] = set()  # logged on this connection
-        self._retries = 0  # since a message was acknowledged: a broker that only accepts connections does not work
+        # Reset when a message is acknowledged: a broker that only accepts connections does not work.
+        self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._told_connected = False
         self._finish_by_ns: int | None = None
         self._finish_backlog = True
@@ -134,7 +135,7 @@ class Publisher:
                     return
                 self._pause()
             except Exception:  # the top of a thread: whatever the client library raises, the next attempt starts afresh
-                if self._retries == 0:
+                if not self._backoff.failures:
                     log.exception("the connection to %s failed unexpectedly", self._settings.shown)
                 if self._finish_by_ns is not None:
                     return
@@ -149,16 +150,14 @@ class Publisher:
         return state.messages <= (0 if self._finish_backlog else state.disk_messages)
 
     def _tell_away(self, error: Exception) -> None:
-        if self._retries == 0:  # once a loss, not once a try
+        if not self._backoff.failures:  # once a loss, not once a try
             self._told_connected = False
             why = why_away(self._settings, error)
             log.warning("MQTT broker %s is away (%s); messages wait for it", self._settings.shown, why)
 
     def _pause(self) -> None:
-        """Wait a random time within a growing bound, so that a fleet does not come back at once."""
-        bound_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._retries, 8))
-        self._retries += 1
-        until_ns = now_ns() + int(random.uniform(bound_s / 2, bound_s) * 1e9)  # noqa: S311 -- no secret depends on it
+        """Pause before the next attempt to connect, or until `finish` is called."""
+        until_ns = now_ns() + int(self._backoff.next_s() * 1e9)
         poller = select.poll()
         poller.register(self._wake_fd, select.POLLIN)
         while self._finish_by_ns is None and (left_ns := until_ns - now_ns()) > 0:
@@ -269,7 +268,7 @@ class Publisher:
         entry = self._in_flight.pop(packet_id, None)
         if entry is None:
             return
-        self._retries = 0
+        self._backoff.reset()
         self._backlog_in_flight -= entry.is_backlog
         if reason.is_failure:
             self._refuse(entry, reason)

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from edge.core.backoff import bound_after
 from edge.core.clock import now_ns
 from edge.core.errors import EdgeError, GpuLostError
 from edge.inference.backends.engine import Engine
@@ -55,7 +56,7 @@ class EngineRecovery:
     def _begin(self, lanes: Sequence[Lane], fault: str) -> None:
         if (now_ns() - self._last_ns) / 1e9 > FORGOTTEN_S:
             self._times = 0
-        pause_s = min(FIRST_PAUSE_S * 2 ** (self._times - 1), LONGEST_PAUSE_S) if self._times else 0.0
+        pause_s = bound_after(self._times - 1, FIRST_PAUSE_S, LONGEST_PAUSE_S) if self._times else 0.0
         self._times += 1
         self._is_told = True
         self._tell(self._model, fault, pause_s)

@@ -13,6 +13,7 @@ import threading
 from itertools import islice
 from pathlib import Path
 
+from edge.core.backoff import Backoff
 from edge.core.clock import now_ns
 from edge.mqtt.outbox.alarm_latch import AlarmCallback, AlarmLatch, OutboxLimits
 from edge.mqtt.outbox.entry import Entry
@@ -44,7 +45,7 @@ class Spooler:
         self._read: set[int] = set()  # keys that were read from the disk and are not removed from it yet
         self._read_up_to = LOWEST
         self._level = SpoolLevel()
-        self._retries = 0
+        self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._retry_at_ns: int | None = None
         self._checked_ns = 0  # the last check for anything to write
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
@@ -117,7 +118,8 @@ class Spooler:
 
     def _is_needed(self, spool: Spool) -> bool:
         # After a fault it is opened even if there is nothing to write: else nobody learns that the fault is over.
-        return self._retries > 0 or spool.path.exists() or (self._must_drain() and self._outbox.holds_durable())
+        is_stored = spool.path.exists() or (self._must_drain() and self._outbox.holds_durable())
+        return self._backoff.failures > 0 or is_stored
 
     def _is_commit_due(self) -> bool:
         return now_ns() - self._checked_ns >= self._commit_ns
@@ -189,7 +191,7 @@ class Spooler:
         if entries:  # not all of them come behind what was read already
             self._read_up_to = min(self._read_up_to, *(spool.key(entry) - 1 for entry in entries))
         self._read.difference_update(settled)
-        self._retries = 0
+        self._backoff.reset()
         self._outbox.note_disk("ok")
 
     # Faults
@@ -233,9 +235,7 @@ class Spooler:
         self._alarms.set("outbox_disk", reason, f"only damaged messages are lost; {aside} may be deleted")
 
     def _fail(self, reason: str) -> None:
-        pause_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2 ** min(self._retries, 10))
-        self._retry_at_ns = now_ns() + int(pause_s * 1e9)
-        self._retries += 1
+        self._retry_at_ns = now_ns() + int(self._backoff.next_s() * 1e9)
         self._outbox.note_disk("failed")
         if "outbox_disk" not in self._alarms.standing:
             log.error("disk of the outbox: %s; messages wait in memory while it is retried", reason)
