@@ -15,6 +15,7 @@ from hypothesis import settings
 from tests.support.broker import Mosquitto
 from tests.support.configuration import Configure, Tables, write_config, write_toml
 from tests.support.letterbox_host import compile_for_host
+from tests.support.long_form import IS_LONG
 from tests.support.process import Child, StartEdge, clean_environment, edge_command
 from tests.support.project import real_data
 from tests.support.rtsp import RTSP_IMPORTS, RTSP_PACKAGES, RtspServer
@@ -31,6 +32,14 @@ settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 # A shell's background job ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Skip the long forms where nobody asks for them."""
+    if not IS_LONG:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="the long form: EDGE_LONG_TESTS=1"))
 
 
 @pytest.fixture

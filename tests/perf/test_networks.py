@@ -53,6 +53,9 @@ PUBLISHED = {
 }
 SIDES_PX = {"AlexNet": 227, "Inception-v3": 299, "Inception-v4": 299}
 SMALL = ("GoogLeNet", "MobileNet-v2")
+# Seconds each; the others have the same layers.
+LARGE = ("VGG-19", "ResNet-152", "Inception-v4")
+LARGE_ONES_LONG = [pytest.param(name, marks=pytest.mark.long) if name in LARGE else name for name in NAMES]
 
 Written = Callable[[str], Path]
 
@@ -131,7 +134,7 @@ def test_a_mistyped_name_is_guessed() -> None:
 # What is written ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LARGE_ONES_LONG)
 def test_the_file_is_valid_and_computes_what_was_counted(name: str, written: Written) -> None:
     file, network = written(name), find(name)
     checker.check_model(file, full_check=True)
@@ -159,7 +162,7 @@ def products(node: onnx.NodeProto, sizes: dict[str, Any], weights: dict[str, tup
     return int(prod(sizes[node.output[0]][1:])) * each
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LARGE_ONES_LONG)
 def test_outputs_are_finite_and_differ_from_picture_to_picture(name: str, written: Written) -> None:
     network = find(name)
     session = opened(written(name))
@@ -359,7 +362,7 @@ def test_int8_is_close_to_fp32(name: str, written: Written) -> None:
         assert np.corrcoef(np.log(run(data, rows))[0], wanted[0])[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("name", ["ResNet-50", "LSTM"])
+@pytest.mark.parametrize("name", [pytest.param("ResNet-50", marks=pytest.mark.long), "LSTM"])
 def test_nvidias_builder_takes_it(name: str, written: Written, tmp_path: Path) -> None:
     try:
         library = load_tensorrt()

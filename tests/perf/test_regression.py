@@ -16,9 +16,10 @@ from edge.perf.bench.baseline_file import check_same_machine, read_run
 from edge.perf.bench.regression import compare, comparison_sheet
 from edge.perf.bench.row import Block
 from tests.support.bench_samples import engine_run, recorded, row, slower, steady
+from tests.support.long_form import IS_LONG
 
 QUIET = [100.0, 101.0, 99.0, 100.5, 99.5, 100.0]
-DRAWS = 1000
+DRAWS = 1000 if IS_LONG else 200
 
 
 def _verdict(before: list[Block], now: list[Block], tolerance: float = 0.05) -> str:
@@ -56,7 +57,7 @@ def test_a_whole_grid_of_equal_rows_is_hardly_ever_flagged_for_its_noise() -> No
     def grid() -> list[dict[str, Any]]:
         return [row(engine_run(random, between_runs=0.0, noise=0.3, blocks=5), batch=each) for each in range(1, 25)]
 
-    assert sum(compare(grid(), grid()).is_worse for _ in range(60)) <= 3
+    assert sum(compare(grid(), grid()).is_worse for _ in range(60 if IS_LONG else 20)) <= (3 if IS_LONG else 2)
 
 
 def test_recorded_runs_beside_other_work_are_not_told_apart_but_a_third_slower_is() -> None:
