@@ -1,5 +1,7 @@
 """What can go wrong, told in one sentence: the thing, the value found, the value wanted, the next step."""
 
+_MAX_TEXT = 300  # characters of another library's error
+
 
 class EdgeError(Exception):
     """A failure that a user can understand and mend; `exit_code` is what the command returns for it."""
@@ -46,3 +48,8 @@ class SourceError(EdgeError):
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
         self.permanent = permanent
+
+
+def error_text(error: Exception) -> str:
+    """Return another library's error as one line of bounded length."""
+    return " ".join(str(error).split())[:_MAX_TEXT]

@@ -1,4 +1,4 @@
-"""Files derived from a model: their places, and the hash of the source that they are derived from."""
+"""Files derived from a model, beside it or in the state directory, and the hash of their source."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from edge.core.files import permissions, write_atomic
 log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
-_NAME_DIGITS = 12
-# An entry {"location": NAME} of protobuf's, as a tensor has it whose numbers lie in a file of their own.
+_PATH_DIGITS = 12  # of the hash of a model's path: models of one name may lie in several folders
+# The protobuf entry {"location": NAME} of a tensor whose values are in an external file.
 _LOCATION = b"\x0a\x08location\x12"
 _EXTERNAL = re.compile(re.escape(_LOCATION) + rb"([\x01-\x7f]|[\x80-\xff][\x01-\x7f])")
 
 
 def derived_paths(onnx: Path, state_dir: Path, suffix: str, *, beside: str | None = None) -> tuple[Path, Path]:
-    """Return the two places of a derived file: beside the model, and in the state where that folder is read-only.
+    """Return both paths of a derived file: beside the model, and in the state directory if that folder is read-only.
 
-    They are NAME.SUFFIX, or `beside` where given, and NAME-DIGITS.SUFFIX.
+    They are NAME.SUFFIX, or `beside` if given, and NAME-DIGITS.SUFFIX.
     """
     in_state = derived_folder(onnx, state_dir)
     return onnx.with_name(beside or f"{onnx.stem}.{suffix}"), in_state.with_name(f"{in_state.name}.{suffix}")
 
 
 def derived_folder(onnx: Path, state_dir: Path) -> Path:
-    """Return the folder in the state for several files derived from the model at this place."""
-    digits = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_NAME_DIGITS]
+    """Return the folder in the state directory for files derived from the model at this path."""
+    digits = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_PATH_DIGITS]
     return state_dir / "models" / f"{onnx.stem}-{digits}"
 
 
-def keep_derived(data: bytes, onnx: Path, state_dir: Path, kind: str, origin_key: str) -> Path:
-    """Write a file made from a model, where that is possible, and return its place.
+def write_variant(data: bytes, onnx: Path, state_dir: Path, kind: str, origin_key: str) -> Path:
+    """Write a variant beside the model, else to the state directory; return its path.
 
-    `origin_key` is in the metadata of such files.
+    `origin_key` is in the metadata of the variants that we write.
     """
     beside, in_state = derived_paths(onnx, state_dir, f"{kind}.onnx")
-    # A file of this name that we did not make is its owner's.
+    # A file of this name that we did not write belongs to the user.
     if not beside.exists() or _holds(beside, origin_key):
         try:
             write_atomic(beside, data, durable=True, mode=permissions(onnx))
@@ -54,8 +54,8 @@ def keep_derived(data: bytes, onnx: Path, state_dir: Path, kind: str, origin_key
         write_atomic(in_state, data, durable=True, mode=permissions(onnx))
     except OSError as error:
         raise ModelError(
-            f"the {kind.upper()} form of model {onnx} can be written neither beside it nor to {in_state} "
-            f"({error.strerror}); see the folders' rights and the space left"
+            f"the {kind.upper()} variant of model {onnx} can be written neither beside it nor to {in_state} "
+            f"({error.strerror}); check the folders' permissions and the free space"
         ) from None
     return in_state
 
@@ -68,7 +68,7 @@ def _holds(path: Path, origin_key: str) -> bool:
 
 
 def source_sha256(onnx: Path) -> str:
-    """Return the hash of a model: of the ONNX file, and of the files beside it in which it keeps its numbers."""
+    """Return a model's hash: of its ONNX file and its external data files."""
     digest = hashlib.sha256()
     try:
         external = _external_files(onnx)
@@ -77,14 +77,16 @@ def source_sha256(onnx: Path) -> str:
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)
     except OSError as error:
-        raise ModelError(f"{error.filename or onnx} cannot be read ({error.strerror}); wanted a model's file") from None
+        raise ModelError(
+            f"{error.filename or onnx} cannot be read ({error.strerror}); wanted a readable model file"
+        ) from None
     return digest.hexdigest()
 
 
 def _external_files(onnx: Path) -> list[Path]:
-    """Find the files that tensors of this model lie in, without the package onnx, which may be absent where it runs."""
+    """Find the model's external data files without the package onnx, which may not be installed where it runs."""
     data = onnx.read_bytes()
-    if _LOCATION not in data:  # found out much faster than by the pattern
+    if _LOCATION not in data:  # much faster than the pattern
         return []
     names = set()
     for found in _EXTERNAL.finditer(data):

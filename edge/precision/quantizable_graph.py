@@ -20,7 +20,7 @@ from onnx import (
     version_converter,
 )
 
-from edge.core.errors import ModelError
+from edge.core.errors import ModelError, error_text
 from edge.inference.onnx_graph import has_inner, label, value_type
 
 OPSET = 17  # the least: below 13 there are no scales for each channel
@@ -28,7 +28,6 @@ OPSET = 17  # the least: below 13 there are no scales for each channel
 INTEGER_OPS = ("Add", "Concat", "MaxPool", "Resize")
 QUANTIZING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _LEAST_IR_VERSION = 8
-_MAX_TOLD = 300  # characters of a reason that a library gave
 _DOMAINS = ("", "ai.onnx")
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -57,13 +56,13 @@ def prepare(onnx: Path) -> ModelProto:
         checker.check_model(model)
     except Exception as error:  # noqa: BLE001 -- the exceptions of onnx and protobuf have no common type
         raise _cannot(
-            onnx, f"it cannot be read ({_one_line(error)}); wanted a complete ONNX file: export it again"
+            onnx, f"it cannot be read ({error_text(error)}); wanted a complete ONNX file: export it again"
         ) from None
     _check(onnx, model)
     try:
         return _named(_folded(_raised(model)))
     except Exception as error:  # noqa: BLE001 -- likewise, and ONNX Runtime's
-        raise _cannot(onnx, f"{_one_line(error)}; wanted a model that ONNX Runtime runs in opset {OPSET}") from None
+        raise _cannot(onnx, f"{error_text(error)}; wanted a model that ONNX Runtime runs in opset {OPSET}") from None
 
 
 def _check(onnx: Path, model: ModelProto) -> None:
@@ -186,7 +185,3 @@ def activations(model: ModelProto) -> list[str]:
     floats = {value.name for value in values if value_type(value) == TensorProto.FLOAT}
     between = [node for node in model.graph.node if node.op_type in INTEGER_OPS]
     return sorted(names | (floats & {name for node in between for name in (*node.input, *node.output)}))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:_MAX_TOLD]

@@ -16,7 +16,7 @@ from edge.core.errors import ConfigError, EdgeError, ModelError
 from edge.core.manifest import model_file
 from edge.core.process import usable_cores
 from edge.core.records import Image
-from edge.inference.derived_files import derived_folder, keep_derived, source_sha256
+from edge.inference.derived_files import derived_folder, source_sha256, write_variant
 from edge.inference.predictor import Predictor
 from edge.precision.calibration import AUTO, TRIED, Calibration, Numbers, best_of
 from edge.precision.calibration_frames import store_frames, stored_folder
@@ -61,7 +61,7 @@ def quantize(
     work = _Work(predictor, onnx, chosen, order, told)
     forms = work.forms()
     files = {
-        placement: str(keep_derived(data, onnx, order.state_dir, PLACEMENTS[placement], ORIGIN_KEY))
+        placement: str(write_variant(data, onnx, order.state_dir, PLACEMENTS[placement], ORIGIN_KEY))
         for placement, data in forms.items()
         if work.choices[placement].layers
     }

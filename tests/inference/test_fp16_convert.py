@@ -406,8 +406,8 @@ def test_a_branch_that_is_to_stay_float32_stays_so_whole(choice: dict[str, list[
 @pytest.mark.parametrize(
     ("choice", "told"),
     [
-        ({"keep": ["gone"]}, r"node 'gone', which is to stay FP32, is not in the model"),
-        ({"blocked": ["SoftMax"]}, r"'SoftMax'.*no operator type of ONNX; wanted names such as 'Softmax'"),
+        ({"keep": ["gone"]}, r"node 'gone', kept in FP32, is not in the model"),
+        ({"blocked": ["SoftMax"]}, r"'SoftMax'.*is not an ONNX operator type; wanted names such as 'Softmax'"),
     ],
 )
 def test_what_is_to_stay_float32_and_is_not_there_is_refused(choice: dict[str, list[str]], told: str) -> None:
@@ -563,7 +563,9 @@ def test_a_file_whose_choice_is_damaged_is_made_anew(tmp_path: Path) -> None:
 def test_nodes_that_stay_float32_for_their_ranges_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         fp16_file(write(tmp_path / "net.onnx"), tmp_path, ranges=CHECKED)
-    assert "1 nodes stay FP32, because they go beyond what is safe in FP16 on the calibration inputs: y" in caplog.text
+    assert (
+        "1 nodes stay in FP32, because they exceed the safe range of FP16 on the calibration inputs: y" in caplog.text
+    )
 
 
 def test_a_damaged_fp16_file_is_made_anew(tmp_path: Path) -> None:
@@ -627,7 +629,7 @@ def test_beside_a_plain_file_in_a_read_only_folder_the_checked_one_in_the_state_
 
 
 def test_where_nothing_can_be_written_one_sentence_tells_it(read_only_folder: Path) -> None:
-    with pytest.raises(ModelError, match=r"neither beside it nor to .*state.*\(.+\); see the folders' rights"):
+    with pytest.raises(ModelError, match=r"neither beside it nor to .*state.*\(.+\); check the folders' permissions"):
         fp16_file(read_only_folder / "a" / "net.onnx", read_only_folder / "no-state")
 
 
@@ -664,7 +666,7 @@ def test_float16_in_any_part_of_a_model_is_a_choice_that_is_kept(nodes: list[onn
 def test_nodes_that_stay_float32_for_their_weights_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         fp16_file(write(tmp_path / "net.onnx", 1e6), tmp_path)
-    assert "1 nodes stay FP32" in caplog.text
+    assert "1 nodes stay in FP32" in caplog.text
     assert "Mul node 'y'" in caplog.text
 
 

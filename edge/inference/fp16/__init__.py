@@ -1,1 +1,1 @@
-"""FP16 models: conversion, ranges, casts."""
+"""Conversion of models to FP16."""

@@ -1,8 +1,8 @@
-"""A float32 ONNX model → float16, as far as ONNX's own schemas allow it; inputs and outputs keep their types.
+"""Conversion of a float32 ONNX model to float16, as far as ONNX's schemas allow; inputs and outputs keep their types.
 
-Each node is looked at in order. It computes in float16 where its schema takes that; casts stand only where the two
-types meet, one for each tensor. Float32 stay: arithmetic on shapes and positions, which float16 rounds from 2048 on,
-nodes with a constant that float16 cannot hold, and nodes that are asked to; with a node, the graphs inside it.
+Each node computes in float16 if its schema allows it. Casts are inserted only where the two types meet, one per tensor.
+Float32 stay: arithmetic on shapes and positions, which float16 rounds from 2048 on; nodes with a constant that float16
+cannot hold; and nodes kept on request. The graphs inside a node follow it.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from edge.inference.onnx_graph import (
 _WIDE_INTEGERS = (int(TensorProto.INT32), int(TensorProto.INT64))
 _SUFFIX = {FLOAT: "_fp32", HALF: "_fp16"}
 _QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear"})
-_HALF_SCALES_OPSET = 19  # the first in which the scales of these two may be float16
-_LEAST_IR_VERSION = 4  # the first in which weights need not be inputs as well
+_HALF_SCALES_OPSET = 19  # the first that allows their scales in float16
+_LEAST_IR_VERSION = 4  # the first in which weights need not be inputs
 
-# A long sum loses its last digits; the others name their output's type in ways of their own.
+# CumSum loses precision in long sums; the others name their output's type in an attribute.
 _KEPT_OPS = frozenset({"CumSum", "EyeLike", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 _KEPT_INPUTS = {("Resize", 1)}  # the region of interest: coordinates
 _POSITIONS = frozenset({"Shape", "Size", "NonZero"})  # whatever their input
@@ -51,17 +51,17 @@ _FREE_OUTPUTS = frozenset({"Cast", "DequantizeLinear"})  # no input need have th
 
 
 def is_fp16(model: ModelProto) -> bool:
-    """Tell whether float16 is chosen for this model, or for parts of it, already."""
+    """Return whether the model, or part of it, is already in float16."""
     return any(_holds_half(graph) for graph in graphs(model.graph))
 
 
 def to_fp16(
     model: ModelProto, keep: Collection[str] = (), blocked: Collection[str] = ()
 ) -> tuple[ModelProto, list[str]]:
-    """Return the model in float16, and the nodes that stay float32 because float16 cannot hold a constant of theirs.
+    """Convert a model; return it and the nodes that stay float32 because float16 cannot hold one of their constants.
 
-    Float32 stay also the nodes of `keep`, by their names or (without one) that of their first output, and all nodes of
-    the operator types `blocked`. Raises ModelError for a name that no node, or no operator, has.
+    The nodes of `keep` (by name, or first output if unnamed) and of the operator types `blocked` stay float32 too.
+    Raises ModelError for an unknown node or operator.
     """
     model = with_functions_inlined(model)
     _check_choice(model, keep, blocked)
@@ -74,26 +74,26 @@ def to_fp16(
 
 
 def with_functions_inlined(model: ModelProto) -> ModelProto:
-    """Return the model without functions of its own: their nodes stand where they are called."""
+    """Return the model with its local functions inlined."""
     return inliner.inline_local_functions(model) if model.functions else model
 
 
 def _check_choice(model: ModelProto, keep: Collection[str], blocked: Collection[str]) -> None:
     nodes = [node for graph in graphs(model.graph) for node in graph.node]
-    strange = sorted(set(keep) - {node_id(node) for node in nodes})
-    if strange:
-        raise ModelError(f"node {strange[0]!r}, which is to stay FP32, is not in the model; check the ranges again")
+    missing = sorted(set(keep) - {node_id(node) for node in nodes})
+    if missing:
+        raise ModelError(f"node {missing[0]!r}, kept in FP32, is not in the model; check the ranges again")
     known = {node.op_type for node in nodes} | {schema.name for schema in defs.get_all_schemas()}
     unknown = sorted(set(blocked) - known)
     if unknown:
         raise ModelError(
-            f"{unknown[0]!r}, which is to stay FP32, is no operator type of ONNX; wanted names such as 'Softmax': "
-            "mend the block list"
+            f"{unknown[0]!r}, blocked from FP16, is not an ONNX operator type; wanted names such as 'Softmax': correct "
+            "the block list"
         )
 
 
 class _Converter:
-    """Converts one model, the graphs inside its If, Loop and Scan nodes included."""
+    """Conversion of one model, including the graphs inside its If, Loop and Scan nodes."""
 
     def __init__(self, model: ModelProto, keep: frozenset[str], blocked: frozenset[str]) -> None:
         self._graph = model.graph
@@ -113,7 +113,7 @@ class _Converter:
         _replace(scope)
 
     def _convert_inner(self, graph: GraphProto, outer: Scope, *, kept: bool) -> None:
-        """Convert a graph inside a node: what goes in and comes out becomes float16, unless all of it is kept."""
+        """Convert a graph inside a node; its inputs and outputs become float16 too, unless it is kept."""
         scope = Scope(graph, outer, kept=kept)
         kind = FLOAT if kept else HALF
         for value in graph.input:
@@ -137,10 +137,10 @@ class _Converter:
         _check_types(source, scope)
         node = NodeProto()
         node.CopyFrom(source)
-        kept = self._stays(source, scope)
+        kept = self._is_kept(source, scope)
         for graph in inner_graphs(node):
             self._convert_inner(graph, scope, kept=kept)
-        inputs, outputs = self._wanted(source, scope, kept=kept)
+        inputs, outputs = self._slot_types(source, scope, kept=kept)
         for slot, kind in inputs.items():
             node.input[slot] = self._as(source.input[slot], kind, scope)
         for slot, kind in outputs.items():
@@ -150,13 +150,13 @@ class _Converter:
         scope.nodes.append(node)
         scope.data |= _data_outputs(source, scope)
 
-    def _stays(self, node: NodeProto, scope: Scope) -> bool:
-        """Tell whether a node stays float32, and the graphs inside it with it."""
-        asked = node_id(node) in self._keep or node.op_type in self._blocked
-        return scope.kept or asked or self._schema(node) is None or not _may_change(node, scope)
+    def _is_kept(self, node: NodeProto, scope: Scope) -> bool:
+        """Return whether a node, with the graphs inside it, stays float32."""
+        requested = node_id(node) in self._keep or node.op_type in self._blocked
+        return scope.kept or requested or self._schema(node) is None or not _may_change(node, scope)
 
-    def _wanted(self, node: NodeProto, scope: Scope, *, kept: bool) -> tuple[dict[int, int], dict[int, int]]:
-        """Return which type each float input and output of a node is to have, by its place."""
+    def _slot_types(self, node: NodeProto, scope: Scope, *, kept: bool) -> tuple[dict[int, int], dict[int, int]]:
+        """Return the type for each float input and output of a node, by slot."""
         inputs = [slot for slot, name in enumerate(node.input) if scope.type_of(name) == FLOAT]
         outputs = [slot for slot, name in enumerate(node.output) if scope.type_of(name) == FLOAT]
         if kept:
@@ -173,11 +173,11 @@ class _Converter:
     def _half_variables(
         self, node: NodeProto, schema: Any, taking: dict[int, str], giving: dict[int, str], scope: Scope
     ) -> set[str]:
-        """Return the schema's type variables that become float16 at this node; none: it stays float32."""
+        """Return the schema's type variables that become float16 at this node; none if it stays float32."""
         variables = {each for each in taking.values() if not each.startswith("tensor(")}
         if not variables <= _half_types(schema):
             return set()
-        # The graphs inside a node are float16 in any case.
+        # The graphs inside a node become float16 in any case.
         slots = () if has_inner(node) else (slot for slot, variable in taking.items() if variable in variables)
         if not all(scope.fits(node.input[slot]) for slot in slots):
             self.kept.append(label(node))
@@ -187,14 +187,14 @@ class _Converter:
         return variables
 
     def _schema(self, node: NodeProto) -> Any:
-        """Return what ONNX says of a node's operator; None for one's own."""
+        """Return the ONNX schema of a node's operator; None for a custom operator."""
         version = self._opsets.get(node.domain)
         if version is None or not defs.has(node.op_type, version, node.domain):
             return None
         return defs.get_schema(node.op_type, version, node.domain)
 
     def _as(self, name: str, kind: int, scope: Scope) -> str:
-        """Return the name of a tensor in this type; make it where it does not exist yet."""
+        """Return the name of a tensor in this type; insert a cast or a converted weight if needed."""
         known = next((each.names[name, kind] for each in scope.chain() if (name, kind) in each.names), None)
         if known is not None:
             return known
@@ -209,15 +209,13 @@ class _Converter:
     def _add_half_weight(self, name: str, owner: Scope) -> str:
         half = owner.half(name)
         if half is None:
-            raise ModelError(
-                f"weight {name!r} holds a number beyond ±65504, which FP16 cannot hold; use precision fp32"
-            )
+            raise ModelError(f"weight {name!r} has a value beyond ±65504, which FP16 cannot hold; use precision fp32")
         made = self._name(name, HALF, owner)
         owner.graph.initializer.append(numpy_helper.from_array(half, made))
         return made
 
     def _name(self, name: str, kind: int, scope: Scope) -> str:
-        """Name a tensor in one of its types; the model's own outputs keep their names as float32."""
+        """Name a tensor in one of its types; the model's outputs keep their names as float32."""
         outermost = scope.outer is None
         keeps = (kind == FLOAT) if name in self._outputs and outermost else not _exists(name, scope)
         made = name if keeps else self._free(name + _SUFFIX[kind])
@@ -232,22 +230,22 @@ class _Converter:
 
 
 def _exists(name: str, scope: Scope) -> bool:
-    """Tell whether a tensor exists already, in whichever type."""
+    """Return whether a tensor exists already, in either type."""
     return any((name, kind) in each.names for each in scope.chain() for kind in _SUFFIX)
 
 
 def _may_change(node: NodeProto, scope: Scope) -> bool:
-    """Tell whether a node computes on what goes through the model, with tensors only."""
+    """Return whether a node computes on data of the model's input, and on tensors only."""
     kinds = [scope.type_of(name) for name in [*node.input, *node.output] if name]
     if node.op_type in _KEPT_OPS or NO_TENSOR in kinds:
         return False
-    if node.op_type == "Cast" and kinds[0] in _WIDE_INTEGERS:  # its numbers may go beyond float16
+    if node.op_type == "Cast" and kinds[0] in _WIDE_INTEGERS:  # its values may exceed float16
         return False
     return node.op_type in _QUANTIZING or has_inner(node) or any(scope.is_data(name) for name in node.input)
 
 
 def _data_outputs(node: NodeProto, scope: Scope) -> set[str]:
-    """Return the outputs that depend on the model's input; positions and sizes are exact, and so do not count."""
+    """Return the outputs that depend on the model's input; positions and sizes, which must be exact, do not count."""
     if node.op_type in _POSITIONS or not (has_inner(node) or any(scope.is_data(name) for name in node.input)):
         return set()
     measured = any(scope.is_data(name) and scope.type_of(name) == FLOAT for name in node.input)
@@ -259,13 +257,13 @@ def _check_types(node: NodeProto, scope: Scope) -> None:
     unknown = next((name for name in node.output if name and not scope.types.get(name)), None)
     if unknown is not None:
         raise ModelError(
-            f"the type of tensor {unknown!r}, output of {label(node)}, is not known; wanted operators of ONNX's own, "
-            "or the tensor's type in the file's value_info: use precision fp32"
+            f"the type of tensor {unknown!r}, output of {label(node)}, is not known; wanted standard ONNX "
+            "operators, or the tensor's type in the file's value_info: use precision fp32"
         )
 
 
 def _replace(scope: Scope) -> None:
-    """Put the result into the graph; the types of inner tensors follow from its nodes."""
+    """Write the result into the graph; the types of inner tensors follow from its nodes."""
     weights = {tensor.name for tensor in scope.graph.initializer}
     inputs = [value for value in scope.graph.input if value.name not in weights]
     scope.graph.ClearField("value_info")
@@ -276,7 +274,7 @@ def _replace(scope: Scope) -> None:
 
 
 def _with_half_scales(model: ModelProto) -> ModelProto:
-    """Return a quantised model in an opset whose scales may be float16."""
+    """Return a quantized model in an opset that allows float16 scales."""
     nodes = [node for graph in graphs(model.graph) for node in graph.node]
     version = next((each.version for each in model.opset_import if each.domain == ""), 0)
     if version >= _HALF_SCALES_OPSET or not any(node.op_type in _QUANTIZING and not node.domain for node in nodes):
@@ -289,13 +287,13 @@ def _with_half_scales(model: ModelProto) -> ModelProto:
 
 
 def _half_types(schema: Any) -> set[str]:
-    """Return the type variables of a schema that may stand for float16."""
+    """Return the type variables of a schema that allow float16."""
     constraints = schema.type_constraints
     return {each.type_param_str for each in constraints if "tensor(float16)" in each.allowed_type_strs}
 
 
 def _variable(parameters: Any, slot: int) -> str:
-    """Return the type variable, or the one type, of an input or output; the last one may stand for several."""
+    """Return the type variable, or the fixed type, of an input or output; the last parameter may be variadic."""
     return str(parameters[min(slot, len(parameters) - 1)].type_str)
 
 
@@ -308,7 +306,7 @@ def _holds_half(graph: GraphProto) -> bool:
 
 
 def _names_half(node: NodeProto) -> bool:
-    """Tell whether a node casts to float16, or is a constant of it."""
+    """Return whether a node casts to float16, or is a float16 constant."""
     return any(
         (node.op_type == "Cast" and attribute.name == "to" and attribute.i == HALF)
         or (node.op_type == "Constant" and attribute.name == "value" and attribute.t.data_type == HALF)

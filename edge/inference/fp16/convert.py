@@ -1,6 +1,6 @@
-"""The FP16 form of a model's ONNX file, kept beside it and made anew when the model has changed.
+"""FP16 variant of a model's ONNX file, cached beside it and converted again when the model changes.
 
-TensorRT's networks are strongly typed: the precision stands in the ONNX file that it is given.
+TensorRT's networks are strongly typed: the ONNX file determines their precision.
 """
 
 from __future__ import annotations
@@ -12,35 +12,34 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edge.core.errors import ModelError
-from edge.inference.derived_files import derived_paths, keep_derived, source_sha256
+from edge.core.errors import ModelError, error_text
+from edge.inference.derived_files import derived_paths, source_sha256, write_variant
 
 log = logging.getLogger(__name__)
 
-_ORIGIN_KEY = "edge.fp16_of"  # in the file's metadata: what it was made from
-_CHOICE_KEY = "edge.fp16_choice"  # likewise: what stays FP32 in it; absent where nothing was chosen
-_RULES = 1  # counts up when the same source is converted differently, so that older files are made anew
-_MAX_TOLD = 300  # characters of a reason that a library gave
+_ORIGIN_KEY = "edge.fp16_of"  # in the file's metadata: the source it was converted from
+_CHOICE_KEY = "edge.fp16_choice"  # likewise: what stays FP32 in it; absent if nothing does by choice
+_RULES = 1  # raised when the same source is converted differently, so that older files are replaced
 
 
 @dataclass(frozen=True)
 class RangeCheck:
-    """What came of running a model on real inputs."""
+    """Outcome of running a model on real inputs."""
 
-    keep: tuple[str, ...]  # the nodes that FP16 is too narrow for
+    keep: tuple[str, ...]  # nodes whose values exceed FP16
     data_sha256: str  # of the inputs
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """What stays FP32 in a file."""
+    """Parts of a file that stay FP32 by choice."""
 
     keep: tuple[str, ...] = ()  # nodes
-    data_sha256: str | None = None  # of the inputs on which they were found; None: the ranges were not checked
+    data_sha256: str | None = None  # of the inputs that showed it; None: ranges not checked
     blocked: tuple[str, ...] = ()  # operator types
 
     def changed(self, ranges: RangeCheck | None, blocked: Collection[str] | None) -> _Choice:
-        """Return the choice with what is given; None leaves as it is."""
+        """Return the choice with the given parts replaced; None keeps a part."""
         return _Choice(
             self.keep if ranges is None else tuple(sorted(ranges.keep)),
             self.data_sha256 if ranges is None else ranges.data_sha256,
@@ -51,29 +50,29 @@ class _Choice:
 def fp16_file(
     onnx: Path, state_dir: Path, *, ranges: RangeCheck | None = None, blocked: Collection[str] | None = None
 ) -> Path:
-    """Return the model in FP16, its inputs and outputs as they are; a model that is FP16 already is returned itself.
+    """Return the FP16 variant of a model, with inputs and outputs of the same types; an FP16 model is returned itself.
 
-    It is NAME.fp16.onnx beside the source, or in the state's `models/` where it cannot be written there. FP32 stay the
-    nodes that a check of the ranges found, and those of operator types that are blocked. Where one is not given, it
-    stays as it was chosen for the file that is there, until the source changes.
+    The file is NAME.fp16.onnx beside the source, or in the state's `models/` if it cannot be written there. FP32 stay
+    the nodes that a range check found and those of blocked operator types. An argument that is None keeps the choice
+    of the existing file, until the source changes.
     """
     origin = f"{_RULES}:{source_sha256(onnx)}"
-    places = derived_paths(onnx, state_dir, "fp16.onnx")
-    found = [(path, choice) for path in places if (choice := _choice_of(path, origin)) is not None]
-    # Where the folder was read-only when ranges were checked, the file beside the source knows nothing of them.
-    found.sort(key=lambda each: each[1].data_sha256 is None)
-    wanted = (found[0][1] if found else _Choice()).changed(ranges, blocked)
-    for path, choice in found:
-        if choice == wanted:
+    paths = derived_paths(onnx, state_dir, "fp16.onnx")
+    existing = [(path, choice) for path in paths if (choice := _choice_of(path, origin)) is not None]
+    # Where the folder was read-only when ranges were checked, the file beside the source lacks them.
+    existing.sort(key=lambda each: each[1].data_sha256 is None)
+    chosen = (existing[0][1] if existing else _Choice()).changed(ranges, blocked)
+    for path, choice in existing:
+        if choice == chosen:
             return path
-    converted = _converted(onnx, origin, wanted)
-    return onnx if converted is None else keep_derived(converted, onnx, state_dir, "fp16", _ORIGIN_KEY)
+    converted = _converted(onnx, origin, chosen)
+    return onnx if converted is None else write_variant(converted, onnx, state_dir, "fp16", _ORIGIN_KEY)
 
 
 def _choice_of(path: Path, origin: str) -> _Choice | None:
-    """Return what was chosen for a file; None where it is damaged, or made from another source.
+    """Return the choice that a file was converted with; None if it is damaged, or of another source.
 
-    Protobuf writes the entries of its metadata as plain bytes.
+    Protobuf writes metadata entries as plain bytes.
     """
     entry = f"{_ORIGIN_KEY}\x12{chr(len(origin))}{origin}".encode()
     try:
@@ -81,29 +80,29 @@ def _choice_of(path: Path, origin: str) -> _Choice | None:
             if data.rfind(entry) < 0:
                 return None
             key = f"{_CHOICE_KEY}\x12".encode()
-            place = data.rfind(key)
-            return _Choice() if place < 0 else _read_choice(data, place + len(key))
-    except (OSError, ValueError, LookupError):  # an empty file is a ValueError, a cut entry one of the others
+            position = data.rfind(key)
+            return _Choice() if position < 0 else _read_choice(data, position + len(key))
+    except (OSError, ValueError, LookupError):  # ValueError: an empty file; the others: a truncated entry
         return None
 
 
-def _read_choice(data: mmap.mmap, place: int) -> _Choice:
-    """Read an entry's value: its length, seven bits a byte and the lowest first, then so many bytes."""
+def _read_choice(data: mmap.mmap, position: int) -> _Choice:
+    """Read a protobuf string: its length as a varint, then its bytes."""
     length = shift = 0
     while True:
-        byte = data[place]
+        byte = data[position]
         length |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
+        position, shift = position + 1, shift + 7
         if byte < 0x80:  # noqa: PLR2004 -- the eighth bit says that more follow
             break
-    told = json.loads(data[place : place + length])
-    return _Choice(tuple(told["keep"]), told["data_sha256"], tuple(told["blocked"]))
+    stored = json.loads(data[position : position + length])
+    return _Choice(tuple(stored["keep"]), stored["data_sha256"], tuple(stored["blocked"]))
 
 
 def _converted(onnx: Path, origin: str, choice: _Choice) -> bytes | None:
-    """Return the model in FP16 as the bytes of a checked ONNX file; None where it is FP16 already."""
+    """Convert the model to the bytes of a checked ONNX file; None if it is FP16 already."""
     try:
-        from onnx import checker, load  # noqa: PLC0415 -- slow to import, and needed only where a model changed
+        from onnx import checker, load  # noqa: PLC0415 -- slow to import, and needed only when a model has changed
 
         from edge.inference.fp16 import cast as fp16  # noqa: PLC0415 -- imports onnx
     except ImportError as error:
@@ -126,18 +125,14 @@ def _converted(onnx: Path, origin: str, choice: _Choice) -> bytes | None:
         raise ModelError(f"model {onnx} cannot be converted to FP16: {error}") from None
     except Exception as error:  # noqa: BLE001 -- the exceptions of onnx and protobuf have no common type
         raise ModelError(
-            f"model {onnx} cannot be converted to FP16 ({_one_line(error)}); wanted a complete and valid ONNX file of "
+            f"model {onnx} cannot be converted to FP16 ({error_text(error)}); wanted a complete and valid ONNX file of "
             "at most 2 GB: export it again, or use precision fp32"
         ) from None
-    _tell(onnx, kept, "because a constant of theirs is beyond the ±65504 of FP16")
-    _tell(onnx, choice.keep, "because they go beyond what is safe in FP16 on the calibration inputs")
+    _log_kept(onnx, kept, "because they have constants beyond the ±65504 of FP16")
+    _log_kept(onnx, choice.keep, "because they exceed the safe range of FP16 on the calibration inputs")
     return converted
 
 
-def _tell(onnx: Path, nodes: Collection[str], reason: str) -> None:
+def _log_kept(onnx: Path, nodes: Collection[str], reason: str) -> None:
     if nodes:
-        log.info("model %s: %d nodes stay FP32, %s: %s", onnx, len(nodes), reason, ", ".join(nodes))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:_MAX_TOLD]
+        log.info("model %s: %d nodes stay in FP32, %s: %s", onnx, len(nodes), reason, ", ".join(nodes))

@@ -1,4 +1,4 @@
-"""How far each tensor of a model goes on real inputs, and which of its nodes FP16 is too narrow for."""
+"""Value ranges of a model's tensors on real inputs, and the nodes that exceed FP16."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, load, shape_inference
 
-from edge.core.errors import ModelError
+from edge.core.errors import ModelError, error_text
 from edge.inference.backends.ort import import_onnxruntime
 from edge.inference.fp16.cast import with_functions_inlined
 from edge.inference.fp16.convert import RangeCheck
@@ -24,35 +24,34 @@ from edge.inference.onnx_graph import has_inner, node_id, value_type
 Feed = Mapping[str, NDArray[Any]]  # a model's inputs by their names
 
 FP16_MAX = 65504.0
-# Unseen frames went up to 2.2 times further than eight frames of calibration (YOLOX-Nano; 1.5 the conveyor detector),
-# and a sum on its way to a result may go further than the result.
+# Unseen frames exceeded eight calibration frames by up to 2.2 times (YOLOX-Nano; conveyor detector: 1.5), and partial
+# sums may exceed their result.
 MARGIN = 4.0
-# Numbers of a model that are looked at in one run; each run has a session of its own, and no two are open at once.
+# Tensor data inspected in one run; each run has its own session, and only one is open at a time.
 _CHUNK_BYTES = 1 << 28
-_UNKNOWN_BYTES = 1 << 22  # counted for a tensor whose size is known only when it is computed
-_BLOCK_BYTES = 1 << 26  # of inputs that wait while the chunks take turns
+_UNKNOWN_BYTES = 1 << 22  # assumed for a tensor whose size is known only at run time
+_BLOCK_BYTES = 1 << 26  # of inputs held while each chunk runs on them
 _BLOCK_INPUTS = 64
 _LOG_FATAL = 4
-_MAX_TOLD = 300  # characters of a reason that a library gave
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """What was found on a set of inputs."""
+    """Ranges found on a set of inputs."""
 
-    largest: Mapping[str, float]  # absolute value of each float tensor; infinite where a number is not finite
+    largest: Mapping[str, float]  # absolute value of each float tensor; infinite if a value is not finite
     data_sha256: str  # of the inputs
 
 
 def check_ranges(onnx: Path, inputs: Iterable[Feed]) -> RangeCheck:
-    """Run the FP32 model on inputs, and name the nodes that must stay FP32 for `fp16_file`.
+    """Run the FP32 model on inputs; return the nodes that must stay in FP32, for `fp16_file`.
 
-    Raises ModelError where the model cannot be run, or there are no inputs.
+    Raises ModelError if the model cannot be run, or there are no inputs.
     """
     try:
         model = load(onnx)
     except Exception as error:  # noqa: BLE001 -- the exceptions of onnx and protobuf have no common type
-        raise ModelError(f"model {onnx} cannot be read ({_one_line(error)}); wanted a complete ONNX file") from None
+        raise ModelError(f"model {onnx} cannot be read ({error_text(error)}); wanted a complete ONNX file") from None
     try:
         model = with_functions_inlined(model)
         ranges = measure_ranges(model, inputs)
@@ -62,18 +61,18 @@ def check_ranges(onnx: Path, inputs: Iterable[Feed]) -> RangeCheck:
 
 
 def measure_ranges(model: ModelProto, inputs: Iterable[Feed]) -> Ranges:
-    """Run the model on each of the inputs, and look at every float tensor outside of branches and loops.
+    """Run the model on each input and measure every float tensor outside branches and loops.
 
-    Inputs are taken as they come, and memory does not grow with their number.
+    Inputs are streamed: memory does not grow with their number.
     """
-    waiting = iter(inputs)
-    first = next(waiting, None)
+    remaining = iter(inputs)
+    first = next(remaining, None)
     if first is None:
         raise ModelError("there are no calibration inputs; wanted at least one frame")
     chunks = _chunks(model, first)
     digest = hashlib.sha256()
     largest: dict[str, float] = {}
-    for block in _blocks(chain([first], waiting)):
+    for block in _blocks(chain([first], remaining)):
         for feed in block:
             _hash(feed, digest)
             _widen(largest, {name: array for name, array in feed.items() if array.dtype == np.float32})
@@ -85,7 +84,7 @@ def measure_ranges(model: ModelProto, inputs: Iterable[Feed]) -> Ranges:
 
 
 def beyond_fp16(model: ModelProto, ranges: Ranges) -> list[str]:
-    """Return the nodes that read or write a tensor beyond the range of FP16, and those that nobody can look into."""
+    """Return the nodes that read or write a tensor beyond the safe range of FP16, and those with inner graphs."""
     limit = FP16_MAX / MARGIN
     beyond = {name for name, largest in ranges.largest.items() if largest > limit}
     return sorted(
@@ -96,20 +95,20 @@ def beyond_fp16(model: ModelProto, ranges: Ranges) -> list[str]:
 
 
 def _chunks(model: ModelProto, first: Feed) -> list[list[str]]:
-    """Share out the float tensors so that those of one run fit into the memory meant for them."""
+    """Divide the float tensors into runs that fit in the memory for one."""
     chunks: list[list[str]] = []
-    room = 0
+    free_bytes = 0
     for name, size_bytes in _float_tensors(model, first).items():
-        if not chunks or size_bytes > room:
+        if not chunks or size_bytes > free_bytes:
             chunks.append([])
-            room = _CHUNK_BYTES
+            free_bytes = _CHUNK_BYTES
         chunks[-1].append(name)
-        room -= size_bytes
+        free_bytes -= size_bytes
     return chunks
 
 
 def _float_tensors(model: ModelProto, first: Feed) -> dict[str, int]:
-    """Return the tensors that nodes compute, with their sizes on this input, in bytes."""
+    """Return the float tensors that nodes compute, with their sizes in bytes on this input."""
     sized = ModelProto()
     sized.CopyFrom(model)
     for value in sized.graph.input:
@@ -119,10 +118,10 @@ def _float_tensors(model: ModelProto, first: Feed) -> dict[str, int]:
         graph = shape_inference.infer_shapes(sized, data_prop=True).graph
     except Exception as error:  # noqa: BLE001 -- the exceptions of onnx and protobuf have no common type
         raise ModelError(
-            f"its tensors' types cannot be found ({_one_line(error)}); wanted a complete ONNX file of at most 2 GB"
+            f"its tensors' types cannot be inferred ({error_text(error)}); wanted a complete ONNX file of at most 2 GB"
         ) from None
     values = {value.name: value for value in [*graph.value_info, *graph.output] if value_type(value) == FLOAT}
-    # A constant's numbers are known exactly, and the conversion looks at them by itself.
+    # Constants are known exactly, and the conversion checks them itself.
     computed = (name for node in model.graph.node if node.op_type != "Constant" for name in node.output)
     return {name: _size_bytes(values[name].type.tensor_type) for name in computed if name in values}
 
@@ -138,7 +137,7 @@ def _blocks(inputs: Iterator[Feed]) -> Iterator[Sequence[Feed]]:
     for first in inputs:
         size_bytes = max(1, sum(array.nbytes for array in first.values()))
         others = min(_BLOCK_INPUTS, _BLOCK_BYTES // size_bytes) - 1
-        # Copies, since who makes the inputs may use one buffer for all of them.
+        # Copies: the caller may reuse one buffer for all inputs.
         yield [_copy(feed) for feed in chain([first], islice(inputs, max(0, others)))]
 
 
@@ -161,34 +160,30 @@ def _widen(largest: dict[str, float], arrays: Mapping[str, NDArray[Any]]) -> Non
 
 
 def _open_session(model: ModelProto, names: Sequence[str]) -> Any:
-    """Open the model with these tensors as its outputs."""
+    """Open a session whose outputs are these tensors."""
     probe = ModelProto()
     probe.CopyFrom(model)
     probe.graph.ClearField("output")
     probe.graph.output.extend(helper.make_tensor_value_info(name, FLOAT, None) for name in names)
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _LOG_FATAL  # what goes wrong reaches us as an exception
+    options.log_severity_level = _LOG_FATAL  # errors reach us as exceptions
     try:
         return onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 -- the exceptions of ONNX Runtime and protobuf have no common type
         raise ModelError(
-            f"ONNX Runtime cannot load it with its tensors as outputs ({_one_line(error)}); wanted a complete ONNX "
+            f"ONNX Runtime cannot load it with its tensors as outputs ({error_text(error)}); wanted a complete ONNX "
             "file of at most 2 GB"
         ) from None
 
 
 def _run(session: Any, names: Sequence[str], feed: Feed) -> list[NDArray[Any]]:
     try:
-        found: list[NDArray[Any]] = session.run(list(names), dict(feed))
+        outputs: list[NDArray[Any]] = session.run(list(names), dict(feed))
     except Exception as error:  # noqa: BLE001 -- ONNX Runtime's exceptions have no common type
         shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feed.items())
         raise ModelError(
-            f"ONNX Runtime failed on the calibration input {shapes} ({_one_line(error)}); wanted inputs of the model's "
-            "names, types and shapes"
+            f"ONNX Runtime failed on the calibration input {shapes} ({error_text(error)}); wanted inputs with the "
+            "model's names, types and shapes"
         ) from None
-    return found
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:_MAX_TOLD]
+    return outputs

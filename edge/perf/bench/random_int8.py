@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from edge.core.errors import ModelError
 from edge.core.process import usable_cores
-from edge.inference.derived_files import keep_derived, source_sha256
+from edge.inference.derived_files import source_sha256, write_variant
 from edge.inference.model_variants import variant_file
 from edge.precision.activation_ranges import Probe, calibrate
 from edge.precision.qdq import ORIGIN_KEY, Placement, checked, place
@@ -40,7 +40,7 @@ def make_int8_variant(onnx: Path, backend: str, state_dir: Path) -> None:
         return
     log.info("%s: its INT8 form is made for %s", onnx.stem, placement)
     data = checked(_quantized(prepare(onnx), placement), source_sha256(onnx))
-    keep_derived(data, onnx, state_dir, kind, ORIGIN_KEY)
+    write_variant(data, onnx, state_dir, kind, ORIGIN_KEY)
 
 
 def _is_there(onnx: Path, kind: str, backend: str, state_dir: Path) -> bool:
