@@ -174,9 +174,9 @@ def test_the_tables_tell_it_to_people_in_the_width_of_their_terminal(
     assert "not available here: GPU memory, layers after fusion, time by layer: no GPU here" in without_gpu
     put_plan_on_gpu(model, monkeypatch, answer_of("trt-10.3-detailed"), TIMES_MS)
     with_gpu = look_at_tables(model, capsys)
-    for told in ("Reformat", "0.750", "12.0 MB", "1 FP16, 1", "/stem/Conv", "12 layers; left to the GPU: /head/TopK"):
+    for told in ("Reformat", "0.750", "12.0 MB", "1 FP16, 1", "/stem/Conv", "12 layers; on the GPU: /head/TopK"):
         assert told in with_gpu
-    for untold in ("not told", "Layers before fusion"):
+    for untold in ("not available", "Layers before fusion"):
         assert untold not in with_gpu
     assert max(len(line) for line in (without_gpu + with_gpu).splitlines()) <= columns
 

@@ -99,7 +99,7 @@ def why_refused(settings: MqttSettings, caplog: pytest.LogCaptureFixture, monkey
     told = [record.message for record in caplog.records if "is away" in record.message]
     assert len(told) == 1, "once a loss"
     assert not publisher.connected
-    reason = re.search(r"cannot be reached \((.*)\); see that", str(refused.value))
+    reason = re.search(r"cannot be reached \((.*)\); check that", str(refused.value))
     assert reason is not None, refused.value
     assert undated(reason[1]) in undated(told[0])
     return told[0]
