@@ -1,4 +1,4 @@
-"""Power modes while `edge tune` goes through them; at its end, however that comes, the first one is set again."""
+"""Power-mode switching for `edge bench` and `edge tune`, with the original mode restored however they end."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Power(Protocol):
     def current(self) -> str: ...
 
     def name_of(self, text: str) -> str:
-        """Return the mode that max-q, max-p, a name or an id means; raise ConfigError where the board has none such."""
+        """Resolve max-q, max-p, a name or an id to a mode; raise ConfigError if the board has no such mode."""
 
     def is_live(self, mode: str) -> bool:
-        """Tell whether a mode can be set without a reboot."""
+        """Return whether a mode can be set without a reboot."""
 
     def is_slower(self, mode: str, than: str, /) -> bool:
-        """Tell whether a mode is capped at or below another one in everything."""
+        """Return whether every cap of a mode is at or below that of another one."""
 
     def set_mode(self, mode: str, *, allow_reboot: bool = False) -> bool:
-        """Set a mode; tell whether the board reboots for it. Raises EdgeError where it was not set."""
+        """Set a mode and return whether the board reboots for it; raise EdgeError on failure."""
 
 
 class ModeRecord(Protocol):
@@ -45,13 +45,13 @@ class ModeRecord(Protocol):
 
 
 class RebootingError(EdgeError):
-    """The board goes down, to come up in another power mode."""
+    """The board is rebooting into another power mode."""
 
     exit_code = 0
 
 
 class ModeGuard:
-    """Switches modes, and puts the first one back; a context manager."""
+    """Context manager that switches modes and restores the original one."""
 
     def __init__(self, power: Power, record: ModeRecord, *, allow_reboot: bool) -> None:
         self._power = power
@@ -67,63 +67,63 @@ class ModeGuard:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is RebootingError:
             return
-        with _undisturbed():
+        with _signals_ignored():
             try:
-                self._put_back(may_reboot=self._allow_reboot and kind is None)
+                self._restore(can_reboot=self._allow_reboot and kind is None)
             except EdgeError as error:
                 if kind is None:
                     raise
                 log.warning("%s", error)
 
-    def choose(self, wanted: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-        """Return the modes to measure, those that can be had now first, and notes on those left out.
+    def choose(self, requested: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+        """Return the modes to measure, those that need no reboot first, and the modes to skip.
 
-        Raises ConfigError for a mode that the board does not have.
+        All modes are meant if none is requested. Raises ConfigError for a mode that the board does not have.
         """
         known = tuple(self._power.modes())
-        if missing := [mode for mode in wanted if mode not in known]:
+        if missing := [mode for mode in requested if mode not in known]:
             raise ConfigError(f"--power-modes: found {missing[0]!r}, wanted some of {', '.join(known)}")
-        modes = tuple(wanted) or known
+        modes = tuple(requested) or known
         live = [mode for mode in modes if self._power.is_live(mode)]
         others = [mode for mode in modes if mode not in live]
         if self._allow_reboot:
             return (*live, *others), []
-        return tuple(live), [f"{mode} needs a reboot; --allow-reboot lets it be measured" for mode in others]
+        return tuple(live), others
 
     def switch(self, mode: str) -> None:
-        """Go over to a mode; raise RebootingError where the board goes down for it."""
+        """Switch to a mode; raise RebootingError if the board reboots for it."""
         if self._power.current() == mode:
             return
         self._record.mode_set = mode
-        self._record.save()  # a reboot or the loss of power must not cost what is measured
+        self._record.save()  # a reboot or a power failure must not lose the measurements
         if self._power.set_mode(mode, allow_reboot=self._allow_reboot):
-            raise RebootingError(f"the board reboots into {mode}; start the same command again to go on")
+            raise RebootingError(f"the board is rebooting into {mode}; run the same command again to continue")
 
-    def _put_back(self, *, may_reboot: bool) -> None:
+    def _restore(self, *, can_reboot: bool) -> None:
         before, now = self._record.mode_before, self._power.current()
         if before is None:
             return
-        if before != now and not self._power.is_live(before) and not may_reboot:
+        if before != now and not self._power.is_live(before) and not can_reboot:
             raise EdgeError(
-                f"the board stays in {now}: it needs a reboot for {before}, which was set before; "
-                f"set it with edge power set {before} --allow-reboot"
+                f"the board stays in {now}: restoring {before} needs a reboot; "
+                f"run edge power set {before} --allow-reboot"
             )
         if before != now:
             try:
-                self._power.set_mode(before, allow_reboot=may_reboot)
+                self._power.set_mode(before, allow_reboot=can_reboot)
             except EdgeError as error:
-                raise EdgeError(f"the board stays in {now}; wanted {before}, as before: {error}") from None
+                raise EdgeError(f"the board stays in {now}; restoring {before} failed: {error}") from None
         self._record.mode_before = self._record.mode_set = None
         self._record.save()
 
 
-def _undisturbed() -> AbstractContextManager[None]:
-    """Let no second Ctrl-C keep the mode from being put back, which takes seconds."""
+def _signals_ignored() -> AbstractContextManager[None]:
+    """Ignore signals, so that a second Ctrl-C cannot interrupt restoring the mode, which takes seconds."""
     return heard_by(signal.SIG_IGN, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 
 
 def terminable() -> AbstractContextManager[None]:
-    """Let SIGTERM, and the end of the terminal, end a command as Ctrl-C does: with the power mode put back."""
+    """Make SIGTERM and SIGHUP end a command as Ctrl-C does, with the power mode restored."""
 
     def on_signal(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt

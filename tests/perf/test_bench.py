@@ -147,7 +147,7 @@ def test_precision_that_cannot_be_had_is_left_out_with_the_reason(
     folder = str(tiny_model(tmp_path / "tiny"))
     report = measured(replace(wish, what=(folder,), precisions=("fp32", "int8")))
     assert [row.precision for row in report.rows] == ["fp32"]
-    assert any("int8 batch 1 is left out" in note for note in report.notes)
+    assert any("int8 batch 1 is skipped" in note for note in report.notes)
     with pytest.raises(ModelError, match="nothing could be measured: tiny int8"):
         measured(replace(wish, what=(folder,), precisions=("int8",)))
 

@@ -49,7 +49,7 @@ def measured(
 
 
 def judged(wanted: Setting, known: dict[Setting, MeasuredSetting], target_p99_ms: float | None = 20.0) -> str | None:
-    reason = CandidatePruner(known, target_p99_ms, is_slower).why_not(wanted)
+    reason = CandidatePruner(known, target_p99_ms, is_slower).reason_to_skip(wanted)
     return reason.text if reason else None
 
 
@@ -59,7 +59,7 @@ def batch(size: int) -> Setting:
 
 def test_larger_batch_is_left_out_where_a_smaller_one_takes_too_long_by_itself() -> None:
     known = {batch(2): measured(batch(2), 60.0, service_ms=25.0)}
-    assert judged(batch(4), known) == "batches of 2 took 25 ms by themselves"
+    assert judged(batch(4), known) == "batches of 2 alone took 25 ms"
     assert judged(batch(4), known, target_p99_ms=25.0) is None
     assert judged(batch(4), known, target_p99_ms=None) is None
     assert judged(batch(1), known) is None, "a smaller one may be quick enough"
@@ -68,20 +68,20 @@ def test_larger_batch_is_left_out_where_a_smaller_one_takes_too_long_by_itself()
 
 def test_larger_batch_is_left_out_where_latency_has_risen_above_the_target() -> None:
     known = {batch(1): measured(batch(1), 15.0), batch(2): measured(batch(2), 24.0)}
-    assert judged(batch(4), known) == "p99 had risen from 15 to 24 ms with batches of 2"
+    assert judged(batch(4), known) == "p99 rose from 15 to 24 ms with batches of 2"
     falling = {batch(1): measured(batch(1), 40.0), batch(2): measured(batch(2), 24.0)}
     assert judged(batch(4), falling) is None, "under overload a larger batch may be the way to the target"
 
 
 def test_batch_that_no_frames_fill_is_left_out() -> None:
     known = {batch(1): measured(batch(1), 9.0), batch(2): measured(batch(2), 9.0, full=False)}
-    assert judged(batch(4), known) == "no batch was fuller than 1 where 2 were allowed"
+    assert judged(batch(4), known) == "the fullest batch held 1 of 2 images"
 
 
 def test_lanes_are_added_until_they_give_nothing() -> None:
     lanes = {number: replace(ONE, lanes=number) for number in (1, 2, 3)}
     equal = {lanes[1]: measured(lanes[1], 12.0, rate=100), lanes[2]: measured(lanes[2], 12.0, rate=102)}
-    assert judged(lanes[3], equal) == "2 lanes gave no more images a second than 1, and no less latency"
+    assert judged(lanes[3], equal) == "2 lanes gave no more images/s than 1, and no less latency"
     faster = equal | {lanes[2]: measured(lanes[2], 12.0, rate=150)}
     assert judged(lanes[3], faster) is None
     quicker = equal | {lanes[2]: measured(lanes[2], 8.0, rate=100)}
@@ -92,7 +92,7 @@ def test_lanes_are_added_until_they_give_nothing() -> None:
 def test_slower_mode_is_left_out_where_a_faster_one_clearly_missed_the_target() -> None:
     slow, fast = replace(ONE, power_mode="SLOW"), replace(ONE, power_mode="FAST")
     assert judged(slow, {fast: measured(fast, 23.0)}) == (
-        "p99 was 23 ms in FAST already, which is faster in everything"
+        "p99 was already 23 ms in FAST, which is faster in every respect"
     )
     assert judged(slow, {fast: measured(fast, 21.0)}) is None, "that may be chance"
     assert judged(fast, {slow: measured(slow, 23.0)}) is None

@@ -101,8 +101,8 @@ def test_what_memory_has_no_room_for_is_measured_alone_and_told(
     monkeypatch.setattr(together, "free_bytes", lambda: next(left))
     report = measured(engine_only=True)
     assert [row.precision for row in report.rows] == ["fp32", "int8"]
-    (note,) = [each for each in report.notes if "not measured in turn" in each]
-    assert "1000 MB of memory are free, wanted 3000 MB" in note
+    (note,) = [each for each in report.notes if "not interleaved" in each]
+    assert "1000 MB of memory free, wanted 3000 MB" in note
     assert [row.memory_mb is None for row in report.rows] == [True, False]
 
 

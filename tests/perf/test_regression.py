@@ -94,7 +94,7 @@ def test_samples_that_vary_too_much_tell_nothing() -> None:
     wild = steady([100.0, 60.0, 150.0, 80.0, 120.0])
     found = compare([row(wild)], [row(wild[::-1])]).rows[0]
     assert found.verdict == "unclear"
-    assert "vary too much to tell" in str(found.why)
+    assert "vary too much; measure longer" in str(found.why)
 
 
 def test_too_few_blocks_tell_nothing_however_far_apart() -> None:
@@ -115,7 +115,7 @@ def test_rows_without_samples_tell_nothing(samples: Any) -> None:
 def test_a_throttled_row_tells_nothing_of_the_software() -> None:
     found = compare([row(steady(QUIET))], [row(slower(steady(QUIET), 2), throttled=True)]).rows[0]
     assert found.verdict == "unclear"
-    assert found.why == "this run was throttled; cool the board and measure again"
+    assert found.why == "this run throttled; cool the board and measure again"
 
 
 def test_what_speaks_against_a_row_stands_beside_its_verdict() -> None:
@@ -147,9 +147,9 @@ def test_only_rows_of_the_same_setting_are_compared_and_the_others_are_named() -
     assert [each.key.batch for each in found.rows] == [1]
     assert found.notes == (
         "AlexNet fp32 batch 2, single-stream, 1 lane, MAXN: not compared, the earlier run has it in mode MAXQ",
-        "AlexNet fp32 batch 4, single-stream, 1 lane: not compared, the earlier run has it not",
-        "AlexNet fp32 batch 2, single-stream, 1 lane, MAXQ: not compared, this run has it not",
-        "AlexNet fp32 batch 8, single-stream, 1 lane: not compared, this run has it not",
+        "AlexNet fp32 batch 4, single-stream, 1 lane: not compared, missing in the earlier run",
+        "AlexNet fp32 batch 2, single-stream, 1 lane, MAXQ: not compared, missing in this run",
+        "AlexNet fp32 batch 8, single-stream, 1 lane: not compared, missing in this run",
     )
 
 
@@ -187,7 +187,7 @@ def test_a_run_is_never_worse_than_itself(rates: list[float], tolerance: float) 
 
 @pytest.mark.parametrize("tolerance", [-0.1, 1.0, float("nan")])
 def test_a_tolerance_that_is_none_is_refused(tolerance: float) -> None:
-    with pytest.raises(ConfigError, match="wanted a share from 0 to below 1"):
+    with pytest.raises(ConfigError, match="wanted a fraction from 0 to below 1"):
         compare([], [], tolerance)
 
 
@@ -217,7 +217,7 @@ def test_an_earlier_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_run_is_refused_with_where_and_what_to_do(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(ConfigError, match="measure one on this machine: edge bench") as refused:
+    with pytest.raises(ConfigError, match="record one on this machine: edge bench") as refused:
         read_run(_written(tmp_path, text))
     assert told in str(refused.value)
 
@@ -243,5 +243,5 @@ def test_another_machine_is_refused() -> None:
 def test_what_else_differs_is_told_but_not_the_time() -> None:
     now = _machine(at="2026-11-02T00:00:00Z", load_average=3.0, versions={"edge": "1.1", "onnxruntime": "1.20"})
     told = check_same_machine(_machine(), now)
-    assert told == ["versions.edge was 1.0, is 1.1", "versions.onnxruntime was not known, is 1.20"]
+    assert told == ["versions.edge was 1.0, is 1.1", "versions.onnxruntime was unknown, is 1.20"]
     assert check_same_machine(now, now) == []

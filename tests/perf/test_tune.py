@@ -170,7 +170,7 @@ def test_search_goes_on_after_the_reboot_and_puts_the_first_mode_back(
     assert session.tune(wish, power, KnownSensors(power), as_json=True) == 0
     out, told = capsys.readouterr()
     assert (out, power.mode) == ("", "OTHER")
-    assert "reboots into OTHER; start the same command again" in " ".join(told.split())
+    assert "is rebooting into OTHER; run the same command again" in " ".join(told.split())
     after = KnownPower("OTHER")
     told = tuned(wish, after, KnownSensors(after))
     assert {each["point"]["power_mode"] for each in told["points"]} == {"LOW", "OTHER"}
@@ -248,7 +248,7 @@ def test_saturated_source_gives_what_is_taken(wish: TunePlan, tuned: Tune) -> No
         (
             {"saturate": True},
             MODEL | {"streams.a": {"source": "rtsp://127.0.0.1:9/x", "model": "conveyor"}},
-            "is a rtsp:// source, which gives no more",
+            "is a rtsp:// source, whose frame rate is",
         ),
     ],
 )
@@ -274,7 +274,7 @@ def test_target_that_nothing_meets_is_exit_code_4_with_the_nearest_setting(
     wish = replace(wish, power_modes=("MID",), target_p99_ms=0.001)
     assert session.tune(wish, power, KnownSensors(power), as_json=False) == 4
     out = " ".join(capsys.readouterr().out.split())
-    assert "no Max-Q and no Max-P; the nearest is MID cpu fp32 batch 1 1 lane with" in out
+    assert "no Max-Q or Max-P; the nearest is MID cpu fp32 batch 1 1 lane with" in out
 
 
 @pytest.mark.parametrize("columns", [80, 150])
@@ -288,7 +288,7 @@ def test_table_fits_its_terminal(
     assert "conveyor on" in head
     table = [line for line in rest if "fp32" in line]
     assert any("Max-Q" in line for line in table)
-    assert all(len(line) <= columns for line in rest if "written down" not in line)
+    assert all(len(line) <= columns for line in rest if "profile for" not in line)
     assert "images/s" in "".join(rest)
 
 
@@ -354,12 +354,12 @@ def test_engine_that_is_lacking_is_built_before_it_is_measured(wish: TunePlan, t
 
 def test_source_that_ends_is_named(wish: TunePlan) -> None:
     write_toml(wish.config, MODEL | {"streams.a": belt(size="160x120", frames=20)})
-    with pytest.raises(EdgeError, match="stream a has ended; wanted a source that goes on"):
+    with pytest.raises(EdgeError, match="stream a has ended; use a source that lasts as long"):
         session.tune(wish, None, None, as_json=True)
 
 
 def test_settings_none_of_which_can_be_had_are_told(wish: TunePlan) -> None:
-    with pytest.raises(EdgeError, match=r"could not be measured under any setting.*TensorRT"):
+    with pytest.raises(EdgeError, match=r"could not be measured in any setting.*TensorRT"):
         session.tune(replace(wish, devices=("dla0",), precisions=("fp16",)), None, None, as_json=True)
 
 

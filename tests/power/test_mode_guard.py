@@ -49,7 +49,7 @@ def test_second_ctrl_c_does_not_keep_the_mode_from_being_put_back(finished: Meas
 
 
 def test_mode_that_cannot_be_put_back_is_an_error_that_names_both(finished: MeasurementsFile) -> None:
-    with pytest.raises(EdgeError, match=r"stays in LOW; wanted MID, as before: mode MID cannot be set"):
+    with pytest.raises(EdgeError, match=r"stays in LOW; restoring MID failed: mode MID cannot be set"):
         switched(KnownPower(fails="MID"), finished, None)
 
 

@@ -40,7 +40,8 @@ def test_file_without_room_leaves_the_one_from_before(tmp_path: Path, option: st
     place.write_text("the one from before", encoding="utf-8")
     done = bench(tmp_path, 'ulimit -f 1; exec "$@"', option, place)
     assert done.returncode == 1
-    assert f"{option} {place} cannot be written (File too large); see the folder's rights and the space" in done.stderr
+    sentence = f"{option} {place} cannot be written (File too large); check the folder's permissions and the free space"
+    assert sentence in done.stderr
     assert "images/s" in done.stdout, "what was measured is told all the same"
     assert list(place.parent.iterdir()) == [place]
     assert place.read_text(encoding="utf-8") == "the one from before"

@@ -1,4 +1,4 @@
-"""An earlier run's file, and whether it was measured on this machine."""
+"""File of an earlier run, and the check that it was measured on this machine."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from edge.perf.bench.row import Block
 
 Run = Mapping[str, Any]  # {"machine": {...}, "rows": [...]}
 
-# What makes it another machine.
+# A difference in one of these means another machine.
 IDENTITY = ("board.name", "board.sku", "board.soc", "board.cpu", "board.gpu", "cores")
 _MOMENTARY = ("at", "load_average", "clocks.gpu_mhz", "clocks.emc_mhz")
-_MAKE_ONE = "measure one on this machine: edge bench … --json > FILE"
+_MAKE_ONE = "record one on this machine: edge bench … --json > FILE"
 
 
 class _Row(BaseModel):
@@ -39,13 +39,13 @@ class _BaselineRun(BaseModel):
 
 
 def read_run(path: Path) -> Run:
-    """Read what `edge bench --json` wrote; raise ConfigError where it is no such file."""
+    """Read the output of `edge bench --json`; raise ConfigError for any other file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--baseline {path} cannot be read ({error.strerror}); {_MAKE_ONE}") from None
     except ValueError:
-        raise ConfigError(f"--baseline {path}: found no JSON, wanted one document of edge bench; {_MAKE_ONE}") from None
+        raise ConfigError(f"--baseline {path}: found no JSON, wanted that of edge bench; {_MAKE_ONE}") from None
     try:
         _BaselineRun.model_validate(found)
     except ValidationError as error:
@@ -60,18 +60,18 @@ def read_run(path: Path) -> Run:
 
 
 def check_same_machine(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each thing, as a version or hash, that differs between two records of one machine.
+    """Return a sentence for each version, hash or other entry that differs between two records of one machine.
 
-    What is of the moment alone, as the time, is passed over. Raise ConfigError where they are two machines: their
-    figures say nothing about the software.
+    Momentary values such as the time are ignored. Raises ConfigError for two different machines, whose figures say
+    nothing about the software.
     """
     old, new = dict(_flat(before)), dict(_flat(now))
     differing = [name for name in {**old, **new} if old.get(name) != new.get(name) and name not in _MOMENTARY]
     others = [name for name in differing if name in IDENTITY and name in old and name in new]
     if others:
-        told = ", ".join(f"{name} was {_told(old[name])}, is {_told(new[name])}" for name in others)
-        raise ConfigError(f"--baseline was measured on another machine ({told}); {_MAKE_ONE}")
-    return [f"{name} was {_told(old.get(name))}, is {_told(new.get(name))}" for name in differing]
+        changes = ", ".join(f"{name} was {_text(old[name])}, is {_text(new[name])}" for name in others)
+        raise ConfigError(f"--baseline was measured on another machine ({changes}); {_MAKE_ONE}")
+    return [f"{name} was {_text(old.get(name))}, is {_text(new.get(name))}" for name in differing]
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -82,5 +82,5 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def _told(value: Any) -> str:
-    return "not known" if value is None else str(value)
+def _text(value: Any) -> str:
+    return "unknown" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""How long rows that are to come will take: by what they have to compute, and by how fast that went until now."""
+"""Estimate of the remaining time, from the work of the rows to come and the speed so far."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from edge.perf.bench.measure import MOST_PROBES, Effort
 from edge.perf.bench.networks import NAMES, find
 from edge.perf.bench.row import BenchRow
 
-# Before anything is measured: what a core or two of a board multiply in a second.
+# Before the first measurement: multiplications/s of a core or two.
 _GUESSED_PER_S = 2e10
 _OPENING_S = 0.5
 _WARM_UP_QUERIES = 1
 
 
 class EtaEstimator:
-    """Learns from the rows as they come."""
+    """Estimator that learns from the rows as they are measured."""
 
     def __init__(self, effort: Effort, measured: Sequence[BenchRow]) -> None:
-        """Take the rows that are measured, to which more are added meanwhile."""
+        """Keep the list of measured rows, which grows meanwhile."""
         self._effort = effort
         self._measured = measured
 
     def planned_s(self, group: Group) -> float:
-        """Return how long a group will take."""
+        """Return the estimated duration of a group."""
         return sum(self._row_s(row) for row in group.rows)
 
     def _row_s(self, row: PlannedRow) -> float:
@@ -38,19 +38,19 @@ class EtaEstimator:
         return _OPENING_S + max(effort.warm_up_s, _WARM_UP_QUERIES * batch_s) + runs * measured_s
 
     def _image_s(self, network: str) -> float:
-        """Return the time of an image: of this network as it was measured, else by what it computes."""
+        """Return the time per image: measured for this network, else derived from its multiplications."""
         own = [1 / row.images_per_s for row in self._measured if row.network == network and row.images_per_s]
         if own:
             return median(own)
-        paces = [
+        times_s = [
             1 / (row.images_per_s * work)
             for row in self._measured
             if row.images_per_s and (work := _multiplications(row.network))
         ]
-        return _multiplications(network) * (median(paces) if paces else 1 / _GUESSED_PER_S)
+        return _multiplications(network) * (median(times_s) if times_s else 1 / _GUESSED_PER_S)
 
 
 @functools.cache
 def _multiplications(network: str) -> int:
-    """Return what an image of a network needs; 0 where that is not known."""
+    """Return the multiplications for one image of a network; 0 if unknown."""
     return find(network).multiplications if network in NAMES else 0

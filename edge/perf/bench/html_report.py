@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: drawings, tables, the machine, and the raw figures."""
+"""Self-contained HTML report: plots, tables, the machine and the raw figures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from edge.core.errors import ConfigError
 from edge.perf.bench.plot import svg
 from edge.perf.bench.regression import key_of
 from edge.perf.bench.tables import Row, Sheet, cell_text, is_numeric, rows_sheet
-from edge.perf.plotting import can_draw, write_whole
+from edge.perf.plotting import can_draw, write_output
 
-_NO_DRAWING = "The drawings need matplotlib, which is not installed here: pip install 'edge-runtime[plot]'"
+_NO_PLOT = "The plots need matplotlib, which is not installed here: pip install 'edge-runtime[plot]'"
 _STYLE = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1240px; padding: 12px; color: #1b1f24 }
@@ -29,7 +29,7 @@ td.long { white-space: normal; min-width: 14em }
 svg { max-width: 520px; width: 100%; height: auto; display: block }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8em }
 """
-# The empty icon keeps a browser from asking for one.
+# The empty icon keeps a browser from requesting one.
 _DOCUMENT = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -45,32 +45,32 @@ _DOCUMENT = """<!DOCTYPE html>
 </html>
 """
 _NUMBER = ' class="number"'
-_LONG = 40  # characters from which on a cell is broken into lines
+_LONG = 40  # longer cells wrap
 
 
 def check_page(path: Path) -> None:
-    """Raise ConfigError, before anything is measured, where the page could not be written."""
+    """Raise ConfigError, before anything is measured, if the page could not be written."""
     if not path.parent.is_dir():
-        raise ConfigError(f"--html {path}: folder {path.parent} does not exist; make it first")
+        raise ConfigError(f"--html {path}: folder {path.parent} does not exist; create it first")
 
 
 def write_page(
     run: Mapping[str, Any], path: Path, title: str, *, sheets: Sequence[Sheet] = (), target_p99_ms: float | None = None
 ) -> None:
-    """Write the page; raise EdgeError where that cannot be done."""
+    """Write the page; raise EdgeError on failure."""
     text = page(run, title, sheets=sheets, target_p99_ms=target_p99_ms)
-    write_whole(path, text.encode(), "--html")
+    write_output(path, text.encode(), "--html")
 
 
 def page(
     run: Mapping[str, Any], title: str, *, sheets: Sequence[Sheet] = (), target_p99_ms: float | None = None
 ) -> str:
     """Return a run as an HTML document; `sheets` are further tables, such as the comparison with an earlier run."""
-    machine = Sheet("Machine", ("what", "found"), tuple(_flat(run["machine"])))
-    drawing = svg(run["rows"], "", target_p99_ms) if can_draw() else f"<p>{html.escape(_NO_DRAWING)}</p>"
+    machine = Sheet("Machine", ("property", "value"), tuple(_flat(run["machine"])))
+    plots = svg(run["rows"], "", target_p99_ms) if can_draw() else f"<p>{html.escape(_NO_PLOT)}</p>"
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        drawing,
+        plots,
         _table(_folded(rows_sheet([{**row, "why": None} for row in run["rows"]]))),
         _doubts(run["rows"]),
         *(_table(sheet) for sheet in (*sheets, machine)),
@@ -91,29 +91,29 @@ def _table(sheet: Sheet) -> str:
 
 
 def _folded(sheet: Sheet) -> Sheet:
-    """Return a table without those columns of settings that are the same in all lines: they go to its title."""
+    """Move the settings that are the same in all lines from the columns to the title."""
     settings = ("precision", "scenario", "lanes", "mode")
     same = [
         place
         for place, head in enumerate(sheet.heads)
         if head in settings and len({line[place] for line in sheet.lines}) == 1
     ]
-    told = [f"{sheet.heads[place]} {cell_text(sheet.lines[0][place])}" for place in same]
+    common = [f"{sheet.heads[place]} {cell_text(sheet.lines[0][place])}" for place in same]
     kept = [place for place in range(len(sheet.heads)) if place not in same]
     return Sheet(
-        ", ".join([sheet.title, *told]),
+        ", ".join([sheet.title, *common]),
         tuple(sheet.heads[place] for place in kept),
         tuple(tuple(line[place] for place in kept) for line in sheet.lines),
     )
 
 
 def _doubts(rows: Sequence[Row]) -> str:
-    """Return why rows are not to be trusted, as a list."""
-    told = [(str(key_of(row)), row["why"]) for row in rows if row.get("why")]
-    if not told:
+    """Return the doubtful rows with their reasons, as a list."""
+    doubts = [(str(key_of(row)), row["why"]) for row in rows if row.get("why")]
+    if not doubts:
         return ""
-    lines = "".join(f"<li>{html.escape(name)}: {html.escape(why)}</li>" for name, why in told)
-    return f"<h2>Not to be trusted</h2>\n<ul>{lines}</ul>"
+    lines = "".join(f"<li>{html.escape(name)}: {html.escape(why)}</li>" for name, why in doubts)
+    return f"<h2>Not trustworthy</h2>\n<ul>{lines}</ul>"
 
 
 def _cell(cell: Any) -> str:

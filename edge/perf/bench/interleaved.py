@@ -1,4 +1,4 @@
-"""Settings that are compared: those that differ in precision alone are opened side by side and measured in turn."""
+"""Interleaved measurement of settings that differ only in precision: opened side by side, measured in turn."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from edge.perf.bench.systems import make_variant, open_alone, open_serving
 
 log = logging.getLogger(__name__)
 
-STRETCHES = 5  # of a setting that takes turns: as many blocks as the judge wants, one query in each where that is slow
+STRETCHES = 5  # of an interleaved setting: as many blocks as a stable row needs, of one query each if that is slow
 
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """One row that is to come."""
+    """Row to be measured."""
 
     subject: Subject
     setting: BenchSetting
@@ -38,19 +38,19 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class Group:
-    """Points that take turns."""
+    """Rows that are measured in turn."""
 
     rows: tuple[PlannedRow, ...]
 
     def __str__(self) -> str:
-        """Name all precisions, and once what they have in common."""
+        """Name all precisions, and the rest once."""
         first = self.rows[0]
         precisions = ", ".join(row.setting.precision for row in self.rows)
         return str(first).replace(first.setting.precision, precisions, 1)
 
 
 def grouped(rows: Iterable[PlannedRow]) -> list[Group]:
-    """Put together what differs in precision alone, in the order in which each first comes."""
+    """Group the rows that differ only in precision, in the order of first appearance."""
     found: dict[tuple[str, BenchSetting], list[PlannedRow]] = {}
     for row in rows:
         found.setdefault((row.subject.name, replace(row.setting, precision="fp32")), []).append(row)
@@ -58,12 +58,12 @@ def grouped(rows: Iterable[PlannedRow]) -> list[Group]:
 
 
 def free_bytes() -> int:
-    """Return the memory that is left; a Jetson's GPU has the same."""
+    """Return the available memory, which a Jetson's GPU shares."""
     return int(psutil.virtual_memory().available)
 
 
 class InterleavedRunner:
-    """Opens and measures groups; what was measured joins the report, and so does why something was left out."""
+    """Opens and measures groups, and adds their rows and the reasons for skipped ones to the report."""
 
     def __init__(
         self, plan: BenchPlan, environment: Callable[[Subject], EngineEnvironment], sensors: RowSensors, report: Report
@@ -75,28 +75,28 @@ class InterleavedRunner:
         self._device = read_board().name
 
     def measure(self, group: Group, mode: str | None) -> None:
-        """Measure a group in a power mode; raise InterruptedRunError at Ctrl-C."""
+        """Measure a group in a power mode; raise InterruptedRunError on Ctrl-C."""
         made = []
         for row in group.rows:
-            with self._or_left_out(row):  # before anything takes memory or is measured
+            with self._skip_unavailable(row):  # before anything takes memory or time
                 make_variant(row.subject, row.setting, self._environment(row.subject))
                 made.append(row)
         while made:
             made = self._measure_fitting(made, mode)
 
     def _measure_fitting(self, rows: Sequence[PlannedRow], mode: str | None) -> list[PlannedRow]:
-        """Measure those for which there is memory at the same time; return the others."""
+        """Measure as many rows at once as fit into memory; return the others."""
         turns, largest = RoundRobin(), 0
         stretches = STRETCHES if len(rows) > 1 else 1
         with contextlib.ExitStack() as opened:
             for number, row in enumerate(rows):
                 before = free_bytes()
                 if turns and before < largest:
-                    reason = f"{before / 1e6:.0f} MB of memory are free, wanted {largest / 1e6:.0f} MB"
+                    reason = f"{before / 1e6:.0f} MB of memory free, wanted {largest / 1e6:.0f} MB"
                     rest = self._later(rows[number:], reason)
                     break
                 try:
-                    with self._or_left_out(row):
+                    with self._skip_unavailable(row):
                         turns.join(self._opened(row, opened, mode, stretches))
                 except GpuMemoryError as error:
                     if not turns:
@@ -112,8 +112,8 @@ class InterleavedRunner:
     def _add(self, rows: Sequence[BenchRow]) -> None:
         self._report.rows += rows
         for row in rows:
-            about = (row.network, row.precision, row.batch)
-            log.info("%s %s batch %d: %s images/s, median %s ms", *about, row.images_per_s, row.latency_ms)
+            setting = (row.network, row.precision, row.batch)
+            log.info("%s %s batch %d: %s images/s, median %s ms", *setting, row.images_per_s, row.latency_ms)
 
     def _opened(self, row: PlannedRow, opened: contextlib.ExitStack, mode: str | None, stretches: int) -> Measurement:
         plan, asked, subject = self._plan, row.setting, row.subject
@@ -125,15 +125,14 @@ class InterleavedRunner:
         return Measurement(system, self._sensors, setting, plan.effort, stretches)
 
     @contextlib.contextmanager
-    def _or_left_out(self, row: PlannedRow) -> Iterator[None]:
-        """Leave out what cannot be had here, with the reason."""
+    def _skip_unavailable(self, row: PlannedRow) -> Iterator[None]:
+        """Turn a ModelError into a note that the row is skipped."""
         try:
             yield
         except ModelError as error:
-            self._report.notes.append(f"{row} is left out: {error}")
+            self._report.notes.append(f"{row} is skipped: {error}")
 
     def _later(self, rows: Sequence[PlannedRow], reason: str) -> list[PlannedRow]:
         named = ", ".join(map(str, rows))
-        told = f"{named}: not measured in turn with the precisions before, as {reason}"
-        self._report.notes.append(told)
+        self._report.notes.append(f"{named}: not interleaved with the precisions before ({reason})")
         return list(rows)

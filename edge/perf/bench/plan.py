@@ -1,4 +1,4 @@
-"""What `edge bench` is asked for; what an option does not name is not swept."""
+"""Plan of `edge bench`: the settings to sweep; what no option names is not swept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WARM_UP_S, QUICK_WARM_UP_S = 2.0, 0.2
 
 @dataclass(frozen=True)
 class BenchSetting:
-    """One setting that is asked for; lanes None: as many as serve."""
+    """One setting of the sweep; with lanes None, as many as serving uses."""
 
     scenario: Scenario
     power_mode: str | None
@@ -33,14 +33,14 @@ class BenchSetting:
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """What is to be measured, and over what."""
+    """Models to measure and the values to sweep."""
 
     what: tuple[str, ...]  # networks, folders with model.toml, or a configuration
-    model: str | None = None  # of a configuration with several
+    model: str | None = None  # in a configuration with several
     scenarios: tuple[Scenario, ...] = ("single-stream",)
     batches: tuple[int, ...] = (1,)
     precisions: tuple[Precision, ...] = ("fp32",)
-    power_modes: tuple[str, ...] = ()  # names, max-q, max-p, or all; empty: the board stays in its own
+    power_modes: tuple[str, ...] = ()  # names, max-q, max-p, or all; empty: the current one
     lanes: tuple[int | None, ...] = (None,)
     seconds: float | None = None
     frames: int | None = None
@@ -57,7 +57,7 @@ class BenchPlan:
         return Effort(Length(seconds, self.frames), warm_up_s, not self.quick, self.target_p99_ms, self.seed)
 
     def settings(self, power_modes: tuple[str | None, ...]) -> Iterator[BenchSetting]:
-        """Yield each combination; modes change least, as a board has to settle."""
+        """Yield every combination; the mode changes least often, since a board has to settle."""
         for mode, precision, scenario, lanes, batch in itertools.product(
             power_modes, self.precisions, self.scenarios, self.lanes, sorted(set(self.batches))
         ):

@@ -1,4 +1,4 @@
-"""What `edge bench` measured, drawn with matplotlib: wide enough for a phone, one panel above the other."""
+"""Plots of `edge bench` with matplotlib: readable on a phone, one panel above the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from edge.perf.bench.tables import Row, number
 from edge.perf.plotting import save
 
-_WIDTH_IN = 3.9  # shown 390 pixels wide, 8 points are 11 pixels
+_WIDTH_IN = 3.9  # at 390 pixels wide, 8 points are 11 pixels
 _LATENCY_IN, _EFFICIENCY_IN, _EMPTY_IN = 3.8, 2.6, 1.0
 _DPI = 200
 _STYLES: dict[Any, Any] = {
@@ -20,11 +20,11 @@ _STYLES: dict[Any, Any] = {
     "legend.fontsize": 7.5,
     "lines.markersize": 4.5,
     "lines.linewidth": 1.2,
-    "svg.hashsalt": "edge",  # the same rows give the same file
+    "svg.hashsalt": "edge",  # so that the same rows give the same file
 }
 _LINES = ("-", "--", ":", "-.")
-_MOST_LINES = 8  # in one panel; beyond, each network has panels of its own
-_MOST_LABELLED = 4  # lines with a batch at each of their points
+_MOST_LINES = 8  # in one panel; with more, each network has panels of its own
+_MOST_LABELLED = 4  # lines with the batch at each of their points
 
 Lines = Sequence[tuple[str, dict[str, Any], Sequence[Row]]]  # name, matplotlib's style, rows by batch
 
@@ -32,8 +32,7 @@ Lines = Sequence[tuple[str, dict[str, Any], Sequence[Row]]]  # name, matplotlib'
 def plot(rows: Sequence[Row], path: Path, title: str, target_p99_ms: float | None = None) -> None:
     """Draw latency against throughput, and images/s/W by batch, into a PNG or SVG file.
 
-    Raise EdgeError where it cannot be written; `edge.perf.plotting.check_plot` tells before the run what
-    would be wrong.
+    Raises EdgeError if it cannot be written; `edge.perf.plotting.check_plot` finds out before the run.
     """
     import matplotlib as mpl  # noqa: PLC0415 -- an optional package
 
@@ -42,12 +41,12 @@ def plot(rows: Sequence[Row], path: Path, title: str, target_p99_ms: float | Non
 
 
 def svg(rows: Sequence[Row], title: str, target_p99_ms: float | None = None) -> str:
-    """Return the same as an SVG element, to stand inside an HTML page."""
+    """Return the plots as an SVG element for an HTML page."""
     import matplotlib as mpl  # noqa: PLC0415 -- an optional package
 
     drawn = io.StringIO()
     with mpl.rc_context(_STYLES):
-        # Without metadata, which a page has no use for and which names other sites.
+        # Without metadata, which is useless in a page and names other sites.
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         _figure(rows, title, target_p99_ms).savefig(drawn, format="svg", metadata=metadata)
     text = drawn.getvalue()
@@ -73,48 +72,50 @@ def _figure(rows: Sequence[Row], title: str, target_p99_ms: float | None) -> Any
 
 
 def _parts(rows: Sequence[Row]) -> list[tuple[str, Lines]]:
-    """Return the lines of each pair of panels: all networks in one where they are few, else one network each."""
+    """Return the lines of each pair of panels: all networks in one if they are few, else one network each."""
     networks = list(dict.fromkeys(row["network"] for row in rows))
-    forms = list(dict.fromkeys(_form(row) for row in rows))
-    if len(networks) <= 1 or (len(networks) * len(forms) <= _MOST_LINES and len(forms) <= len(_LINES)):
-        return [("", _lines(rows, networks, forms))]
-    return [(name, _lines([row for row in rows if row["network"] == name], [name], forms)) for name in networks]
+    variants = list(dict.fromkeys(_variant(row) for row in rows))
+    if len(networks) <= 1 or (len(networks) * len(variants) <= _MOST_LINES and len(variants) <= len(_LINES)):
+        return [("", _lines(rows, networks, variants))]
+    return [(name, _lines([row for row in rows if row["network"] == name], [name], variants)) for name in networks]
 
 
-def _lines(rows: Sequence[Row], networks: Sequence[str], forms: Sequence[tuple[Any, ...]]) -> Lines:
-    """Return a line for each network and form; colours tell networks apart, or forms where there is one network."""
+def _lines(rows: Sequence[Row], networks: Sequence[str], variants: Sequence[tuple[Any, ...]]) -> Lines:
+    """Return a line for each network and variant; the colour shows the network, or the variant of a single network."""
     lines = []
     for network_place, network in enumerate(networks):
-        for form_place, (form, dashes) in enumerate(zip(forms, cycle(_LINES))):
-            those = [row for row in rows if row["network"] == network and _form(row) == form]
+        for variant_place, (variant, dashes) in enumerate(zip(variants, cycle(_LINES))):
+            those = [row for row in rows if row["network"] == network and _variant(row) == variant]
             if not those:
                 continue
-            colour = form_place if len(networks) == 1 else network_place
-            shown = _varying(form, forms) or ("" if len(networks) > 1 else " ".join(str(part) for part in form if part))
+            colour = variant_place if len(networks) == 1 else network_place
+            shown = _varying(variant, variants) or (
+                "" if len(networks) > 1 else " ".join(str(part) for part in variant if part)
+            )
             name = " ".join(part for part in ((network if len(networks) > 1 else ""), shown) if part)
             style = {"color": f"C{colour % 10}", "linestyle": dashes}
             lines.append((name, style, sorted(those, key=lambda row: int(row["batch"]))))
     return lines
 
 
-def _form(row: Row) -> tuple[Any, ...]:
+def _variant(row: Row) -> tuple[Any, ...]:
     lanes = row.get("lanes")
     return (row["precision"], row.get("power_mode"), row.get("scenario"), f"{lanes} lanes" if lanes else None)
 
 
-def _varying(form: tuple[Any, ...], forms: Sequence[tuple[Any, ...]]) -> str:
-    """Return those parts of a form that are not the same in all forms, as text."""
-    differ = [len({each[place] for each in forms}) > 1 for place in range(len(form))]
-    return " ".join(str(part) for part, differs in zip(form, differ, strict=True) if differs and part)
+def _varying(variant: tuple[Any, ...], variants: Sequence[tuple[Any, ...]]) -> str:
+    """Return the parts of a variant that differ between the variants, as text."""
+    differ = [len({each[place] for each in variants}) > 1 for place in range(len(variant))]
+    return " ".join(str(part) for part, differs in zip(variant, differ, strict=True) if differs and part)
 
 
 def _latency(axes: Any, lines: Lines, target_p99_ms: float | None) -> None:
     has_p99 = bool(lines) and all(row.get("latency_p99_ms") is not None for _, _, rows in lines for row in rows)
     key, label = ("latency_p99_ms", "p99") if has_p99 else ("latency_ms", "median")
-    axes.set_xlabel("images a second")
+    axes.set_xlabel("images/s")
     axes.set_ylabel(f"latency, ms ({label})")
     if not lines:
-        _say(axes, "no row was measured")
+        _annotate(axes, "no rows were measured")
         return
     for name, style, rows in lines:
         _draw(axes, [row["images_per_s"] for row in rows], [row[key] for row in rows], rows, style, name)
@@ -123,7 +124,7 @@ def _latency(axes: Any, lines: Lines, target_p99_ms: float | None) -> None:
         axes.axhline(target_p99_ms, color="black", linestyle=(0, (1, 1)), label=f"p99 target {target_p99_ms:g} ms")
     _set_logarithmic(axes, axes.xaxis, axes.set_xscale)
     _set_logarithmic(axes, axes.yaxis, axes.set_yscale)
-    _legend(axes, "numbers beside points: batch" + _hollow(lines))
+    _legend(axes, "numbers at points: batch" + _hollow(lines))
 
 
 def _efficiency(axes: Any, lines: Lines) -> None:
@@ -135,7 +136,7 @@ def _efficiency(axes: Any, lines: Lines) -> None:
         if (kept := [row for row in rows if row.get("images_per_s_per_w") is not None])
     ]
     if not measured:
-        _say(axes, "not known: no watts were measured")
+        _annotate(axes, "unknown: no power was measured")
         return
     for name, style, rows in measured:
         _draw(axes, [row["batch"] for row in rows], [row["images_per_s_per_w"] for row in rows], rows, style, name)
@@ -160,9 +161,7 @@ def _name_batches(axes: Any, rows: Sequence[Row], key: str, *, many: bool) -> No
 
 
 def _hollow(lines: Lines) -> str:
-    return (
-        "; hollow: not to be trusted" if any(row.get("valid") is False for _, _, rows in lines for row in rows) else ""
-    )
+    return "; hollow: not trustworthy" if any(row.get("valid") is False for _, _, rows in lines for row in rows) else ""
 
 
 def _set_logarithmic(axes: Any, axis: Any, set_scale: Callable[[str], None]) -> None:
@@ -178,13 +177,13 @@ def _set_logarithmic(axes: Any, axis: Any, set_scale: Callable[[str], None]) -> 
 
 
 def _legend(axes: Any, note: str) -> None:
-    """Put the legend of both panels between them, where it hides no point."""
+    """Put the legend between the two panels, where it hides no points."""
     columns = 2 if len(axes.get_legend_handles_labels()[1]) > 1 else 1
-    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.2}  # below the axis' numbers
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.2}  # below the axis labels
     axes.legend(**place, ncols=columns, title=note, title_fontsize=7)
 
 
-def _say(axes: Any, text: str) -> None:
+def _annotate(axes: Any, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -1,4 +1,4 @@
-"""Is a run better, the same or worse than an earlier one? Row by row, with the confidence that the raw samples give."""
+"""Regression check: each row of a run compared with an earlier run, with the confidence of the raw samples."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from edge.perf.bench.sample_statistics import (
 from edge.perf.bench.stability import drift
 from edge.perf.bench.tables import Row, Sheet
 
-TOLERANCE = 0.05  # what the figures of the same engine may differ by from run to run, 19 times of 20
-CONFIDENCE = 0.95  # of the whole comparison: with many rows, each is held to more
+TOLERANCE = 0.05  # figures of one engine differ by less from run to run, 19 times of 20
+CONFIDENCE = 0.95  # of the whole comparison; with many rows, each needs more
 BETTER, SAME, WORSE, UNCLEAR = "better", "same", "worse", "unclear"
 _RESAMPLED: Mapping[str, Callable[[Sequence[Block]], Array]] = {
     "images_per_s": resampled_rates_per_s,
@@ -34,7 +34,7 @@ FIGURES = tuple(_RESAMPLED)
 
 
 class RowKey(NamedTuple):
-    """Rows with the same key are compared."""
+    """Identity of a row; rows with equal keys are compared."""
 
     network: str
     precision: str
@@ -51,9 +51,9 @@ class RowKey(NamedTuple):
 
 @dataclass(frozen=True)
 class FigureChange:
-    """One figure now ÷ the same figure before, and the interval that the samples leave it; not drift between runs."""
+    """One figure now ÷ before, with the interval from the samples alone, without drift between runs."""
 
-    figure: str  # images_per_s or latency_ms, the median
+    figure: str  # images_per_s, or latency_ms (the median)
     ratio: float
     low: float
     high: float
@@ -62,7 +62,7 @@ class FigureChange:
 
 @dataclass(frozen=True)
 class RowChange:
-    """What became of a row; `why` says what is missing where that is unclear, or what speaks against a row."""
+    """Change of a row; `why` explains an unclear verdict, or the doubts about either row."""
 
     key: RowKey
     verdict: str
@@ -72,7 +72,7 @@ class RowChange:
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """What became of each row that both runs have, and what else there is to know of the two runs."""
+    """Changes of the rows that both runs have, and notes on the others."""
 
     tolerance: float
     rows: tuple[RowChange, ...]
@@ -80,7 +80,7 @@ class BaselineComparison:
 
     @property
     def is_worse(self) -> bool:
-        """Whether any row is worse than before past the tolerance: `edge bench` then exits 4."""
+        """True if a row is worse beyond the tolerance: `edge bench` then exits with 4."""
         return any(row.verdict == WORSE for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
@@ -89,13 +89,13 @@ class BaselineComparison:
 
 
 def check_tolerance(tolerance: float) -> None:
-    """Raise ConfigError where no ratio could be told from it."""
+    """Raise ConfigError for a tolerance that is no valid fraction."""
     if not 0 <= tolerance < 1:
-        raise ConfigError(f"--tolerance {tolerance:g}: wanted a share from 0 to below 1, as 0.05 for 5 %")
+        raise ConfigError(f"--tolerance {tolerance:g}: wanted a fraction from 0 to below 1, such as 0.05 for 5 %")
 
 
 def key_of(row: Row) -> RowKey:
-    """Return what a row is a measurement of."""
+    """Return the key of a row."""
     mode = row.get("power_mode")
     return RowKey(row["network"], row["precision"], row["batch"], row["scenario"], row["lanes"], mode)
 
@@ -115,35 +115,35 @@ def compare(before: Sequence[Row], now: Sequence[Row], tolerance: float = TOLERA
 
 
 def comparison_sheet(comparison: BaselineComparison) -> Sheet:
-    """Return the comparison as a table: each row's ratios, now ÷ before, with their intervals."""
+    """Return the comparison as a table of ratios, now ÷ before, with their intervals."""
     heads = ("row", "verdict", "images/s", "p50 ms", "why")
     lines = []
     for row in comparison.rows:
-        told = {each.figure: f"×{each.ratio:.3f} ({each.low:.3f} to {each.high:.3f})" for each in row.changes}
-        lines.append((str(row.key), row.verdict, told.get("images_per_s"), told.get("latency_ms"), row.why))
+        ratios = {each.figure: f"×{each.ratio:.3f} ({each.low:.3f} to {each.high:.3f})" for each in row.changes}
+        lines.append((str(row.key), row.verdict, ratios.get("images_per_s"), ratios.get("latency_ms"), row.why))
     return Sheet(f"Now ÷ before, tolerance {comparison.tolerance:.1%}", heads, tuple(lines))
 
 
 def _row_change(before: Row, now: Row, tolerance: float, confidence: float) -> RowChange:
     key = key_of(now)
     runs = {"the earlier run": before, "this run": now}
-    if unfit := _unfit(runs):
-        return RowChange(key, UNCLEAR, (), unfit)
-    # In the server scenario the rate is searched by latency, which comes to lie at the target, however fast the engine.
+    if reason := _reason_incomparable(runs):
+        return RowChange(key, UNCLEAR, (), reason)
+    # The server scenario searches the rate by latency, which ends up at the target however fast the engine is.
     figures = FIGURES[:1] if key.scenario == "server" else FIGURES
     found = [figure_change(figure, _blocks(before), _blocks(now), tolerance, confidence) for figure in figures]
     changes = tuple(each for each in found if each is not None)
-    verdict = _together([each.verdict for each in changes])
+    verdict = _overall([each.verdict for each in changes])
     doubts = [f"{name}: {row['why']}" for name, row in runs.items() if row.get("valid") is False and row.get("why")]
     if verdict == UNCLEAR and not doubts:
-        doubts = ["the samples vary too much to tell; measure longer, with nothing else running"]
+        doubts = ["the samples vary too much; measure longer, with nothing else running"]
     return RowChange(key, verdict, changes, "; ".join(doubts) or None)
 
 
-def _unfit(runs: Mapping[str, Row]) -> str | None:
-    """Tell why two rows cannot be compared at all."""
+def _reason_incomparable(runs: Mapping[str, Row]) -> str | None:
+    """Return the reason that two rows cannot be compared; None if they can."""
     if throttled := [name for name, row in runs.items() if row.get("throttled")]:
-        return f"{' and '.join(throttled)} was throttled; cool the board and measure again"
+        return f"{' and '.join(throttled)} throttled; cool the board and measure again"
     counts = {name: len(_blocks(row)) for name, row in runs.items()}
     if min(counts.values()) >= LEAST_BLOCKS:
         return None
@@ -156,18 +156,18 @@ def _blocks(row: Row) -> list[Block]:
     return [block for block in blocks if block.seconds > 0 and block.latency_ms]
 
 
-def _together(verdicts: Sequence[str]) -> str:
+def _overall(verdicts: Sequence[str]) -> str:
     return next((each for each in (WORSE, UNCLEAR, BETTER) if each in verdicts), SAME if verdicts else UNCLEAR)
 
 
 def figure_change(
     figure: str, before: Sequence[Block], now: Sequence[Block], tolerance: float, confidence: float
 ) -> FigureChange | None:
-    """Return what became of a figure, from at least two blocks a run; None where a run has no such figure.
+    """Return the change of a figure, from at least two blocks per run; None if a run lacks the figure.
 
-    The interval is that of Student's t, with the standard errors from resampled blocks, so it holds what varied within
-    the two runs; half of what the blocks drifted is added. What varies between runs is the tolerance's business: a
-    figure has changed where it differs by more than the root of the summed squares of both.
+    The interval is Student's t with the standard errors of resampled blocks, so it covers the variation within the two
+    runs; half of the blocks' drift is added. The tolerance covers the variation between runs: a figure has changed if
+    it differs by more than the root of the summed squares of both.
     """
     runs = (before, now)
     resampled = [_RESAMPLED[figure](blocks) for blocks in runs]
@@ -184,16 +184,16 @@ def figure_change(
 
 
 def _noise(errors: Sequence[float], blocks: Sequence[int], confidence: float) -> float:
-    """Return half the interval, with Welch and Satterthwaite's degrees of freedom: the runs need not vary alike."""
+    """Return half the interval, with the Welch-Satterthwaite degrees of freedom: the runs may vary differently."""
     error = math.hypot(*errors)
     parts = sum(each**4 / (count - 1) for each, count in zip(errors, blocks, strict=True))
     return student_t(confidence, error**4 / parts) * error if parts else 0.0
 
 
 def _verdict(gain: float, half: float, between_runs: float) -> str:
-    """Judge the logarithm of a gain, above 0 where the engine became faster, with half its interval.
+    """Return the verdict on the logarithm of a gain, positive for a faster engine, with half its interval.
 
-    Where a change of twice the tolerance could have been missed, nothing is told.
+    It is unclear if a change of twice the tolerance could have been missed.
     """
     apart = math.hypot(half, between_runs)
     if abs(gain) > apart:
@@ -202,13 +202,13 @@ def _verdict(gain: float, half: float, between_runs: float) -> str:
 
 
 def _unmatched(before: Sequence[Row], now: Sequence[Row]) -> list[str]:
-    """Tell what only one run has, and rows that differ in the power mode alone."""
+    """Return a note for each row that only one run has, or that differs in the power mode."""
     old, new = {key_of(row) for row in before}, {key_of(row) for row in now}
     modes = {key._replace(power_mode=None): key.power_mode for key in old}
     notes = []
     for key in sorted(new - old, key=str):
         mode = modes.get(key._replace(power_mode=None))
-        why = f"the earlier run has it in mode {mode}" if mode else "the earlier run has it not"
+        why = f"the earlier run has it in mode {mode}" if mode else "missing in the earlier run"
         notes.append(f"{key}: not compared, {why}")
     gone = sorted(old - new, key=str)
-    return [*notes, *(f"{key}: not compared, this run has it not" for key in gone)]
+    return [*notes, *(f"{key}: not compared, missing in this run" for key in gone)]

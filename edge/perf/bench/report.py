@@ -1,4 +1,4 @@
-"""What a benchmark tells: JSON for programs, a table for people, CSV and Markdown for spreadsheets and pages."""
+"""Report of a benchmark: JSON for programs, a table for people, CSV and Markdown for spreadsheets and pages."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from edge.perf.bench.row import BenchRow
 from edge.perf.bench.tables import Sheet, cell_text, rows_sheet, to_csv, to_markdown
 
 Form = Literal["table", "json", "csv", "markdown"]
-FORMS: tuple[Form, ...] = ("json", "csv", "markdown")  # as options name them; a table else
+FORMS: tuple[Form, ...] = ("json", "csv", "markdown")  # by option; otherwise a table
 
-_UNTRUSTED = "not to be trusted"
-_FIRST_TO_GO = ("spread", "max ms", "images/s/W (GPU)", "p90 ms", "lanes", "J/image")
+_UNTRUSTED = "not trustworthy"
+_FIRST_TO_HIDE = ("spread", "max ms", "images/s/W (GPU)", "p90 ms", "lanes", "J/image")
 _GAP = 2  # between two columns
 _TEXTS = frozenset({"network", "precision", "scenario", "mode"})
 
 
 @dataclass
 class Report:
-    """The rows that are measured so far, the machine, and what a reader must know beside them."""
+    """Rows measured so far, the machine, and notes for the reader."""
 
     machine: Mapping[str, Any]
     target_p99_ms: float | None = None
     rows: list[BenchRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     partial: bool = False  # ended by Ctrl-C
-    sheets: list[Sheet] = field(default_factory=list)  # what was asked for beside the rows
-    told: dict[str, Any] = field(default_factory=dict)  # the same, for programs
+    sheets: list[Sheet] = field(default_factory=list)  # further tables
+    extra: dict[str, Any] = field(default_factory=dict)  # their data, for the JSON
     files: dict[str, Path] = field(default_factory=dict)  # the ONNX file of each network
     state_dir: Path = Path()
 
     def best(self) -> list[int]:
-        """Return the places of the rows with the most images/s within the target, over the batches of each setting."""
+        """Return the indices of the rows with the most images/s within the target, over the batches of each setting."""
         if self.target_p99_ms is None:
             return []
         best: dict[tuple[Any, ...], int] = {}
@@ -62,17 +62,17 @@ class Report:
             "best": self.best(),
             "partial": self.partial,
             "notes": list(self.notes),
-            **self.told,
+            **self.extra,
         }
 
 
 def _rank(row: BenchRow) -> tuple[bool, float]:
-    """Order rows: what is to be trusted comes before what is faster."""
+    """Rank valid rows before faster ones."""
     return row.valid, row.images_per_s or 0.0
 
 
 def show(report: Report, form: Form) -> None:
-    """Print a report on standard output; raise EdgeError where there is no room for it."""
+    """Print a report on standard output; raise EdgeError if it cannot be written."""
     shown: Mapping[Form, Callable[[Report], None]] = {
         "json": lambda each: print(json.dumps(each.to_json(), allow_nan=False)),  # noqa: T201 -- the command's output
         "csv": lambda each: print(to_csv([row.to_json() for row in each.rows]), end=""),  # noqa: T201 -- likewise
@@ -85,10 +85,10 @@ def show(report: Report, form: Form) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # Python would try again at its end, and complain of it with a traceback.
+        # Python would flush again at exit, and fail with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise EdgeError(
-            f"the report cannot be written to standard output ({error.strerror}); let it go where there is room"
+            f"the report cannot be written to standard output ({error.strerror}); redirect it to where there is space"
         ) from None
 
 
@@ -100,7 +100,7 @@ def markdown(report: Report) -> str:
 
 
 def show_table(report: Report, console: Console) -> None:
-    """Print the rows as the published tables have them; why a row is not to be trusted stands below."""
+    """Print the rows in the layout of the published tables, and below them the reasons for doubtful ones."""
     sheet, marks = rows_sheet([row.to_json() for row in report.rows]), _marks(report)
     table = Table(box=box.SIMPLE_HEAD, title=title_of(report), title_justify="left", padding=(0, 1, 0, 0))
     places = _fitting(sheet, console.width - max(map(len, marks), default=0) - _GAP)
@@ -115,12 +115,12 @@ def show_table(report: Report, console: Console) -> None:
     console.print(table)
     for each in report.sheets:
         console.print(f"{each.title}:", markup=False, highlight=False, soft_wrap=True)
-        console.print(_beside(each))
+        console.print(_further_table(each))
     for note in _notes(report, with_reasons=True):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
-def _beside(sheet: Sheet) -> Table:
+def _further_table(sheet: Sheet) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in sheet.heads:
         table.add_column(head, justify="left" if head in _TEXTS else "right")
@@ -130,13 +130,13 @@ def _beside(sheet: Sheet) -> Table:
 
 
 def _fitting(sheet: Sheet, width: int) -> list[int]:
-    """Return the columns for a terminal so wide; those that tell least are left out where there is no room for all."""
+    """Return the columns that fit into a terminal; the least informative ones are hidden first."""
     places = [place for place, head in enumerate(sheet.heads) if head != _UNTRUSTED and _varies(sheet, place)]
     widths = {
         place: max(len(sheet.heads[place]), *(len(cell_text(line[place])) for line in sheet.lines), 0)
         for place in places
     }
-    for head in _FIRST_TO_GO:
+    for head in _FIRST_TO_HIDE:
         if sum(widths[place] + _GAP for place in places) <= width:
             break
         places = [place for place in places if sheet.heads[place] != head]
@@ -148,7 +148,7 @@ def title_of(report: Report) -> str:
 
 
 def _varies(sheet: Sheet, place: int) -> bool:
-    """Tell whether a column is worth its room: the scenario and the lanes are where there are several."""
+    """Return whether to show a column: scenario and lanes only if they differ between rows."""
     return sheet.heads[place] not in ("scenario", "lanes") or len({line[place] for line in sheet.lines}) > 1
 
 
@@ -166,8 +166,8 @@ def _notes(report: Report, *, with_reasons: bool) -> list[str]:
     for row in report.rows if with_reasons else ():
         if not row.valid:
             reasons.setdefault(row.why or "invalid", []).append(f"{row.network} {row.precision} batch {row.batch}")
-    told = [f"! {', '.join(rows)}: {why}" for why, rows in reasons.items()]
+    notes = [f"! {', '.join(rows)}: {why}" for why, rows in reasons.items()]
     if report.target_p99_ms is not None:
         within = f"best: the most images/s with a p99 within {report.target_p99_ms:g} ms"
-        told.append(within if report.best() else f"no row has a p99 within {report.target_p99_ms:g} ms")
-    return [*told, *report.notes]
+        notes.append(within if report.best() else f"no row has a p99 within {report.target_p99_ms:g} ms")
+    return [*notes, *report.notes]

@@ -1,4 +1,4 @@
-"""What is told beside the rows of a benchmark: published figures, an earlier run, speed-ups, drawings."""
+"""Further sections of a benchmark report: published figures, an earlier run, speed-ups, accuracy, plots."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PUBLISHED = "published"
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What is asked for beside the rows."""
+    """Sections to add to the report."""
 
     published: bool = False
-    board: str | None = None  # whose published rows; None: this one's
-    board_mode: str | None = None  # of that board: max-q or max-p
+    board: str | None = None  # the board of the published rows; None: this one
+    board_mode: str | None = None  # mode of that board: max-q or max-p
     speedup: bool = False
     accuracy: bool = False
     baseline: Path | None = None
@@ -36,30 +36,30 @@ class ReportOptions:
 
 
 class ReportSections:
-    """What an order asks for beside the rows, checked before anything is measured."""
+    """Sections of a report, checked before anything is measured."""
 
-    def __init__(self, asked: ReportOptions) -> None:
-        """Read the earlier run; raise ConfigError for what could not be told in the end."""
-        self._asked = asked
-        check_tolerance(asked.tolerance)
-        if asked.plot is not None:
-            check_plot(asked.plot)
-        if asked.page is not None:
-            check_page(asked.page)
-        if asked.published:
-            published_device(asked.board or board_name())
-        elif asked.board is not None:
-            raise ConfigError("--board: found no --compare published, wanted it: only there a board is named")
-        self._before = read_run(asked.baseline) if asked.baseline is not None else None
+    def __init__(self, options: ReportOptions) -> None:
+        """Read the earlier run; raise ConfigError for a section that cannot be made."""
+        self._options = options
+        check_tolerance(options.tolerance)
+        if options.plot is not None:
+            check_plot(options.plot)
+        if options.page is not None:
+            check_page(options.page)
+        if options.published:
+            published_device(options.board or board_name())
+        elif options.board is not None:
+            raise ConfigError("--board: only --compare published takes a board; add it or omit --board")
+        self._before = read_run(options.baseline) if options.baseline is not None else None
         self._comparison: BaselineComparison | None = None
 
     @property
     def is_worse(self) -> bool:
-        """Tell whether a row is worse than in the earlier run."""
+        """True if a row is worse than in the earlier run."""
         return self._comparison is not None and self._comparison.is_worse
 
     def publish(self, report: Report, form: Form) -> None:
-        """Print the report with its sections, then write its drawings, which are not lost where printing fails."""
+        """Print the report with its sections, and write its plot and page even if printing fails."""
         if report.rows:
             self._add_to(report)
         try:
@@ -70,31 +70,31 @@ class ReportSections:
                 self._draw(report)
 
     def _add_to(self, report: Report) -> None:
-        """Compare what was measured; what comes of it joins the report."""
+        """Add the sections to a report of measured rows."""
         rows = [row.to_json() for row in report.rows]
-        if self._asked.speedup:
+        if self._options.speedup:
             report.sheets.append(speedup_sheet(rows))
-        if self._asked.accuracy:
+        if self._options.accuracy:
             found = accuracies(rows, report.files, report.state_dir)
-            report.told["accuracy"] = found
+            report.extra["accuracy"] = found
             report.sheets.append(accuracy_sheet(rows, found))
             report.notes += [NOT_MEASURED] if any(each["accuracy"] is None for each in found) else []
-        if self._asked.published:
-            pairs: list[Pair] = paired(rows, self._asked.board or board_name(), self._asked.board_mode)
-            report.told[PUBLISHED] = [pair.to_json() for pair in pairs]
+        if self._options.published:
+            pairs: list[Pair] = paired(rows, self._options.board or board_name(), self._options.board_mode)
+            report.extra[PUBLISHED] = [pair.to_json() for pair in pairs]
             report.sheets.append(published_sheet(pairs))
         if self._before is not None:
             report.notes += check_same_machine(self._before["machine"], report.machine)
-            self._comparison = compare(self._before["rows"], rows, self._asked.tolerance)
+            self._comparison = compare(self._before["rows"], rows, self._options.tolerance)
             report.notes += self._comparison.notes
-            report.told["baseline"] = self._comparison.to_json()
+            report.extra["baseline"] = self._comparison.to_json()
             report.sheets.append(comparison_sheet(self._comparison))
 
     def _draw(self, report: Report) -> None:
-        """Write the plot and the page that are asked for; raise EdgeError where one cannot be written."""
+        """Write the plot and the page, if requested; raise EdgeError if one cannot be written."""
         rows, title = [row.to_json() for row in report.rows], title_of(report)
-        if self._asked.plot is not None:
-            plot(rows, self._asked.plot, title, report.target_p99_ms)
-        if self._asked.page is not None:
-            page, target_p99_ms = self._asked.page, report.target_p99_ms
+        if self._options.plot is not None:
+            plot(rows, self._options.plot, title, report.target_p99_ms)
+        if self._options.page is not None:
+            page, target_p99_ms = self._options.page, report.target_p99_ms
             write_page(report.to_json(), page, title, sheets=report.sheets, target_p99_ms=target_p99_ms)

@@ -1,4 +1,4 @@
-"""One row of a benchmark's report: what was run, how fast, how late, and for how many watts."""
+"""Row of a benchmark report: throughput, latency, power and the raw samples of one setting."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt
 
-# A percentile from fewer samples is an accident.
+# A percentile of fewer samples is an accident.
 LEAST_SAMPLES = 100
-_DIGITS = 6  # significant ones that are told
+_DIGITS = 6  # significant digits of a figure
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A stretch of the measured time; a run's blocks follow one another without a gap."""
+    """Part of the measured time; the blocks of a stretch follow one another without a gap."""
 
-    latency_ms: tuple[float, ...]  # one a query, in the order in which they ended
+    latency_ms: tuple[float, ...]  # one per query, in the order of completion
     images: NonNegativeInt
     seconds: NonNegativeFloat
 
@@ -32,7 +32,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class BenchRow:
-    """One setting that was measured; None for what was not, or cannot be."""
+    """Figures of one measured setting; None for what was not or cannot be measured."""
 
     device: str
     power_mode: str | None
@@ -40,9 +40,9 @@ class BenchRow:
     network: str
     batch: int
     images_per_s: float | None
-    power_w: float | None  # mean of all rails of the total
+    power_w: float | None  # mean over the rails that make up the total
     images_per_s_per_w: float | None
-    gpu_power_w: float | None  # of the rail that feeds the GPU and nothing else
+    gpu_power_w: float | None  # of the rail that feeds only the GPU
     gpu_images_per_s_per_w: float | None
     latency_ms: float | None  # median
     latency_p90_ms: float | None
@@ -53,7 +53,7 @@ class BenchRow:
     lanes: int
     spread: float | None  # standard deviation of the blocks ÷ their mean
     valid: bool
-    why: str | None  # it is not to be trusted
+    why: str | None  # the reason that it is not valid
     rails_w: Mapping[str, float | None]
     cpu_load: float | None  # 0…1 of all cores
     gpu_load: float | None  # 0…1
@@ -68,14 +68,14 @@ class BenchRow:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> BenchRow:
-        """Return the row that `to_json` told; keys that this version does not know are left out."""
+        """Return the row that `to_json` gave; unknown keys are ignored."""
         known = {field.name: found[field.name] for field in fields(cls)}
         return cls(**known | {"samples": tuple(map(Block.from_json, known["samples"]))})
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What the samples of a run say; None where there are too few."""
+    """Summary of a run's samples; None for figures that need more samples."""
 
     images: int
     seconds: float
@@ -101,11 +101,11 @@ def speed_of(blocks: Sequence[Block]) -> Speed:
     )
 
 
-def percentile(samples: Sequence[float], share: float) -> float | None:
-    """Return a percentile, `share` of 100; None where there are fewer than LEAST_SAMPLES."""
+def percentile(samples: Sequence[float], percent: float) -> float | None:
+    """Return a percentile; None for fewer than LEAST_SAMPLES."""
     if len(samples) < LEAST_SAMPLES:
         return None
-    return significant(float(np.percentile(samples, share)))
+    return significant(float(np.percentile(samples, percent)))
 
 
 def significant(value: float | None) -> float | None:
@@ -113,5 +113,5 @@ def significant(value: float | None) -> float | None:
 
 
 def ratio(value: float | None, to: float | None) -> float | None:
-    """Return a quotient; None where a part of it is not known, or would be divided by."""
+    """Return a quotient; None if an operand is unknown or the divisor is 0."""
     return significant(value / to) if value is not None and to else None

@@ -1,4 +1,4 @@
-"""The raw samples of a row: blocks, each a stretch of the run, and how a figure varies with the choice of blocks."""
+"""Statistics of a row's raw samples: figures of blocks, and their standard error by resampling the blocks."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from edge.perf.bench.row import Block
 
 Array = NDArray[np.float64]
 
-LEAST_BLOCKS = 5  # fewer tell nothing of how the figure varies
+LEAST_BLOCKS = 5  # fewer say nothing about the variance
 _RESAMPLES = 200  # enough for a standard error: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 6
 
 
 def rates_per_s(blocks: Sequence[Block]) -> Array:
-    """Return the images/s of each block that took time."""
+    """Return the images/s of each block with a duration."""
     return np.array([each.images / each.seconds for each in blocks if each.seconds > 0], dtype=np.float64)
 
 
 def medians_ms(blocks: Sequence[Block]) -> Array:
-    """Return the median latency of each block that has one."""
+    """Return the median latency of each block with queries."""
     return np.array([np.median(each.latency_ms) for each in blocks if each.latency_ms], dtype=np.float64)
 
 
 def resampled_rates_per_s(blocks: Sequence[Block]) -> Array:
-    """Return images/s of the blocks as they are, and then of blocks drawn from them with replacement."""
+    """Return the images/s over all blocks, then over blocks drawn from them with replacement."""
     counts = _draws(len(blocks))
     images = np.array([each.images for each in blocks], dtype=np.float64)
     seconds = np.array([each.seconds for each in blocks], dtype=np.float64)
@@ -38,7 +38,7 @@ def resampled_rates_per_s(blocks: Sequence[Block]) -> Array:
 
 
 def resampled_medians_ms(blocks: Sequence[Block]) -> Array:
-    """Return the median latency over all blocks, and then over blocks drawn from them with replacement."""
+    """Return the median latency over all blocks, then over blocks drawn from them with replacement."""
     latency_ms = np.concatenate([np.asarray(each.latency_ms, dtype=np.float64) for each in blocks])
     owner = np.repeat(np.arange(len(blocks)), [len(each.latency_ms) for each in blocks])
     if not latency_ms.size:
@@ -53,10 +53,10 @@ def resampled_medians_ms(blocks: Sequence[Block]) -> Array:
 
 
 def relative_error(resampled: Array, blocks: int) -> float:
-    """Return the relative standard error of a figure, from what the functions above give.
+    """Return the relative standard error of a resampled figure.
 
-    Resampling n blocks falls short by the square root of (n - 1)/n, which is put back (Hesterberg 2015, What Teachers
-    Should Know About the Bootstrap).
+    Resampling n blocks underestimates it by the square root of (n - 1)/n, which is corrected (Hesterberg 2015, What
+    Teachers Should Know About the Bootstrap).
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithms = np.log(resampled[1:])
@@ -64,7 +64,7 @@ def relative_error(resampled: Array, blocks: int) -> float:
 
 
 def student_t(confidence: float, degrees: float) -> float:
-    """Return the two-sided quantile of Student's t (Abramowitz and Stegun 26.7.5; 2 % off at most up to 99 %)."""
+    """Return the two-sided quantile of Student's t (Abramowitz and Stegun 26.7.5; within 2 % up to 99 %)."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     terms = (
         (z**3 + z) / 4,
@@ -76,10 +76,10 @@ def student_t(confidence: float, degrees: float) -> float:
 
 
 def arrivals_spread(blocks: Sequence[Block]) -> float:
-    """Return which spread of images/s queries that come at random give 99 times of 100, on an engine that never varies.
+    """Return the spread of images/s that random arrivals stay within 99 times of 100 on an engine that never varies.
 
-    n arrivals of a Poisson process take n independent gaps, so that this time has a relative deviation of 1/√n. The
-    deviation of a few blocks varies itself: by chi-squared ÷ degrees of freedom (as Wilson and Hilferty have it).
+    n arrivals of a Poisson process take n independent gaps, so their total time has a relative deviation of 1/√n. The
+    deviation of a few blocks varies itself, by chi-squared ÷ degrees of freedom (Wilson and Hilferty's approximation).
     """
     images = [each.images for each in blocks if each.images and each.seconds > 0]
     degrees = len(images) - 1
@@ -91,6 +91,6 @@ def arrivals_spread(blocks: Sequence[Block]) -> float:
 
 
 def _draws(blocks: int) -> NDArray[np.int64]:
-    """Return how often each block is drawn: first each once, then at random, always in the same way."""
+    """Return how often each block is drawn: first each once, then at random from a fixed seed."""
     drawn = np.random.default_rng(0).multinomial(blocks, [1 / blocks] * blocks, size=_RESAMPLES)
     return np.vstack([np.ones(blocks, dtype=np.int64), drawn])

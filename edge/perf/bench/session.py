@@ -1,4 +1,4 @@
-"""Benchmark session: a plan in, a report out."""
+"""Benchmark session: the measurement of a plan."""
 
 from __future__ import annotations
 
@@ -146,8 +146,9 @@ class BenchSession:
         if guard is None or self._power is None:
             raise ConfigError("--power-mode: this machine has no power modes that edge can set; omit the option")
         names = self._power.modes() if _ALL in asked else [self._power.name_of(each) for each in asked]
-        modes, notes = guard.choose(tuple(dict.fromkeys(names)))
-        report.notes += [note.replace("; --allow-reboot lets it be measured", ", and is left out") for note in notes]
+        modes, skipped = guard.choose(tuple(dict.fromkeys(names)))
+        notes = [f"{mode} needs a reboot, and is skipped" for mode in skipped]
+        report.notes += notes
         if not modes:
             raise EdgeError(f"--power-mode: no mode can be measured: {'; '.join(notes)}")
         return modes

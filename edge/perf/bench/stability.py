@@ -1,4 +1,4 @@
-"""Is a run to be trusted? Sentences about what makes it unstable and what to do, as pyperf has them."""
+"""Stability of a run: sentences in the manner of pyperf on what makes it unstable, and what to do."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from edge.perf.bench.sample_statistics import (
 )
 
 WIDEST_SPREAD = 0.10  # standard deviation of the blocks ÷ their mean: pyperf's bound
-KNOWN_WITHIN = 0.05  # half the 95 % interval of the mean ÷ the mean
-MOST_DRIFT = 0.05  # from the first block to the last, along the line through all
-MOST_RISE_C = 5.0  # more than this from start to end is no steady state
+KNOWN_WITHIN = 0.05  # half the 95 % confidence interval of the mean ÷ the mean
+MOST_DRIFT = 0.05  # from the first block to the last, along the regression line
+MOST_RISE_C = 5.0  # a larger rise from start to end is not a steady state
 OUTLIER_TIMES = 2.0  # of the median latency
-OUTLIER_SHARE = 0.01
-_OUTLIER_SAMPLES = 100  # with fewer, one sample is a share of its own
-_MOST_BLOCKS = 1000  # advised
+OUTLIER_FRACTION = 0.01
+_OUTLIER_SAMPLES = 100  # with fewer, a single sample exceeds the fraction
+_MOST_BLOCKS = 1000  # recommended at most
 
 
 @dataclass(frozen=True)
 class Stability:
-    """`spread` is the blocks' standard deviation ÷ their mean, None from fewer than two blocks."""
+    """Assessment of a run; `spread` is the blocks' standard deviation ÷ their mean, None for fewer than two."""
 
     spread: float | None
-    sentences: tuple[str, ...]
+    problems: tuple[str, ...]
 
     @property
     def valid(self) -> bool:
-        return not self.sentences
+        return not self.problems
 
     @property
     def why(self) -> str | None:
-        """What is wrong, and what to do; None where nothing is."""
-        return "; ".join(self.sentences) or None
+        """The problems and their remedies in one line; None if there are none."""
+        return "; ".join(self.problems) or None
 
 
 def assess_stability(
@@ -53,36 +53,36 @@ def assess_stability(
     temperature_start_c: float | None = None,
     temperature_end_c: float | None = None,
 ) -> Stability:
-    """Judge the blocks of one row in the order in which they were measured, and the state of the board beside them.
+    """Assess the blocks of one row, in the order of measurement, and the state of the board.
 
-    What is judged is images/s; in the server scenario, where queries come at random, only what these do not explain,
-    and whether latency grows.
+    The figure assessed is images/s. In the server scenario, where queries arrive at random, it is the part of the
+    spread that the arrivals do not explain, and the growth of latency.
     """
     is_server = scenario == "server"
     values = rates_per_s(blocks)
     by_chance = arrivals_spread(blocks) if is_server else 0.0
     checks: tuple[Callable[[], str | None], ...] = (
         lambda: _throttled(is_throttled),
-        lambda: _rise(temperature_start_c, temperature_end_c),
-        lambda: _count(values),
+        lambda: _temperature_rise(temperature_start_c, temperature_end_c),
+        lambda: _too_few(values),
         lambda: _spread(values, by_chance),
         lambda: _drift(medians_ms(blocks) if is_server else values, is_latency=is_server),
         lambda: None if is_server else _outliers(blocks),
     )
-    return Stability(spread(values), tuple(told for check in checks if (told := check())))
+    return Stability(spread(values), tuple(problem for check in checks if (problem := check())))
 
 
 def spread(values: Array) -> float | None:
-    """Return the standard deviation ÷ the mean; None from fewer than two values, or where the mean is 0."""
+    """Return the standard deviation ÷ the mean; None for fewer than two values or a mean of 0."""
     if len(values) < 2 or not np.mean(values):  # noqa: PLR2004 -- one value has no deviation
         return None
     return float(np.std(values, ddof=1) / np.mean(values))
 
 
 def drift(values: Array) -> float | None:
-    """Return how much the last block is above the first, along the line through all blocks, ÷ the first.
+    """Return the relative change from the first block to the last, along the regression line.
 
-    None where there are fewer than five blocks, or where chance alone would give such a line in one run of a hundred.
+    None for fewer than five blocks, or if chance alone would give such a line in one run of a hundred.
     """
     count = len(values)
     if count < LEAST_BLOCKS or np.ptp(values) == 0:
@@ -99,17 +99,17 @@ def drift(values: Array) -> float | None:
 def _throttled(is_throttled: bool | None) -> str | None:  # noqa: FBT001 -- what was measured, not a switch
     if not is_throttled:
         return None
-    return "invalid: the board was throttled; cool it, or choose a lower power mode, and measure again"
+    return "invalid: the board throttled; cool it or choose a lower power mode, and measure again"
 
 
-def _rise(start_c: float | None, end_c: float | None) -> str | None:
+def _temperature_rise(start_c: float | None, end_c: float | None) -> str | None:
     if start_c is None or end_c is None or end_c - start_c <= MOST_RISE_C:
         return None
-    rose = f"the temperature rose from {start_c:.1f} to {end_c:.1f} °C, wanted at most {MOST_RISE_C:g} °C more"
-    return f"invalid: {rose}; warm up until it is steady and measure again"
+    rise = f"the temperature rose from {start_c:.1f} to {end_c:.1f} °C, wanted a rise of at most {MOST_RISE_C:g} °C"
+    return f"invalid: {rise}; warm up until it is steady and measure again"
 
 
-def _count(values: Array) -> str | None:
+def _too_few(values: Array) -> str | None:
     if len(values) >= LEAST_BLOCKS:
         return None
     blocks = "1 block" if len(values) == 1 else f"{len(values)} blocks"
@@ -122,10 +122,9 @@ def _spread(values: Array, by_chance: float) -> str | None:
         return None
     found = math.sqrt(max(whole**2 - by_chance**2, 0.0))
     if found > WIDEST_SPREAD:
-        beyond = " beyond what random arrivals give" if by_chance else ""
-        wanted = f"wanted at most {WIDEST_SPREAD:.0%}"
+        beyond = " beyond what random arrivals explain" if by_chance else ""
         differ = f"the blocks differ by {found:.0%} (standard deviation){beyond}"
-        return f"unstable: {differ}, {wanted}; stop what else runs here"
+        return f"unstable: {differ}, wanted at most {WIDEST_SPREAD:.0%}; stop other work on this machine"
     within = _half_width(found, len(values))
     if within <= KNOWN_WITHIN:
         return None
@@ -142,20 +141,20 @@ def _drift(values: Array, *, is_latency: bool) -> str | None:
     if change is None or abs(change) <= MOST_DRIFT:
         return None
     got = ("lower" if change < 0 else "higher") if is_latency else ("slower" if change < 0 else "faster")
-    told = f"unstable: the last blocks are {abs(change):.0%} {got} than the first, wanted at most {MOST_DRIFT:.0%}"
+    problem = f"unstable: the last blocks are {abs(change):.0%} {got} than the first, wanted at most {MOST_DRIFT:.0%}"
     if is_latency and change > 0:
-        return f"{told}; queries pile up, so offer a lower rate"
+        return f"{problem}; queries pile up: offer a lower rate"
     if got == "slower":
-        return f"{told}; let the board cool or hold its clocks, and measure again"
-    return f"{told}; warm up longer and measure again"
+        return f"{problem}; let the board cool or fix its clocks, and measure again"
+    return f"{problem}; warm up longer and measure again"
 
 
 def _outliers(blocks: Sequence[Block]) -> str | None:
     latency_ms = np.concatenate([np.asarray(each.latency_ms, dtype=np.float64) for each in blocks] or [np.empty(0)])
     if len(latency_ms) < _OUTLIER_SAMPLES:
         return None
-    share = float(np.mean(latency_ms > OUTLIER_TIMES * np.median(latency_ms)))
-    if share <= OUTLIER_SHARE:
+    fraction = float(np.mean(latency_ms > OUTLIER_TIMES * np.median(latency_ms)))
+    if fraction <= OUTLIER_FRACTION:
         return None
-    late = f"{share:.1%} of the queries took more than {OUTLIER_TIMES:g} times the median"
-    return f"unstable: {late}, wanted at most {OUTLIER_SHARE:.0%}; stop what else runs here"
+    late = f"{fraction:.1%} of the queries took more than {OUTLIER_TIMES:g} times the median"
+    return f"unstable: {late}, wanted at most {OUTLIER_FRACTION:.0%}; stop other work on this machine"

@@ -1,4 +1,4 @@
-"""What was measured of one setting: its queries, and what the sensors told of the same time, as a row."""
+"""Stretch of measured queries with its sensor readings, and the row of a report made from stretches."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from edge.perf.bench.load_generator import Query, Scenario
 from edge.perf.bench.row import BenchRow, Block, ratio, significant, speed_of
 from edge.perf.bench.stability import assess_stability
 
-# Blocks of a run's samples: one a second, and so many of a shorter run; one a query where there are fewer.
+# Blocks of a run: one per second, at least this many, at most one per query.
 LEAST_BLOCKS = 10
-# Rails that feed the GPU and nothing else: VDD_GPU_SOC and VDD_CPU_GPU_CV feed more; gpu0 is NVML's.
+# Rails that feed only the GPU: VDD_GPU_SOC and VDD_CPU_GPU_CV feed more; gpu0 is NVML's.
 GPU_RAILS = ("VDD_SYS_GPU", "POM_5V_GPU", "GPU", "VDD_GPU", "gpu0")
-MOST_GAP = 0.1  # share of the measured time of which the power may be missing
+MOST_GAP = 0.1  # fraction of the measured time for which the power may be missing
 _INSTANT_S = 1e-9
 _DECIMALS_MS = 4  # a tenth of a microsecond
 
 
 class RowSensors(Protocol):
-    """The machine's sensors."""
+    """Sensors of the machine."""
 
     def read(self, images: int | None = None, power_mode: str | None = None) -> SensorReading:
-        """Return what was measured since the last call."""
+        """Return the readings since the last call."""
 
 
 @dataclass(frozen=True)
 class RowSetting:
-    """What a row is of."""
+    """Setting that a row measures."""
 
     device: str
     power_mode: str | None
@@ -46,7 +46,7 @@ class RowSetting:
 
 @dataclass
 class Stretch:
-    """Queries that followed one another without a gap, and the sensors' readings at both ends."""
+    """Queries without a gap between them, and the sensor readings at both ends."""
 
     queries: list[Query] = field(default_factory=list)
     start_ns: int = 0
@@ -69,11 +69,11 @@ class Stretch:
 
 
 def row_of(setting: RowSetting, stretches: Sequence[Stretch]) -> BenchRow:
-    """Return the row of stretches that have queries and readings."""
+    """Return the row of finished stretches."""
     starts = [each.start for each in stretches if each.start is not None]
     ends = [each.end for each in stretches if each.end is not None]
     if not ends or len(starts) < len(stretches) or len(ends) < len(stretches):
-        raise RuntimeError("a row of what has not ended")
+        raise RuntimeError("a stretch has no reading at one of its ends")
     least = -(-LEAST_BLOCKS // len(stretches))
     blocks = tuple(block for each in stretches for block in each.blocks(least))
     speed, power_w = speed_of(blocks), power_of(ends)
@@ -81,7 +81,7 @@ def row_of(setting: RowSetting, stretches: Sequence[Stretch]) -> BenchRow:
     gpu_w = next((rail.power_w for name in GPU_RAILS if (rail := rails.get(name))), None)
     start_c, end_c = starts[0].conditions.hottest_c, ends[-1].conditions.hottest_c
     throttled = _any([each.throttled for each in ends])
-    judged = assess_stability(
+    stability = assess_stability(
         blocks,
         scenario=setting.scenario,
         is_throttled=throttled,
@@ -106,9 +106,9 @@ def row_of(setting: RowSetting, stretches: Sequence[Stretch]) -> BenchRow:
         energy_j_per_image=ratio(power_w, speed.images_per_s),
         scenario=setting.scenario,
         lanes=setting.lanes,
-        spread=significant(judged.spread),
-        valid=judged.valid,
-        why=judged.why,
+        spread=significant(stability.spread),
+        valid=stability.valid,
+        why=stability.why,
         rails_w={name: significant(rail.power_w) for name, rail in rails.items()},
         cpu_load=_mean(ends, [each.cpu_load for each in ends]),
         gpu_load=_mean(ends, [each.conditions.gpu_load for each in ends]),
@@ -121,7 +121,7 @@ def row_of(setting: RowSetting, stretches: Sequence[Stretch]) -> BenchRow:
 
 
 def blocks_of(queries: Sequence[Query], start_ns: int, least: int = LEAST_BLOCKS) -> tuple[Block, ...]:
-    """Cut a run into blocks of nearly as many queries each, which together last from its start to its last query."""
+    """Cut a run into blocks of nearly equal numbers of queries, from its start to its last query."""
     ordered = sorted(queries, key=lambda query: query.end_ns)
     seconds = (ordered[-1].end_ns - start_ns) / 1e9 if ordered else 0.0
     count = min(max(least, int(seconds)), len(ordered))
@@ -136,7 +136,7 @@ def blocks_of(queries: Sequence[Query], start_ns: int, least: int = LEAST_BLOCKS
 
 
 def power_of(readings: Sequence[SensorReading]) -> float | None:
-    """Return the mean power of all; None where it was read during too little of the time."""
+    """Return the mean power over all readings; None if it was read for too little of the time."""
     totals = [each.period.total for each in readings if each.period.total is not None]
     if len(totals) < len(readings):
         return None
@@ -145,13 +145,13 @@ def power_of(readings: Sequence[SensorReading]) -> float | None:
 
 
 def _rails(readings: Sequence[SensorReading]) -> dict[str, Energy]:
-    """Return the energy of each rail that was there all the time."""
+    """Return the energy of each rail that all readings have."""
     names = [name for name in readings[0].period.rails if all(name in each.period.rails for each in readings)]
     return {name: reduce(add, (each.period.rails[name] for each in readings)) for name in names}
 
 
 def _mean(readings: Sequence[SensorReading], values: Sequence[float | None]) -> float | None:
-    """Return the mean over the time that the readings are of; None where one does not tell."""
+    """Return the mean weighted by the duration of each reading; None if a value is unknown."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
@@ -160,7 +160,7 @@ def _mean(readings: Sequence[SensorReading], values: Sequence[float | None]) -> 
 
 
 def _any(values: Sequence[bool | None]) -> bool | None:
-    """Tell whether one is true; None where none is, and one is not known."""
+    """Return whether a value is true; None if none is and one is unknown."""
     if True in values:
         return True
     return None if None in values else False

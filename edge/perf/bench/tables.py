@@ -1,4 +1,4 @@
-"""A table for people and for spreadsheets: Markdown and CSV."""
+"""Tables of rows, as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PUBLISHED_COLUMNS = (
 )
 _FURTHER_COLUMNS = ("latency_p90_ms", "latency_p99_ms", "latency_max_ms", "energy_j_per_image", "scenario", "lanes")
 _LAST_COLUMNS = ("spread", "valid", "why")
-_LEFT_OUT = ("samples",)  # raw: they stay in the JSON
+_OMITTED = ("samples",)  # raw: in the JSON only
 _SHOWN = {
     "network": "network",
     "precision": "precision",
@@ -44,35 +44,35 @@ _SHOWN = {
     "gpu_images_per_s_per_w": "images/s/W (GPU)",
     "energy_j_per_image": "J/image",
     "spread": "spread",
-    "why": "not to be trusted",
+    "why": "not trustworthy",
 }
 _NEVER_HIDDEN = ("images_per_s", "latency_ms", "power_w", "images_per_s_per_w")
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Heads, and lines of as many cells; a cell that is None was not measured."""
+    """Table of heads and lines; a cell of None was not measured."""
 
     title: str
     heads: tuple[str, ...]
     lines: tuple[tuple[Any, ...], ...]
 
 
-def rows_sheet(rows: Sequence[Row], title: str = "What was measured") -> Sheet:
-    """Return the rows as people read them; a column without any value is left out, but not the four aspects' ones."""
+def rows_sheet(rows: Sequence[Row], title: str = "Measurements") -> Sheet:
+    """Return the rows as a table; empty columns are omitted, except for rate, latency, power and efficiency."""
     keys = [key for key in _SHOWN if key in _NEVER_HIDDEN or any(row.get(key) is not None for row in rows)]
     lines = tuple(tuple(row.get(key) for key in keys) for row in rows)
     return Sheet(title, tuple(_SHOWN[key] for key in keys), lines)
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Return the published table's columns, then our further ones; numbers have all their digits, null is empty.
+    """Return the published table's columns, then our own, with full precision; null is empty.
 
-    What a row holds by name, as watts by rail, is JSON in its cell; raw samples are left out.
+    A mapping, such as watts by rail, is JSON in its cell; raw samples are omitted.
     """
     known = (*PUBLISHED_COLUMNS, *_FURTHER_COLUMNS)
     others = dict.fromkeys(key for row in rows for key in row)
-    between = [key for key in others if key not in (*known, *_LAST_COLUMNS, *_LEFT_OUT)]
+    between = [key for key in others if key not in (*known, *_LAST_COLUMNS, *_OMITTED)]
     columns = (*known, *between, *_LAST_COLUMNS)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -82,7 +82,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def to_markdown(sheet: Sheet) -> str:
-    """Return a Markdown table under its title; what was not measured is a dash."""
+    """Return a Markdown table under its title, with a dash for what was not measured."""
     numeric = [is_numeric(sheet, place) for place in range(len(sheet.heads))]
     lines = [
         f"**{sheet.title}**",
@@ -95,7 +95,7 @@ def to_markdown(sheet: Sheet) -> str:
 
 
 def cell_text(cell: Any) -> str:
-    """Return a cell for people: four significant digits, a dash for what was not measured."""
+    """Return the text of a cell: four significant digits, a dash for what was not measured."""
     if cell is None:
         return "\N{EN DASH}"
     if isinstance(cell, bool):
@@ -106,13 +106,13 @@ def cell_text(cell: Any) -> str:
 
 
 def number(value: float) -> str:
-    """Return four significant digits, and all those before the point."""
+    """Return a number with four significant digits, and all digits before the point."""
     rounded = float(f"{value:.4g}")
-    return f"{value:.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"  # noqa: PLR2004 -- from here on it has four
+    return f"{value:.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"  # noqa: PLR2004 -- four digits precede the point
 
 
 def is_numeric(sheet: Sheet, place: int) -> bool:
-    """Return whether a column holds numbers alone."""
+    """Return whether a column holds only numbers."""
     cells = [line[place] for line in sheet.lines if line[place] is not None]
     return bool(cells) and all(isinstance(cell, int | float) for cell in cells)
 

@@ -1,4 +1,4 @@
-"""Settings that cannot win, given the measurements so far: left out with the reason."""
+"""Pruning of candidates that cannot beat the settings measured so far."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import NamedTuple, Protocol
 
 from edge.perf.tune.setting import MeasuredSetting, Setting
 
-# A rate or latency within this ratio of another one is taken for the same.
+# Rates or latencies within this ratio of each other count as equal.
 _SAME = 1.03
-# A slower power mode is left out where a faster one missed the target by more than this ratio.
+# A slower power mode is skipped if a faster one missed the target by more than this ratio.
 _CLEARLY = 1.1
-_TOO_LARGE = "smaller batches miss the target already"
+_TOO_LARGE = "smaller batches already miss the target"
 
 
 class Reason(NamedTuple):
-    """Why a candidate was left out."""
+    """Reason for skipping a candidate."""
 
-    kind: str  # for many of them
-    text: str  # for this one
+    kind: str  # shared by many candidates
+    text: str  # with the figures of this one
 
 
 class IsSlower(Protocol):
-    """Tells whether a power mode is capped at or below another one in everything."""
+    """Test for a power mode whose every cap is at or below that of another one."""
 
     def __call__(self, mode: str, than: str, /) -> bool: ...
 
 
 @dataclass(frozen=True)
 class CandidatePruner:
-    """Knows what has been measured, and tells what need not be."""
+    """Rules that derive from the measurements so far which candidates need no measurement."""
 
     measured: Mapping[Setting, MeasuredSetting]
     target_p99_ms: float | None
     is_slower: IsSlower
 
-    def why_not(self, candidate: Setting) -> Reason | None:
-        """Return why a candidate cannot be better than what is measured; None where it may be."""
+    def reason_to_skip(self, candidate: Setting) -> Reason | None:
+        """Return the reason that a candidate cannot beat the measured settings; None if it might."""
         by_batch = self._smaller_batches(candidate)
         return (
             self._over_target_in_a_faster_mode(candidate)
             or self._never_full(by_batch)
             or self._too_large(by_batch)
-            or self._more_lanes_for_nothing(candidate)
+            or self._useless_lanes(candidate)
         )
 
     def _smaller_batches(self, candidate: Setting) -> dict[int, MeasuredSetting]:
@@ -71,37 +71,37 @@ class CandidatePruner:
             if not same or each.power_mode is None or p99_ms is None:
                 continue
             if p99_ms > _CLEARLY * self.target_p99_ms and self.is_slower(candidate.power_mode, each.power_mode):
-                told = f"p99 was {p99_ms:.3g} ms in {each.power_mode} already, which is faster in everything"
-                return Reason("a faster power mode misses the target already", told)
+                text = f"p99 was already {p99_ms:.3g} ms in {each.power_mode}, which is faster in every respect"
+                return Reason("a faster power mode already misses the target", text)
         return None
 
     @staticmethod
     def _never_full(smaller: Mapping[int, MeasuredSetting]) -> Reason | None:
         for batch, measured in smaller.items():
             if measured.batch_most < batch:
-                told = f"no batch was fuller than {measured.batch_most} where {batch} were allowed"
-                return Reason("this load does not fill a smaller batch", told)
+                text = f"the fullest batch held {measured.batch_most} of {batch} images"
+                return Reason("this load does not fill a smaller batch", text)
         return None
 
     def _too_large(self, smaller: Mapping[int, MeasuredSetting]) -> Reason | None:
-        """Tell where smaller batches missed the target, and not for want of larger ones."""
+        """Return a reason if smaller batches missed the target, and not because they were too small for the load."""
         if self.target_p99_ms is None:
             return None
         before_ms: float | None = None
         for batch, measured in smaller.items():
             p99_ms, service_ms = measured.point.latency_p99_ms, measured.service_ms
             if service_ms is not None and service_ms > self.target_p99_ms:
-                return Reason(_TOO_LARGE, f"batches of {batch} took {service_ms:.3g} ms by themselves")
+                return Reason(_TOO_LARGE, f"batches of {batch} alone took {service_ms:.3g} ms")
             if p99_ms is None:
                 continue
             if before_ms is not None and p99_ms > max(self.target_p99_ms, before_ms):
-                told = f"p99 had risen from {before_ms:.3g} to {p99_ms:.3g} ms with batches of {batch}"
-                return Reason(_TOO_LARGE, told)
+                text = f"p99 rose from {before_ms:.3g} to {p99_ms:.3g} ms with batches of {batch}"
+                return Reason(_TOO_LARGE, text)
             before_ms = p99_ms
         return None
 
-    def _more_lanes_for_nothing(self, candidate: Setting) -> Reason | None:
-        """Tell where the last lanes that were added gave neither more images a second nor less latency."""
+    def _useless_lanes(self, candidate: Setting) -> Reason | None:
+        """Return a reason if the lanes added last gave neither more images/s nor less latency."""
         fewer = list(self._fewer_lanes(candidate).items())
         if len(fewer) < 2:  # noqa: PLR2004 -- a trend has two points
             return None
@@ -111,13 +111,13 @@ class CandidatePruner:
         if p99_ms is None or before_p99_ms is None:
             return None
         if rate < (before.point.images_per_s or 0.0) * _SAME and p99_ms * _SAME > before_p99_ms:
-            told = f"{more} lanes gave no more images a second than {few}, and no less latency"
-            return Reason("fewer lanes give as much", told)
+            text = f"{more} lanes gave no more images/s than {few}, and no less latency"
+            return Reason("fewer lanes perform as well", text)
         return None
 
 
 def fastest_first(modes: tuple[str | None, ...], is_slower: IsSlower) -> tuple[str | None, ...]:
-    """Return power modes with the faster ones first, else as they were."""
+    """Sort power modes so that faster ones come first; the order is otherwise kept."""
 
     def faster(mode: str | None) -> int:
         return sum(1 for each in modes if mode and each and each != mode and is_slower(mode, each))

@@ -1,4 +1,4 @@
-"""What an `edge tune` has measured so far: kept in the state folder, so that an interrupted one goes on."""
+"""Measurements of `edge tune`, stored in the state directory so that an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edge.perf.tune.setting import MeasuredSetting, Setting
 log = logging.getLogger(__name__)
 
 
-class _Point(Table):
+class _MeasuredPoint(Table):
     power_mode: str | None
     device: str
     precision: str
@@ -28,40 +28,40 @@ class _Point(Table):
     measured: MeasuredSetting
 
     @property
-    def candidate(self) -> Setting:
+    def setting(self) -> Setting:
         return Setting(self.power_mode, self.device, self.precision, self.lanes, self.max_batch)
 
 
-class _File(Table):
+class _Contents(Table):
     key: str
-    mode_before: str | None = None  # to be put back at the end
-    mode_set: str | None = None  # the last that was switched to; where the board is in another, somebody chose that
+    mode_before: str | None = None  # restored at the end
+    mode_set: str | None = None  # the last one switched to; a board found in another was switched by somebody else
     idle_w: dict[str, float] = Field(default_factory=dict)  # by power mode
-    points: list[_Point] = Field(default_factory=list)
+    points: list[_MeasuredPoint] = Field(default_factory=list)
 
 
 class MeasurementsFile:
-    """The finished points of one model under one configuration."""
+    """File of the settings measured for one model under one configuration."""
 
     def __init__(self, path: Path, conditions: Mapping[str, Any], *, fresh: bool) -> None:
-        """Read what was measured under the same conditions; with `fresh`, forget it."""
+        """Load the measurements made under the same conditions; discard them if `fresh`."""
         self._path = path
         text = json.dumps(conditions, sort_keys=True, default=str)
         self._key = hashlib.sha256(text.encode()).hexdigest()
-        found = self._read() or _File(key=self._key)
+        found = self._read() or _Contents(key=self._key)
         self.mode_before, self.mode_set = found.mode_before, found.mode_set
         kept = [] if fresh else found.points
         self.idle_w: dict[str, float] = {} if fresh else dict(found.idle_w)
-        self.measured: dict[Setting, MeasuredSetting] = {each.candidate: each.measured for each in kept}
+        self.measured: dict[Setting, MeasuredSetting] = {each.setting: each.measured for each in kept}
 
-    def add(self, candidate: Setting, measured: MeasuredSetting) -> None:
-        self.measured[candidate] = measured
+    def add(self, setting: Setting, measured: MeasuredSetting) -> None:
+        self.measured[setting] = measured
         self.save()
 
     def save(self) -> None:
-        """Write the file, whole or not at all; raise EdgeError where that cannot be done."""
+        """Write the file atomically; raise EdgeError on failure."""
         points = [
-            _Point(
+            _MeasuredPoint(
                 power_mode=each.power_mode,
                 device=each.device,
                 precision=each.precision,
@@ -71,7 +71,7 @@ class MeasurementsFile:
             )
             for each, measured in self.measured.items()
         ]
-        content = _File(
+        content = _Contents(
             key=self._key,
             mode_before=self.mode_before,
             mode_set=self.mode_set,
@@ -83,18 +83,18 @@ class MeasurementsFile:
             write_atomic(self._path, content.model_dump_json(indent=1).encode(), durable=True)  # a reboot may be next
         except OSError as error:
             raise EdgeError(
-                f"{self._path} cannot be written ({error.strerror}); wanted a state directory that can: see --state-dir"
+                f"{self._path} cannot be written ({error.strerror}); name a writable state directory: see --state-dir"
             ) from None
 
-    def _read(self) -> _File | None:
+    def _read(self) -> _Contents | None:
         try:
-            found = _File.model_validate_json(self._path.read_bytes())
+            found = _Contents.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
-            log.warning("%s cannot be read (%s); everything is measured anew", self._path, type(error).__name__)
+            log.warning("%s cannot be read (%s); measuring everything again", self._path, type(error).__name__)
             return None
         if found.key != self._key:
-            log.warning("%s was measured under another configuration; everything is measured anew", self._path)
-            return _File(key=self._key, mode_before=found.mode_before, mode_set=found.mode_set)
+            log.warning("%s was measured under another configuration; measuring everything again", self._path)
+            return _Contents(key=self._key, mode_before=found.mode_before, mode_set=found.mode_set)
         return found

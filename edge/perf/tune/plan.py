@@ -1,4 +1,4 @@
-"""What `edge tune` is asked for, and what is tried where nothing is asked."""
+"""Plan of `edge tune`, and the defaults of its axes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ GPU_LANES = (1, 2, 3)
 
 @dataclass(frozen=True)
 class TunePlan:
-    """What is to be tuned, and over what; empty: all that makes sense here."""
+    """Model to tune and the values of each axis; an empty axis stands for all sensible values on this machine."""
 
     config: Path
     model: str | None = None
     target_p99_ms: float | None = None
-    seconds: float = SECONDS  # a point, without those in which the board throttled
+    seconds: float = SECONDS  # a setting, without those in which the board throttled
     power_modes: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class TunePlan:
     state_dir: Path | None = None
 
     def axes(self, power_modes: tuple[str | None, ...], devices: tuple[str, ...], cores: int) -> Axes:
-        """Return all that is tried on these modes, and on these devices where none are wished."""
+        """Return the axes for these modes, and for these devices if the plan names none."""
         devices = self.devices or devices
         on_cpu = devices == ("cpu",)
         cpu_lanes = tuple(sorted({1, min(2, cores), cores}))
@@ -47,7 +47,7 @@ class TunePlan:
 
 
 def default_devices(configured: str, *, on_cpu: bool) -> tuple[str, ...]:
-    """Return what a model is tried on: what is configured, else the GPU and a DLA where the board has one."""
+    """Return the devices to try: the configured one, else the GPU and a DLA if the board has one."""
     if configured != "auto":
         return (configured,)
     if on_cpu:

@@ -1,4 +1,4 @@
-"""What comes out of a pipeline that is measured, in slices of time; nothing of it is published."""
+"""Pipeline outlet that records results in slices of time instead of publishing them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from edge.pipeline.stream import Stream
 log = logging.getLogger(__name__)
 
 SETTLED_SLICES = 4
-# What counts as settled: rates within this share of their mean, the hottest sensor within so many degrees.
-SETTLED_SHARE = 0.1
+# Settled: rates within this fraction of their mean, the hottest sensor within this many degrees.
+SETTLED_FRACTION = 0.1
 SETTLED_C = 1.0
 
 
 @dataclass
 class Slice:
-    """What came in one stretch of time."""
+    """Results of one slice of time, and the sensors' readings over it."""
 
     seconds: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Slice:
 
 
 class RecordingOutlet:
-    """The pipeline's outlet: measures what comes, and publishes nothing."""
+    """Outlet that measures results and publishes nothing."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class RecordingOutlet:
     def result(self, stream: Stream, result: Result) -> None:
         latency_ms = (now_ns() - result.captured_ns) / 1e6
         if stream.settings.delivery == "every":
-            latency_ms -= result.wait_ms  # such a source is ahead as far as it may, so that this wait is its own
+            latency_ms -= result.wait_ms  # such a source runs ahead as far as it can, so this wait is its own
         with self._lock:
             self._now.latencies_ms.append(latency_ms)
             service_ms = result.preprocess_ms + result.infer_ms
@@ -71,8 +71,8 @@ class RecordingOutlet:
 
     def stream_state(self, stream: Stream, reason: str | None) -> None:
         if stream.state in ("failed", "ended"):
-            told = f"stream {stream.name} {stream.state}: {reason}" if reason else f"stream {stream.name} has ended"
-            self.failure = EdgeError(f"{told}; wanted a source that goes on for as long as it is measured")
+            event = f"stream {stream.name} {stream.state}: {reason}" if reason else f"stream {stream.name} has ended"
+            self.failure = EdgeError(f"{event}; use a source that lasts as long as the measurement")
 
     def engine_step(self, model: ServedModel, step: Step, progress: float, reason: str | None) -> None:
         log.info("model %s: %s, %.0f %%", model.name, step, 100 * progress)
@@ -82,33 +82,33 @@ class RecordingOutlet:
 
     def agreement(self, model: ServedModel, agreement: float, *, is_low: bool) -> None: ...
 
-    def take(self) -> Slice:
-        """Return what came since the last call."""
+    def drain(self) -> Slice:
+        """Return the slice since the last call, and start the next one."""
         with self._lock:
-            taken, self._now = self._now, Slice()
+            drained, self._now = self._now, Slice()
             end_ns = now_ns()
-            taken.seconds, self._start_ns = (end_ns - self._start_ns) / 1e9, end_ns
-        return taken
+            drained.seconds, self._start_ns = (end_ns - self._start_ns) / 1e9, end_ns
+        return drained
 
 
 def is_settled(slices: Sequence[Slice]) -> bool:
-    """Tell whether a load stays as it is: rate, and temperature where it is measured."""
+    """Return whether the load is steady: the rate, and the temperature if it is measured."""
     if len(slices) < SETTLED_SLICES:
         return False
     rates = [each.images_per_s for each in slices]
     mean = sum(rates) / len(rates)
-    # One image more or less in a slice is no change of the load.
-    room = max(SETTLED_SHARE * mean, 1 / min(each.seconds for each in slices))
+    # One image more or less in a slice does not change the load.
+    tolerance = max(SETTLED_FRACTION * mean, 1 / min(each.seconds for each in slices))
     hottest_c = [each.hottest_c for each in slices if each.hottest_c is not None]
     is_warm = not hottest_c or max(hottest_c) - min(hottest_c) <= SETTLED_C
-    return is_warm and max(rates) - mean <= room and mean - min(rates) <= room
+    return is_warm and max(rates) - mean <= tolerance and mean - min(rates) <= tolerance
 
 
 def total(values: Sequence[float | None]) -> float | None:
-    """Return the sum; None where one is not known."""
+    """Return the sum; None if a value is unknown."""
     known = [each for each in values if each is not None]
     return sum(known) if len(known) == len(values) else None
 
 
-def percentile(values: Sequence[float], share: float) -> float | None:
-    return round(float(np.percentile(values, share)), 4) if values else None
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    return round(float(np.percentile(values, percent)), 4) if values else None

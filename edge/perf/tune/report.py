@@ -1,4 +1,4 @@
-"""What `edge tune` found: as a table for people, and as JSON."""
+"""Report of `edge tune`: a table for people, and JSON."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from edge.perf.tune.setting import MeasuredSetting, Setting
 
 @dataclass(frozen=True)
 class TuneResult:
-    """A search that is at its end."""
+    """Result of a finished search."""
 
     model: str
     profile: Profile
     path: Path  # of the profile
     measured: Mapping[Setting, MeasuredSetting]
-    left_out: Mapping[Setting, Reason]
+    skipped: Mapping[Setting, Reason]
     notes: Sequence[str]
 
     @property
@@ -39,60 +39,60 @@ class TuneResult:
         return f"{self.model} on {self.profile.machine.board}{within}"
 
     def marks(self, point: OperatingPoint) -> list[str]:
-        """Return what a point is the best in."""
+        """Return the marks of a point: Max-Q, Max-P, both or neither."""
         named = (("Max-Q", self.profile.max_q), ("Max-P", self.profile.max_p))
         return [name for name, best in named if best == point]
 
     def mark(self, point: OperatingPoint) -> str:
-        """Return the same in a word."""
+        """Return the marks as one word."""
         return "/".join(self.marks(point)).replace("/Max-", "/")
 
 
-def to_json(found: TuneResult) -> dict[str, Any]:
-    """Return everything; what cannot be measured here is null."""
-    profile, best = found.profile, found.front
+def to_json(result: TuneResult) -> dict[str, Any]:
+    """Return the result as JSON; what cannot be measured here is null."""
+    profile, best = result.profile, result.front
     return {
         "v": 1,
-        "model": found.model,
-        "profile": str(found.path),
+        "model": result.model,
+        "profile": str(result.path),
         **profile.model_dump(mode="json", include={"machine", "engine_label", "made_at", "target_p99_ms"}),
         "max_q": profile.max_q.model_dump(mode="json") if profile.max_q else None,
         "max_p": profile.max_p.model_dump(mode="json") if profile.max_p else None,
         "points": [
-            each.model_dump(mode="json") | {"on_front": each.point in best, "marks": found.marks(each.point)}
-            for each in found.measured.values()
+            each.model_dump(mode="json") | {"on_front": each.point in best, "marks": result.marks(each.point)}
+            for each in result.measured.values()
         ],
-        "left_out": [asdict(each) | {"reason": reason.text} for each, reason in found.left_out.items()],
-        "notes": list(found.notes),
+        "left_out": [asdict(each) | {"reason": reason.text} for each, reason in result.skipped.items()],
+        "notes": list(result.notes),
     }
 
 
-def show(found: TuneResult, console: Console) -> None:
-    """Print the Pareto front, what is marked on it, and what was left out and why."""
-    best = found.front
-    shown = [each for each in found.measured.values() if each.point in best or each.point.is_throttled]
+def show(result: TuneResult, console: Console) -> None:
+    """Print the Pareto front with its marks, and the skipped settings with their reasons."""
+    best = result.front
+    shown = [each for each in result.measured.values() if each.point in best or each.point.is_throttled]
     shown.sort(key=lambda each: -(each.point.images_per_s or 0))
-    table = Table(box=box.SIMPLE_HEAD, title=found.title, title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, title=result.title, title_justify="left", padding=(0, 1, 0, 0))
     columns = _columns(shown)
     for head, justify in columns:
         table.add_column(head, justify=justify, no_wrap=head != "mode", overflow="fold")
     table.add_column("", style="bold green", no_wrap=True)
     for each in shown:
         cells = _cells(each)
-        mark = "throttled" if each.point.is_throttled else found.mark(each.point)
+        mark = "throttled" if each.point.is_throttled else result.mark(each.point)
         table.add_row(*(cells[head] for head, _ in columns), mark)
     console.print(table)
-    dominated = len(found.measured) - len(shown)
-    if dominated:
-        console.print(f"{_settings(dominated)} measured as well: another is as good in everything and better in one")
-    kinds = Counter(reason.kind for reason in found.left_out.values())
+    beaten = len(result.measured) - len(shown)
+    if beaten:
+        console.print(f"{_settings(beaten)} not shown: another is at least as good in every respect")
+    kinds = Counter(reason.kind for reason in result.skipped.values())
     for kind, count in kinds.most_common():
-        example, reason = next(pair for pair in found.left_out.items() if pair[1].kind == kind)
-        told = "" if reason.text == kind else f" ({example}: {reason.text})"
-        console.print(f"{_settings(count)} not measured: {kind}{told}", markup=False)
-    for note in found.notes:
+        example, reason = next(pair for pair in result.skipped.items() if pair[1].kind == kind)
+        details = "" if reason.text == kind else f" ({example}: {reason.text})"
+        console.print(f"{_settings(count)} not measured: {kind}{details}", markup=False)
+    for note in result.notes:
         console.print(note, markup=False)
-    console.print(f"written down for max-q, max-p and the governor: {found.path}", markup=False, soft_wrap=True)
+    console.print(f"profile for max-q, max-p and the governor: {result.path}", markup=False, soft_wrap=True)
 
 
 def _settings(count: int) -> str:
@@ -100,14 +100,14 @@ def _settings(count: int) -> str:
 
 
 def _columns(shown: Sequence[MeasuredSetting]) -> list[tuple[str, Any]]:
-    """Return the columns; what is the same for all boards without it takes no room."""
+    """Return the heads and alignments; columns that would hold one value are omitted."""
     has_modes = any(each.point.power_mode for each in shown)
     drops = any(each.dropped_share for each in shown)
     many_devices = len({each.point.device for each in shown}) > 1
     return [
         *([("mode", "left")] if has_modes else []),
         *([("device", "left")] if many_devices else []),
-        ("form", "left"),
+        ("precision", "left"),
         ("batch", "right"),
         ("lanes", "right"),
         ("images/s", "right"),
@@ -123,7 +123,7 @@ def _cells(each: MeasuredSetting) -> dict[str, str]:
     return {
         "mode": point.power_mode or "",
         "device": point.device,
-        "form": point.precision,
+        "precision": point.precision,
         "batch": str(point.max_batch),
         "lanes": str(point.lanes),
         "images/s": _number(point.images_per_s, ".1f"),
@@ -134,5 +134,5 @@ def _cells(each: MeasuredSetting) -> dict[str, str]:
     }
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _number(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)

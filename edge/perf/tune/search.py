@@ -1,4 +1,4 @@
-"""The search for a model's best operating point: which settings are tried, in what order, and what comes of it."""
+"""Search for the best operating point of a model: the order of the trials, and their result."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ _LOGGED = {"images_per_s", "latency_p99_ms", "power_w", "energy_j_per_image"}
 
 
 class _CannotSetError(EdgeError):
-    """A power mode cannot be set."""
+    """The power mode could not be set."""
 
 
 class TuneSearch:
-    """One search: what it has measured, and what it has left out."""
+    """One search over the grid of a plan."""
 
     def __init__(
-        self, wish: TunePlan, config: Config, state_dir: Path, power: Power | None, sensors: TrialSensors | None
+        self, plan: TunePlan, config: Config, state_dir: Path, power: Power | None, sensors: TrialSensors | None
     ) -> None:
-        """Open the model once; raise ConfigError or ModelError where this cannot be tuned."""
-        self._wish = wish
-        self._name = model_to_tune(config, wish.config, wish.model)
+        """Open the model once; raise ConfigError or ModelError if it cannot be tuned."""
+        self._plan = plan
+        self._name = model_to_tune(config, plan.config, plan.model)
         self._environment = EngineEnvironment(state_dir, board_name(), config.engines)
-        self._config = config_of_model(config, self._name, saturate=wish.saturate)
+        self._config = config_of_model(config, self._name, saturate=plan.saturate)
         self._power = power
         self._sensors = sensors
         self._notes: list[str] = []
-        self._left_out: dict[Setting, Reason] = {}
+        self._skipped: dict[Setting, Reason] = {}
         model = ServedModel(self._name, config.models[self._name], self._environment)
         on_cpu = model.engine.label.startswith("ort-cpu") and model.missing_reason is None
         self._devices = default_devices(model.settings.device, on_cpu=on_cpu)
@@ -60,57 +60,57 @@ class TuneSearch:
             "edge": __version__,
             "machine": self._machine.model_dump(),
             "cores": usable_cores(),
-            "seconds": wish.seconds,
+            "seconds": plan.seconds,
             "model": config.models[self._name].model_dump(exclude={"precision", "max_batch", "lanes", "device"}),
             "streams": {name: each.model_dump() for name, each in self._config.streams.items()},
         }
         path = state_dir / "tune" / f"{self._name}.json"
-        self._finished = MeasurementsFile(path, conditions, fresh=wish.fresh)
+        self._measurements = MeasurementsFile(path, conditions, fresh=plan.fresh)
 
     def run(self) -> TuneResult:
-        """Measure what is not measured yet; the board is then in the power mode from before."""
-        if self._finished.measured:
+        """Measure the settings not measured yet; the board ends in its original power mode."""
+        if self._measurements.measured:
             log.warning(
-                "%d settings were measured before and are not measured again; --fresh starts anew",
-                len(self._finished.measured),
+                "%d settings are already measured and not measured again; --fresh starts over",
+                len(self._measurements.measured),
             )
         with contextlib.ExitStack() as opened:
             if self._sensors is not None:
                 self._sensors.start()
                 opened.callback(self._sensors.stop)
-            keeper = None
+            guard = None
             if self._power is not None:
-                keeper = opened.enter_context(
-                    ModeGuard(self._power, self._finished, allow_reboot=self._wish.allow_reboot)
+                guard = opened.enter_context(
+                    ModeGuard(self._power, self._measurements, allow_reboot=self._plan.allow_reboot)
                 )
-            elif self._wish.power_modes:
-                raise ConfigError("--power-modes: this machine has no power modes that edge can set; leave it out")
-            axes = self._wish.axes(self._modes(keeper), self._devices, usable_cores())
-            wanted = list(axes.candidates())
-            self._measure_all(wanted, keeper)
-            return self._found(wanted)
+            elif self._plan.power_modes:
+                raise ConfigError("--power-modes: this machine has no power modes that edge can set; omit it")
+            axes = self._plan.axes(self._modes(guard), self._devices, usable_cores())
+            candidates = list(axes.candidates())
+            self._measure_all(candidates, guard)
+            return self._result(candidates)
 
-    def _modes(self, keeper: ModeGuard | None) -> tuple[str | None, ...]:
-        if keeper is None or self._power is None:
+    def _modes(self, guard: ModeGuard | None) -> tuple[str | None, ...]:
+        if guard is None or self._power is None:
             return (None,)
-        modes, notes = keeper.choose(self._wish.power_modes)
-        self._notes += notes
+        modes, skipped = guard.choose(self._plan.power_modes)
+        self._notes += [f"{mode} needs a reboot; pass --allow-reboot to measure it" for mode in skipped]
         live = tuple(mode for mode in modes if self._power.is_live(mode))
         others = tuple(mode for mode in modes if mode not in live)
         return (*fastest_first(live, self._power.is_slower), *fastest_first(others, self._power.is_slower))
 
-    def _measure_all(self, wanted: Sequence[Setting], keeper: ModeGuard | None) -> None:
+    def _measure_all(self, candidates: Sequence[Setting], guard: ModeGuard | None) -> None:
         is_slower = self._power.is_slower if self._power is not None else _never
-        judge = CandidatePruner(self._finished.measured, self._wish.target_p99_ms, is_slower)
+        pruner = CandidatePruner(self._measurements.measured, self._plan.target_p99_ms, is_slower)
         refused: dict[tuple[str | None, ...], Reason] = {}  # a power mode, or device and precision
-        for candidate in tracked(wanted):
-            if candidate in self._finished.measured:
+        for candidate in tracked(candidates):
+            if candidate in self._measurements.measured:
                 continue
             mode, form = (candidate.power_mode,), (candidate.device, candidate.precision)
-            reason = refused.get(mode) or refused.get(form) or judge.why_not(candidate)
+            reason = refused.get(mode) or refused.get(form) or pruner.reason_to_skip(candidate)
             if reason is None:
                 try:
-                    self._switch(candidate.power_mode, keeper)
+                    self._switch(candidate.power_mode, guard)
                     self._measure(candidate)
                     continue
                 except _CannotSetError as error:
@@ -119,54 +119,56 @@ class TuneSearch:
                     reason = Reason(str(error), str(error))
                     if error.always:
                         refused[form] = reason
-            self._left_out[candidate] = reason
-        if not self._finished.measured.keys() & set(wanted):
-            reasons = "; ".join({reason.text for reason in self._left_out.values()})
-            raise EdgeError(f"model {self._name} could not be measured under any setting: {reasons}")
+            self._skipped[candidate] = reason
+        if not self._measurements.measured.keys() & set(candidates):
+            reasons = "; ".join({reason.text for reason in self._skipped.values()})
+            raise EdgeError(f"model {self._name} could not be measured in any setting: {reasons}")
 
-    def _switch(self, mode: str | None, keeper: ModeGuard | None) -> None:
-        """Go over to a mode; where nobody asked for just that one, a mode that cannot be set is left out."""
-        if keeper is None or mode is None:
+    def _switch(self, mode: str | None, guard: ModeGuard | None) -> None:
+        """Switch to a mode; raise _CannotSetError if it cannot be set and was not named in the plan."""
+        if guard is None or mode is None:
             return
         try:
-            keeper.switch(mode)
+            guard.switch(mode)
         except RebootingError:
             raise
         except EdgeError as error:
-            if self._wish.power_modes:
+            if self._plan.power_modes:
                 raise
             raise _CannotSetError(str(error)) from None
 
     def _measure(self, candidate: Setting) -> None:
         mode = candidate.power_mode or ""
         with Trial(config_under(self._config, candidate), candidate, self._environment, self._sensors) as trial:
-            if mode not in self._finished.idle_w and (idle_w := trial.idle_w()) is not None:
-                self._finished.idle_w[mode] = idle_w
-            measured = trial.measure(self._wish.seconds)
-        idle_w = self._finished.idle_w.get(mode)
+            if mode not in self._measurements.idle_w and (idle_w := trial.idle_w()) is not None:
+                self._measurements.idle_w[mode] = idle_w
+            measured = trial.measure(self._plan.seconds)
+        idle_w = self._measurements.idle_w.get(mode)
         point = measured.point.model_copy(update={"idle_w": idle_w})
-        self._finished.add(candidate, measured.model_copy(update={"point": point}))
+        self._measurements.add(candidate, measured.model_copy(update={"point": point}))
         log.info("%s: %s", candidate, point.model_dump_json(include=_LOGGED))
 
-    def _found(self, wanted: Sequence[Setting]) -> TuneResult:
-        """Judge all that was asked for, and write the profile."""
-        measured = {each: self._finished.measured[each] for each in wanted if each in self._finished.measured}
+    def _result(self, candidates: Sequence[Setting]) -> TuneResult:
+        """Pick the best of the measured candidates, and write the profile."""
+        measured = {
+            each: self._measurements.measured[each] for each in candidates if each in self._measurements.measured
+        }
         points = tuple(each.point for each in measured.values())
-        target = self._wish.target_p99_ms
+        target = self._plan.target_p99_ms
         best, fastest = max_q(points, target), max_p(points, target)
         profile = Profile(
             machine=self._machine,
             engine_label=_label(measured, fastest),
             made_at=utc_text(wall_ns()),
             target_p99_ms=target,
-            is_saturated=self._wish.saturate,
+            is_saturated=self._plan.saturate,
             points=points,
             max_q=best,
             max_p=fastest,
         )
         self._notes += _notes(measured, profile)
         path = write_profile(profile, self._environment.state_dir, self._name)
-        return TuneResult(self._name, profile, path, measured, self._left_out, self._notes)
+        return TuneResult(self._name, profile, path, measured, self._skipped, self._notes)
 
 
 def _never(_mode: str, _than: str) -> bool:
@@ -183,17 +185,17 @@ def _notes(measured: dict[Setting, MeasuredSetting], profile: Profile) -> list[s
     notes = []
     unsteady = sum(1 for each in measured.values() if not each.is_steady)
     if unsteady:
-        notes.append(f"in {unsteady} of {len(measured)} settings load or temperature had not settled in time")
+        notes.append(f"load or temperature did not settle in time in {unsteady} of {len(measured)} settings")
     discarded_s = sum(each.discarded_s for each in measured.values())
     if discarded_s:
         throttled = sum(1 for each in measured.values() if each.discarded_s)
-        notes.append(f"the board throttled in {throttled} settings: {discarded_s:.0f} s of samples are left out")
+        notes.append(f"the board throttled in {throttled} settings; {discarded_s:.0f} s of samples were discarded")
     if all(each.point.power_w is None for each in measured.values()):
-        notes.append("power cannot be measured here: W and J are empty, and no setting can be marked Max-Q")
+        notes.append("power cannot be measured here: W and J/image are empty, and there is no Max-Q")
     if profile.max_p is None:
-        quickest = min((each.point.latency_p99_ms or math.inf, str(candidate)) for candidate, each in measured.items())
+        nearest = min((each.point.latency_p99_ms or math.inf, str(candidate)) for candidate, each in measured.items())
         notes.append(
-            "no setting is within the latency target, so that there is no Max-Q and no Max-P; "
-            f"the nearest is {quickest[1]} with {quickest[0]:.3g} ms"
+            "no setting meets the latency target, so there is no Max-Q or Max-P; "
+            f"the nearest is {nearest[1]} with {nearest[0]:.3g} ms"
         )
     return notes

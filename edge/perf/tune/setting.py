@@ -1,4 +1,4 @@
-"""Settings that `edge tune` tries, and the measurement of one."""
+"""Settings of the tuning grid, and the measurement of one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from edge.core.validation import Table
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Settings under which the pipeline can run."""
+    """One point of the grid: the options under which the pipeline runs."""
 
-    power_mode: str | None  # None: the board's, whatever it is
+    power_mode: str | None  # None: the current one
     device: str
     precision: str
     lanes: int
@@ -29,24 +29,24 @@ class Setting:
 
 
 class MeasuredSetting(Table):
-    """What the pipeline did under a candidate's settings."""
+    """Measurement of the pipeline under one setting."""
 
     point: OperatingPoint
-    engine: str  # label of what served
-    measured_s: float = Field(ge=0)  # without what was discarded
+    engine: str  # label of the serving engine
+    measured_s: float = Field(ge=0)  # of the samples that were kept
     discarded_s: float = Field(ge=0)  # while the board throttled
-    is_steady: bool  # load and temperature had settled before
+    is_steady: bool  # load and temperature had settled beforehand
     images: int = Field(ge=0)
-    dropped_share: float = Field(ge=0, le=1)  # of the frames captured meanwhile
+    dropped_share: float = Field(ge=0, le=1)  # of the captured frames
     batch_mean: float | None
-    batch_most: int = Field(ge=0)  # images of the fullest batch
-    service_ms: float | None  # median from a batch's forming to its results
-    busy: float = Field(ge=0)  # share of the time that a lane had a batch, on the mean
+    batch_most: int = Field(ge=0)  # in the fullest batch
+    service_ms: float | None  # median from forming a batch to its results
+    busy: float = Field(ge=0)  # mean fraction of the time that a lane had a batch
 
 
 @dataclass(frozen=True)
 class Axes:
-    """All that is tried."""
+    """Axes of the tuning grid."""
 
     power_modes: tuple[str | None, ...]
     devices: tuple[str, ...]
@@ -55,7 +55,7 @@ class Axes:
     batches: tuple[int, ...]
 
     def candidates(self) -> Iterator[Setting]:
-        """Yield each combination: modes change least, since a board has to settle, and small ones come first."""
+        """Yield every combination, smallest first; the mode changes least often, since a board has to settle."""
         for mode, device, precision, lanes, batch in itertools.product(
             self.power_modes, self.devices, self.precisions, sorted(set(self.lanes)), sorted(set(self.batches))
         ):

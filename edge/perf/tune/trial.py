@@ -1,4 +1,4 @@
-"""The pipeline run under a candidate's settings: waited for until it is steady, measured, and ended."""
+"""Trial run of the pipeline under one setting: settle, measure, stop."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from edge.perf.tune.recording_outlet import SETTLED_SLICES, RecordingOutlet, Sli
 from edge.perf.tune.setting import MeasuredSetting, Setting
 from edge.pipeline.pipeline import Pipeline
 
-SLICE_S = 1.0  # what is kept or discarded at once
-FIRST_RESULT_S = 30.0  # a camera may be slow to come
+SLICE_S = 1.0  # the unit that is kept or discarded
+FIRST_RESULT_S = 30.0  # a camera may be slow to connect
 BUILD_S = 3600.0
 IDLE_S = 3.0
-SETTLE_S = 90.0  # a board's heat sink takes minutes; what is not steady by then is told
+SETTLE_S = 90.0  # a heat sink takes minutes; a note says what has not settled by then
 _POLL_S = 0.05
 
 
 class TrialReading(Protocol):
-    """What the sensors measured since the reading before; None where nothing did."""
+    """Sensor readings since the previous one; None for what was not measured."""
 
     @property
     def power_w(self) -> float | None: ...
@@ -39,18 +39,18 @@ class TrialReading(Protocol):
 
 
 class TrialSensors(Protocol):
-    """The board's sensors."""
+    """Sensors of the board."""
 
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
 
     def read(self, images: int | None = None, power_mode: str | None = None) -> TrialReading:
-        """Return what was measured since the last call, in which so many images were inferred."""
+        """Return the readings since the last call, during which `images` were inferred."""
 
 
 class CannotServeError(EdgeError):
-    """These settings cannot be had here; `always` says that no other batch or number of lanes would help."""
+    """The setting is not available here; with `always`, no other batch or number of lanes would help."""
 
     def __init__(self, message: str, *, always: bool) -> None:
         super().__init__(message)
@@ -58,18 +58,18 @@ class CannotServeError(EdgeError):
 
 
 class Trial:
-    """One candidate at work; a context manager, which ends the pipeline."""
+    """Context manager that runs the pipeline under one setting."""
 
     def __init__(
-        self, config: Config, candidate: Setting, place: EngineEnvironment, sensors: TrialSensors | None
+        self, config: Config, setting: Setting, place: EngineEnvironment, sensors: TrialSensors | None
     ) -> None:
-        """Open the model; raise CannotServeError where these settings cannot be had here."""
-        self._candidate = candidate
+        """Open the model; raise CannotServeError if the setting is not available here."""
+        self._setting = setting
         self._sensors = sensors
-        self._tap = RecordingOutlet()
+        self._outlet = RecordingOutlet()
         self._dropped = 0
         try:
-            self._pipeline = Pipeline(config, self._tap, place)
+            self._pipeline = Pipeline(config, self._outlet, place)
         except ModelError as error:
             raise CannotServeError(str(error), always=True) from None
         except GpuMemoryError as error:
@@ -84,16 +84,16 @@ class Trial:
         self._pipeline.stop()
 
     def idle_w(self) -> float | None:
-        """Return the power while everything is ready and no frame flows; None where it cannot be measured."""
+        """Measure the power with everything ready and no frames flowing; None if it cannot be measured."""
         if self._sensors is None:
             return None
-        mode = self._candidate.power_mode
+        mode = self._setting.power_mode
         self._sensors.read(0, mode)
         self._wait(IDLE_S)
         return self._sensors.read(0, mode).power_w
 
     def measure(self, seconds: float) -> MeasuredSetting:
-        """Wait until the load is steady, and measure it for some seconds in which the board did not throttle."""
+        """Wait for a steady load, then measure until there are `seconds` without throttling."""
         self._check_precision()
         self._pipeline.start()
         self._await_engine()
@@ -102,41 +102,41 @@ class Trial:
         kept: list[Slice] = []
         discarded: list[Slice] = []
         while len(kept) * SLICE_S < seconds and len(discarded) * SLICE_S < seconds:
-            taken = self._slice(min(SLICE_S, seconds))
-            (discarded if taken.throttled else kept).append(taken)
-        return self._told(kept, discarded, is_steady=is_steady)
+            current = self._slice(min(SLICE_S, seconds))
+            (discarded if current.throttled else kept).append(current)
+        return self._summarise(kept, discarded, is_steady=is_steady)
 
     def _check_precision(self) -> None:
-        """Raise where another engine than the wanted one serves, and no better one will come."""
-        model, wanted = self._model, self._candidate
+        """Raise CannotServeError if another engine serves, and the right one will not follow."""
+        model, setting = self._model, self._setting
         if model.missing_reason is not None and not model.can_build:
             raise CannotServeError(model.missing_reason, always=True)
-        if model.missing_reason is None and f"/{wanted.precision}/" not in model.engine.label:
-            raise CannotServeError(f"{model.engine.label} serves, wanted {wanted.precision}", always=True)
-        if model.max_batch < wanted.max_batch:
-            raise CannotServeError(f"the model takes batches of {model.max_batch} only", always=False)
+        if model.missing_reason is None and f"/{setting.precision}/" not in model.engine.label:
+            raise CannotServeError(f"{model.engine.label} serves, wanted {setting.precision}", always=True)
+        if model.max_batch < setting.max_batch:
+            raise CannotServeError(f"the model's largest batch is {model.max_batch}", always=False)
 
     def _await_engine(self) -> None:
-        """Wait while the engine that is missing is built and verified."""
+        """Wait while the missing engine is built and verified."""
         until_ns = now_ns() + int(BUILD_S * 1e9)
         while self._model.missing_reason is not None:
-            step, reason = self._tap.engine or ("building", None)
+            step, reason = self._outlet.engine or ("building", None)
             if step in ("failed", "partly") or now_ns() > until_ns:
-                raise CannotServeError(reason or f"its engine was not ready within {BUILD_S:g} s", always=False)
+                raise CannotServeError(reason or f"the engine was not ready within {BUILD_S:g} s", always=False)
             self._wait(_POLL_S)
 
     def _await_first_result(self) -> None:
         until_ns = now_ns() + int(FIRST_RESULT_S * 1e9)
-        while not self._tap.take().images:
+        while not self._outlet.drain().images:
             if now_ns() > until_ns:
                 raise EdgeError(
-                    f"no stream gave a result within {FIRST_RESULT_S:g} s; see that the sources of the configuration "
-                    "work: edge check CONFIG"
+                    f"no stream produced a result within {FIRST_RESULT_S:g} s; check that the configured sources work: "
+                    "edge check CONFIG"
                 )
             self._wait(_POLL_S)
 
     def _settle(self) -> bool:
-        """Wait until rate and temperature stay as they are; tell whether they did in time."""
+        """Wait for a steady rate and temperature; return whether they settled in time."""
         self._slice(SLICE_S)  # the first frames come in a burst
         last: list[Slice] = []
         while len(last) * SLICE_S < SETTLE_S:
@@ -147,28 +147,28 @@ class Trial:
 
     def _slice(self, seconds: float) -> Slice:
         self._wait(seconds)
-        taken = self._tap.take()
+        current = self._outlet.drain()
         if self._sensors is not None:
-            reading = self._sensors.read(taken.images, self._candidate.power_mode)
-            # What was missing within the slice is taken to be as the rest of it.
-            taken.energy_j = None if reading.power_w is None else reading.power_w * taken.seconds
-            taken.throttled = reading.throttled
-            taken.hottest_c = reading.conditions.hottest_c
+            reading = self._sensors.read(current.images, self._setting.power_mode)
+            # Gaps within the slice are taken to be like the rest of it.
+            current.energy_j = None if reading.power_w is None else reading.power_w * current.seconds
+            current.throttled = reading.throttled
+            current.hottest_c = reading.conditions.hottest_c
         dropped = sum(
             count for stream in self._pipeline.streams.values() for count in stream.meter.counts()["dropped"].values()
         )
-        taken.dropped, self._dropped = dropped - self._dropped, dropped
-        return taken
+        current.dropped, self._dropped = dropped - self._dropped, dropped
+        return current
 
     def _wait(self, seconds: float) -> None:
-        """Sleep; raise what makes further waiting useless."""
+        """Sleep; raise the failure that makes waiting pointless."""
         until_ns = now_ns() + int(seconds * 1e9)
         while (left_ns := until_ns - now_ns()) > 0:
             threading.Event().wait(min(left_ns / 1e9, _POLL_S))
-            if (failure := self._tap.failure or self._pipeline.lost) is not None:
+            if (failure := self._outlet.failure or self._pipeline.lost) is not None:
                 raise failure
 
-    def _told(self, kept: Sequence[Slice], discarded: Sequence[Slice], *, is_steady: bool) -> MeasuredSetting:
+    def _summarise(self, kept: Sequence[Slice], discarded: Sequence[Slice], *, is_steady: bool) -> MeasuredSetting:
         is_throttled = len(discarded) > len(kept)
         slices = discarded if is_throttled else kept
         seconds = sum(each.seconds for each in slices)
@@ -178,12 +178,12 @@ class Trial:
         batches: Counter[int] = sum((each.batches for each in slices), Counter())
         energy_j = total([each.energy_j for each in slices])
         point = OperatingPoint(
-            power_mode=self._candidate.power_mode,
-            precision=self._candidate.precision,
-            max_batch=self._candidate.max_batch,
+            power_mode=self._setting.power_mode,
+            precision=self._setting.precision,
+            max_batch=self._setting.max_batch,
             max_wait_ms=self._max_wait_ms,
-            lanes=self._candidate.lanes,
-            device=self._candidate.device,
+            lanes=self._setting.lanes,
+            device=self._setting.device,
             images_per_s=images / seconds if images else None,
             latency_p50_ms=percentile(latencies_ms, 50),
             latency_p99_ms=percentile(latencies_ms, 99),
@@ -204,5 +204,5 @@ class Trial:
             batch_mean=round(images / sum(count / size for size, count in batches.items()), 3) if images else None,
             batch_most=max(batches, default=0),
             service_ms=percentile(services_ms, 50),
-            busy=round(sum(each.busy_ms for each in slices) / 1e3 / seconds / self._candidate.lanes, 4),
+            busy=round(sum(each.busy_ms for each in slices) / 1e3 / seconds / self._setting.lanes, 4),
         )
