@@ -128,7 +128,7 @@ class BoardMonitor:
 
 
 def _seen(stream: Stream, period_s: float) -> StreamLoad:
-    pace = stream.meter.pace
+    pace = stream.meter.period
     return StreamLoad(
         stream.name,
         stream.settings.target_p99_ms,

@@ -239,7 +239,7 @@ class Daemon:
             self._wake.clear()
             self._look_at_board()
             self._note_start()
-            self._pipeline.mend()
+            self._pipeline.recover_engines()
             self._remote.look()
             if self._reload_asked:
                 self._reload_asked = False

@@ -8,7 +8,7 @@ from typing import Any
 from edge.core.clock import now_ns, utc_text, wall_ns
 from edge.core.records import OutboxState
 from edge.host.sensors.sensors import SensorReading
-from edge.pipeline.meters import ModelMeter, StreamMeter, Work
+from edge.pipeline.meters import ModelMeter, ModelWork, StreamMeter
 
 
 class Telemetry:
@@ -32,7 +32,7 @@ class Telemetry:
         end_ns = now_ns()
         period_s = max((end_ns - self._period_start_ns) / 1e9, 1e-3)
         self._period_start_ns = end_ns
-        told = {name: meter.take(period_s, engine) for name, (engine, meter) in models.items()}
+        told = {name: meter.report(period_s, engine) for name, (engine, meter) in models.items()}
         works = {name: meter.work for name, (_, meter) in models.items()}
         board = read_board(sum(work.images for work in works.values()))
         busy_ms = sum(work.busy_ms for work in works.values())
@@ -40,14 +40,14 @@ class Telemetry:
             **self._head,
             "at": utc_text(wall_ns()),
             "period_s": round(period_s, 3),
-            "streams": {name: meter.take(period_s) for name, meter in streams.items()},
+            "streams": {name: meter.report(period_s) for name, meter in streams.items()},
             "models": {name: each | energy_of(works[name], busy_ms, board) for name, each in told.items()},
             "board": board.to_json(),
             "outbox": outbox.to_json(),
         }
 
 
-def energy_of(work: Work, busy_ms: float, board: SensorReading) -> dict[str, float | None]:
+def energy_of(work: ModelWork, busy_ms: float, board: SensorReading) -> dict[str, float | None]:
     """Return a model's energy an image, in joules, whole and above the board's idle power; None where not measured.
 
     What the board took is shared by how long the engines ran, `busy_ms` all together. Images of a time in which the

@@ -41,7 +41,7 @@ class Predictor:
 
     @property
     def is_reference(self) -> bool:
-        """Whether this is the model as it was exported, on the CPU."""
+        """True where this is the model as it was exported, on the CPU."""
         return self.engine.label.startswith("ort-cpu/fp32/")
 
     def with_engine(self, engine: Engine) -> Predictor:

@@ -1,4 +1,4 @@
-"""What was found in a picture, drawn into it."""
+"""Annotated pictures: findings drawn in, encoded as JPEG."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ JPEG_QUALITY = 85
 
 
 def as_jpeg(picture: Image) -> bytes:
-    """Encode a picture; raise EdgeError where it is none that JPEG takes."""
+    """Encode a picture; raise EdgeError where JPEG cannot hold it."""
     is_encoded, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not is_encoded:
         raise EdgeError(f"a picture of {picture.shape[1]}×{picture.shape[0]} pixels cannot be encoded as JPEG")
@@ -22,7 +22,7 @@ def as_jpeg(picture: Image) -> bytes:
 
 
 def draw(picture: Image, findings: Findings, labels: Sequence[str]) -> Image:
-    """Return the picture with boxes and names drawn in."""
+    """Draw boxes and names into the picture, and return it."""
     scale = max(0.4, min(picture.shape[:2]) / 900)
     class_ids = findings.class_ids.tolist()
     texts = [
@@ -46,7 +46,7 @@ def _write_text(picture: Image, text: str, at: tuple[int, int], scale: float, cl
 
 
 def _color(class_id: int) -> tuple[int, int, int]:
-    """Return a bright colour, far from those of the neighbouring classes."""
+    """Return a bright colour, distinct from those of the neighbouring classes."""
     hue = np.uint8([[[(class_id * 47 + 20) % 180, 170, 255]]])  # type: ignore[arg-type]
     blue, green, red = cv2.cvtColor(hue, cv2.COLOR_HSV2BGR)[0, 0].tolist()
     return blue, green, red

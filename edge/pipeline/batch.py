@@ -97,7 +97,7 @@ class Batcher:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no frame waits."""
+        """True where no frame waits."""
         return self._waiting == 0
 
     def close_queue(self, queue: StreamQueue) -> None:

@@ -1,4 +1,4 @@
-"""An engine made while another serves: built in the background, held against that on real frames, then swapped in."""
+"""Engine rebuild: built while another engine serves, compared with that on real frames, then swapped in."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from edge.precision.comparison import Comparison, answers, compare, entry_of
 log = logging.getLogger(__name__)
 
 Step = Literal["building", "verifying", "swapping", "serving", "partly", "failed"]
-ENOUGH_PICTURES = 4
-ENOUGH_FOR_INT8 = 32  # whose errors are larger, so that they have to be counted
-PATIENCE_S = 10.0  # for the next picture
+COMPARED_PICTURES = 4
+COMPARED_PICTURES_INT8 = 32  # its errors are larger, so they have to be measured
+PICTURE_TIMEOUT_S = 10.0
 POLL_S = 0.2
-PROGRESS_STEP = 0.1  # of a build, before it is told again
+PROGRESS_STEP = 0.1  # of a build, between two reports
 
 
-class Rebuild:
-    """The thread that makes the wanted engine of one model."""
+class EngineRebuild:
+    """Thread that makes the missing engine of one model."""
 
     def __init__(
         self,
         model: ServedModel,
         swap: Callable[[ServedModel, Engine], None],
-        tell: Callable[[ServedModel, Step, float, str | None], None],
+        on_step: Callable[[ServedModel, Step, float, str | None], None],
     ) -> None:
-        """Take `swap`, which brings an engine into service, and `tell`: step, share of the building done, reason."""
+        """Take `swap`, which brings an engine into service, and `on_step`: step, fraction of the build, reason."""
         self._model = model
         self._swap = swap
-        self._outlet = tell
-        self._told_progress = 0.0
+        self._on_step = on_step
+        self._reported_progress = 0.0
         self._unserved: Engine | None = None  # the new engine, until it serves
         self._cancelled = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"build-{model.name}", daemon=True)
@@ -50,7 +50,7 @@ class Rebuild:
         self.thread.start()
 
     def cancel(self) -> None:
-        """Give up; what is being built is ended."""
+        """Give up, and end the build."""
         self._cancelled.set()
 
     def _run(self) -> None:
@@ -58,22 +58,22 @@ class Rebuild:
         try:
             self._make()
         except _CancelledError:
-            log.info("model %s: the making of its engine is given up", model.name)
-        # The top of a thread: whatever went wrong, the engine that serves goes on.
+            log.info("model %s: the rebuild of its engine is cancelled", model.name)
+        # The top of a thread: whatever went wrong, the serving engine goes on.
         except Exception as error:
             if isinstance(error, GpuLostError):
                 model.lost = error
-            told = logging.INFO if self._cancelled.is_set() else logging.ERROR
+            level = logging.INFO if self._cancelled.is_set() else logging.ERROR
             trace = None if isinstance(error, EdgeError) else error
-            log.log(told, "model %s: no new engine: %s", model.name, error, exc_info=trace)
-            self._tell(model, "failed", 0.0, str(error))
+            log.log(level, "model %s: no new engine: %s", model.name, error, exc_info=trace)
+            self._report(model, "failed", 0.0, str(error))
         finally:
             if self._unserved is not None:
                 _close(self._unserved)
             model.sampler.recent = None
 
     def _make(self) -> None:
-        """Make the wanted engine; where that is INT8 and it is refused, the next better one."""
+        """Make the missing engine; where INT8 is refused, one of the next better precision."""
         model = self._model
         try:
             self._make_target()
@@ -88,48 +88,48 @@ class Rebuild:
 
     def _make_target(self) -> None:
         model = self._model
-        self._told_progress = 0.0
-        engine, partly = self._build()
+        self._reported_progress = 0.0
+        engine, partial_reason = self._build()
         self._unserved = engine
         self._check_cancelled()
-        self._tell(model, "verifying", 1.0, model.missing_reason)
+        self._report(model, "verifying", 1.0, model.missing_reason)
         self._try(engine)
-        self._tell(model, "swapping", 1.0, model.missing_reason)
+        self._report(model, "swapping", 1.0, model.missing_reason)
         self._swap(model, engine)
         self._unserved = None
-        self._tell(model, "partly" if partly else "serving", 1.0, partly)
+        self._report(model, "partly" if partial_reason else "serving", 1.0, partial_reason)
 
-    def _tell(self, model: ServedModel, step: Step, progress: float, reason: str | None) -> None:
-        if not self._cancelled.is_set():  # who cancelled does not wait for news
-            self._outlet(model, step, progress, reason)
+    def _report(self, model: ServedModel, step: Step, progress: float, reason: str | None) -> None:
+        if not self._cancelled.is_set():  # the canceller does not wait for reports
+            self._on_step(model, step, progress, reason)
 
     def _build(self) -> tuple[Engine, str | None]:
-        """Return the engine, and why it is not TensorRT's alone (None: it is)."""
+        """Return the engine, and why TensorRT does not run all of it (None: it does)."""
         model = self._model
-        self._tell(model, "building", 0.0, model.missing_reason)
+        self._report(model, "building", 0.0, model.missing_reason)
         try:
-            return model.provider.build(self._progressed, self._cancelled.is_set), None
+            return model.provider.build(self._report_progress, self._cancelled.is_set), None
         except UnsupportedModelError as error:
             engine = model.provider.open_partial()
             if engine is None:
                 raise
-            return engine, f"{error}; ONNX Runtime runs it, and hands to the GPU what it can"
+            return engine, f"{error}; ONNX Runtime runs the model, with as much of it on the GPU as possible"
 
-    def _progressed(self, phase: str, progress: float) -> None:
+    def _report_progress(self, phase: str, progress: float) -> None:
         log.debug("model %s: %s, %.0f %%", self._model.name, phase, 100 * progress)
-        if progress >= self._told_progress + PROGRESS_STEP:
-            self._told_progress = progress
-            self._tell(self._model, "building", progress, self._model.missing_reason)
+        if progress >= self._reported_progress + PROGRESS_STEP:
+            self._reported_progress = progress
+            self._report(self._model, "building", progress, self._model.missing_reason)
 
     def _try(self, engine: Engine) -> None:
-        """Verify the engine and note what came of it, so that one that ends the process is not tried for ever."""
+        """Verify the engine and record the outcome, so that one that ends the process is not tried forever."""
         provider = self._model.provider
         pictures = self._pictures()
         first = next(pictures)
         provider.record_trial_start()
         verify = self._measure if provider.target == "int8" else self._verify
         try:
-            told = verify(engine, itertools.chain([first], pictures))
+            summary = verify(engine, itertools.chain([first], pictures))
         except GpuLostError:
             raise
         except EngineRefusedError as error:
@@ -138,63 +138,63 @@ class Rebuild:
         except BaseException:
             provider.record_trial("untried")
             raise
-        provider.record_trial("verified", told)
-        log.info("model %s: engine %s agrees with the exported model: %s", self._model.name, engine.label, told)
+        provider.record_trial("verified", summary)
+        log.info("model %s: engine %s agrees with the exported model: %s", self._model.name, engine.label, summary)
 
     def _verify(self, engine: Engine, pictures: Iterable[Image]) -> str:
-        """Hold the new engine against the one that serves; return how well they agree.
+        """Compare the new engine with the serving one; return how well they agree.
 
-        Raises RefusedError where that is not enough.
+        Raises EngineRefusedError where that is not enough.
         """
         model = self._model
-        shown = list(itertools.islice(pictures, ENOUGH_PICTURES))
-        wanted = answers(model.predictor, shown, 1)
-        got = answers(model.predictor.with_engine(engine), shown, model.max_batch)
-        verdict = compare(wanted, got)
-        told = f"on {len(shown)} pictures {verdict}"
-        if reason := verdict.why_not(model.manifest.min_agreement):
+        shown = list(itertools.islice(pictures, COMPARED_PICTURES))
+        reference = answers(model.predictor, shown, 1)
+        candidate = answers(model.predictor.with_engine(engine), shown, model.max_batch)
+        check = compare(reference, candidate)
+        summary = f"on {len(shown)} pictures {check}"
+        if reason := check.why_not(model.manifest.min_agreement):
             raise EngineRefusedError(
-                f"engine {engine.label} is refused, as {reason} ({told}); {model.engine.label} serves on"
+                f"engine {engine.label} is refused: {reason} ({summary}); {model.engine.label} keeps serving"
             )
-        return told
+        return summary
 
     def _measure(self, engine: Engine, pictures: Iterable[Image]) -> str:
-        """Measure how well an INT8 engine agrees with the exported model, and record it, whatever came of it.
+        """Measure how well an INT8 engine agrees with the exported model, and record that.
 
-        Raises RefusedError where it does not agree well enough.
+        Raises EngineRefusedError where it does not agree well enough.
         """
         model = self._model
         reference = model.predictor.with_engine(model.provider.open_reference())
         with Comparison(reference, model.predictor.with_engine(engine)) as comparison:
-            for picture in itertools.islice(pictures, ENOUGH_FOR_INT8):
+            for picture in itertools.islice(pictures, COMPARED_PICTURES_INT8):
                 self._check_cancelled()
-                comparison.look(picture)
+                comparison.compare(picture)
             measured = comparison.finish()
         provider, bound = model.provider, model.manifest.min_agreement
         entry = entry_of(provider.onnx, *provider.variant("int8"), provider.runtime, "fp32", measured)
         if entry.frames < MIN_FRAMES:
-            raise EngineError(f"INT8 is not proven: {entry.frames} pictures came, wanted {MIN_FRAMES} and more")
+            raise EngineError(f"INT8 is not verified: found {entry.frames} pictures, wanted at least {MIN_FRAMES}")
         record(entry, provider.onnx, provider.environment.state_dir)
-        told = f"{entry.metric} {entry.agreement:.3f} on {entry.frames} pictures"
+        summary = f"{entry.metric} {entry.agreement:.3f} on {entry.frames} pictures"
         if reason := why_not(entry, bound):
-            raise EngineRefusedError(f"engine {engine.label} is refused: {reason}; {model.engine.label} serves on")
-        return told
+            raise EngineRefusedError(f"engine {engine.label} is refused: {reason}; {model.engine.label} keeps serving")
+        return summary
 
     def _pictures(self) -> Iterator[Image]:
-        """Yield the pictures that are kept of the model's calibration, then those that the cameras give.
+        """Yield the pictures kept from the model's calibration, then those of the cameras.
 
-        It ends when none has come for a while, but not before the first.
+        Ends when none has come for a while, but not before the first.
         """
         provider = self._model.provider
-        seen, last_ns = 0, 0
+        last_number, last_ns = 0, 0
         for kept in read_stored(stored_folder(provider.onnx, provider.environment.state_dir)):
             yield kept
             last_ns = now_ns()
-        while not last_ns or (now_ns() - last_ns) / 1e9 < PATIENCE_S:
+        while not last_ns or (now_ns() - last_ns) / 1e9 < PICTURE_TIMEOUT_S:
             self._check_cancelled()
             recent = self._model.sampler.recent
-            for number, picture in recent.since(seen) if recent is not None else []:
-                seen, last_ns = number, now_ns()
+            for number, picture in recent.since(last_number) if recent is not None else []:
+                last_number, last_ns = number, now_ns()
                 yield picture
             self._cancelled.wait(POLL_S)
 
@@ -204,16 +204,16 @@ class Rebuild:
 
 
 class EngineRefusedError(EngineError):
-    """A new engine does not agree with the one that serves."""
+    """A new engine does not agree with the serving one."""
 
 
 class _CancelledError(Exception):
-    """The daemon stops, or goes over to another configuration."""
+    """The daemon stops, or switches to another configuration."""
 
 
 def _close(engine: Engine) -> None:
     try:
         engine.close()
-    # A lost GPU frees nothing, and what matters was told.
+    # A lost GPU frees nothing, and its loss was reported.
     except Exception:
         log.debug("an engine was not freed", exc_info=True)

@@ -44,7 +44,7 @@ class FindingsFilter:
 
     @property
     def keeps_all(self) -> bool:
-        """Whether it leaves all findings as they are."""
+        """True where it leaves all findings as they are."""
         return self.class_ids is None and not self.min_size_px
 
 

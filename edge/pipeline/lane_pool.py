@@ -25,7 +25,7 @@ def open_lanes(model: ServedModel) -> list[Lane]:
     except EdgeError as error:
         if not model.fall_back(str(error)):
             raise
-        log.warning("model %s: %s serves, as %s", model.name, model.engine.label, error)
+        log.warning("model %s: falling back to %s: %s", model.name, model.engine.label, error)
         lanes = warm_lanes(model, model.predictor)
     model.meter.lanes = len(lanes)
     return lanes
@@ -57,13 +57,13 @@ def _start_lanes(model: ServedModel, predictor: Predictor, count: int) -> list[L
 
 
 def end_lanes(model: ServedModel, lanes: Sequence[Lane]) -> bool:
-    """Let lanes go once they have finished their batch; the model's others serve on. Tell whether all have gone."""
+    """Dismiss lanes once they have finished their batch; return whether all have ended."""
     model.batcher.dismiss(lanes)
     return join_lanes(lanes, now_ns() + int(END_S * 1e9))
 
 
-def join_lanes(lanes: Sequence[Lane], by_ns: int) -> bool:
-    """Wait for lanes; tell whether all have ended, as an engine must not be freed under one that hangs in it."""
+def join_lanes(lanes: Sequence[Lane], deadline_ns: int) -> bool:
+    """Wait for lanes; return whether all have ended: an engine must not be freed under a lane that hangs in it."""
     for lane in lanes:
-        lane.join(by_ns)
+        lane.join(deadline_ns)
     return not any(lane.thread.is_alive() for lane in lanes)

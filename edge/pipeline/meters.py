@@ -12,31 +12,31 @@ import numpy as np
 
 from edge.core.records import DROP_CAUSES, ENGINE_PARTS, STAGES, DropCause, EngineTimes, Result
 
-# Bins whose bounds grow by this ratio, told by their geometric middle, are off by at most sqrt(1.039) - 1 = 1.93 %.
+# Bins whose bounds grow by this ratio, reported by their geometric middle, are off by at most sqrt(1.039) - 1 = 1.93 %.
 _BIN_RATIO = 1.039
 _LOWEST_MS = 1e-3
-_HIGHEST_MS = 1e6  # 17 minutes; what is longer is counted there, and `max` tells it
+_HIGHEST_MS = 1e6  # 17 minutes; longer durations count in the last bin, and `max` is exact
 _BINS = math.ceil(math.log(_HIGHEST_MS / _LOWEST_MS) / math.log(_BIN_RATIO)) + 1
 _LOG_RATIO = math.log(_BIN_RATIO)
 _QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
-# Those that Prometheus's clients take where nobody says otherwise.
-SPREAD_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# The default buckets of Prometheus's clients.
+BUCKET_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _MIDDLES_MS = _LOWEST_MS * _BIN_RATIO ** (np.arange(_BINS) + 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class PeriodStats:
-    """How one stream fared in a period."""
+    """Figures of one stream over a period."""
 
     frames: int  # captured
-    found: int  # frames that were brought to their end, whether or not the gate let their result out
-    late: int  # of those the ones over the target, and frames dropped because a lane was not free in time
-    p99_ms: float | None  # from capture to what was found; None without results
+    found: int  # frames brought to their end, whether or not the filter let their result out
+    late: int  # of these the ones over the target, and frames dropped because no lane was free in time
+    p99_ms: float | None  # from capture to findings; None without results
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What one model did in a period."""
+class ModelWork:
+    """Work of one model in a period."""
 
     images: int = 0
     busy_ms: float = 0.0  # of all its lanes
@@ -54,7 +54,7 @@ class LatencyHistogram:
         self._counts[min(int(position), _BINS - 1)] += 1
         self._max_ms = max(self._max_ms, duration_ms)
 
-    def take(self) -> dict[str, float] | None:
+    def drain(self) -> dict[str, float] | None:
         """Return the percentiles in milliseconds, and start anew; None where nothing was added."""
         counts, max_ms = np.array(self._counts), self._max_ms
         self._counts, self._max_ms = [0] * _BINS, 0.0
@@ -62,34 +62,34 @@ class LatencyHistogram:
         if not total:
             return None
         ranks = np.cumsum(counts)
-        told = {
-            name: round(min(float(_MIDDLES_MS[np.searchsorted(ranks, math.ceil(share * total))]), max_ms), 6)
-            for name, share in _QUANTILES.items()
+        percentiles = {
+            name: round(min(float(_MIDDLES_MS[np.searchsorted(ranks, math.ceil(quantile * total))]), max_ms), 6)
+            for name, quantile in _QUANTILES.items()
         }
-        return told | {"max": round(max_ms, 6)}
+        return percentiles | {"max": round(max_ms, 6)}
 
 
-class Spread:
-    """All durations since the start, counted by bounds that every device has: what can be added up over a fleet."""
+class BucketHistogram:
+    """All durations since the start, in buckets that are the same on every device, so that a fleet's can be added."""
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(SPREAD_BOUNDS_S) + 1)
+        self._counts = [0] * (len(BUCKET_BOUNDS_S) + 1)
         self._sum_ms = 0.0
 
     def add(self, duration_ms: float) -> None:
-        self._counts[bisect_left(SPREAD_BOUNDS_S, duration_ms / 1000)] += 1
+        self._counts[bisect_left(BUCKET_BOUNDS_S, duration_ms / 1000)] += 1
         self._sum_ms += duration_ms
 
-    def told(self) -> tuple[tuple[int, ...], float]:
-        """Return how many lie up to each bound and above the one before, then those above all; and their sum, in s."""
+    def totals(self) -> tuple[tuple[int, ...], float]:
+        """Return the count of each bucket, the last one above all bounds, and the sum of all durations in seconds."""
         return tuple(self._counts), self._sum_ms / 1000
 
 
 class StreamMeter:
-    """What became of one stream's frames; every captured frame is a result, a drop or in flight, at any moment."""
+    """Counts one stream's frames: at any moment, each captured one is a result, a drop or in flight."""
 
     def __init__(self, target_ms: float | None = None) -> None:
-        """Take the latency, from capture to what was found, over which a result counts as late."""
+        """Take the latency, from capture to findings, above which a result counts as late."""
         self._target_ms = math.inf if target_ms is None else target_ms
         self._lock = threading.Lock()
         self._frames = 0
@@ -97,12 +97,12 @@ class StreamMeter:
         self._in_flight = 0
         self._late = 0
         self._until_found = LatencyHistogram()
-        self._before = PeriodStats(0, 0, 0, None)  # counts at the end of the period before
-        self.pace = PeriodStats(0, 0, 0, None)  # of the period that was taken last
+        self._before = PeriodStats(0, 0, 0, None)  # totals at the end of the previous period
+        self.period = PeriodStats(0, 0, 0, None)  # the last one reported
         self._dropped: dict[DropCause, int] = dict.fromkeys(DROP_CAUSES, 0)
         self._period_results = 0
         self._latency = {stage: LatencyHistogram() for stage in STAGES}
-        self._spreads = {"found": Spread(), "acknowledged": Spread()}
+        self._buckets = {"found": BucketHistogram(), "acknowledged": BucketHistogram()}
 
     @property
     def in_flight(self) -> int:
@@ -122,7 +122,7 @@ class StreamMeter:
             self._in_flight -= 1
 
     def counts(self) -> dict[str, Any]:
-        """Return what became of all frames since the stream started."""
+        """Return the counts of all frames since the stream started."""
         with self._lock:
             return {
                 "frames": self._frames,
@@ -142,7 +142,7 @@ class StreamMeter:
             self._found(result)
 
     def gated(self, result: Result) -> None:
-        """Count a result that is not published; the work for it was done, and in time or late, like any other's."""
+        """Count a result that is not published; its work was done, in time or late, like any other's."""
         with self._lock:
             self._dropped["gated"] += 1
             self._found(result)
@@ -155,40 +155,40 @@ class StreamMeter:
         self._latency["decode"].add(result.decode_ms)
         until_found_ms = (result.decoded_ns - result.captured_ns) / 1e6
         self._until_found.add(until_found_ms)
-        self._spreads["found"].add(until_found_ms)
+        self._buckets["found"].add(until_found_ms)
         self._late += until_found_ms > self._target_ms
 
     def acknowledged(self, publish_ms: float, total_ms: float) -> None:
         with self._lock:
             self._latency["publish"].add(publish_ms)
             self._latency["total"].add(total_ms)
-            self._spreads["acknowledged"].add(total_ms)
+            self._buckets["acknowledged"].add(total_ms)
 
-    def spreads(self) -> dict[str, tuple[tuple[int, ...], float]]:
-        """Return how long all frames since the start took: until found, and until the broker had the result."""
+    def buckets(self) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Return the latencies of all frames since the start: until found, and until acknowledged by the broker."""
         with self._lock:
-            return {until: spread.told() for until, spread in self._spreads.items()}
+            return {until: histogram.totals() for until, histogram in self._buckets.items()}
 
-    def take(self, period_s: float) -> dict[str, Any]:
+    def report(self, period_s: float) -> dict[str, Any]:
         """Return the counts, and the rate and latency of the period that ends now."""
         counts = self.counts()
         with self._lock:
             results, self._period_results = self._period_results, 0
-            latency_ms = {stage: histogram.take() for stage, histogram in self._latency.items()}
-            found = self._until_found.take()
+            latency_ms = {stage: histogram.drain() for stage, histogram in self._latency.items()}
+            found = self._until_found.drain()
             late = self._late
         late += counts["dropped"]["overrun"] + counts["dropped"]["stale"]
         served = counts["results"] + counts["dropped"]["gated"]
         now = PeriodStats(counts["frames"], served, late, found["p99"] if found else None)
         before, self._before = self._before, now
-        self.pace = PeriodStats(
+        self.period = PeriodStats(
             now.frames - before.frames, now.found - before.found, now.late - before.late, now.p99_ms
         )
         return counts | {"results_per_s": round(results / period_s, 2), "latency_ms": latency_ms}
 
 
 class ModelMeter:
-    """How busy one model's lanes are, and where the time of a batch goes."""
+    """Measures the load of one model's lanes, and the parts of a batch's time."""
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes  # changes with the engine
@@ -199,7 +199,7 @@ class ModelMeter:
         self._busy_ms = 0.0
         self._compared = 0  # frames
         self._agreement: float | None = None
-        self.work = Work()  # of the period that was taken last
+        self.work = ModelWork()  # of the last period reported
 
     def inferred(self, images: int, times: EngineTimes) -> None:
         with self._lock:
@@ -213,17 +213,18 @@ class ModelMeter:
                 self._parts["d2h"].add(times.d2h_ms)
 
     def compared(self, frames: int, agreement: float | None) -> None:
-        """Note how well the newest frames that were compared agree with the reference."""
+        """Record the agreement of the last compared frames with the reference."""
         with self._lock:
             self._compared, self._agreement = frames, agreement
 
-    def take(self, period_s: float, engine: str) -> dict[str, Any]:
+    def report(self, period_s: float, engine: str) -> dict[str, Any]:
+        """Return the load and the engine's times of the period that ends now."""
         with self._lock:
             images, batches, busy_ms = self._images, self._batches, self._busy_ms
             self._images, self._batches, self._busy_ms = 0, 0, 0.0
             compared, agreement = self._compared, self._agreement
-            parts_ms = {part: histogram.take() for part, histogram in self._parts.items()}
-        self.work = Work(images, busy_ms)
+            parts_ms = {part: histogram.drain() for part, histogram in self._parts.items()}
+        self.work = ModelWork(images, busy_ms)
         return {
             "engine": engine,
             "images_per_s": round(images / period_s, 2),

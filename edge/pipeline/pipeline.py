@@ -1,4 +1,4 @@
-"""The models and streams of a configuration at work: starting, going over to another configuration, stopping."""
+"""Pipeline: the models and streams of a configuration, their start, change and stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge.core.errors import EdgeError, EngineError, GpuLostError
 from edge.core.memory import give_memory_back
 from edge.inference.backends.engine import Engine
 from edge.inference.engine_provider import EngineEnvironment
-from edge.pipeline.engine_rebuild import Rebuild, Step
+from edge.pipeline.engine_rebuild import EngineRebuild, Step
 from edge.pipeline.engine_recovery import EngineRecovery
 from edge.pipeline.lane import Lane
 from edge.pipeline.lane_pool import end_lanes, join_lanes, open_lanes, warm_lanes
@@ -34,32 +34,32 @@ DRAIN_POLL_S = 0.005
 
 
 class Outlet(StreamOutlet, Protocol):
-    """Where results and all changes go; called from the pipeline's threads."""
+    """Destination of results and of all changes; called from the pipeline's threads."""
 
     def engine_step(self, model: ServedModel, step: Step, progress: float, reason: str | None) -> None:
-        """Take how far the making of a model's engine is: step, share of the building done, what is the matter."""
+        """Report the rebuild of a model's engine: step, fraction of the build, and why it is made or has failed."""
 
     def agreement(self, model: ServedModel, agreement: float, *, is_low: bool) -> None:
-        """Take how well what serves a model agrees with the model as it was exported, 0…1."""
+        """Report the agreement, 0…1, of a model's serving engine with the exported model."""
 
     def engine_failing(self, model: ServedModel, fault: str | None, pause_s: float) -> None:
-        """Take that a model's engine fails again and again, and is opened again after a pause; None: no more."""
+        """Report that a model's engine fails repeatedly and is reopened after a pause; fault None: it has recovered."""
 
 
 class Pipeline:
-    """The models and streams of a configuration at work."""
+    """Runs the models and streams of a configuration."""
 
     def __init__(self, config: Config, outlet: Outlet, environment: EngineEnvironment) -> None:
         """Open the models and warm their lanes; raise ModelError or ConfigError where something does not fit."""
-        cv2.setNumThreads(1)  # the cores belong to the lanes; a picture is too small to share
+        cv2.setNumThreads(1)  # the cores belong to the lanes; a picture is too small to divide
         self._outlet = outlet
         self._environment = environment
         self._next_seq: dict[str, int] = {}  # of streams that were changed or taken out
         self._changing = threading.Lock()  # of models and lanes, by a new configuration or a new engine
         self._lanes: dict[str, list[Lane]] = {}
-        self._rebuilds: dict[str, Rebuild] = {}
+        self._rebuilds: dict[str, EngineRebuild] = {}
         self._shadows: dict[str, Shadow] = {}
-        self._mendings: dict[str, EngineRecovery] = {}
+        self._recoveries: dict[str, EngineRecovery] = {}
         self._accuracy = config.accuracy
         self._is_stopped = False
         self.models: dict[str, ServedModel] = {}
@@ -67,16 +67,16 @@ class Pipeline:
         self.change(config, start=False)
 
     def start(self) -> None:
-        """Start the cameras, and the making of missing engines."""
+        """Start the cameras, and the rebuild of missing engines."""
         for stream in self.streams.values():
             stream.start()
-        self._make_missing_engines()
-        self._watch_agreement()
+        self._rebuild_missing_engines()
+        self._start_shadows()
 
     def change(self, config: Config, *, start: bool = True) -> None:
-        """Go over to another configuration; what is the same in both runs on untouched.
+        """Switch to another configuration; models and streams that are the same in both keep running.
 
-        Raises ModelError or ConfigError, with everything as it was, where the new one cannot be served.
+        Raises ModelError or ConfigError, with everything as before, where the new one cannot be served.
         """
         wanted = used_models(config)
         models = {name: model for name, model in self.models.items() if wanted.get(name) == model.settings}
@@ -112,8 +112,8 @@ class Pipeline:
         if start:
             for stream in added:
                 stream.start(self._next_seq.get(stream.name, 0))
-            self._make_missing_engines()
-            self._watch_agreement()
+            self._rebuild_missing_engines()
+            self._start_shadows()
 
     def stop(self) -> None:
         """Stop the cameras, let the lanes finish what waits, and drop the rest; takes at most `STOP_S`."""
@@ -124,107 +124,105 @@ class Pipeline:
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether every source has ended or failed for good and nothing of it is left to do."""
+        """True where every source has ended or failed for good, and all its frames are settled."""
         return bool(self.streams) and all(s.has_ended and not s.meter.in_flight for s in self.streams.values())
 
     @property
     def lost(self) -> GpuLostError | None:
-        """Why only a new process can go on; None where nothing is lost."""
+        """The loss of a GPU, after which only a new process can go on; None without one."""
         return next((model.lost for model in self.models.values() if model.lost is not None), None)
 
     def stuck_lanes(self) -> list[str]:
-        """Name the lanes that neither waited for frames nor finished a batch since the last call."""
+        """Return the names of lanes that neither waited for frames nor finished a batch since the last call."""
         return [lane.thread.name for lanes in self._lanes.values() for lane in lanes if not lane.has_progressed()]
 
-    def mend(self) -> None:
-        """Look after engines that fail again and again; those that are just being made are left to that."""
+    def recover_engines(self) -> None:
+        """Reopen engines that fail repeatedly; a model whose engine is being rebuilt is left to that."""
         for name, model in self.models.items():
             rebuild = self._rebuilds.get(name)
             if rebuild is not None and rebuild.thread.is_alive():
                 continue
-            if name not in self._mendings:
-                self._mendings[name] = EngineRecovery(model, self._swap, self._outlet.engine_failing)
-            self._mendings[name].look(self._lanes.get(name, []))
+            if name not in self._recoveries:
+                self._recoveries[name] = EngineRecovery(model, self._swap, self._outlet.engine_failing)
+            self._recoveries[name].tick(self._lanes.get(name, []))
 
-    def _make_missing_engines(self) -> None:
+    def _rebuild_missing_engines(self) -> None:
         for name, model in self.models.items():
             if model.missing_reason is None or name in self._rebuilds:
                 continue
             if not model.can_build:
                 self._outlet.engine_step(model, "failed", 0.0, model.missing_reason)
                 continue
-            self._rebuilds[name] = Rebuild(model, self._swap, self._outlet.engine_step)
+            self._rebuilds[name] = EngineRebuild(model, self._swap, self._outlet.engine_step)
             self._rebuilds[name].start()
 
-    def _watch_agreement(self) -> None:
+    def _start_shadows(self) -> None:
         for name, model in self.models.items():
             if self._accuracy.shadow and name not in self._shadows:
-                self._shadows[name] = Shadow(model, self._accuracy, self._agreement_told)
+                self._shadows[name] = Shadow(model, self._accuracy, self._check_agreement)
                 self._shadows[name].start()
 
-    def _agreement_told(self, model: ServedModel, agreement: float) -> None:
-        """Tell how well a model agrees with its reference, and go over to that one where it is so configured."""
+    def _check_agreement(self, model: ServedModel, agreement: float) -> None:
+        """Report how well a model agrees with its reference, and switch to that one where so configured."""
         is_low = agreement < model.manifest.min_agreement
         self._outlet.agreement(model, agreement, is_low=is_low)
         if is_low and self._accuracy.fallback and not model.predictor.is_reference:
             self._swap(model, model.provider.open_reference())
-            model.missing_reason, model.can_build = (
-                f"its engine agreed by only {agreement:.3f} with the reference",
-                False,
-            )
+            model.missing_reason = f"its engine agreed with the reference by only {agreement:.3f}"
+            model.can_build = False
             self._outlet.engine_step(model, "failed", 0.0, model.missing_reason)
 
     def _end_background(self, models: Sequence[ServedModel]) -> None:
-        """End what is done for models that go beside serving them: the making of engines, the watching of agreement."""
+        """End the background threads of models: rebuilds, shadows and recoveries."""
         rebuilds = [self._rebuilds.pop(model.name) for model in models if model.name in self._rebuilds]
         shadows = [self._shadows.pop(model.name) for model in models if model.name in self._shadows]
-        mendings = [self._mendings.pop(model.name) for model in models if model.name in self._mendings]
+        recoveries = [self._recoveries.pop(model.name) for model in models if model.name in self._recoveries]
         for rebuild in rebuilds:
             rebuild.cancel()
         for shadow in shadows:
             shadow.stop()
-        for mending in mendings:
-            mending.stop()
-        by_ns = now_ns() + int(BACKGROUND_STOP_S * 1e9)
+        for recovery in recoveries:
+            recovery.stop()
+        deadline_ns = now_ns() + int(BACKGROUND_STOP_S * 1e9)
         threads = [each.thread for each in rebuilds] + [each.thread for each in shadows]
-        for thread in threads + [each.thread for each in mendings if each.thread is not None]:
-            thread.join(max(0.0, (by_ns - now_ns()) / 1e9))
+        for thread in threads + [each.thread for each in recoveries if each.thread is not None]:
+            thread.join(max(0.0, (deadline_ns - now_ns()) / 1e9))
 
     def _swap(self, model: ServedModel, engine: Engine) -> None:
-        """Bring a new engine into service: its lanes are warm before the others go, so no frame waits for it."""
+        """Bring a new engine into service; its lanes are warm before the old ones end, so no frame waits for it."""
         predictor = model.predictor.with_engine(engine)
         lanes = warm_lanes(model, predictor)
         with self._changing:
             if self.models.get(model.name) is not model or self._is_stopped:
                 end_lanes(model, lanes)
-                raise EngineError(f"model {model.name} has gone meanwhile")
+                raise EngineError(f"model {model.name} was removed meanwhile")
             former, former_lanes = model.engine, self._lanes[model.name]
             self._lanes[model.name] = lanes
             model.adopt(predictor, len(lanes))
         if end_lanes(model, former_lanes):
             former.close()
-        log.info("model %s: engine %s serves, in place of %s", model.name, engine.label, former.label)
+        log.info("model %s: engine %s starts serving in place of %s", model.name, engine.label, former.label)
 
 
 def used_models(config: Config) -> dict[str, ModelSettings]:
-    """Return the models that an enabled stream uses; only these are opened."""
+    """Return the models that enabled streams use; only these are opened."""
     names = {stream.model for stream in config.streams.values() if stream.enabled}
     return {name: settings for name, settings in config.models.items() if name in names}
 
 
 def _stop(streams: list[Stream], models: list[ServedModel], lanes: Mapping[str, list[Lane]]) -> None:
-    """End streams and models within `STOP_S`: cameras first, then what waits is served, then the rest is dropped."""
-    cameras_by_ns, lanes_by_ns = now_ns() + int(CAMERA_STOP_S * 1e9), now_ns() + int(STOP_S * 1e9)
+    """End streams and models within `STOP_S`: stop cameras, serve what waits, then drop the rest."""
+    cameras_deadline_ns, lanes_deadline_ns = now_ns() + int(CAMERA_STOP_S * 1e9), now_ns() + int(STOP_S * 1e9)
     for stream in streams:
         stream.ask_to_stop()
     for stream in streams:
-        stream.join(cameras_by_ns)
-    while any(stream.meter.in_flight and stream.is_served for stream in streams) and now_ns() < lanes_by_ns:
+        stream.join(cameras_deadline_ns)
+    while any(stream.meter.in_flight and stream.is_served for stream in streams) and now_ns() < lanes_deadline_ns:
         time.sleep(DRAIN_POLL_S)
     for stream in streams:
         stream.discard()
     for model in models:
         model.batcher.close()
     for model in models:
-        if join_lanes(lanes.get(model.name, []), lanes_by_ns):
+        if join_lanes(lanes.get(model.name, []), lanes_deadline_ns):
             model.close()

@@ -1,4 +1,4 @@
-"""A model that is served: its files, its engine, and the batcher at which its cameras and lanes meet."""
+"""Served model: its files, its engine, and the batcher at which its cameras and lanes meet."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class ServedModel:
             self.labels = read_labels(settings.path, self.manifest)
             environment = environment or EngineEnvironment(default_state_dir(), board_name(), EnginesSettings())
             self._onnx, self._environment = model_file(settings.path, self.manifest), environment
-            self._lanes_of_profile = self._tuned_lanes() if settings.lanes == "auto" else None
-            self._cpu_lanes, threads = lane_plan(settings, usable_cores(), self._lanes_of_profile)
+            self._tuned_lanes = self._find_tuned_lanes() if settings.lanes == "auto" else None
+            self._cpu_lanes, threads = lane_plan(settings, usable_cores(), self._tuned_lanes)
             self.provider = make_provider(settings, self.manifest, environment, threads)
             opened = self.open_engine()
             self.predictor = Predictor(opened.engine, self.manifest, self.labels, settings.path)
@@ -50,37 +50,37 @@ class ServedModel:
         self.missing_reason, self.can_build = opened.missing_reason, opened.can_build
         self.max_batch = batch_limit(opened.engine, settings.max_batch)
         if self.max_batch < settings.max_batch:
-            log.info("model %s takes batches of %d and no larger ones, whatever max_batch says", name, self.max_batch)
+            log.info("model %s has a fixed batch size of %d; max_batch is reduced to it", name, self.max_batch)
         self.batcher = Batcher(self.max_batch, settings.max_wait_ms)
         self.meter = ModelMeter(self.lanes_on(self.predictor))
         is_building = self.missing_reason and self.can_build
         self.sampler = FrameSampler()
         self.sampler.recent = RecentFrames() if is_building else None
-        self.lost: GpuLostError | None = None  # why nothing can be computed any more in this process
+        self.lost: GpuLostError | None = None  # why this process can compute nothing any more
         log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.lane_count)
 
     def open_engine(self) -> OpenedEngine:
-        """Open the engine that is to serve."""
+        """Open the engine to serve with."""
         fallback = self._environment.fallback
         return self.provider.open() if fallback is None else self.provider.open_fallback(fallback, self.name)
 
     @cached_property
     def machine(self) -> Machine:
-        """What a profile of this model must have been measured on to hold here."""
+        """The machine that a profile of this model must have been measured on to apply here."""
         return Machine(board=self._environment.board, l4t=read_board().l4t, engine=source_sha256(self._onnx))
 
     @cached_property
     def profile(self) -> Profile | None:
-        """What `edge tune` measured of this model here; None where it measured nothing that holds."""
+        """The profile that `edge tune` measured of this model; None without one that applies here."""
         if not profile_path(self._environment.state_dir, self.name).exists():
             return None  # a model of hundreds of megabytes is not hashed in vain
         found = read_profile(self._environment.state_dir, self.name, self.machine)
         if found.profile is None:
-            log.info("model %s: what edge tune measured is not used: %s", self.name, found.reason)
+            log.info("model %s: the profile of edge tune is not used: %s", self.name, found.reason)
         return found.profile
 
-    def _tuned_lanes(self) -> int | None:
-        """Return the lanes that `edge tune` found best for what is configured; None where it found none."""
+    def _find_tuned_lanes(self) -> int | None:
+        """Return the best lanes by the profile for the configured precision and device; None without any."""
         if self.profile is None:
             return None
         settings = self.settings
@@ -91,27 +91,27 @@ class ServedModel:
 
     @property
     def engine(self) -> Engine:
-        """The engine that serves now."""
+        """The engine that serves at present."""
         return self.predictor.engine
 
     @property
     def lane_count(self) -> int:
-        """The lanes that serve now."""
+        """The number of lanes that serve at present."""
         return self.meter.lanes
 
     def lanes_on(self, predictor: Predictor) -> int:
-        """Return how many lanes an engine is to have."""
-        is_left_open = self.settings.lanes == "auto" and self._lanes_of_profile is None
+        """Return the number of lanes for an engine."""
+        is_left_open = self.settings.lanes == "auto" and self._tuned_lanes is None
         on_gpu = not predictor.engine.label.startswith("ort-cpu")
         return GPU_LANES if on_gpu and is_left_open else self._cpu_lanes
 
     @property
     def max_lanes(self) -> int:
-        """How many lanes there may be at once: while engines are changed, those of both."""
+        """The most lanes at once: while engines are exchanged, those of both."""
         return self.lane_count + (GPU_LANES if self.missing_reason else 0)
 
     def fall_back(self, reason: str) -> bool:
-        """Go over to the engine that serves everywhere; False where it is that one already."""
+        """Switch to the exported model on the CPU, which serves everywhere; return False where it serves already."""
         if self.predictor.is_reference:
             return False
         former = self.engine
@@ -126,7 +126,7 @@ class ServedModel:
         self.engine.close()
 
     def adopt(self, predictor: Predictor, lane_count: int) -> None:
-        """Go over to another engine, which has so many lanes."""
+        """Switch to another engine, with its number of lanes."""
         self.predictor, self.missing_reason, self.sampler.recent = predictor, None, None
         self.meter.lanes = lane_count
 
@@ -134,7 +134,7 @@ class ServedModel:
 def make_provider(
     settings: ModelSettings, manifest: Manifest, environment: EngineEnvironment, threads: int
 ) -> EngineProvider:
-    """Return where the engine of a model comes from; raise ModelError where its ONNX file is missing."""
+    """Make the provider of a model's engines; raise ModelError where its ONNX file is missing."""
     return EngineProvider(
         model_file(settings.path, manifest),
         settings,
@@ -147,9 +147,10 @@ def make_provider(
 
 
 def lane_plan(settings: ModelSettings, cores: int, tuned_lanes: int | None = None) -> tuple[int, int]:
-    """Return lanes and engine threads a lane; left open, those of `edge tune`, else one lane a core with one thread.
+    """Return the number of lanes and the engine threads of each.
 
-    On a CPU several lanes of one thread give more images a second than one lane of several threads.
+    Where lanes are "auto": those of `edge tune`, else one lane per core with one thread, because on a CPU several lanes
+    of one thread give more images per second than one lane of several threads.
     """
     lanes = tuned_lanes if settings.lanes == "auto" else settings.lanes
     if lanes is None:

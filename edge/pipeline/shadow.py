@@ -1,4 +1,4 @@
-"""A share of the frames that were served, run through the reference too: how well the serving engine agrees, live."""
+"""Live agreement of the serving engine with the reference, on a fraction of the served frames."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from edge.precision.agreement import agreement
 log = logging.getLogger(__name__)
 
 IDLE_POLL_S = 0.02
-# Told from this many frames on: a handful says nothing.
-LEAST_FRAMES = 20
+MIN_FRAMES = 20  # in the window, before the agreement means anything
 
 
 class Shadow:
-    """The thread that compares, of one model; its queue is one frame, and what comes meanwhile is not compared."""
+    """Thread that compares one model's frames; its queue is one frame, and frames that come meanwhile are skipped."""
 
     def __init__(
-        self, model: ServedModel, settings: AccuracySettings, tell: Callable[[ServedModel, float], None]
+        self, model: ServedModel, settings: AccuracySettings, on_agreement: Callable[[ServedModel, float], None]
     ) -> None:
-        """Take `tell`, which is told the agreement over the window after each frame."""
+        """Take `on_agreement`, called with the agreement over the window after each frame."""
         self._model = model
         self._sampling = model.sampler.shadow = ShadowSampling(settings.shadow)
-        self._tell = tell
+        self._on_agreement = on_agreement
         self._engine = ""
         self._window: deque[tuple[Findings, Findings]] = deque(maxlen=settings.window)
         self._stopped = threading.Event()
@@ -51,24 +50,24 @@ class Shadow:
                 while (sample := self._sampling.pop()) is not None:
                     if self._await_idle():
                         self._compare(sample, session)
-        # The top of a thread: without it the model serves on, only unwatched.
+        # The top of a thread: without it the model goes on serving, only unmonitored.
         except Exception:
-            log.exception("model %s: its agreement with the reference is not watched any more", model.name)
+            log.exception("model %s: agreement with the reference is no longer monitored", model.name)
 
     def _await_idle(self) -> bool:
-        """Wait until no frame waits for the model: serving goes first. False when it is time to stop."""
+        """Wait until no frame waits for the model, since serving goes first; return False after `stop`."""
         while not self._model.batcher.is_idle:
             if self._stopped.wait(IDLE_POLL_S):
                 return False
         return not self._stopped.is_set()
 
     def _compare(self, sample: ShadowSample, reference: PredictorSession) -> None:
-        if sample.engine != self._engine:  # what another engine found says nothing of this one
+        if sample.engine != self._engine:  # findings of another engine say nothing about this one
             self._window.clear()
             self._engine = sample.engine
-        wanted = reference.predict(sample.image, sample.score_threshold)
-        self._window.append((wanted, sample.findings))
+        expected = reference.predict(sample.image, sample.score_threshold)
+        self._window.append((expected, sample.findings))
         score = agreement([one for one, _ in self._window], [other for _, other in self._window])
         self._model.meter.compared(len(self._window), score)
-        if score is not None and len(self._window) >= LEAST_FRAMES:
-            self._tell(self._model, score)
+        if score is not None and len(self._window) >= MIN_FRAMES:
+            self._on_agreement(self._model, score)

@@ -1,4 +1,4 @@
-"""A stream: a camera, and what becomes of its frames."""
+"""Stream: a camera, and its frames' results in capture order."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge.capture import Camera
 from edge.capture.camera import CameraSettings
 from edge.core.clock import now_ns
 from edge.core.config import StreamSettings
-from edge.core.records import DropCause, Frame, Result, StreamState
+from edge.core.records import DropCause, Frame, Image, Result, StreamState
 from edge.pipeline.filters import FindingsFilter, ResultFilter
 from edge.pipeline.meters import StreamMeter
 from edge.pipeline.reorder import ReorderBuffer
@@ -25,12 +22,11 @@ log = logging.getLogger(__name__)
 RESULTS_PER_FRAME = 4
 
 
-# Takes a picture and what was found in it.
-TakeSnapshot = Callable[[NDArray[np.uint8], Result], None]
+SnapshotCallback = Callable[[Image, Result], None]  # gets a picture and its result
 
 
 class StreamOutlet(Protocol):
-    """Where results and the changes of streams go; called from the threads of lanes and cameras."""
+    """Destination of results and of stream states; called from the threads of lanes and cameras."""
 
     def result(self, stream: Stream, result: Result) -> None: ...
 
@@ -41,7 +37,7 @@ class Stream:
     """One `[streams.NAME]` at work; the `FrameOwner` of each of its frames."""
 
     def __init__(self, name: str, settings: StreamSettings, model: ServedModel, outlet: StreamOutlet) -> None:
-        """Make everything ready; raise ConfigError for a label that the model does not have."""
+        """Prepare the stream; raise ConfigError for a label that the model does not have."""
         self.name = name
         self.settings = settings
         self._model = model
@@ -65,7 +61,7 @@ class Stream:
         self._camera = Camera(capture, self, self._deliver, self.meter.captured, self._camera_state)
         self._is_discarded = False
         self._wants_snapshot = False
-        self._take_snapshot: TakeSnapshot | None = None
+        self._snapshot_callback: SnapshotCallback | None = None
 
     @property
     def next_seq(self) -> int:
@@ -73,17 +69,17 @@ class Stream:
         return self._results.next_seq
 
     def start(self, first_seq: int = 0) -> None:
-        """Start the camera; a stream that was there before a reload goes on counting its results."""
+        """Start the camera; a stream that existed before a reload continues its numbers with `first_seq`."""
         self._results.next_seq = first_seq
         self._camera.start()
 
-    def ask_snapshot(self, take: TakeSnapshot) -> None:
-        """Ask for a copy of the next frame that is processed, with its result; `take` must not wait."""
-        self._take_snapshot = take
+    def request_snapshot(self, callback: SnapshotCallback) -> None:
+        """Request a copy of the next processed frame, with its result; `callback` must not block."""
+        self._snapshot_callback = callback
         self._wants_snapshot = True
 
     def drop(self, frame: Frame, cause: DropCause) -> None:
-        """Count a frame that gives no result; a frame that was settled before is left as it is."""
+        """Count a frame without a result; do nothing for a frame that is settled already."""
         if frame.settled:
             return
         frame.settled = True
@@ -95,50 +91,47 @@ class Stream:
             self._results.hand_in(frame.ticket, None)
 
     def finish(self, frame: Frame, result: Result) -> None:
-        """Take a frame's result, to be published when its turn comes."""
+        """Accept a frame's result, and publish it when its turn comes."""
         frame.settled = True
         self._model.sampler.add_result(frame, result)
         if not self._findings_filter.keeps_all:
             result.findings = self._findings_filter.apply(result.findings)
-        if frame.snapshot is not None and self._take_snapshot is not None:
-            take, self._take_snapshot = self._take_snapshot, None
-            take(frame.snapshot, result)
+        if frame.snapshot is not None and self._snapshot_callback is not None:
+            callback, self._snapshot_callback = self._snapshot_callback, None
+            callback(frame.snapshot, result)
         if not self._results.hand_in(frame.ticket, result):
             self.meter.dropped("stopped")
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether the source has ended or failed for good."""
+        """True where the source has ended or failed for good."""
         return self.state in ("ended", "failed")
 
     @property
     def is_served(self) -> bool:
-        """Tell whether its frames can still become results."""
+        """True where its frames can still become results."""
         return self._model.lost is None
 
     def summary(self) -> dict[str, Any]:
-        """Return how the stream stands and what became of its frames."""
+        """Return the stream's state, and the counts of its frames."""
         return {"state": self.state} | self.meter.counts()
 
     def ask_to_stop(self) -> None:
-        """Ask the camera to end, also where it waits for a place."""
+        """Ask the camera to end, also while it waits for a place in the queue."""
         self._camera.stop()
         self._queue.close()
 
     def join(self, deadline_ns: int) -> None:
-        """Wait for the camera's end; name it where it does not come back."""
+        """Wait for the camera's end; log its name where it does not come back."""
         if not self._camera.join(max(0.0, (deadline_ns - now_ns()) / 1e9)):
             log.error("stream %s: its camera hangs in %s and is abandoned", self.name, self.settings.source.shown)
 
     def discard(self) -> None:
-        """Drop what still waits, let no lane wait for this stream, and let go of what holds it; the last call.
-
-        Nothing is told of it any more.
-        """
+        """Drop the frames that still wait, let no lane wait for this stream, and report nothing more; the last call."""
         self._is_discarded = True
         self._queue.discard()
         self._results.close()
-        # The garbage collector would come late to this circle, and never to one from before the start-up's freeze.
+        # The garbage collector would free this cycle late, and never one from before the start-up's freeze.
         del self._camera
 
     def _deliver(self, frame: Frame) -> None:
@@ -148,7 +141,7 @@ class Stream:
         self._queue.put(frame)
 
     def _camera_state(self, state: StreamState, reason: str | None) -> None:
-        """Tell a change; a camera that is away for a month is told once, not at each try."""
+        """Report a change; a camera that is away for a month is reported once, not at each attempt."""
         changed = (state, reason) != (self.state, self._reason)
         self.state, self._reason = state, reason
         if state in ("ended", "failed", "off"):

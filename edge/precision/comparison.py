@@ -65,8 +65,8 @@ class Comparison:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def look(self, picture: Image) -> tuple[ScoredFindings, ScoredFindings]:
-        """Show both engines a picture; return what each found. They take turns in being the first."""
+    def compare(self, picture: Image) -> tuple[ScoredFindings, ScoredFindings]:
+        """Run both engines on a picture; return the findings of each. They take turns in going first."""
         self._digest.update(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes())
         wanted, got = self._sides
         if len(wanted.times_ms) % 2:

@@ -127,7 +127,7 @@ def verify(
     with _both_opened(request, predictor, provider) as (against, candidate):
         with Comparison(against.predictor, candidate.predictor, floor) as comparison:
             for frame in frames:
-                tally.add(frame, *comparison.look(frame.picture))
+                tally.add(frame, *comparison.compare(frame.picture))
             measured = comparison.finish()
         truth = _truth(request, tally)
         entry = entry_of(

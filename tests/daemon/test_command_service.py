@@ -19,7 +19,7 @@ from edge.daemon.commands.handlers import DaemonControl
 from edge.daemon.commands.service import CommandService
 from edge.daemon.commands.snapshots import Snapshots
 from edge.mqtt.topics import Topics
-from edge.pipeline.stream import Stream, TakeSnapshot
+from edge.pipeline.stream import SnapshotCallback, Stream
 
 TOPICS = Topics("edge", "bench-01")
 HOME = HomeAssistantSettings(enabled=True, prefix="home")
@@ -52,8 +52,8 @@ def broken_down(*_: object) -> None:
 
 def ask_for_door(snapshots: Snapshots, outcomes: list[Outcome]) -> None:
     """Ask for a picture of a stream, which gives it at once."""
-    takes: list[TakeSnapshot] = []
-    snapshots.ask(cast(Stream, SimpleNamespace(name="door", ask_snapshot=takes.append)), outcomes.append)
+    takes: list[SnapshotCallback] = []
+    snapshots.ask(cast(Stream, SimpleNamespace(name="door", request_snapshot=takes.append)), outcomes.append)
     nothing = Classes(np.array([], np.float32), np.array([], np.int64))
     shown = SimpleNamespace(stream="door", findings=nothing, labels=(), size_px=(8, 8), frame=0, captured_at_ns=0)
     takes[0](np.zeros((8, 8, 3), np.uint8), cast(Result, shown))

@@ -29,7 +29,7 @@ from edge.daemon.prometheus.exposition import Exposition
 from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS
 from edge.daemon.telemetry import Telemetry
 from edge.host.sensors.sensors import SensorReading
-from edge.pipeline.meters import SPREAD_BOUNDS_S, ModelMeter, StreamMeter
+from edge.pipeline.meters import BUCKET_BOUNDS_S, ModelMeter, StreamMeter
 from tests.support.configuration import Configure, Json, belt
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
@@ -381,7 +381,7 @@ def test_the_histogram_counts_every_frame_once_and_adds_up(page: tuple[str, str]
         labels = {"stream": "door", "until": until}
         assert of(samples, "edge_stream_latency_seconds_count", **labels) == 1
         assert of(samples, "edge_stream_latency_seconds_sum", **labels) == pytest.approx(seconds)
-        for bound_s in SPREAD_BOUNDS_S:
+        for bound_s in BUCKET_BOUNDS_S:
             counted = of(samples, "edge_stream_latency_seconds_bucket", **labels, le=str(bound_s))
             assert counted == (seconds <= bound_s), bound_s
         assert of(samples, "edge_stream_latency_seconds_bucket", **labels, le="+Inf") == 1

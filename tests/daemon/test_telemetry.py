@@ -14,7 +14,7 @@ from edge.host.sensors.energy import Energy
 from edge.host.sensors.energy_ledger import EnergyPeriod
 from edge.host.sensors.sensors import SensorReading, Sensors
 from edge.mqtt import schemas
-from edge.pipeline.meters import ModelMeter, StreamMeter, Work
+from edge.pipeline.meters import ModelMeter, ModelWork, StreamMeter
 
 UNMEASURED = (
     "power_mode", "power_w", "power_rail", "energy_j", "idle_w", "images_per_s_per_w", "gpu_load", "gpu_mhz",
@@ -44,14 +44,14 @@ def reading(joules: float, covered_s: float, idle_w: float | None = None) -> Sen
 
 
 def test_energy_is_shared_by_the_time_that_engines_ran() -> None:
-    assert energy_of(Work(100, 3000.0), 4000.0, reading(80.0, 10.0, 5.0)) == {
+    assert energy_of(ModelWork(100, 3000.0), 4000.0, reading(80.0, 10.0, 5.0)) == {
         "energy_j_per_image": pytest.approx(80 * 0.75 / 100),
         "energy_j_per_image_above_idle": pytest.approx((80 - 50) * 0.75 / 100),
     }
 
 
 def test_where_the_sensor_was_silent_neither_energy_nor_images_count() -> None:
-    told = energy_of(Work(100, 4000.0), 4000.0, reading(40.0, 5.0, 5.0))
+    told = energy_of(ModelWork(100, 4000.0), 4000.0, reading(40.0, 5.0, 5.0))
     assert told["energy_j_per_image"] == pytest.approx(40 / 50)
     assert told["energy_j_per_image_above_idle"] == pytest.approx((40 - 25) / 50)
 
@@ -59,19 +59,19 @@ def test_where_the_sensor_was_silent_neither_energy_nor_images_count() -> None:
 @pytest.mark.parametrize(
     ("work", "busy_ms", "board"),
     [
-        (Work(), 0.0, reading(80.0, 10.0)),
-        (Work(0, 5.0), 5.0, reading(80.0, 10.0)),
-        (Work(9, 5.0), 5.0, reading(0.0, 0.0)),
-        (Work(9, 0.0), 0.0, reading(80.0, 10.0)),
-        (Work(9, 5.0), 5.0, SensorReading("x86_64", 0.5, 100.0)),
+        (ModelWork(), 0.0, reading(80.0, 10.0)),
+        (ModelWork(0, 5.0), 5.0, reading(80.0, 10.0)),
+        (ModelWork(9, 5.0), 5.0, reading(0.0, 0.0)),
+        (ModelWork(9, 0.0), 0.0, reading(80.0, 10.0)),
+        (ModelWork(9, 5.0), 5.0, SensorReading("x86_64", 0.5, 100.0)),
     ],
 )
-def test_energy_that_was_not_measured_is_null(work: Work, busy_ms: float, board: SensorReading) -> None:
+def test_energy_that_was_not_measured_is_null(work: ModelWork, busy_ms: float, board: SensorReading) -> None:
     assert set(energy_of(work, busy_ms, board).values()) == {None}
 
 
 def test_without_an_idle_power_nothing_is_told_above_it() -> None:
-    assert energy_of(Work(10, 5.0), 5.0, reading(80.0, 10.0))["energy_j_per_image_above_idle"] is None
+    assert energy_of(ModelWork(10, 5.0), 5.0, reading(80.0, 10.0))["energy_j_per_image_above_idle"] is None
 
 
 @pytest.mark.parametrize("used", [False, True])

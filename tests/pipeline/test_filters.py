@@ -155,10 +155,10 @@ def test_a_gated_frame_is_a_drop_in_the_counts_and_served_load_to_the_governor()
     meter.resulted(result(0, until_found_ms=10.0))
     meter.gated(result(0, until_found_ms=10.0))
     meter.gated(result(0, until_found_ms=30.0))
-    told = meter.take(1.0)
+    told = meter.report(1.0)
     assert (told["frames"], told["results"], told["in_flight"], told["dropped"]["gated"]) == (4, 1, 1, 2)
     assert told["results_per_s"] == 1.0
-    assert meter.pace == PeriodStats(frames=4, found=3, late=1, p99_ms=30.0)
+    assert meter.period == PeriodStats(frames=4, found=3, late=1, p99_ms=30.0)
     assert told["latency_ms"]["infer"]["p50"] == pytest.approx(3.0, rel=0.02)
 
 

@@ -40,7 +40,7 @@ def check_percentiles(durations_ms: list[float]) -> None:
     histogram = LatencyHistogram()
     for duration_ms in durations_ms:
         histogram.add(duration_ms)
-    told = histogram.take()
+    told = histogram.drain()
     assert told is not None
     for name, percent in QUANTILES.items():
         assert told[name] == pytest.approx(nearest_rank(durations_ms, percent), rel=0.02)
@@ -52,28 +52,28 @@ def test_the_maximum_is_exact() -> None:
     histogram = LatencyHistogram()
     histogram.add(12.3456)
     histogram.add(4.5)
-    assert histogram.take() == {"p50": pytest.approx(4.5, rel=0.02), "p90": 12.3456, "p99": 12.3456, "max": 12.3456}
+    assert histogram.drain() == {"p50": pytest.approx(4.5, rel=0.02), "p90": 12.3456, "p99": 12.3456, "max": 12.3456}
 
 
 def test_durations_beyond_the_bins_are_counted_and_the_maximum_tells_them() -> None:
     histogram = LatencyHistogram()
     for duration_ms in (0.0, 1e-9, 5e6):
         histogram.add(duration_ms)
-    told = histogram.take()
+    told = histogram.drain()
     assert told is not None
     assert told["max"] == 5e6
     assert told["p50"] < 0.002
 
 
 def test_a_period_without_durations_has_no_percentiles() -> None:
-    assert LatencyHistogram().take() is None
+    assert LatencyHistogram().drain() is None
 
 
 def test_each_period_starts_anew() -> None:
     histogram = LatencyHistogram()
     histogram.add(5.0)
-    histogram.take()
-    assert histogram.take() is None
+    histogram.drain()
+    assert histogram.drain() is None
 
 
 EVENTS = st.lists(st.sampled_from(["capture", "result", *DROP_CAUSES]), max_size=100)
@@ -119,7 +119,7 @@ def test_counts_go_on_and_rates_start_anew_with_each_period() -> None:
     for _ in range(10):
         meter.captured()
         meter.resulted(result())
-    first, second = meter.take(2.0), meter.take(2.0)
+    first, second = meter.report(2.0), meter.report(2.0)
     assert (first["results"], second["results"]) == (10, 10)
     assert (first["results_per_s"], second["results_per_s"]) == (5.0, 0.0)
     assert set(first["latency_ms"]) == set(STAGES)
@@ -131,9 +131,9 @@ def test_publishing_is_measured_by_acknowledged_results_only() -> None:
     meter = StreamMeter()
     meter.captured()
     meter.resulted(result())
-    assert meter.take(1.0)["latency_ms"]["total"] is None
+    assert meter.report(1.0)["latency_ms"]["total"] is None
     meter.acknowledged(1.5, 20.25)
-    latency_ms = meter.take(1.0)["latency_ms"]
+    latency_ms = meter.report(1.0)["latency_ms"]
     assert (latency_ms["publish"]["max"], latency_ms["total"]["max"]) == (1.5, 20.25)
 
 
@@ -141,20 +141,20 @@ def test_a_model_is_as_busy_as_the_share_of_its_lanes_time_in_the_engine() -> No
     meter = ModelMeter(lanes=2)
     meter.inferred(4, EngineTimes(compute_ms=600.0))
     meter.inferred(1, EngineTimes(compute_ms=100.0, h2d_ms=60.0, d2h_ms=40.0))
-    told = meter.take(2.0, "ort-cpu/fp32/abc")
+    told = meter.report(2.0, "ort-cpu/fp32/abc")
     assert (told["engine"], told["images_per_s"], told["batch_mean"]) == ("ort-cpu/fp32/abc", 2.5, 2.5)
     assert told["busy"] == 0.2
 
 
 def test_an_idle_model_has_no_mean_batch() -> None:
-    told = ModelMeter(lanes=1).take(1.0, "e")
+    told = ModelMeter(lanes=1).report(1.0, "e")
     assert (told["images_per_s"], told["busy"], told["batch_mean"]) == (0.0, 0.0, None)
 
 
 def test_a_model_is_never_more_than_fully_busy() -> None:
     meter = ModelMeter(lanes=1)
     meter.inferred(1, EngineTimes(compute_ms=5000.0))
-    assert meter.take(1.0, "e")["busy"] == 1.0
+    assert meter.report(1.0, "e")["busy"] == 1.0
 
 
 def test_the_pace_of_a_period_counts_what_came_late() -> None:
@@ -164,7 +164,7 @@ def test_the_pace_of_a_period_counts_what_came_late() -> None:
     meter.resulted(result(until_found_ms=10.0))
     meter.resulted(result(until_found_ms=30.0))
     meter.dropped("overrun")
-    meter.take(1.0)
-    assert meter.pace == PeriodStats(3, 2, 2, 30.0)
-    meter.take(1.0)
-    assert meter.pace == PeriodStats(0, 0, 0, None)
+    meter.report(1.0)
+    assert meter.period == PeriodStats(3, 2, 2, 30.0)
+    meter.report(1.0)
+    assert meter.period == PeriodStats(0, 0, 0, None)

@@ -120,7 +120,7 @@ def test_a_model_is_opened_with_all_that_belongs_to_it(tmp_path: Path) -> None:
 def test_a_fixed_batch_limits_max_batch_and_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert opened(write_model(tmp_path, batch=1), max_batch=4).max_batch == 1
-    assert "model colours takes batches of 1 and no larger ones, whatever max_batch says" in caplog.text
+    assert "model colours has a fixed batch size of 1; max_batch is reduced to it" in caplog.text
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_reference_itself_is_not_compared(tmp_path: Path) -> None:
     eventually(lambda: len(told.engines) == 1, "a result")
     pipeline.stop()
     assert told.agreements == []
-    assert pipeline.models["m"].meter.take(1.0, "e")["shadow"] == {"frames": 0, "agreement": None}
+    assert pipeline.models["m"].meter.report(1.0, "e")["shadow"] == {"frames": 0, "agreement": None}
 
 
 @pytest.mark.usefixtures("no_threads_left")
@@ -96,7 +96,7 @@ def test_agreement_over_the_window_is_told(tmp_path: Path, factor: float, *, is_
     engine = OrtEngine(changed_model(tmp_path, factor), threads=1, precision="int8")
     pipeline._swap(pipeline.models["m"], engine)
     eventually(lambda: len(told.agreements) > 3, "agreements")
-    shadow = pipeline.models["m"].meter.take(1.0, "e")["shadow"]
+    shadow = pipeline.models["m"].meter.report(1.0, "e")["shadow"]
     pipeline.stop()
     assert {(label, low) for label, _, low in told.agreements} == {(engine.label, is_low)}
     assert all((score == 1.0) != is_low for _, score, _ in told.agreements)
@@ -117,4 +117,4 @@ def test_the_reference_takes_over_where_it_is_so_configured(tmp_path: Path) -> N
     pipeline.stop()
     ((step, reason),) = told.steps
     assert step == "failed"
-    assert "agreed by only" in str(reason)
+    assert "agreed with the reference by only" in str(reason)

@@ -308,8 +308,8 @@ def test_an_engine_that_fails_again_and_again_is_opened_again_and_the_others_ser
     results = [m.body for m in subscriber.messages[before:] if m.topic.endswith("/streams/belt/results")]
     assert [result["seq"] for result in results] == list(range(last["belt"]["results"]))
     assert all(result["engine"].startswith(GPU) for result in results)
-    assert again.log.count("its engine cannot be opened again") == 1
-    assert again.log.count("serves, in place of") == 1
+    assert again.log.count("its engine cannot be reopened") == 1
+    assert again.log.count("starts serving in place of") == 1
     assert misuses(tmp_path) == ""
 
 

@@ -52,7 +52,7 @@ class Snapshots:
         if len(self._asked) >= MOST_ASKED:
             raise CommandError(f"busy: {MOST_ASKED} snapshots are asked for already; send it again later")
         self._asked.append(_PendingSnapshot(stream.name, now_ns() + int(WAIT_S * 1e9), told))
-        stream.ask_snapshot(self._take)
+        stream.request_snapshot(self._take)
 
     def look(self) -> None:
         """Send pictures that have come, and give up on those that do not come."""

@@ -75,7 +75,7 @@ def _sum(former: Values, samples: Iterable[Sample]) -> Values:
 
 
 def _spreads_of(name: str, meter: StreamMeter) -> Iterable[tuple[Labels, tuple[tuple[int, ...], float]]]:
-    return (((name, until), told) for until, told in meter.spreads().items())
+    return (((name, until), told) for until, told in meter.buckets().items())
 
 
 def _joined(

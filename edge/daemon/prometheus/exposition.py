@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from edge import __version__
 from edge.daemon.prometheus.counters import Spreads, Totals, Values
 from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS, Json, Metric
-from edge.pipeline.meters import SPREAD_BOUNDS_S, ModelMeter, StreamMeter
+from edge.pipeline.meters import BUCKET_BOUNDS_S, ModelMeter, StreamMeter
 
 Format = Literal["text", "openmetrics"]
 FORMATS: dict[Format, tuple[Callable[[Collector], bytes], str]] = {
@@ -22,7 +22,7 @@ FORMATS: dict[Format, tuple[Callable[[Collector], bytes], str]] = {
     "openmetrics": (openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST),
 }
 UNITS = ("seconds", "joules", "watts", "celsius", "ratio", "bytes", "hertz")
-BOUNDS = (*map(str, SPREAD_BOUNDS_S), "+Inf")
+BOUNDS = (*map(str, BUCKET_BOUNDS_S), "+Inf")
 _OF_MODELS = (
     Metric("edge_model_images_total", "Images inferred.", ("model",), lambda _: iter(())),
     Metric("edge_model_busy_seconds_total", "Time that the engine ran, of all lanes.", ("model",), lambda _: iter(())),
