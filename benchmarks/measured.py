@@ -18,25 +18,22 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 import edge.capture.camera
 from edge.capture import Source, open_source
 from edge.core.config import ModelSettings, load_config
-from edge.core.records import Message
+from edge.core.records import Image, Message
 from edge.core.source_url import Address, parse_address
 from edge.core.state_dir import default_state_dir
 from edge.daemon.daemon import Daemon
 from edge.inference.backends.ort import OrtEngine
 from edge.pipeline.served_model import ServedModel
 
-Picture = NDArray[np.uint8]
-
 
 class MemorySource:
     """Decoded pictures, again and again, without a copy."""
 
-    def __init__(self, pictures: list[Picture], frames: int, period_s: float) -> None:
+    def __init__(self, pictures: list[Image], frames: int, period_s: float) -> None:
         self._pictures = pictures
         self._frames = frames
         self._period_s = period_s
@@ -46,7 +43,7 @@ class MemorySource:
         self._index += 1
         return None if self._index >= self._frames else self._index * self._period_s
 
-    def retrieve(self, buffer: Picture | None) -> Picture:  # noqa: ARG002 -- the pictures are there already
+    def retrieve(self, buffer: Image | None) -> Image:  # noqa: ARG002 -- the pictures are there already
         return self._pictures[self._index % len(self._pictures)]
 
     def ending(self) -> str | None:
@@ -56,10 +53,10 @@ class MemorySource:
         pass
 
 
-def pictures_of(video: str, count: int) -> list[Picture]:
+def pictures_of(video: str, count: int) -> list[Image]:
     """Decode the first pictures of a video."""
     with contextlib.closing(open_source(parse_address(video, Path()))) as source:
-        pictures: list[Picture] = []
+        pictures: list[Image] = []
         while len(pictures) < count and source.grab() is not None:
             pictures.append(source.retrieve(None))
     return pictures
@@ -78,7 +75,7 @@ class MeasuredDaemon(Daemon):
         self.acknowledged.append((message, at_ns))
 
 
-def serve(config: str, pictures: list[Picture] | None = None, frames: int = 0, period_s: float = 0.0) -> dict[str, Any]:
+def serve(config: str, pictures: list[Image] | None = None, frames: int = 0, period_s: float = 0.0) -> dict[str, Any]:
     """Run the daemon until its sources have ended."""
     if pictures is not None:
         shown = pictures

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -31,7 +30,7 @@ from rounded import rounded
 
 from edge.capture.scene.conveyor import Conveyor
 from edge.core.manifest import model_file, read_labels, read_manifest
-from edge.core.records import Detections, Findings
+from edge.core.records import Detections, Findings, Image
 from edge.core.state_dir import default_state_dir
 from edge.inference.backends.ort import OrtEngine, import_onnxruntime
 from edge.inference.decode import Decoder
@@ -44,7 +43,6 @@ from edge.precision.average_precision import TrueBoxes, mean_average_precision
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "engines" / "digits"))  # for its pictures
 
-Picture = NDArray[np.uint8]
 
 # As engines/conveyor/train.py evaluates: no training frame is of these seeds.
 FIRST_SEED = 900_000
@@ -62,7 +60,7 @@ class Network(Protocol):
     metric: str
     calibration: str  # commands that make the INT8 forms
 
-    def samples(self) -> Iterator[tuple[Picture, Any]]:
+    def samples(self) -> Iterator[tuple[Image, Any]]:
         """Yield pictures (H×W×3, BGR) with what is true of them."""
 
     def accuracy(self, truths: Sequence[Any], found: Sequence[Findings]) -> float: ...
@@ -78,7 +76,7 @@ class Scenes:
     def __init__(self, count: int) -> None:
         self._seeds = range(FIRST_SEED, FIRST_SEED + count)
 
-    def samples(self) -> Iterator[tuple[Picture, TrueBoxes]]:
+    def samples(self) -> Iterator[tuple[Image, TrueBoxes]]:
         for seed in self._seeds:
             width_px, height_px = SIZES_PX[seed % len(SIZES_PX)]
             scene, frame = Conveyor(width_px, height_px, seed), np.empty((height_px, width_px, 3), np.uint8)
@@ -103,7 +101,7 @@ class Digits:
         "python engines/digits/handwriting.py FOLDER; edge engines quantize engines/digits --calibration FOLDER"
     )
 
-    def samples(self) -> Iterator[tuple[Picture, int]]:
+    def samples(self) -> Iterator[tuple[Image, int]]:
         from handwriting import read_digits  # noqa: PLC0415 -- found by the path above
 
         _, held_out = read_digits()
@@ -130,7 +128,7 @@ class Reader:
         self._inference = Inference(self._context, self._engine, 1)
         self._inference.warm_up()
 
-    def read(self, picture: Picture) -> tuple[Findings, float]:
+    def read(self, picture: Image) -> tuple[Findings, float]:
         """Return what is found, and the engine's own time in milliseconds."""
         geometry = self._preprocessor.fill(picture, self._context.inputs[self._spec.name][0])
         times = self._inference.run(1)

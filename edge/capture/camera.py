@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.capture.source import Source, open_source
 from edge.core.backoff import Backoff
 from edge.core.clock import now_ns, wall_ns
 from edge.core.errors import SourceError
-from edge.core.records import Frame, FrameOwner, StreamState
+from edge.core.records import Frame, FrameOwner, Image, StreamState
 from edge.core.source_url import Address
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ class Camera:
         self._on_captured = on_captured
         self._on_state = on_state
         self._stop = threading.Event()
-        self._buffers: deque[NDArray[np.uint8]] = deque(maxlen=SPARE_BUFFERS)
+        self._buffers: deque[Image] = deque(maxlen=SPARE_BUFFERS)
         self._masks = [np.array(polygon, np.int32) for polygon in settings.masks]
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._running = False
@@ -153,7 +152,7 @@ class Camera:
                     ) from None
         return None
 
-    def _hand_on(self, picture: NDArray[np.uint8]) -> None:
+    def _hand_on(self, picture: Image) -> None:
         if self._masks:
             cv2.fillPoly(picture, self._masks, (0, 0, 0))
         captured_ns, captured_at_ns = now_ns(), wall_ns()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.core.errors import SourceError
+from edge.core.records import Image
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class PictureSource:
             )
         self._next = 0
         self._shown = 0
-        self._picture: NDArray[np.uint8] | None = None
+        self._picture: Image | None = None
 
     def grab(self) -> float | None:
         while self._next < len(self._paths):
@@ -51,7 +51,7 @@ class PictureSource:
             raise SourceError(f"{self._folder} holds no picture that can be decoded", permanent=True)
         return None
 
-    def retrieve(self, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:  # noqa: ARG002 -- imread makes its own
+    def retrieve(self, buffer: Image | None) -> Image:  # noqa: ARG002 -- imread makes its own
         if self._picture is None:
             raise RuntimeError("retrieve before grab")
         return self._picture

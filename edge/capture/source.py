@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge.core.errors import SourceError
+from edge.core.records import Image
 from edge.core.source_url import Address
 
 
@@ -21,7 +19,7 @@ class Source(Protocol):
         Raises SourceError where the source broke. A camera's time is not used: its frames are stamped on arrival.
         """
 
-    def retrieve(self, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    def retrieve(self, buffer: Image | None) -> Image:
         """Return the grabbed picture, H×W×3, BGR, uint8: in `buffer` where that fits, else in new memory."""
 
     def ending(self) -> str | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.capture.scene.conveyor import Conveyor
 from edge.core.errors import SourceError
+from edge.core.records import Image
 from edge.core.source_url import Address
 
 DEFAULTS = {"fps": "30", "size": "640x480", "seed": "1", "frames": "0"}
@@ -40,7 +40,7 @@ class SyntheticSource:
             return None
         return self._index / self._fps
 
-    def retrieve(self, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    def retrieve(self, buffer: Image | None) -> Image:
         picture = buffer if buffer is not None else np.empty(self._shape, np.uint8)
         self._scene.render(self._index, picture)
         return picture

@@ -6,10 +6,9 @@ import os
 from time import monotonic
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from edge.core.errors import SourceError
+from edge.core.records import Image
 from edge.core.source_url import Address
 
 # Calls into the libraries below cannot be interrupted, so they may take no longer than this.
@@ -87,7 +86,7 @@ class VideoSource:
         if not self._grabbed:
             raise SourceError(f"{self._address.shown} holds no frame that can be decoded", permanent=True)
 
-    def retrieve(self, buffer: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    def retrieve(self, buffer: Image | None) -> Image:
         good, picture = self._capture.retrieve(buffer)
         if not good or picture is None:
             raise SourceError(f"{self._address.shown} gave a frame that cannot be converted to BGR")

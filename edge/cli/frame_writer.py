@@ -9,10 +9,9 @@ from pathlib import Path
 import cv2
 
 from edge.core.errors import ConfigError, EdgeError
-from edge.core.records import Image
+from edge.core.records import IMAGE_SUFFIXES, Image
 
 Writer = Callable[[Image, float], None]  # a picture, and its time in the source in seconds
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
 DEFAULT_FPS = 25.0  # where the source's times give no rate
 MAX_FPS = 240.0
@@ -26,12 +25,12 @@ def opened_writer(path: Path | None) -> Iterator[Writer]:
         return
     if not path.parent.is_dir():
         raise ConfigError(f"--save {path}: folder {path.parent} does not exist; make it first")
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         yield _picture_writer(path)
         return
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise ConfigError(
-            f"--save {path}: found suffix {path.suffix!r}, wanted one of {', '.join(PICTURE_SUFFIXES + VIDEO_SUFFIXES)}"
+            f"--save {path}: found suffix {path.suffix!r}, wanted one of {', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)}"
         )
     video = _VideoWriter(path)
     try:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edge.core.clock import now_ns
 
 Image = NDArray[np.uint8]  # H×W×3, BGR, 0…255
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of files that hold one
 
 DropCause = Literal["overrun", "stale", "gated", "error", "stopped"]
 DROP_CAUSES: tuple[DropCause, ...] = ("overrun", "stale", "gated", "error", "stopped")

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from edge.core.errors import ModelError
+from edge.core.errors import ModelError, error_text
 from edge.core.files import permissions, write_atomic
 from edge.core.validation import Table
 from edge.inference.derived_files import derived_paths
@@ -29,7 +29,6 @@ VERSION = 1
 MIN_FRAMES = 4  # fewer prove nothing
 # Boxes can match one for one while scores are lost, as where boxes and scores share the scale of one quantized tensor.
 MAX_SCORE_SHIFT = 0.1
-_MAX_TOLD = 300  # characters of what is wrong with an entry
 
 
 class PrecisionEntry(Table):
@@ -230,5 +229,5 @@ def _entries(path: Path) -> list[PrecisionEntry]:
         try:
             entries.append(PrecisionEntry.model_validate(each))
         except ValidationError as error:
-            log.warning("%s: an entry does not count: %s", path, " ".join(str(error).split())[:_MAX_TOLD])
+            log.warning("%s: an entry does not count: %s", path, error_text(error))
     return entries

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError, ModelError
 from edge.inference.backends.cuda import open_device
-from edge.inference.backends.engine import Engine
+from edge.inference.backends.engine import HASH_SHOWN, Engine
 from edge.inference.backends.ort import OrtEngine, best_provider
 from edge.inference.backends.tensorrt.build_process import build_plan, default_workspace_mb
 from edge.inference.backends.tensorrt.build_protocol import BuildSettings
@@ -30,7 +30,6 @@ from edge.inference.runtime_identity import RuntimeIdentity, onnxruntime_identit
 
 log = logging.getLogger(__name__)
 
-_HASH_SHOWN = 12  # characters of the ONNX hash in a label
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 MOST_ATTEMPTS = 2  # of trying an engine, that end with the process
 
@@ -331,7 +330,7 @@ class EngineProvider:
 
     @property
     def _shown_hash(self) -> str:
-        return self._onnx_sha256[:_HASH_SHOWN]
+        return self._onnx_sha256[:HASH_SHOWN]
 
     def _build_settings(self, precision: Precision) -> BuildSettings:
         memory_bytes = open_device().gpu.memory_bytes

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge.core.errors import ModelError
 from edge.core.manifest import InputSettings
-from edge.core.records import Geometry
+from edge.core.records import Geometry, Image
 from edge.inference.backends.engine import Pictures, TensorSpec
 from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
 
@@ -43,7 +43,7 @@ class _Plan:
     place: Area  # of the model's input
     borders: tuple[Area, ...]  # of the model's input: what the picture leaves free
     resized_px: Pixels
-    resized: NDArray[np.uint8] | None  # H×W×3; None: the region has the wanted size
+    resized: Image | None  # H×W×3; None: the region has the wanted size
     ordered: NDArray[np.uint8]  # H×W×3, in the model's channel order
     planes: list[NDArray[np.uint8]]  # H×W each, in the source's channel order
 
@@ -56,7 +56,7 @@ class DevicePreprocessor:
         _, _, self.input_px = _layout(spec, settings.color)
         self._place = _PLACEMENTS[settings.resize, settings.anchor]
 
-    def fill(self, image: NDArray[np.uint8], row: int) -> Geometry:
+    def fill(self, image: Image, row: int) -> Geometry:
         """Hand over the picture `image` (H×W×3, BGR, uint8) for a row, and tell where it will lie there."""
         source_px = (image.shape[1], image.shape[0])
         placement = self._place(source_px, self.input_px)
@@ -93,7 +93,7 @@ class Preprocessor:
         self._place = _PLACEMENTS[settings.resize, settings.anchor]
         self._plan = lru_cache(maxsize=_KNOWN_SIZES)(self._make_plan)
 
-    def fill(self, image: NDArray[np.uint8], row: NDArray[Any]) -> Geometry:
+    def fill(self, image: Image, row: NDArray[Any]) -> Geometry:
         """Write the picture `image` (H×W×3, BGR, uint8) into `row`, whatever it held, and tell where it lies there.
 
         `row` is one picture's part of the input buffer: C×H×W or H×W×C, float32, float16 or uint8 as the model has it.

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.core.records import Classes, Detections, Findings
+from edge.core.records import Classes, Detections, Findings, Image
 
 MATCH_IOU = 0.5
 TOP_K = 5
@@ -177,13 +177,13 @@ def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((boxes[..., 2:] - boxes[..., :2]).clip(0, None).prod(axis=-1))
 
 
-def psnr(wanted: NDArray[np.uint8], got: NDArray[np.uint8]) -> float:
+def psnr(wanted: Image, got: Image) -> float:
     """Return the peak signal-to-noise ratio of two pictures of one shape, in dB; infinite where they are equal."""
     error = float(np.square(wanted.astype(np.float64) - got).mean())
     return 10 * float(np.log10(_PEAK**2 / error)) if error else np.inf
 
 
-def ssim(wanted: NDArray[np.uint8], got: NDArray[np.uint8]) -> float:
+def ssim(wanted: Image, got: Image) -> float:
     """Return the structural similarity (-1…1) of two pictures, H×W or H×W×C: the mean over pixels and channels.
 
     Pixels whose window reaches beyond the picture are left out, but in pictures smaller than a window.

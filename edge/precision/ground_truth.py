@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge.core.errors import ConfigError
-from edge.core.records import Detections, Findings
+from edge.core.records import IMAGE_SUFFIXES, Detections, Findings
 from edge.core.validation import one_line
 from edge.precision.average_precision import TrueBoxes, mean_average_precision
 
@@ -20,7 +20,6 @@ Label = TrueBoxes | int  # what stands in a picture, or the class that it is of
 
 _TOP_K = 5
 _SHOWN = 3  # names in a sentence
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _WORDNET = re.compile(r"n\d{8}")  # how ImageNet names its folders
 
 
@@ -140,7 +139,7 @@ def read_classes(folder: Path, labels: Sequence[str]) -> dict[Path, int]:
         path: class_id
         for each, class_id in zip(folders, ids, strict=True)
         for path in sorted(each.iterdir())
-        if path.suffix.lower() in _PICTURES
+        if path.suffix.lower() in IMAGE_SUFFIXES
     }
     if not found:
         raise ConfigError(f"truth {folder} holds no picture in its {len(folders)} folders; wanted .jpg or .png files")

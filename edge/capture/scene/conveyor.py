@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.capture.scene.parts import LABELS, SHAPES, Bytes, Floats, Sprite, make_sprite
+from edge.core.records import Image
 
 __all__ = ["LABELS", "Conveyor", "Truth"]
 
@@ -152,7 +153,7 @@ class Conveyor:
         noise += 2 * deviation
         self._noise = np.clip(noise, 0, 255, out=noise).astype(np.uint8)
 
-    def render(self, index: int, out: NDArray[np.uint8]) -> Truth:
+    def render(self, index: int, out: Image) -> Truth:
         """Draw frame `index` (0 or more) into `out` ((H, W, 3), uint8, BGR), all of it.
 
         The frame depends on size, seed, fps and index only, not on the calls before it.

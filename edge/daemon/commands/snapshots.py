@@ -8,11 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge.core.clock import now_ns, utc_text
-from edge.core.records import Message, Result
+from edge.core.records import Image, Message, Result
 from edge.daemon.commands.arguments import CommandError
 from edge.daemon.commands.dispatcher import Outcome, unexpected
 from edge.mqtt.topics import Topics
@@ -45,7 +42,7 @@ class Snapshots:
         self._publish = publish
         self._wake = wake
         self._asked: list[_PendingSnapshot] = []
-        self._pictures: deque[tuple[NDArray[np.uint8], Result]] = deque(maxlen=MOST_ASKED)  # from the lanes
+        self._pictures: deque[tuple[Image, Result]] = deque(maxlen=MOST_ASKED)  # from the lanes
 
     def ask(self, stream: Stream, told: SnapshotCallback) -> None:
         """Ask for the stream's next frame; raise CommandError where too many are waited for."""
@@ -64,12 +61,12 @@ class Snapshots:
         for each in late:
             each.told(Outcome(reason=f"stream {each.stream} gave no frame in {WAIT_S:g} s; see its status"))
 
-    def _take(self, picture: NDArray[np.uint8], result: Result) -> None:
+    def _take(self, picture: Image, result: Result) -> None:
         """Keep a picture for the main thread; called from a lane, which draws and encodes nothing."""
         self._pictures.append((picture, result))
         self._wake()
 
-    def _send(self, picture: NDArray[np.uint8], result: Result) -> None:
+    def _send(self, picture: Image, result: Result) -> None:
         """Publish a picture with what was found drawn in, then tell all who asked for one of this stream."""
         asked = [each for each in self._asked if each.stream == result.stream]
         self._asked = [each for each in self._asked if each.stream != result.stream]
@@ -84,7 +81,7 @@ class Snapshots:
         for each in asked:
             each.told(outcome)
 
-    def _sent(self, picture: NDArray[np.uint8], result: Result) -> Outcome:
+    def _sent(self, picture: Image, result: Result) -> Outcome:
         """Publish a picture with what was found drawn in; return what there is to tell of it."""
         try:
             jpeg = as_jpeg(draw(picture, result.findings, result.labels))

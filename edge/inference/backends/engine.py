@@ -13,8 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.core.records import EngineTimes
+from edge.core.records import EngineTimes, Image
 from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
+
+HASH_SHOWN = 12  # digits of the model's hash in an engine's label
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 
@@ -35,7 +37,7 @@ class TensorSpec:
 class Pictures(Protocol):
     """Preprocessing of pictures into input rows on the context's own device."""
 
-    def put(self, row: int, image: NDArray[np.uint8], region: Box, place: Box) -> None:
+    def put(self, row: int, image: Image, region: Box, place: Box) -> None:
         """Copy a picture (H×W×3, BGR); `infer` scales its `region` to `place` in that row, each in its own pixels."""
 
 

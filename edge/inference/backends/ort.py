@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge.core.errors import EngineError, ModelError
 from edge.core.records import EngineTimes
-from edge.inference.backends.engine import TensorSpec
+from edge.inference.backends.engine import HASH_SHOWN, TensorSpec
 from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -33,7 +33,6 @@ _PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",  # runs the parts of a model that it supports
 }
 _BACKENDS = {"cpu": "ort-cpu", "cuda": "ort-cuda", "tensorrt": "ort-trt"}  # first part of a label
-_HASH_SHOWN = 12  # characters of the ONNX hash in a label
 _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
 _LOG_FATAL = 4
 
@@ -74,7 +73,7 @@ class OrtEngine:
             each.shape[:1] == inputs[0].shape[:1] and None not in spec.shape[1:]
             for each, spec in zip(outputs, self.outputs, strict=True)
         )
-        digits = label_hash or hashlib.sha256(onnx.read_bytes()).hexdigest()[:_HASH_SHOWN]
+        digits = label_hash or hashlib.sha256(onnx.read_bytes()).hexdigest()[:HASH_SHOWN]
         self.label = f"{_BACKENDS[provider]}/{precision}/{digits}"
         self._session_taken = False
 

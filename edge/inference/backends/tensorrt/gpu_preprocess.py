@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edge.core.records import Image
 from edge.inference.backends.cuda import Buffer, CudaDevice, MemoryKind
 from edge.inference.backends.tensorrt.letterbox_kernel import (
     PICTURE,
@@ -41,7 +41,7 @@ class PictureStage:
         self._target.host[0] = target_record(settings, address)
         self._target_is_sent = not self._target.is_copied
 
-    def put(self, row: int, image: NDArray[np.uint8], region: Box, place: Box) -> None:
+    def put(self, row: int, image: Image, region: Box, place: Box) -> None:
         """Take the picture `image` (H×W×3, BGR): its `region` goes to the `place` of row `row`, in pixels of each."""
         buffer = self._rows[row]
         if buffer is None or buffer.host.nbytes < image.nbytes:
