@@ -1,8 +1,9 @@
-"""This process: the cores that it may use, and signals heard by one handler for a while."""
+"""Resources and signals of this process."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -12,13 +13,23 @@ Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
 
 def usable_cores() -> int:
-    """Return how many processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
+def trim_heap() -> None:
+    """Return freed memory that the C library keeps to the system; takes milliseconds.
+
+    Each camera's thread gets a heap of its own there, and pictures that were freed with their stream would stay in it.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not every C library has it
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 @contextlib.contextmanager
-def heard_by(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[None]:
-    """Let a handler hear these signals, and put back those that were there before."""
+def signal_handler(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Handle these signals for a while, then restore the handlers before."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

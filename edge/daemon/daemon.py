@@ -17,7 +17,7 @@ from typing import Any
 from edge.core.clock import now_ns
 from edge.core.config import Config, StreamSettings, load_config
 from edge.core.errors import ConfigError, EdgeError, ModelError
-from edge.core.process import heard_by
+from edge.core.process import signal_handler
 from edge.core.records import BoardState, Message
 from edge.core.state_dir import default_state_dir, state_lock
 from edge.core.tuned_profile import Profile
@@ -402,7 +402,7 @@ def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False
     state_dir = state_dir or default_state_dir(config.device.state_dir)
     with state_lock(state_dir):
         daemon = Daemon(config_path, config, state_dir, force=force)
-        with heard_by(daemon.on_signal, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
+        with signal_handler(daemon.on_signal, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
             return (daemon.run(), daemon.summary()) if daemon.wait_out_crash_loop() else (0, {})
 
 

@@ -13,7 +13,7 @@ import cv2
 from edge.core.clock import now_ns
 from edge.core.config import Config, ModelSettings
 from edge.core.errors import EdgeError, EngineError, GpuLostError
-from edge.core.memory import give_memory_back
+from edge.core.process import trim_heap
 from edge.inference.backends.engine import Engine
 from edge.inference.engine_provider import EngineEnvironment
 from edge.pipeline.engine_rebuild import EngineRebuild, Step
@@ -108,7 +108,7 @@ class Pipeline:
         self._next_seq |= {stream.name: stream.next_seq for stream in ended}
         self.streams = streams | {stream.name: stream for stream in added}
         del ended, gone, gone_lanes
-        give_memory_back()
+        trim_heap()
         if start:
             for stream in added:
                 stream.start(self._next_seq.get(stream.name, 0))

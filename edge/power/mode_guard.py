@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from edge.core.errors import ConfigError, EdgeError
-from edge.core.process import heard_by
+from edge.core.process import signal_handler
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class ModeGuard:
 
 def _signals_ignored() -> AbstractContextManager[None]:
     """Ignore signals, so that a second Ctrl-C cannot interrupt restoring the mode, which takes seconds."""
-    return heard_by(signal.SIG_IGN, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    return signal_handler(signal.SIG_IGN, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 
 
 def terminable() -> AbstractContextManager[None]:
@@ -128,4 +128,4 @@ def terminable() -> AbstractContextManager[None]:
     def on_signal(_number: int, _frame: Any) -> None:
         raise KeyboardInterrupt
 
-    return heard_by(on_signal, (signal.SIGTERM, signal.SIGHUP))
+    return signal_handler(on_signal, (signal.SIGTERM, signal.SIGHUP))

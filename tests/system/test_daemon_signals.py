@@ -29,7 +29,7 @@ import os, signal, sys
 from pathlib import Path
 from edge.core.config import load_config
 from edge.daemon.daemon import Daemon
-from edge.core.process import heard_by
+from edge.core.process import signal_handler
 
 def locks(thing, seen):
     if id(thing) in seen:
@@ -43,7 +43,7 @@ def locks(thing, seen):
 
 path, state_dir = map(Path, sys.argv[1:])
 daemon = Daemon(path, load_config(path), state_dir)
-with heard_by(daemon.on_signal, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)):
+with signal_handler(daemon.on_signal, (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)):
     held = [lock for lock in locks(daemon, set()) if lock.acquire(blocking=False)]
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         os.kill(os.getpid(), number)
