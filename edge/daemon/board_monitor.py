@@ -13,7 +13,7 @@ from edge.core.tuned_profile import Profile
 from edge.daemon.alarms import Alarms
 from edge.host.sensors.sensors import SensorReading, Sensors
 from edge.pipeline.stream import Stream
-from edge.power.controller import ModeTold, PowerController, PowerPolicy
+from edge.power.controller import ModeCallback, PowerController, PowerPolicy
 from edge.power.governor import Decision, GovernorInput, StreamLoad
 
 Change = dict[str, Any]  # the message of an alarm
@@ -53,9 +53,9 @@ class BoardMonitor:
         """The modes that can be asked for; none where the board has none."""
         return self._steering.mode_names
 
-    def ask_power_mode(self, mode: str, told: ModeTold) -> None:
-        """Have a mode set that a person wants; see `PowerController.ask`."""
-        self._steering.ask(mode, told)
+    def ask_power_mode(self, mode: str, told: ModeCallback) -> None:
+        """Have a mode set that a person wants; see `PowerController.request_mode`."""
+        self._steering.request_mode(mode, told)
 
     def look(self) -> None:
         """Take over what is stamped on results; quick, and waits for nothing."""
@@ -87,7 +87,7 @@ class BoardMonitor:
                 )
             )
 
-    def power_trouble(self, reason: str | None) -> None:
+    def report_power_fault(self, reason: str | None) -> None:
         """Raise or clear the alarm that the power mode is not as it is wanted."""
         if reason is None:
             self._tell(self._alarms.cleared("power_mode", f"power mode {self._steering.power_mode} is set"))
@@ -95,7 +95,7 @@ class BoardMonitor:
             step = "the board stays in the mode that it is in; edge power show tells which there are"
             self._tell(self._alarms.raised("power_mode", reason, step))
 
-    def decided(self, decision: Decision) -> None:
+    def report_decision(self, decision: Decision) -> None:
         """Hand on what the governor decided; raise or clear the alarm that no mode is enough."""
         self._decided(decision)
         if decision.notice is not None:

@@ -1,6 +1,6 @@
-"""The board's power mode while the daemon serves: as configured, or as the governor decides.
+"""Control of the board's power mode while the daemon serves: as configured, requested, or decided by the governor.
 
-Reading and setting a mode starts programs and asks services, which can take seconds: so this is a thread of its own.
+Reading and setting a mode starts programs and asks services, which can take seconds: hence a thread of its own.
 """
 
 from __future__ import annotations
@@ -24,82 +24,82 @@ from edge.power.modes import PowerModeError, PowerModes, read_modes, set_mode
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0
-# What is being set when the daemon ends is brought to its end by edge-power.
+# A change in progress when the daemon ends is finished by edge-power.
 STOP_S = 0.5
 
 
-# Hears which mode the board is in now, or why it is not the one that was asked for.
-ModeTold = Callable[[str | EdgeError], None]
+# Called with the mode that the board is in now, or the reason why it is not the requested one.
+ModeCallback = Callable[[str | EdgeError], None]
 
 
 class PowerControlOutlet(Protocol):
-    """Who hears of changes; called from the thread of the steering."""
+    """Receiver of faults and decisions; called from the controller's thread."""
 
-    def power_trouble(self, reason: str | None) -> None:
-        """Take why the power mode is not as it is wanted; None: it is again."""
+    def report_power_fault(self, reason: str | None) -> None:
+        """Report why the power mode is not the intended one; None: it is again."""
 
-    def decided(self, decision: Decision) -> None:
-        """Take what the governor wants from now on: also the batches that fit the mode."""
+    def report_decision(self, decision: Decision) -> None:
+        """Report the governor's decision, which includes the batches that fit the mode."""
 
 
 @dataclass(frozen=True)
 class PowerPolicy:
-    """What the configuration says of power modes."""
+    """Configuration of the power mode."""
 
     power_mode: str  # max-q, max-p, keep, a name or an id
     governor: GovernorSettings
 
 
 class PowerController:
-    """Holds the board in the power mode that is wanted."""
+    """Keeps the board in the intended power mode."""
 
-    def __init__(self, wanted: PowerPolicy, outlet: PowerControlOutlet) -> None:
-        self.power_mode: str | None = None  # that the board is in; None where it has none, or it cannot be told
-        self.mode_names: tuple[str, ...] = ()  # that can be asked for
-        self._wanted = wanted
+    def __init__(self, policy: PowerPolicy, outlet: PowerControlOutlet) -> None:
+        self.power_mode: str | None = None  # that the board is in; None if it has none or it is unknown
+        self.mode_names: tuple[str, ...] = ()  # that can be requested
+        self._policy = policy
         self._outlet = outlet
         self._governor: Governor | None = None
         self._profile: Profile | None = None
         self._names: Mapping[str, Mode] = {}
-        self._seen: GovernorInput | None = None  # not looked at yet
-        self._ours: str | None = None  # the mode that was set from here, or was there at the start
-        self._held: tuple[str, int] | None = None  # a mode that a person set, and until when it stays
-        self._told: Decision | None = None
-        self._asked: tuple[str, ModeTold] | None = None  # by a person, not looked at yet
-        self._missing_reason = "the power modes are not read yet; send it again in a moment"
-        self._trouble: str | None = None
+        self._input: GovernorInput | None = None  # not processed yet
+        self._own_mode: str | None = None  # set by this controller, or found at the start
+        self._override: tuple[str, int] | None = None  # a mode that a person set, and until when it stays
+        self._decision: Decision | None = None
+        self._request: tuple[str, ModeCallback] | None = None  # of a person, not processed yet
+        self._missing_reason = "the power modes have not been read yet; send the command again in a moment"
+        self._fault: str | None = None
         self._stopped = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="power", daemon=True)
 
     def start(self, profile: Profile | None = None) -> None:
-        """Begin, with what was measured here."""
+        """Start the thread, with the profile measured on this board."""
         self._profile = profile
         self._thread.start()
 
     def stop(self) -> None:
         with self._wake:
-            self._stopped, self._missing_reason = True, "the daemon stops"
+            self._stopped, self._missing_reason = True, "the daemon is stopping"
             self._wake.notify()
         self._thread.join(STOP_S)
 
-    def observe(self, snapshot: GovernorInput) -> None:
-        """Hand over how things are; the newest is looked at, those before it are passed over."""
+    def observe(self, state: GovernorInput) -> None:
+        """Hand over the state of board and streams; only the newest is used."""
         with self._wake:
-            self._seen = snapshot
+            self._input = state
             self._wake.notify()
 
-    def ask(self, mode: str, told: ModeTold) -> None:
-        """Have a mode set that a person wants; `told` hears of it from the thread, and nobody where this raises.
+    def request_mode(self, mode: str, on_done: ModeCallback) -> None:
+        """Have a person's mode set; `on_done` is called from the thread, and not at all if this raises.
 
-        Raises PowerModeError where there are no modes, or another one is being asked for.
+        Raises PowerModeError if there are no modes or another request is pending.
         """
         with self._wake:
             if self._stopped or not self.mode_names:
                 raise PowerModeError(self._missing_reason)
-            if self._asked is not None:
-                raise PowerModeError("another power mode is being set; send it again when that is done")
-            self._asked = mode, told
+            if self._request is not None:
+                raise PowerModeError("another power mode is being set; send the command again when that is done")
+            self._request = mode, on_done
             self._wake.notify()
 
     def _run(self) -> None:
@@ -108,139 +108,145 @@ class PowerController:
             if modes is not None:
                 self.mode_names = tuple(each.name for each in modes.modes if modes.reachable(each) is not False)
             while modes is not None and self._wait():
-                self._look(modes)
-        # The top of a thread: whatever failed, the daemon serves on in the mode that the board is in.
+                self._tick(modes)
+        # The top of a thread: whatever failed, the daemon continues to serve in the current mode.
         except Exception as error:
-            log.exception("the power mode is left as it is from now on")
-            self._missing_reason = f"the power mode is left as it is: {error}"
-            self._complain(self._missing_reason)
+            log.exception("the power mode is left unchanged from now on")
+            self._missing_reason = f"the power mode is left unchanged: {error}"
+            self._report_fault(self._missing_reason)
         with self._wake:
             self.mode_names = ()
-            asked, self._asked = self._asked, None
-        if asked is not None:
-            asked[1](PowerModeError(self._missing_reason))
+            request, self._request = self._request, None
+        if request is not None:
+            request[1](PowerModeError(self._missing_reason))
 
     def _open(self) -> PowerModes | None:
-        """Read the modes and set the one that is configured; None where there is nothing to do any more."""
-        wanted = self._wanted
+        """Read the modes and set the configured one; return None if no mode can be set."""
+        policy = self._policy
         try:
             modes = read_modes()
         except EdgeError as error:
             self._missing_reason = str(error)
-            self._complain(str(error))
+            self._report_fault(str(error))
             return None
         if modes is None:
             self._missing_reason = "this is not a Jetson: it has no power modes"
-            if wanted.power_mode != "keep" or wanted.governor.enabled:
-                self._complain("this is not a Jetson: it has no power modes; set power_mode to keep, and no governor")
+            if policy.power_mode != "keep" or policy.governor.enabled:
+                self._report_fault(f"{self._missing_reason}; set power_mode to keep and disable [governor]")
             return None
         self._names = {mode.name: mode for mode in modes.modes}
-        self.power_mode = self._ours = modes.current.name if modes.current else None
-        if wanted.power_mode != "keep":
+        self.power_mode = self._own_mode = modes.current.name if modes.current else None
+        if policy.power_mode != "keep":
             try:
-                choice = resolve(wanted.power_mode, modes, measured_modes(self._profile))
-                log.info("power_mode %s is %s: %s", wanted.power_mode, choice.mode.shown, choice.reason)
-                self._set(modes, choice.mode)
+                selection = resolve(policy.power_mode, modes, measured_modes(self._profile))
+                log.info("power_mode %s is %s: %s", policy.power_mode, selection.mode.shown, selection.reason)
+                self._set(modes, selection.mode)
             except EdgeError as error:
-                self._complain(str(error))
-        if wanted.governor.enabled:
+                self._report_fault(str(error))
+        if policy.governor.enabled:
             self._open_governor(modes)
         return modes
 
     def _open_governor(self, modes: PowerModes) -> None:
-        settings = self._wanted.governor
+        settings = self._policy.governor
         try:
             allowed = [resolve(name, modes).mode for name in settings.modes] or list(modes.modes)
         except EdgeError as error:
-            self._complain(f"[governor] modes: {error}")
+            self._report_fault(f"[governor] modes: {error}")
             return
-        far = [mode.name for mode in allowed if modes.reachable(mode) is False]
-        if far:
-            log.info("the governor leaves out %s: a reboot is needed for it", ", ".join(far))
-        near = tuple(mode.name for mode in ascending(allowed) if mode.name not in far)
-        if not near:
-            self._complain("[governor] modes: none of them is within reach without a reboot; allow others")
+        unreachable = [mode.name for mode in allowed if modes.reachable(mode) is False]
+        if unreachable:
+            log.info("the governor does not use %s: switching there needs a reboot", ", ".join(unreachable))
+        usable = tuple(mode.name for mode in ascending(allowed) if mode.name not in unreachable)
+        if not usable:
+            self._report_fault("[governor] modes: none of them can be set without a reboot; allow others")
             return
         profile = self._profile if self._profile is not None and self._profile.is_saturated else None
         if profile is None:
-            log.info("the governor goes step by step: edge tune --saturate has measured nothing here for it to go by")
-        self._governor = Governor(_rules(settings, near), profile)
+            log.info(
+                "without measurements of this board the governor changes modes one step at a time; "
+                "run edge tune --saturate for better decisions"
+            )
+        self._governor = Governor(_rules(settings, usable), profile)
 
     def _wait(self) -> bool:
-        """Wait until there is something to look at, at most for a while; False when it is time to stop."""
+        """Wait for an input or a request, at most for a while; return False when it is time to stop."""
         with self._wake:
-            if self._seen is None and self._asked is None and not self._stopped:
+            if self._input is None and self._request is None and not self._stopped:
                 self._wake.wait(POLL_S)
             return not self._stopped
 
-    def _look(self, modes: PowerModes) -> None:
+    def _tick(self, modes: PowerModes) -> None:
         stored = modes.stored()
         with self._wake:
-            seen, self._seen = self._seen, None
-            asked, self._asked = self._asked, None
+            state, self._input = self._input, None
+            request, self._request = self._request, None
         if stored is not None and stored.name != self.power_mode:
-            self._changed_elsewhere(stored.name)
-        if asked is not None:
-            self._set_for_person(modes, *asked)
-        if self._governor is not None and seen is not None:
-            decision = self._governor.decide(replace(seen, mode=self.power_mode, override=self._override()))
-            self._tell(decision)
+            self._note_external_change(stored.name)
+        if request is not None:
+            self._fulfil(modes, *request)
+        if self._governor is not None and state is not None:
+            decision = self._governor.decide(replace(state, mode=self.power_mode, override=self._override_now()))
+            self._report(decision)
             if decision.mode is not None and decision.mode != self.power_mode:
                 self._try_to_set(modes, self._names[decision.mode])
 
-    def _changed_elsewhere(self, mode: str) -> None:
-        hold_s = self._wanted.governor.hold_s
-        log.info("power mode %s was set by another hand, in place of %s", mode, self.power_mode)
+    def _note_external_change(self, mode: str) -> None:
+        log.info("power mode changed externally from %s to %s", self.power_mode, mode)
         self.power_mode = mode
-        if self._governor is not None and mode != self._ours:
-            self._held = mode, now_ns() + int(hold_s * 1e9)
+        if mode != self._own_mode:
+            self._hold(mode)
 
-    def _set_for_person(self, modes: PowerModes, wanted: str, told: ModeTold) -> None:
-        """Set what a person asked for, and leave it for as long as one that was set by hand."""
+    def _fulfil(self, modes: PowerModes, name: str, on_done: ModeCallback) -> None:
+        """Set the mode that a person requested, and hold it like one that was set externally."""
         try:
             modes = replace(modes, current=self._names.get(self.power_mode or ""))
-            mode = resolve(wanted, modes, measured_modes(self._profile)).mode
+            mode = resolve(name, modes, measured_modes(self._profile)).mode
             if mode.name != self.power_mode:
                 self._set(modes, mode)
         except EdgeError as error:
-            told(error)
+            on_done(error)
             return
-        except Exception as error:  # who asked is waited for no longer; the thread's top tells the rest
-            told(PowerModeError(f"the power mode is left as it is: {error}"))
+        except Exception as error:  # the requester must get an answer; the top of the thread reports the rest
+            on_done(PowerModeError(f"the power mode is left unchanged: {error}"))
             raise
-        if self._governor is not None:
-            self._held = mode.name, now_ns() + int(self._wanted.governor.hold_s * 1e9)
-        told(mode.name)
+        self._hold(mode.name)
+        on_done(mode.name)
 
-    def _override(self) -> str | None:
-        if self._held is not None and now_ns() >= self._held[1]:
-            self._held = None
-        return self._held[0] if self._held else None
+    def _hold(self, mode: str) -> None:
+        """Keep the governor from leaving a person's mode for a while."""
+        if self._governor is not None:
+            self._override = mode, now_ns() + int(self._policy.governor.hold_s * 1e9)
+
+    def _override_now(self) -> str | None:
+        if self._override is not None and now_ns() >= self._override[1]:
+            self._override = None
+        return self._override[0] if self._override else None
 
     def _try_to_set(self, modes: PowerModes, mode: Mode) -> None:
         try:
             self._set(replace(modes, current=self._names.get(self.power_mode or "")), mode)
         except EdgeError as error:
-            self._complain(str(error))
+            self._report_fault(str(error))
 
     def _set(self, modes: PowerModes, mode: Mode) -> None:
         set_mode(modes, mode, jtop=JtopClient())
-        self.power_mode = self._ours = mode.name
-        if self._trouble is not None:
-            self._trouble = None
-            self._outlet.power_trouble(None)
+        self.power_mode = self._own_mode = mode.name
+        if self._fault is not None:
+            self._fault = None
+            self._outlet.report_power_fault(None)
 
-    def _tell(self, decision: Decision) -> None:
-        """Tell what is new: a mode, batches, something that a person should know."""
-        before, self._told = self._told, decision
-        if before is None or decision.notice or _said(before) != _said(decision):
-            self._outlet.decided(decision)
+    def _report(self, decision: Decision) -> None:
+        """Report a decision if its mode or batches are new, or if it has a notice."""
+        before, self._decision = self._decision, decision
+        if before is None or decision.notice or _setting(before) != _setting(decision):
+            self._outlet.report_decision(decision)
 
-    def _complain(self, reason: str) -> None:
-        if reason != self._trouble:
-            self._trouble = reason
+    def _report_fault(self, reason: str) -> None:
+        if reason != self._fault:
+            self._fault = reason
             log.warning("%s", reason)
-            self._outlet.power_trouble(reason)
+            self._outlet.report_power_fault(reason)
 
 
 def _rules(settings: GovernorSettings, modes: tuple[str, ...]) -> Rules:
@@ -254,5 +260,5 @@ def _rules(settings: GovernorSettings, modes: tuple[str, ...]) -> Rules:
     )
 
 
-def _said(decision: Decision) -> Sequence[object]:
+def _setting(decision: Decision) -> Sequence[object]:
     return decision.mode, decision.max_batch, decision.max_wait_ms

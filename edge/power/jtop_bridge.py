@@ -1,7 +1,7 @@
-"""The one process that loads jtop (jetson-stats, AGPL-3.0): JSON lines in, JSON lines out, nothing else of `edge`.
+"""Bridge to jtop (jetson-stats, AGPL-3.0): the one process that loads it, and nothing else of `edge`; JSON lines.
 
-A line in is {"verb": "get"} or {"verb": "set", "mode": NAME}. A line out is {"mode", "id", "modes"}, after setting as
-read back, or {"error": KIND, "reason": TEXT}, where KIND is "missing" (no jetson-stats here), "absent" (no service),
+A request is {"verb": "get"} or {"verb": "set", "mode": NAME}. A reply is {"mode", "id", "modes"}, after setting as read
+back, or {"error": KIND, "reason": TEXT}, where KIND is "missing" (no jetson-stats here), "absent" (no service),
 "forbidden", "mismatch" (of versions), "unknown" (mode), "gaps" (in the board's mode ids), "refused" or "failed".
 The end of the input ends the process.
 """
@@ -15,15 +15,15 @@ import sys
 import time
 from typing import Any
 
-# jtop waits without end for a service that hangs: each request has this long, then the kernel ends the process.
+# jtop waits for ever for a service that hangs: after this time for one request, the kernel ends the process.
 REQUEST_S = 40
-SAMPLE_S = 0.5  # between two samples, where nobody else has set another interval
-# jtop switches jetson_clocks off and on again around a change, and tells a refusal by changing nothing.
+SAMPLE_S = 0.5  # between two samples, if no other client has set another interval
+# jtop switches jetson_clocks off and on again around a change, and a refusal shows only in an unchanged mode.
 SETTLED_SAMPLES = 4
 SETTLED_S = 2.0
 CHANGE_S = 30.0
 
-# jtop has one exception for everything: (part of its text, our kind).
+# jtop has a single exception: (part of its text, our kind).
 KINDS = (
     ("can't access", "forbidden"),
     ("not active", "absent"),
@@ -35,7 +35,7 @@ Reply = dict[str, Any]
 
 
 class BridgeError(Exception):
-    """Why a request has no answer."""
+    """A request failed, for the given reason."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -45,7 +45,7 @@ class BridgeError(Exception):
 def main() -> None:
     """Answer the lines of standard input until it ends."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what jtop and its programs print must not come between the replies
+    os.dup2(2, 1)  # output of jtop and its programs must not mix with the replies
     board: Any = None
     for line in sys.stdin:
         signal.alarm(REQUEST_S)
@@ -55,17 +55,17 @@ def main() -> None:
             reply = _answer(board, request)
         except BridgeError as error:
             reply = {"error": error.kind, "reason": str(error)}
-        # Whatever jtop raises, the other side is to hear of it.
+        # Whatever jtop raises must reach the client.
         except Exception as error:  # noqa: BLE001
             reply = {"error": _kind(error), "reason": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), file=replies, flush=True)
         signal.alarm(0)
-    os._exit(0)  # jtop's own end waits for a thread that looks for OpenCV and CUDA
+    os._exit(0)  # jtop's own shutdown waits for a thread that looks for OpenCV and CUDA
 
 
 def _connect() -> Any:
     try:
-        from jtop import jtop  # noqa: PLC0415 -- its absence is an answer like others
+        from jtop import jtop  # noqa: PLC0415 -- its absence is a reply like others
     except ImportError as error:
         raise BridgeError("missing", str(error)) from None
     board = jtop(interval=SAMPLE_S)
@@ -89,26 +89,26 @@ def _state(board: Any) -> Reply:
 
 
 def _set(board: Any, mode: str) -> None:
-    """Set a mode, and read back until it is there or jtop has plainly left it."""
+    """Set a mode, and read back until it is in force or jtop has clearly refused it."""
     modes, current = list(board.nvpmodel.models), board.nvpmodel.name
     if mode not in modes:
         raise BridgeError("unknown", f"found {mode!r}, wanted one of {', '.join(modes)}")
     if mode == current:
         return
-    place = board.nvpmodel.id
-    # jtop sends the place of a name in its list as the id; where ids have gaps, that is another mode.
-    if place >= len(modes) or modes[place] != current:
-        raise BridgeError("gaps", f"mode {current} has id {place}, and is not at that place of jtop's list")
+    index = board.nvpmodel.id
+    # jtop sends the index of a name in its list as the id; if ids have gaps, that is another mode.
+    if index >= len(modes) or modes[index] != current:
+        raise BridgeError("gaps", f"mode {current} has id {index}, but another index in jtop's list")
     masks_equal = board.nvpmodel.status
     board.nvpmodel.set_nvpmodel_name(mode)
     if not _await_mode(board, mode):
         needs_reboot = not masks_equal[modes.index(mode)]
-        cause = "it needs a reboot, as its power gating is another" if needs_reboot else "it told no reason"
+        cause = "it needs a reboot, as its power gating differs" if needs_reboot else "no reason was given"
         raise BridgeError("refused", f"mode is still {board.nvpmodel.name}; {cause}")
 
 
 def _await_mode(board: Any, mode: str) -> bool:
-    """Tell whether the mode came; False once enough new samples show another one and no change goes on."""
+    """Return whether the mode took effect; False once enough samples show another one and no change is running."""
     start_s = time.monotonic()
     samples = 0
     while (spent_s := time.monotonic() - start_s) < CHANGE_S:

@@ -1,4 +1,4 @@
-"""This board's power modes by name, set by whoever may: edge-power, root, or jtop's service."""
+"""Power modes of this board by name, set through edge-power, root, or jtop's service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edge.power.modes import PowerModeError, PowerModes, read_modes, set_mode
 
 
 class BoardPower:
-    """What `edge tune` asks of the board; each call reads its state anew."""
+    """The board's power modes for `edge tune`; each call reads the current state."""
 
     def __init__(self, modes: PowerModes) -> None:
         self._modes = modes
@@ -21,27 +21,27 @@ class BoardPower:
         return tuple(mode.name for mode in self._modes.modes)
 
     def current(self) -> str:
-        """Return the mode that is set; raise PowerModeError where that cannot be told."""
+        """Return the current mode; raise PowerModeError if it is not known."""
         return self._now().name
 
     def name_of(self, text: str) -> str:
-        """Return the mode that max-q, max-p, a name or an id means; raise NoSuchModeError naming those there are."""
+        """Return the mode for max-q, max-p, a name or an id; raise NoSuchModeError naming the available ones."""
         return self._mode(text).name
 
     def is_live(self, mode: str) -> bool:
-        """Tell whether a mode can be set without a reboot."""
+        """Return whether a mode can be set without a reboot."""
         return self._mode(mode).masks == self._now().masks
 
     def is_slower(self, mode: str, than: str, /) -> bool:
-        """Tell whether all that a mode's file says caps it at or below another one."""
+        """Return whether every stated cap of a mode is at or below that of another."""
         slower, faster = self._mode(mode), self._mode(than)
-        # What is not told cannot be compared; but a board of which no mode tells of a DLA has none.
+        # Unstated caps cannot be compared; but a board whose modes never mention a DLA has none.
         if slower.unstated != faster.unstated or slower.unstated - {"dla"} or not (slower.cores and faster.cores):
             return False
         return slower != faster and all(a <= b for a, b in zip(_caps(slower), _caps(faster), strict=True))
 
     def set_mode(self, mode: str, *, allow_reboot: bool = False) -> bool:
-        """Set a mode; tell whether the board reboots for it. Raises EdgeError where it was not set."""
+        """Set a mode; return whether the board reboots for it. Raises EdgeError if it was not set."""
         change = set_mode(self._fresh(), self._mode(mode), allow_reboot=allow_reboot, jtop=JtopClient())
         return change.rebooting
 
@@ -51,23 +51,23 @@ class BoardPower:
     def _now(self) -> Mode:
         modes = self._fresh()
         if modes.current is None:
-            raise PowerModeError(modes.unknown or "the power mode cannot be told; see edge power show")
+            raise PowerModeError(modes.unknown or "the current power mode is not known; see edge power show")
         return modes.current
 
     def _fresh(self) -> PowerModes:
         modes = read_modes()
         if modes is None:
-            raise EdgeError("the board's power modes have gone; see edge power show")
+            raise EdgeError("the board's power modes are no longer available; see edge power show")
         return modes
 
 
 def board_power() -> BoardPower | None:
-    """Return this board's power modes; None where it has none."""
+    """Return this board's power modes; None if it has none."""
     modes = read_modes()
     return None if modes is None else BoardPower(modes)
 
 
 def _caps(mode: Mode) -> tuple[float, ...]:
-    """Return cores and clocks; what is not capped is above any cap."""
+    """Return cores and clocks; no cap ranks above any cap."""
     clocks = (mode.cpu_max_mhz, mode.gpu_max_mhz, mode.emc_max_mhz, mode.dla_max_mhz)
     return (mode.cores or 0, *(math.inf if each is None else each for each in clocks))

@@ -1,4 +1,4 @@
-"""The board's power modes: which there are, which one it is in, and how another one is set from here."""
+"""Power modes of the board: the available ones, the current one, and setting another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edge.host.paths import root
 from edge.power import edge_power
 from edge.power.edge_power import Conf, Mode, ModeChange
 
-# Longer than edge-power takes at worst: questions, a change, jetson_clocks, and another client's change before.
+# Longer than edge-power takes at worst: queries, a change, jetson_clocks, and another client's change before.
 REPLY_S = 150.0
 _REPLY_BYTES = 1_000_000
 
@@ -32,22 +32,22 @@ class NoSuchModeError(ConfigError):
 
 
 class ModeSetter(Protocol):
-    """What is asked of jtop's service, where there is one; `set_mode` raises EdgeError where the mode was not set."""
+    """A client of jtop's service."""
 
     def missing_reason(self) -> str | None:
-        """Return what keeps the service from being asked, None where nothing does."""
+        """Return the reason why the service cannot be used; None if it can."""
 
     def set_mode(self, name: str) -> None:
-        """Set a mode by its name; never reboots."""
+        """Set a mode by its name, without a reboot; raise EdgeError if it was not set."""
 
 
 @dataclass(frozen=True, slots=True)
 class PowerModes:
-    """The modes of this board's nvpmodel.conf, and the one that it was in when they were read."""
+    """The modes of this board's nvpmodel.conf, and the current one at the time of reading."""
 
     conf: Conf
     current: Mode | None
-    unknown: str | None = None  # why `current` cannot be told
+    unknown: str | None = None  # the reason, if `current` is not known
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -55,38 +55,38 @@ class PowerModes:
 
     @property
     def default(self) -> Mode | None:
-        """The mode of the first boot."""
+        """The mode of a newly flashed board."""
         return None if self.conf.default is None else self.conf.mode(self.conf.default)
 
     @property
     def file(self) -> str:
-        """The configuration's file name, which tells the board's variant."""
+        """The configuration's file name, which names the board's variant."""
         return self.conf.file
 
     @property
     def reboot_groups(self) -> Sequence[Sequence[int]]:
-        """Ids of modes by group; within one the board switches while it runs."""
+        """Ids of modes by group; within a group the board switches without a reboot."""
         return self.conf.reboot_groups()
 
     def reachable(self, mode: Mode) -> bool | None:
-        """Tell whether a mode can be set without a reboot; None where the current one cannot be told."""
+        """Return whether a mode can be set without a reboot; None if the current one is not known."""
         return None if self.current is None else mode.masks == self.current.masks
 
     def stored(self) -> Mode | None:
-        """Return the mode that nvpmodel's status file tells now: one small file is read, no program is started."""
+        """Return the mode in nvpmodel's status file: reads one small file and starts no program."""
         mode = edge_power.stored_mode_id()
         return None if mode is None else self.conf.mode(mode)
 
 
 def read_modes() -> PowerModes | None:
-    """Return the modes of this board, None where there are none (no Jetson); raise PowerModeError."""
-    with _told():
+    """Return the modes of this board; None if it has none (not a Jetson). Raises PowerModeError."""
+    with _translated_errors():
         conf = edge_power.read_conf()
     if conf is None:
         return None
     try:
         return PowerModes(conf, edge_power.current_mode(conf))
-    except edge_power.PowerError as error:  # in a container there is the board's status, and no nvpmodel
+    except edge_power.PowerError as error:  # in a container there is the board's status but no nvpmodel
         stored = PowerModes(conf, None).stored()
         return PowerModes(conf, stored, None if stored else str(error))
 
@@ -94,10 +94,10 @@ def read_modes() -> PowerModes | None:
 def set_mode(
     modes: PowerModes, mode: Mode, *, allow_reboot: bool = False, jtop: ModeSetter | None = None
 ) -> ModeChange:
-    """Set a mode by edge-power, else as root, else by jtop; return once that was read back.
+    """Set a mode through edge-power, else as root, else through jtop; return once it was read back.
 
-    Raises PowerModeError with the reason and the next step, also where a reboot is needed and not allowed. Takes
-    seconds, at worst REPLY_S.
+    Raises PowerModeError with the reason and the next step, also if a reboot is needed but not allowed. Takes seconds,
+    at worst REPLY_S.
     """
     request = {"verb": "set", "mode": mode.id, "name": mode.name, "allow_reboot": allow_reboot}
     answer, unreachable = _ask(request)
@@ -106,7 +106,7 @@ def set_mode(
             answer["mode"], answer["name"], answer["before"], answer["rebooting"], answer["clocks_locked"]
         )
     if os.geteuid() == 0:
-        with _told():
+        with _translated_errors():
             change = edge_power.set_mode(modes.conf, mode, allow_reboot=allow_reboot)
         log.info("power mode %s set by uid 0, pid %d", mode.shown, os.getpid())
         return change
@@ -122,12 +122,12 @@ def set_mode(
 def _set_by_jtop(modes: PowerModes, mode: Mode, jtop: ModeSetter) -> ModeChange:
     before = modes.current
     if before is None or modes.reachable(mode) is False:
-        why = modes.unknown or f"it needs a reboot from {before.shown if before else 'here'}"
+        reason = modes.unknown or f"switching from {before.shown if before else 'here'} needs a reboot"
         raise PowerModeError(
-            f"power mode {mode.shown} is not set by jtop: {why}; use edge-power or root with --allow-reboot"
+            f"power mode {mode.shown} cannot be set through jtop: {reason}; use edge-power or root with --allow-reboot"
         )
     jtop.set_mode(mode.name)
-    with _told():
+    with _translated_errors():
         after = edge_power.current_mode(modes.conf)
     if after.id != mode.id:
         raise PowerModeError(f"jtop left the board in {after.shown}; wanted {mode.shown}; see journalctl -u jtop")
@@ -135,7 +135,7 @@ def _set_by_jtop(modes: PowerModes, mode: Mode, jtop: ModeSetter) -> ModeChange:
 
 
 def _ask(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return edge-power's answer; None and the reason where it cannot be reached. A refusal is a PowerModeError."""
+    """Return edge-power's answer, or None and the reason if it cannot be reached. A refusal is a PowerModeError."""
     path = root() / edge_power.SOCKET.lstrip("/")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(REPLY_S)
@@ -154,7 +154,7 @@ def _ask(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
 
 
 def _exchange(connection: socket.socket, request: dict[str, Any]) -> bytes:
-    # One who is refused is told so at once, maybe before the request is written.
+    # A refusal may arrive before the request is written.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         connection.sendall(json.dumps(request).encode() + b"\n")
     with connection.makefile("rb") as answers:
@@ -162,8 +162,8 @@ def _exchange(connection: socket.socket, request: dict[str, Any]) -> bytes:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turn the errors of edge_power, which knows nothing of this package, into this package's."""
+def _translated_errors() -> Iterator[None]:
+    """Raise errors of edge_power, which imports nothing of this package, as errors of this package."""
     try:
         yield
     except edge_power.PowerError as error:

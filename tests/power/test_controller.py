@@ -30,10 +30,10 @@ class Heard:
     troubles: list[str | None] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
 
-    def power_trouble(self, reason: str | None) -> None:
+    def report_power_fault(self, reason: str | None) -> None:
         self.troubles.append(reason)
 
-    def decided(self, decision: Decision) -> None:
+    def report_decision(self, decision: Decision) -> None:
         self.decisions.append(decision)
 
 
@@ -68,7 +68,7 @@ def observe(
     """Hand over so many periods, one after the other, as the telemetry does."""
     for period in range(periods):
         steering.observe(GovernorInput(from_s + period * period_s, None, (stream,)))
-        eventually(lambda: steering._seen is None, "a look at the snapshot")
+        eventually(lambda: steering._input is None, "a look at the snapshot")
 
 
 def test_the_configured_mode_is_set_and_told(board: Callable[..., Path]) -> None:
@@ -165,9 +165,9 @@ def test_who_asks_for_a_mode_hears_of_a_defect_that_keeps_it_from_being_set(
     answers: list[str | EdgeError] = []
     with steered(Heard()) as steering:
         eventually(lambda: bool(steering.mode_names), "the modes")
-        steering.ask("MAXN", answers.append)
+        steering.request_mode("MAXN", answers.append)
         eventually(lambda: bool(answers), "an answer")
-    assert "left as it is: no such number" in str(answers[0])
+    assert "left unchanged: no such number" in str(answers[0])
     assert "Traceback" in caplog.text
 
 

@@ -194,7 +194,7 @@ def test_machine_without_the_service_says_so_and_starts_nothing(
     monkeypatch.setattr(jtop, "SOCKET", Path("/nowhere/jtop.sock"))
     monkeypatch.setattr(subprocess, "Popen", None)
     assert not made.available()
-    with pytest.raises(JtopError, match=r"not there.*start it"):
+    with pytest.raises(JtopError, match=r"not running.*start it"):
         made.current()
 
 

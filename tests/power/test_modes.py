@@ -293,7 +293,7 @@ def test_a_silent_refusal_of_jtop_is_a_refusal(emulate: Callable[[str], Emulated
 def test_jtop_is_not_asked_for_a_mode_that_needs_a_reboot(emulate: Callable[[str], Emulated]) -> None:
     emulated = emulate("agx-orin")
     modes = read()
-    with pytest.raises(PowerModeError, match="not set by jtop: it needs a reboot from MODE_30W"):
+    with pytest.raises(PowerModeError, match="cannot be set through jtop: switching from MODE_30W"):
         set_mode(modes, named(modes, "MODE_15W"), allow_reboot=True, jtop=Jtop(emulated))
 
 
@@ -315,9 +315,9 @@ def made(*rows: Mode, current: int = 0) -> PowerModes:
 def test_a_measured_mode_comes_before_all_others(emulate: Callable[[str], Emulated]) -> None:
     emulate("tx2")
     choice = resolve("max-q", read(), {"max-q": "MAXP_CORE_ALL", "max-p": "MAXN"})
-    assert (choice.mode.name, choice.reason) == ("MAXP_CORE_ALL", "measured here: the least energy for an image")
+    assert (choice.mode.name, choice.reason) == ("MAXP_CORE_ALL", "measured here: least energy per image")
     choice = resolve("MAX-P", read(), {"max-p": "0"})
-    assert (choice.mode.name, choice.reason) == ("MAXN", "measured here: the most images per second")
+    assert (choice.mode.name, choice.reason) == ("MAXN", "measured here: most images per second")
 
 
 def test_a_measured_mode_that_is_gone_is_told(emulate: Callable[[str], Emulated]) -> None:
@@ -325,7 +325,7 @@ def test_a_measured_mode_that_is_gone_is_told(emulate: Callable[[str], Emulated]
     choice = resolve("max-q", read(), {"max-q": "MODE_30W"})
     assert choice.mode.name == "MAXQ"
     assert choice.reason == (
-        "what was measured, MODE_30W, is no single mode of nvpmodel_t186.conf; the board has a mode of that name"
+        "the measured mode MODE_30W is not a single mode of nvpmodel_t186.conf; the board has a mode of that name"
     )
 
 
@@ -353,7 +353,7 @@ def test_modes_without_a_budget_are_not_guessed_at() -> None:
 
 def test_a_name_that_two_modes_have_needs_the_id() -> None:
     modes = made(Mode(0, "A B", 1), Mode(3, "twin", 1), Mode(5, "twin", 2))
-    with pytest.raises(NoSuchModeError, match=r"'twin' could be any of twin \(mode 3\), twin \(mode 5\); give the id"):
+    with pytest.raises(NoSuchModeError, match=r"'twin' is ambiguous: twin \(mode 3\), twin \(mode 5\); give the id"):
         resolve("twin", modes)
     assert resolve("5", modes).mode.cores == 2
     assert resolve("a b", modes).mode.id == 0
@@ -390,7 +390,7 @@ def test_show_explains_the_modes(emulate: Callable[[str], Emulated], capsys: pyt
     assert main(["power", "show"]) == 0
     shown = capsys.readouterr().out
     assert "30W_6CORE" in shown
-    assert "max-q is 15W_DESKTOP (mode 7): the lowest budget within reach (15 W), of 2 such modes" in shown
+    assert "max-q is 15W_DESKTOP (mode 7): the lowest budget within reach (15 W), and among 2 such modes" in shown
     assert main(["power", "show", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["file"], told["current"], told["default"]) == ("nvpmodel_t194.conf", 2, 2)
