@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.support.configuration import Configure, Tables, write_config, write_t
 from tests.support.letterbox_host import compile_for_host
 from tests.support.long_form import IS_LONG
 from tests.support.process import Child, StartEdge, clean_environment, edge_command
-from tests.support.project import real_data
+from tests.support.project import ROOT, real_data
 from tests.support.rtsp import RTSP_IMPORTS, RTSP_PACKAGES, RtspServer
 from tests.support.service_manager import ServiceManager
 from tests.support.subscriber import Subscriber, subscribed
@@ -138,3 +139,14 @@ def letterbox_library(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("kernel")
     compile_for_host(folder)
     return str(folder / "letterbox.so")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel once; the installer is handed it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode:
+        pytest.skip(f"the wheel cannot be built: no package index can be reached ({built.stderr.strip()[-200:]})")
+    return next(folder.glob("*.whl"))

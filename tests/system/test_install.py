@@ -25,15 +25,8 @@ from tests.support.subscriber import subscribed
 BYTES_ONLY = {"PYTHONDONTWRITEBYTECODE": "1"}  # what runs from the scratch root leaves nothing there
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel once; the installer is handed it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    if built.returncode:
-        pytest.skip(f"the wheel cannot be built: no package index can be reached ({built.stderr.strip()[-200:]})")
-    return next(folder.glob("*.whl"))
+# One process builds the wheel, for these tests and those of the wheel.
+pytestmark = pytest.mark.xdist_group("wheel")
 
 
 @pytest.fixture
