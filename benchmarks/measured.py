@@ -70,8 +70,8 @@ class MeasuredDaemon(Daemon):
         super().__init__(config_path, config, default_state_dir(config.device.state_dir))
         self.acknowledged: list[tuple[Message, int]] = []
 
-    def _acknowledged(self, message: Message, at_ns: int) -> None:
-        super()._acknowledged(message, at_ns)
+    def _on_acknowledged(self, message: Message, at_ns: int) -> None:
+        super()._on_acknowledged(message, at_ns)
         self.acknowledged.append((message, at_ns))
 
 

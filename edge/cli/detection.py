@@ -19,7 +19,7 @@ from edge.core.source_url import Address, parse_address
 from edge.host.board import board_name
 from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.predictor import PredictorSession
-from edge.mqtt.encode import found, to_json
+from edge.mqtt.encode import encode_findings, to_json
 from edge.pipeline.annotate import draw
 from edge.pipeline.served_model import ServedModel
 
@@ -81,4 +81,4 @@ def _detected(
         "infer": round(times.infer_ms, 3),
         "decode": round(elapsed_ms(inferred_ns, now_ns()), 3),
     }
-    return {"size": session.source_px(), **found(findings, labels), "latency_ms": latency_ms}, findings
+    return {"size": session.source_px(), **encode_findings(findings, labels), "latency_ms": latency_ms}, findings

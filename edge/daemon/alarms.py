@@ -1,27 +1,27 @@
-"""Alarms: what stands, and each change of it as a message."""
+"""Standing alarms of the device, and the message of each change."""
 
 from __future__ import annotations
 
 import threading
 from typing import Any, Literal
 
-from edge.core.clock import utc_text, wall_ns
+from edge.mqtt.encode import MessageHead
 
 Severity = Literal["warning", "critical"]
 
 
 class Alarms:
-    """The alarms of one device; those that stand are listed in its status too, for late subscribers."""
+    """The alarms of one device; its status lists the standing ones too, for late subscribers."""
 
-    def __init__(self, device: str, boot: str) -> None:
-        self._head = {"v": 1, "device": device, "boot": boot}
+    def __init__(self, head: MessageHead) -> None:
+        self._head = head
         self._lock = threading.Lock()
         self._standing: dict[tuple[str, str | None], dict[str, Any]] = {}
 
-    def raised(
+    def set(
         self, alarm: str, reason: str, step: str, *, model: str | None = None, severity: Severity = "warning"
     ) -> dict[str, Any] | None:
-        """Note that an alarm stands; return its message, None where it stands already for the same reason.
+        """Raise an alarm; return its message, None if it stands already for the same reason.
 
         `step` says what happens next, or what to do.
         """
@@ -33,16 +33,16 @@ class Alarms:
             return None
         return body
 
-    def cleared(self, alarm: str, reason: str, *, model: str | None = None) -> dict[str, Any] | None:
-        """Note that an alarm does not stand any more; return its message, None where it did not stand."""
+    def clear(self, alarm: str, reason: str, *, model: str | None = None) -> dict[str, Any] | None:
+        """Clear an alarm; return its message, None if it did not stand."""
         with self._lock:
             before = self._standing.pop((alarm, model), None)
         if before is None:
             return None
-        return self._body(alarm, model, "cleared", before["severity"], reason, "nothing is to be done")
+        return self._body(alarm, model, "cleared", before["severity"], reason, "no action needed")
 
     def standing(self) -> list[dict[str, Any]]:
-        """Return the alarms that stand, as the status lists them."""
+        """Return the standing alarms, as the status lists them."""
         with self._lock:
             bodies = list(self._standing.values())
         return [{key: body[key] for key in body if key not in ("v", "device", "boot", "state")} for body in bodies]
@@ -51,8 +51,7 @@ class Alarms:
         self, alarm: str, model: str | None, state: str, severity: Severity, reason: str, step: str
     ) -> dict[str, Any]:
         return {
-            **self._head,
-            "at": utc_text(wall_ns()),
+            **self._head.stamped(),
             "alarm": alarm,
             "state": state,
             "severity": severity,

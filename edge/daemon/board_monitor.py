@@ -1,4 +1,4 @@
-"""The board while the daemon serves: measured, held in its power mode, and told when it slows itself down."""
+"""Board monitor: sensor readings, power mode, and the alarms about them."""
 
 from __future__ import annotations
 
@@ -20,66 +20,66 @@ Change = dict[str, Any]  # the message of an alarm
 
 
 class BoardMonitor:
-    """Sensors and power mode of the board, and the alarms that are about them."""
+    """Reads the sensors, controls the power mode, and raises the alarms about both."""
 
     def __init__(
         self,
-        wanted: PowerPolicy,
+        policy: PowerPolicy,
         alarms: Alarms,
-        told: Callable[[Change], None],
-        decided: Callable[[Decision], None],
+        on_alarm: Callable[[Change], None],
+        on_decision: Callable[[Decision], None],
     ) -> None:
-        """Take who hears of changed alarms, and who of the governor's decisions."""
+        """Set up the callbacks for changed alarms and for the governor's decisions."""
         self.state = BoardState()
         self._sensors = Sensors()
         self._alarms = alarms
-        self._told = told
-        self._decided = decided
-        self._steering = PowerController(wanted, self)
-        self._is_governed = wanted.governor.enabled
+        self._on_alarm = on_alarm
+        self._on_decision = on_decision
+        self._power_controller = PowerController(policy, self)
+        self._is_governed = policy.governor.enabled
         self._reading: SensorReading | None = None
 
     def start(self, profile: Profile | None) -> None:
-        """Begin, with what was measured on this board."""
+        """Begin, with the profile that was measured on this board."""
         self._sensors.start()
-        self._steering.start(profile)
+        self._power_controller.start(profile)
 
     def stop(self) -> None:
-        self._steering.stop()
+        self._power_controller.stop()
         self._sensors.stop()
 
     @property
     def power_modes(self) -> tuple[str, ...]:
-        """The modes that can be asked for; none where the board has none."""
-        return self._steering.mode_names
+        """Modes that can be requested; empty if the board has none."""
+        return self._power_controller.mode_names
 
-    def ask_power_mode(self, mode: str, told: ModeCallback) -> None:
-        """Have a mode set that a person wants; see `PowerController.request_mode`."""
-        self._steering.request_mode(mode, told)
+    def ask_power_mode(self, mode: str, on_mode: ModeCallback) -> None:
+        """Request a mode on behalf of a person; see `PowerController.request_mode`."""
+        self._power_controller.request_mode(mode, on_mode)
 
-    def look(self) -> None:
-        """Take over what is stamped on results; quick, and waits for nothing."""
-        state = BoardState(self._steering.power_mode, self._sensors.latest().throttled)
+    def update(self) -> None:
+        """Update the state that is stamped on results; waits for nothing."""
+        state = BoardState(self._power_controller.power_mode, self._sensors.latest().throttled)
         if state != self.state:
             self.state = state
 
     def read(self, images: int) -> SensorReading:
-        """Return the period that ends now, in which so many images were inferred; tell what is alarming in it."""
-        before, self._reading = self._reading, self._sensors.read(images, self._steering.power_mode)
-        self._tell_throttled(self._reading)
+        """Return the period that ends now, in which so many images were inferred, and raise its alarms."""
+        before, self._reading = self._reading, self._sensors.read(images, self._power_controller.power_mode)
+        self._check_throttling(self._reading)
         if before is not None:
-            self._tell_over_current(before.over_current_events, self._reading.over_current_events)
+            self._check_over_current(before.over_current_events, self._reading.over_current_events)
         return self._reading
 
-    def steer(self, streams: Iterable[Stream], period_s: float) -> None:
-        """Let the governor, where there is one, see the period that was read last."""
+    def govern(self, streams: Iterable[Stream], period_s: float) -> None:
+        """Pass the period that was read last to the governor, if there is one."""
         board = self._reading
         if board is not None and self._is_governed:
-            self._steering.observe(
+            self._power_controller.observe(
                 GovernorInput(
                     time_s=now_ns() / 1e9,
-                    mode=None,  # the steering knows
-                    streams=tuple(_seen(stream, period_s) for stream in streams),
+                    mode=None,  # the controller knows
+                    streams=tuple(_observe(stream, period_s) for stream in streams),
                     power_w=board.power_w,
                     temperature_c=board.conditions.hottest_c,
                     is_throttled=board.throttled,
@@ -88,46 +88,46 @@ class BoardMonitor:
             )
 
     def report_power_fault(self, reason: str | None) -> None:
-        """Raise or clear the alarm that the power mode is not as it is wanted."""
+        """Raise or clear the alarm that the power mode is not the configured one."""
         if reason is None:
-            self._tell(self._alarms.cleared("power_mode", f"power mode {self._steering.power_mode} is set"))
+            self._report(self._alarms.clear("power_mode", f"power mode {self._power_controller.power_mode} is set"))
         else:
-            step = "the board stays in the mode that it is in; edge power show tells which there are"
-            self._tell(self._alarms.raised("power_mode", reason, step))
+            step = "the board stays in its current mode; edge power show lists the modes"
+            self._report(self._alarms.set("power_mode", reason, step))
 
     def report_decision(self, decision: Decision) -> None:
-        """Hand on what the governor decided; raise or clear the alarm that no mode is enough."""
-        self._decided(decision)
+        """Forward the governor's decision; raise or clear the alarm that no mode is sufficient."""
+        self._on_decision(decision)
         if decision.notice is not None:
-            step = "ask for fewer images, allow a longer latency, or allow more modes in [governor]"
-            self._tell(self._alarms.raised("target_missed", decision.notice, step))
+            step = "request fewer images, allow a longer latency, or allow more modes in [governor]"
+            self._report(self._alarms.set("target_missed", decision.notice, step))
         else:
-            self._tell(self._alarms.cleared("target_missed", decision.reason))
+            self._report(self._alarms.clear("target_missed", decision.reason))
 
-    def _tell_throttled(self, board: SensorReading) -> None:
+    def _check_throttling(self, board: SensorReading) -> None:
         if board.throttled:
-            reason = f"the board slows itself down: {', '.join(board.slowed_by or ())}"
-            step = "cool it, or choose a lower power mode; results say whether they were throttled"
-            self._tell(self._alarms.raised("throttled", reason, step))
+            reason = f"the board throttles itself: {', '.join(board.slowed_by or ())}"
+            step = "improve the cooling, or choose a lower power mode; each result says whether it was throttled"
+            self._report(self._alarms.set("throttled", reason, step))
         elif board.throttled is False:
-            self._tell(self._alarms.cleared("throttled", "the board runs as fast as its power mode lets it"))
+            self._report(self._alarms.clear("throttled", "the board runs at the full speed of its power mode"))
 
-    def _tell_over_current(self, before: int | None, events: int | None) -> None:
+    def _check_over_current(self, before: int | None, events: int | None) -> None:
         if before is None or events is None:
             return
         if events > before:
-            reason = f"{events - before} over-current events in the newest period, {events} since the daemon started"
-            step = "choose a lower power mode, or a stronger supply"
-            self._tell(self._alarms.raised("over_current", reason, step))
+            reason = f"{events - before} over-current events in the last period, {events} since the daemon started"
+            step = "choose a lower power mode, or a stronger power supply"
+            self._report(self._alarms.set("over_current", reason, step))
         else:
-            self._tell(self._alarms.cleared("over_current", "no over-current event in the newest period"))
+            self._report(self._alarms.clear("over_current", "no over-current event in the last period"))
 
-    def _tell(self, change: Change | None) -> None:
+    def _report(self, change: Change | None) -> None:
         if change is not None:
-            self._told(change)
+            self._on_alarm(change)
 
 
-def _seen(stream: Stream, period_s: float) -> StreamLoad:
+def _observe(stream: Stream, period_s: float) -> StreamLoad:
     pace = stream.meter.period
     return StreamLoad(
         stream.name,
@@ -140,6 +140,6 @@ def _seen(stream: Stream, period_s: float) -> StreamLoad:
 
 
 def _battery() -> float | None:
-    """Return the share of the charge, None where there is no battery or the mains feed the board."""
+    """Return the battery charge as a fraction; None without a battery, or on mains power."""
     battery = psutil.sensors_battery()
     return None if battery is None or battery.power_plugged else battery.percent / 100

@@ -1,4 +1,4 @@
-"""The daemon's last starts: how each ended, and what follows where the daemon ends by itself again and again."""
+"""Start history of the daemon: how each start ended, and detection of crash loops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 End = Literal["clean", "lost"]
 
-HEALTHY_UPTIME_S = 120.0  # who has served for so long has not ended because of its start
+HEALTHY_UPTIME_S = 120.0  # after serving for so long, an exit has nothing to do with the start
 WITHIN_S = 600.0
 MANY = 3  # bad ends within that time that make a loop
 KEPT = 8
@@ -30,9 +30,9 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass
 class Start:
-    """One start of the daemon; a process that was killed wrote no end."""
+    """One start of the daemon; a killed process has recorded no end."""
 
-    machine_boot: str  # the machine's, not the daemon's: with it the monotonic clock begins anew
+    machine_boot: str  # the machine's, not the daemon's: with it the monotonic clock restarts
     at_ns: int
     settled: bool = False
     ended: End | None = None
@@ -40,13 +40,13 @@ class Start:
 
     @property
     def was_bad(self) -> bool:
-        """Tell whether it ended by a crash or a lost GPU soon after its start."""
+        """Whether it ended by a crash or a lost GPU shortly after starting."""
         return not self.settled and self.ended != "clean"
 
 
 @dataclass(frozen=True)
 class CrashLoop:
-    """Starts that ended badly one after the other, and what is to be done about them."""
+    """Consecutive starts that ended badly, and the pause and engines that follow from them."""
 
     count: int
     pause_s: float
@@ -54,15 +54,18 @@ class CrashLoop:
     engines: Mapping[str, str]  # model → label of what served well, and not in these starts
 
     @property
-    def told(self) -> str:
-        return f"the daemon ended by itself {self.count} times within {WITHIN_S / 60:g} min, soon after each start"
+    def reason(self) -> str:
+        return (
+            f"the daemon exited unexpectedly {self.count} times within {WITHIN_S / 60:g} min, "
+            "each time shortly after starting"
+        )
 
 
 class StartHistory:
-    """The record of starts in the state directory: a few writes a start, and none while the daemon serves."""
+    """Record of starts in the state directory: a few writes per start, and none while the daemon serves."""
 
     def __init__(self, state_dir: Path, *, restarted: bool) -> None:
-        """Take whether somebody starts the daemon again by itself: without that there is no loop, and no record."""
+        """Read the record; without `restarted`, nobody restarts the daemon: there is no loop, and no record."""
         self._path = state_dir / "starts.json" if restarted else None
         self._good_engines: dict[str, str] = {}
         self._past = self._read()
@@ -70,7 +73,7 @@ class StartHistory:
         self._serving_since_ns: int | None = None
 
     def crash_loop(self) -> CrashLoop | None:
-        """Tell whether the starts before this one ended badly one after the other."""
+        """Return the crash loop that the starts before this one make, if any."""
         bad = list(itertools.takewhile(self._counts, reversed(self._past)))
         if len(bad) < MANY:
             return None
@@ -81,11 +84,11 @@ class StartHistory:
         return CrashLoop(len(bad), pause_s, tried, engines)
 
     def begin(self) -> None:
-        """Note this start, before anything is done that can end the process."""
+        """Record this start, before anything that can end the process."""
         self._write()
 
-    def look(self, engines: Mapping[str, str]) -> bool:
-        """Note which engines serve, and once that they have served well; tell when that has just come true."""
+    def update(self, engines: Mapping[str, str]) -> bool:
+        """Record the serving engines, and once that they are healthy; return whether they have just become so."""
         now = self._now
         self._serving_since_ns = self._serving_since_ns or now_ns()
         settles = not now.settled and (now_ns() - self._serving_since_ns) / 1e9 >= HEALTHY_UPTIME_S
@@ -96,7 +99,7 @@ class StartHistory:
         return settles
 
     def end(self, how: End) -> None:
-        """Note how it ended; who cannot note it has crashed."""
+        """Record how this start ended; a crash records nothing."""
         self._now.ended = how
         self._write()
 
@@ -105,7 +108,7 @@ class StartHistory:
         return is_new and start.was_bad
 
     def _read(self) -> list[Start]:
-        """Read the record; one that is damaged is as good as none, and is written anew."""
+        """Read the record; a damaged one counts as none, and is replaced."""
         if self._path is None:
             return []
         try:
@@ -113,24 +116,24 @@ class StartHistory:
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
-            log.warning("the record of starts %s cannot be read (%s); it begins anew", self._path, type(error).__name__)
+            log.warning("start history %s cannot be read (%s); a new one is started", self._path, type(error).__name__)
             return []
         self._good_engines = record.good_engines
         return record.starts
 
     def _write(self) -> None:
-        """Write the record in one step; where that cannot be, the next start knows less, and this one serves on."""
+        """Write the record atomically; if that fails, the next start knows less, and this one continues."""
         if self._path is None:
             return
         record = _HistoryFile(good_engines=self._good_engines, starts=[*self._past[1 - KEPT :], self._now])
         try:
             write_atomic(self._path, record.model_dump_json(indent=1).encode(), durable=True)
         except OSError as error:
-            log.warning("the record of starts %s cannot be written (%s)", self._path, error.strerror)
+            log.warning("start history %s cannot be written (%s)", self._path, error.strerror)
 
 
 class _HistoryFile(BaseModel):
-    """The file."""
+    """Format of the file."""
 
     model_config = ConfigDict(strict=True)
 

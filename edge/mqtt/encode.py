@@ -1,4 +1,4 @@
-"""Records → the bodies of messages."""
+"""Message bodies: their common head, and the encoding of results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from edge.core.clock import utc_text
+from edge.core.clock import utc_text, wall_ns
 from edge.core.records import BoardState, Classes, DropCause, Findings, Message, Result, label_of
 
 
@@ -15,11 +15,22 @@ def to_json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
 
 
-class ResultEncoder:
-    """Turns the results of one device into messages."""
+class MessageHead:
+    """First fields of every message of one run of the daemon."""
 
     def __init__(self, device: str, boot: str) -> None:
-        self._head = {"v": 1, "device": device, "boot": boot}
+        self.fields: dict[str, Any] = {"v": 1, "device": device, "boot": boot}
+
+    def stamped(self) -> dict[str, Any]:
+        """Return the fields with the wall time of now."""
+        return self.fields | {"at": utc_text(wall_ns())}
+
+
+class ResultEncoder:
+    """Encodes the results of one device as messages."""
+
+    def __init__(self, head: MessageHead) -> None:
+        self._head = head.fields
 
     def encode(
         self,
@@ -30,7 +41,7 @@ class ResultEncoder:
         board: BoardState,
         energy_j: float | None,
     ) -> Message:
-        """Make the message of a result; `energy_j` is what an image of its model took of late."""
+        """Encode a result; `energy_j` is the recent energy per image of its model."""
         body = self._head | {
             "stream": result.stream,
             "model": result.model,
@@ -38,7 +49,7 @@ class ResultEncoder:
             "frame": result.frame,
             "captured_at": utc_text(result.captured_at_ns),
             "size": result.size_px,
-            **found(result.findings, result.labels),
+            **encode_findings(result.findings, result.labels),
             "latency_ms": {
                 "wait": round(result.wait_ms, 3),
                 "preprocess": round(result.preprocess_ms, 3),
@@ -64,8 +75,8 @@ class ResultEncoder:
         )
 
 
-def found(findings: Findings, labels: Sequence[str]) -> dict[str, Any]:
-    """Return the findings as they stand in a message; a class without a label is named by its number."""
+def encode_findings(findings: Findings, labels: Sequence[str]) -> dict[str, Any]:
+    """Return the findings as fields of a message; a class without a label is named by its number."""
     ids = findings.class_ids.tolist()
     scores = findings.scores.tolist()
     names = [label_of(each, labels) for each in ids]

@@ -18,12 +18,13 @@ from edge.daemon.commands.dispatcher import Outcome
 from edge.daemon.commands.handlers import DaemonControl
 from edge.daemon.commands.service import CommandService
 from edge.daemon.commands.snapshots import Snapshots
+from edge.mqtt.encode import MessageHead
 from edge.mqtt.topics import Topics
 from edge.pipeline.stream import SnapshotCallback, Stream
 
 TOPICS = Topics("edge", "bench-01")
 HOME = HomeAssistantSettings(enabled=True, prefix="home")
-HEAD = {"v": 1, "device": "bench-01", "boot": "0123456789"}
+HEAD = MessageHead("bench-01", "0123456789")
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,7 @@ def test_an_answer_carries_the_correlation_data_of_its_asker(tmp_path: Path) -> 
     desk = remote(tmp_path, sent)
     for number, topic in ((1, "me"), (2, "you")):
         desk.inbox.put(request(response_topic=topic, correlation=bytes([number])))
-        desk.look()
+        desk.tick()
     assert [(each.topic, each.correlation) for each in sent] == [
         ("edge/bench-01/cmd/log_level/ack", b"\x01"),
         ("me", b"\x01"),
@@ -79,7 +80,7 @@ def test_an_answer_is_sent_once_where_its_asker_wants_it_on_its_own_topic(tmp_pa
     sent: list[Message] = []
     desk = remote(tmp_path, sent)
     desk.inbox.put(request(response_topic="edge/bench-01/cmd/log_level/ack"))
-    desk.look()
+    desk.tick()
     assert len(sent) == 1
 
 
@@ -89,7 +90,7 @@ def test_one_request_is_worked_on_a_tick(tmp_path: Path) -> None:
     for _ in range(3):
         desk.inbox.put(request())
     for count in (1, 2, 3, 3):
-        desk.look()
+        desk.tick()
         assert len(sent) == count
 
 
@@ -97,7 +98,7 @@ def test_what_came_before_the_start_waits_for_it(tmp_path: Path) -> None:
     sent: list[Message] = []
     early = CommandService(Config(), TOPICS, HEAD, tmp_path, sent.append, lambda: None)
     early.inbox.put(request())
-    early.look()
+    early.tick()
     early.close()
     assert sent == []
 
@@ -129,12 +130,12 @@ def test_what_fails_on_the_way_to_the_commands_stops_none_after_it(
     sent: list[Message] = []
     desk = remote(tmp_path, sent)
     with monkeypatch.context() as broken:
-        broken.setattr(Snapshots, "look", broken_down)
+        broken.setattr(Snapshots, "tick", broken_down)
         desk.inbox.put(request())
-        desk.look()
+        desk.tick()
     assert "Traceback" in caplog.text
     desk.inbox.put(request())
-    desk.look()
+    desk.tick()
     assert [each.topic for each in sent] == ["edge/bench-01/cmd/log_level/ack"] * 2
 
 
@@ -142,7 +143,7 @@ def test_a_picture_that_cannot_be_published_is_told_to_who_asked_for_it(caplog: 
     outcomes: list[Outcome] = []
     snapshots = Snapshots(TOPICS, broken_down, lambda: None)
     ask_for_door(snapshots, outcomes)
-    snapshots.look()
+    snapshots.tick()
     (outcome,) = outcomes
     assert "unexpected failure (ZeroDivisionError()" in (outcome.reason or "")
     assert "Traceback" in caplog.text
@@ -153,7 +154,7 @@ def test_a_picture_gives_way_to_results_and_not_they_to_it() -> None:
     outcomes: list[Outcome] = []
     snapshots = Snapshots(TOPICS, sent.append, lambda: None)
     ask_for_door(snapshots, outcomes)
-    snapshots.look()
+    snapshots.tick()
     assert [each.reason for each in outcomes] == [None]
     assert [each.topic for each in sent] == [TOPICS.snapshot("door")]
     assert MESSAGE_KINDS.index(sent[0].kind) > MESSAGE_KINDS.index("result")

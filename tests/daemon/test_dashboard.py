@@ -69,7 +69,7 @@ def page() -> dict[str, set[str]]:
     body["models"]["m"]["shadow"] = {"frames": 20, "agreement": 1.0}
     shown = Exposition()
     alarms = [{"alarm": "throttled", "model": None, "severity": "warning"}]
-    shown.take(body, {"door": stream}, {"m": model}, alarms, 0, is_connected=True)
+    shown.update(body, {"door": stream}, {"m": model}, alarms, 0, is_connected=True)
     labels: dict[str, set[str]] = {}
     parse: Any = parser.text_string_to_metric_families
     for family in parse(shown.text(OPENMETRICS)[0].decode()):

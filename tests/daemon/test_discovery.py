@@ -24,9 +24,10 @@ from edge.daemon.homeassistant.discovery import (
     Discovery,
     counts_of,
     object_id,
-    switched,
+    switch_command,
 )
-from edge.daemon.homeassistant.publisher import Home
+from edge.daemon.homeassistant.publisher import HomeAssistantPublisher
+from edge.mqtt.encode import MessageHead
 from edge.mqtt.topics import Topics
 from tests.support.broker import Mosquitto
 from tests.support.commander import ROOT_TOPIC, Commander, commanding
@@ -39,6 +40,7 @@ from tests.support.subscriber import Subscriber
 from tests.support.waiting import eventually
 
 TOPICS = Topics("edge", "bench-01")
+HEAD = MessageHead("bench-01", "0123456789")
 CONFIG_TOPIC = "homeassistant/device/edge_bench-01/config"
 DISCOVERY = Discovery("homeassistant", TOPICS, "0.1.0", "Jetson")
 DOOR = DiscoveredStream("door.1", ("person", "it's {{ 'a' }} \\ \"car\"\n%}"), classifies=False)
@@ -182,7 +184,7 @@ def test_object_ids_are_of_the_signs_that_are_allowed_and_differ_where_names_do(
 
 
 def test_a_switch_says_on_or_off_and_nothing_else() -> None:
-    assert (switched(b"ON"), switched(b"OFF"), switched(b"on"), switched(b"")) == (
+    assert (switch_command(b"ON"), switch_command(b"OFF"), switch_command(b"on"), switch_command(b"")) == (
         "stream_on",
         "stream_off",
         None,
@@ -192,16 +194,16 @@ def test_a_switch_says_on_or_off_and_nothing_else() -> None:
 
 def test_a_stream_that_goes_and_comes_again_is_counted_anew() -> None:
     sent: list[Message] = []
-    hands = SimpleNamespace(config=SimpleNamespace(streams={"door": None}))
-    home = Home(DISCOVERY, cast(DaemonControl, hands), TOPICS, {}, sent.append)
+    daemon = SimpleNamespace(config=SimpleNamespace(streams={"door": None}))
+    home = HomeAssistantPublisher(DISCOVERY, cast(DaemonControl, daemon), TOPICS, HEAD, sent.append)
     found = Classes(np.array([0.9], np.float32), np.array([0]))
     result = cast(Result, SimpleNamespace(findings=found, labels=("cat",), seq=7))
     for _ in range(2):
         home.newest["door"] = result
-        home._tell_counts()
+        home._publish_counts()
     home.forget("door")
     home.newest["door"] = result
-    home._tell_counts()
+    home._publish_counts()
     assert [(each.topic, bool(each.body), each.retain) for each in sent] == [
         (TOPICS.counts("door"), True, True),
         (TOPICS.counts("door"), False, True),
@@ -212,18 +214,18 @@ def test_a_stream_that_goes_and_comes_again_is_counted_anew() -> None:
 def test_a_home_that_asks_again_and_again_gets_one_message() -> None:
     sent: list[Message] = []
     pipeline = SimpleNamespace(models={})
-    board = SimpleNamespace(power_modes=())
-    hands = SimpleNamespace(config=Config(), pipeline=pipeline, board=board)
-    home = Home(DISCOVERY, cast(DaemonControl, hands), TOPICS, {}, sent.append)
-    home.look()
+    board_monitor = SimpleNamespace(power_modes=())
+    daemon = SimpleNamespace(config=Config(), pipeline=pipeline, board_monitor=board_monitor)
+    home = HomeAssistantPublisher(DISCOVERY, cast(DaemonControl, daemon), TOPICS, HEAD, sent.append)
+    home.tick()
     home._counts_due_ns = 2**63  # a second that does not end
     for _ in range(100):
         home.ask()
-        home.look()
+        home.tick()
     assert len(sent) == 1
     home._counts_due_ns = 0
-    home.look()
-    home.look()
+    home.tick()
+    home.tick()
     assert len(sent) == 2
 
 

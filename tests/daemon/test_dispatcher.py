@@ -17,16 +17,17 @@ from edge.core.config import CommandName, CommandsSettings
 from edge.core.records import CommandRequest
 from edge.daemon.commands.arguments import ARGS, MOST_BYTES, CommandError, checked_args, id_of, read_object
 from edge.daemon.commands.audit_log import MOST_BYTES as MOST_AUDITED
-from edge.daemon.commands.audit_log import Audit, shown_args
-from edge.daemon.commands.dispatcher import MOST_KNOWN, WINDOW_NS, Allowance, Dispatcher, Outcome
-from edge.daemon.commands.inbox import MOST_WAITING, Inbox
+from edge.daemon.commands.audit_log import AuditLog, shown_args
+from edge.daemon.commands.dispatcher import MOST_KNOWN, WINDOW_NS, Dispatcher, Outcome, RateLimit
+from edge.daemon.commands.service import MOST_WAITING, Inbox
 from edge.mqtt import schemas
+from edge.mqtt.encode import MessageHead
 from edge.mqtt.topics import Topics
 from tests.support.configuration import Json
 
 SCHEMA = json.loads(schemas.read("command"))
 TOPICS = Topics("site/edge", "bench-01")
-HEAD = {"v": 1, "device": "bench-01", "boot": "0123456789"}
+HEAD = MessageHead("bench-01", "0123456789")
 
 # Around what is valid. Numbers like 1.0 are left out: to JSON Schema that is an integer, to us it is not.
 SCALARS = st.one_of(
@@ -95,8 +96,8 @@ def test_the_plain_form_of_each_command_is_taken(name: CommandName) -> None:
         (b"{", "not JSON"),
         (b"[]", "type list"),
         (b'{"args":{"stream":"a","stream":"b"}}', "twice"),
-        (b'{"args":NaN}', "NaN is no JSON number"),
-        (b'{"args":1e999}', "1e999 is no JSON number"),
+        (b'{"args":NaN}', "NaN is not a JSON number"),
+        (b'{"args":1e999}', "1e999 is not a JSON number"),
         (b'{"id":' + b"9" * 5000 + b"}", "not JSON"),
         (b"[" * 60_000, "not JSON"),
         (b'{"args":' + b'{"a":' * 40 + b"1" + b"}" * 41, "deeper than 16 levels"),
@@ -153,7 +154,7 @@ class Desk:
 
     def send(self, name: CommandName, command_id: Any = None, **others: Any) -> None:
         body = json.dumps({"id": command_id, "args": VALID[name]}).encode()
-        self.commands.take(name, CommandRequest(TOPICS.command(name), body, retained=False), **others)
+        self.commands.accept(name, CommandRequest(TOPICS.command(name), body, retained=False), **others)
 
 
 def test_a_command_is_run_and_answered_by_its_name_and_id() -> None:
@@ -300,19 +301,19 @@ def test_what_is_at_work_when_the_daemon_stops_is_answered() -> None:
 def test_a_topic_that_no_command_could_have_is_counted_and_has_no_answer() -> None:
     desk = Desk("log_level")
     for name in ("", "Log_Level", "log level", "x" * 33, "é", "log_level\n"):
-        desk.commands.take(name, CommandRequest("t", b"{}", retained=False))
+        desk.commands.accept(name, CommandRequest("t", b"{}", retained=False))
     assert (desk.commands.refused, desk.answers, desk.audited) == (6, [], [])
 
 
 def test_so_many_are_taken_in_any_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0
     monkeypatch.setattr("edge.daemon.commands.dispatcher.now_ns", lambda: now)
-    allowance = Allowance(2)
-    assert [allowance.take() for _ in range(3)] == [True, True, False]
+    rate_limit = RateLimit(2)
+    assert [rate_limit.acquire() for _ in range(3)] == [True, True, False]
     now = WINDOW_NS - 1
-    assert not allowance.take()
+    assert not rate_limit.acquire()
     now = WINDOW_NS
-    assert [allowance.take() for _ in range(3)] == [True, True, False]
+    assert [rate_limit.acquire() for _ in range(3)] == [True, True, False]
 
 
 def test_a_full_inbox_turns_the_newest_away_and_then_only_counts() -> None:
@@ -321,7 +322,7 @@ def test_a_full_inbox_turns_the_newest_away_and_then_only_counts() -> None:
     for number in range(3 * MOST_WAITING):
         inbox.put(CommandRequest(str(number), b"x" * (2 * MOST_BYTES), retained=False))
     taken = []
-    while (each := inbox.take()) is not None:
+    while (each := inbox.pop()) is not None:
         taken.append(each)
     assert [int(request.topic) for request, _ in taken] == list(range(2 * MOST_WAITING))
     assert [has_room for _, has_room in taken] == [True] * MOST_WAITING + [False] * MOST_WAITING
@@ -346,7 +347,7 @@ def test_credentials_in_a_camera_s_path_or_query_are_not_recorded() -> None:
 
 
 def test_the_record_of_commands_is_bounded_with_one_older_file(tmp_path: Path) -> None:
-    audit = Audit(tmp_path)
+    audit = AuditLog(tmp_path)
     for number in range(25):
         audit.write({"number": number, "text": "é" * 20_000})
     assert sorted(each.name for each in tmp_path.iterdir()) == ["commands.jsonl", "commands.jsonl.1"]
@@ -359,7 +360,7 @@ def test_a_disk_that_takes_no_record_is_told_once_and_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "commands.jsonl").mkdir()
-    audit = Audit(tmp_path)
+    audit = AuditLog(tmp_path)
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             audit.write({"command": "reload"})

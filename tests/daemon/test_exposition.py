@@ -29,6 +29,7 @@ from edge.daemon.prometheus.exposition import Exposition
 from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS
 from edge.daemon.telemetry import Telemetry
 from edge.host.sensors.sensors import SensorReading
+from edge.mqtt.encode import MessageHead
 from edge.pipeline.meters import BUCKET_BOUNDS_S, ModelMeter, StreamMeter
 from tests.support.configuration import Configure, Json, belt
 from tests.support.emulated_boards.boards import build
@@ -83,12 +84,12 @@ def body_of(
 ) -> Json:
     reading = board or SensorReading("a board", None, 1.0)
     labelled = {name: ("engine/1", meter) for name, meter in (models or {}).items()}
-    telemetry = Telemetry("bench-01", "0123456789")
-    return telemetry.take(streams, labelled, lambda _: reading, OutboxState())
+    telemetry = Telemetry(MessageHead("bench-01", "0123456789"))
+    return telemetry.report(streams, labelled, lambda _: reading, OutboxState())
 
 
 def page_of(page: Exposition, body: Json, streams: Mapping[str, StreamMeter], **models: ModelMeter) -> Samples:
-    page.take(body, streams, models, (), 0, is_connected=True)
+    page.update(body, streams, models, (), 0, is_connected=True)
     return samples_of(parse_openmetrics(page.text(OPENMETRICS)[0].decode()))
 
 
@@ -287,7 +288,7 @@ def test_a_missing_package_is_told_in_one_sentence(
     monkeypatch.setattr(importlib.util, "find_spec", missing)
     exporter = Exporter()
     exporter.start(HttpSettings(enabled=True, port=port))
-    exporter.take({}, {}, {}, (), is_connected=False)
+    exporter.update({}, {}, {}, (), is_connected=False)
     exporter.stop()
     (record,) = caplog.records
     assert "pip install 'edge-runtime[metrics]'" in record.getMessage()
@@ -326,7 +327,7 @@ def page() -> tuple[str, str]:
     model.inferred(1, EngineTimes(3.0))
     shown = Exposition()
     alarms = [{"alarm": "throttled", "model": None, "severity": "warning"}]
-    shown.take(body_of({"door": stream}, {"m": model}), {"door": stream}, {"m": model}, alarms, 0, is_connected=True)
+    shown.update(body_of({"door": stream}, {"m": model}), {"door": stream}, {"m": model}, alarms, 0, is_connected=True)
     return shown.text("")[0].decode(), shown.text(OPENMETRICS)[0].decode()
 
 
@@ -358,7 +359,7 @@ def test_every_counter_is_one_in_the_older_format_too(page: tuple[str, str]) -> 
 
 def test_rows_have_names_of_their_own_and_one_help_each() -> None:
     rows = [*GAUGES, *STREAM_COUNTERS, *COUNTERS, *PERIODS]
-    assert len({row.name for row in rows}) == len({row.told for row in rows}) == len(rows)
+    assert len({row.name for row in rows}) == len({row.help_text for row in rows}) == len(rows)
     assert all(row.name.endswith("_total") for row in (*STREAM_COUNTERS, *COUNTERS, *PERIODS))
     assert not any(row.name.endswith("_total") for row in GAUGES)
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.daemon.prometheus import http_server as endpoint_module
-from edge.daemon.prometheus.http_server import LONGEST_HEAD, MOST_CONNECTIONS, Endpoint
+from edge.daemon.prometheus.http_server import LONGEST_HEAD, MOST_CONNECTIONS, HttpServer
 from tests.support.waiting import eventually, free_port
 
 TIMEOUT_S = 10.0
@@ -28,7 +28,7 @@ class Site:
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.endpoint = Endpoint("127.0.0.1", self.port, lambda accept: (PAGE + accept.encode(), "text/told"))
+        self.endpoint = HttpServer("127.0.0.1", self.port, lambda accept: (PAGE + accept.encode(), "text/told"))
 
     def get(self, method: str = "GET", path: str = "/metrics", **headers: str) -> tuple[int, bytes, str | None]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
@@ -191,7 +191,7 @@ def test_it_ends_while_a_reader_is_silent() -> None:
 
 def test_a_port_that_is_taken_is_an_error_at_once(site: Site) -> None:
     with pytest.raises(OSError, match="in use"):
-        Endpoint("127.0.0.1", site.port, lambda _: (b"", ""))
+        HttpServer("127.0.0.1", site.port, lambda _: (b"", ""))
 
 
 def test_it_listens_where_it_is_told_to_alone(site: Site) -> None:

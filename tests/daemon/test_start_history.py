@@ -1,4 +1,4 @@
-"""The record of starts, and daemons that end by themselves again and again."""
+"""Start history, and daemons that exit unexpectedly again and again."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def start(
     began = StartHistory(folder, restarted=True)
     found = began.crash_loop()
     began.begin()
-    began.look(engines)
+    began.update(engines)
     clock.now_s += seconds
-    began.look(engines)
+    began.update(engines)
     if end:
         began.end(end)
     clock.now_s += 5
@@ -71,7 +71,7 @@ def test_three_bad_ends_in_a_row_are_a_loop(tmp_path: Path, clock: Clock) -> Non
     assert found[:3] == [None, None, None]
     assert found[3] is not None
     assert found[3].count == 3
-    assert found[3].told == "the daemon ended by itself 3 times within 10 min, soon after each start"
+    assert found[3].reason == ("the daemon exited unexpectedly 3 times within 10 min, each time shortly after starting")
 
 
 @pytest.mark.parametrize("good", ["clean", "settled", "rebooted", "long ago"])
@@ -119,7 +119,7 @@ def test_the_medium_is_written_a_few_times_a_start_and_not_while_it_serves(tmp_p
     written = [record.stat().st_ino]
     for _ in range(5000):
         clock.now_s += 0.1
-        began.look(ENGINES)
+        began.update(ENGINES)
         written.append(record.stat().st_ino)
     assert sum(before != after for before, after in itertools.pairwise(written)) == 2
 
@@ -127,7 +127,7 @@ def test_the_medium_is_written_a_few_times_a_start_and_not_while_it_serves(tmp_p
 def test_without_somebody_who_restarts_it_nothing_is_kept(tmp_path: Path) -> None:
     began = StartHistory(tmp_path, restarted=False)
     began.begin()
-    began.look(ENGINES)
+    began.update(ENGINES)
     began.end("lost")
     assert list(tmp_path.iterdir()) == []
 
@@ -203,12 +203,12 @@ def test_a_daemon_that_is_killed_again_and_again_waits_tells_and_recovers(
         before = len(subscriber.messages)
         daemon = start_unit()
         subscriber.wait_for_results("belt", 3, after=before)
-        assert "ended by itself" not in daemon.log
+        assert "exited unexpectedly" not in daemon.log
         daemon.end(signal.SIGKILL)
     told = len(service_manager.told)
     daemon = start_unit(settled_s=3.0)
     service_manager.wait_for("EXTEND_TIMEOUT_USEC=301000000", after=told)
-    service_manager.wait_for("STATUS=waits 1 s, as the daemon ended by itself 3 times", after=told)
+    service_manager.wait_for("STATUS=waiting 1 s: the daemon exited unexpectedly 3 times", after=told)
     raised = subscriber.wait_for(lambda m: m.schema == "alarm" and m.body["state"] == "raised", "an alarm").body
     assert (raised["alarm"], raised["severity"]) == ("crash_loop", "critical")
     assert f"{REFERENCE}" in raised["next"]
@@ -220,7 +220,7 @@ def test_a_daemon_that_is_killed_again_and_again_waits_tells_and_recovers(
     calm = start_unit()
     subscriber.wait_for_results("belt", 3, after=before)
     assert calm.end() == 0
-    assert "ended by itself" not in calm.log
+    assert "exited unexpectedly" not in calm.log
 
 
 @pytest.mark.broker
@@ -233,7 +233,7 @@ def test_a_stop_during_the_pause_ends_the_daemon_at_once_and_in_peace(
         subscriber.wait_for_results("belt", 1, after=before)
         daemon.end(signal.SIGKILL)
     waiting = start_unit(pause_s=50.0)
-    waiting.await_log("now it waits 50 s")
+    waiting.await_log("waiting 50 s before this start")
     assert waiting.end(timeout_s=8.0) == 0
     before = len(subscriber.messages)
     calm = start_unit()
@@ -255,7 +255,7 @@ def test_a_gpu_that_is_lost_again_and_again_is_served_without(
     subscriber.wait_for_results("belt", 100, after=before)  # more than the GPU would have given
     raised = [alarm for alarm in subscriber.alarms() if alarm["state"] == "raised"]
     assert {alarm["alarm"] for alarm in raised[-2:]} == {"crash_loop", "engine_fallback"}
-    assert "a restart tries the wanted engine again" in str(raised)
+    assert "a restart tries the configured engine again" in str(raised)
     eventually(lambda: "crash_loop" in [a["alarm"] for a in subscriber.alarms() if a["state"] == "cleared"], "the end")
     assert fourth.end() == 0
     results = [m.body for m in subscriber.messages[before:] if m.topic.endswith("/streams/belt/results")]

@@ -14,6 +14,7 @@ from edge.host.sensors.energy import Energy
 from edge.host.sensors.energy_ledger import EnergyPeriod
 from edge.host.sensors.sensors import SensorReading, Sensors
 from edge.mqtt import schemas
+from edge.mqtt.encode import MessageHead
 from edge.pipeline.meters import ModelMeter, ModelWork, StreamMeter
 
 UNMEASURED = (
@@ -82,9 +83,9 @@ def test_the_message_is_as_its_schema_says(used: bool) -> None:  # noqa: FBT001 
         stream.resulted(result())
         stream.acknowledged(1.0, 2.0)
         model.inferred(1, EngineTimes(compute_ms=0.0))
-    telemetry = Telemetry("bench-01", "0123456789")
+    telemetry = Telemetry(MessageHead("bench-01", "0123456789"))
     outbox = OutboxState(3, 120, 0.5, 7)
-    message = telemetry.take({"door": stream}, {"m": ("e", model)}, Sensors().read, outbox)
+    message = telemetry.report({"door": stream}, {"m": ("e", model)}, Sensors().read, outbox)
     jsonschema.validate(json.loads(json.dumps(message, allow_nan=False)), json.loads(schemas.read("telemetry")))
     told = {"messages": 3, "bytes": 120, "oldest_s": 0.5, "dropped": 7, "disk": "off", "journal": False}
     assert told.items() <= message["outbox"].items()

@@ -40,7 +40,7 @@ from edge.core.records import (
 )
 from edge.mqtt import schemas
 from edge.mqtt.connection import try_connection
-from edge.mqtt.encode import ResultEncoder, found, to_json
+from edge.mqtt.encode import MessageHead, ResultEncoder, encode_findings, to_json
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.outbox.journal import Journal
 from edge.mqtt.publisher import Publisher
@@ -70,7 +70,7 @@ def detections(*found: tuple[float, float, float, float], score: float = 0.5, cl
 
 def encode(made: Result, board: BoardState = BoardState(), energy_j: float | None = None) -> Message:  # noqa: B008 -- frozen
     topic = "edge/bench-01/streams/door/results"
-    return ResultEncoder("bench-01", "0123456789").encode(made, topic, 1, NO_DROPS, board, energy_j)
+    return ResultEncoder(MessageHead("bench-01", "0123456789")).encode(made, topic, 1, NO_DROPS, board, energy_j)
 
 
 # What is encoded
@@ -103,7 +103,7 @@ def test_classes_are_encoded_without_boxes() -> None:
 
 
 def test_a_class_without_a_label_is_named_by_its_number() -> None:
-    assert found(detections((0, 0, 1, 1), class_id=5), ("person",))["detections"][0]["label"] == "5"
+    assert encode_findings(detections((0, 0, 1, 1), class_id=5), ("person",))["detections"][0]["label"] == "5"
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

@@ -266,7 +266,7 @@ def test_a_snapshot_of_a_stream_without_frames_is_given_up(
     subscriber.wait_for_state("running", "slow")
     subscriber.wait_for_results("slow", 1)
     answer = commander.ask("snapshot", {"stream": "slow"})
-    assert (answer["ok"], answer["reason"]) == (False, "stream slow gave no frame in 5 s; see its status")
+    assert (answer["ok"], answer["reason"]) == (False, "stream slow delivered no frame within 5 s; see its status")
     assert "does not exist" in commander.ask("snapshot", {"stream": "none"})["reason"]
     assert daemon.end() == 0
 

@@ -15,6 +15,7 @@ from edge.core.records import CommandRequest
 from edge.daemon.commands.arguments import ARGS
 from edge.daemon.commands.dispatcher import Dispatcher, Outcome
 from edge.mqtt import schemas
+from edge.mqtt.encode import MessageHead
 from tests.support.broker import Mosquitto
 from tests.support.commander import ROOT_TOPIC, commanding
 from tests.support.configuration import Configure, Json, belt
@@ -27,7 +28,7 @@ BY_BROKER = 1_500
 A_ROUND = 30  # fewer than may wait at once
 ALLOWED: tuple[CommandName, ...] = ("log_level", "snapshot", "stream_on")
 SCHEMA = json.loads(schemas.read("command"))["$defs"]
-HEAD = {"v": 1, "device": "bench-01", "boot": "0123456789"}
+HEAD = MessageHead("bench-01", "0123456789")
 
 STRINGS = [
     "belt",
@@ -163,7 +164,7 @@ def test_ten_thousand_payloads_do_what_is_allowed_and_valid_and_nothing_else() -
         raw = payload(dice, name, number)
         watched.ran.clear()
         watched.answers.clear()
-        watched.commands.take(name, CommandRequest(f"x/cmd/{name}", raw, retained=False))
+        watched.commands.accept(name, CommandRequest(f"x/cmd/{name}", raw, retained=False))
         must_run = name in ALLOWED and is_valid(name, raw)
         valid += must_run
         (answer,) = watched.answers

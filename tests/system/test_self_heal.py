@@ -290,10 +290,10 @@ def test_an_engine_that_fails_again_and_again_is_opened_again_and_the_others_ser
     before = len(subscriber.messages)
     faulty = emulated(tmp_path, fail_enqueue=40, fail_until_engine=3)
     again = start_edge(config, name="again", state_dir=state, environment=faulty)
-    raised = wait_for_alarm(subscriber, "raised", "fails at each batch of conveyor")
+    raised = wait_for_alarm(subscriber, "raised", "fails on every batch of conveyor")
     assert (raised["alarm"], raised["model"]) == ("engine_failing", "conveyor")
-    assert raised["next"] == "it is opened again now"
-    wait_for_alarm(subscriber, "raised", "it is opened again in 5 s")
+    assert raised["next"] == "it is reopened now"
+    wait_for_alarm(subscriber, "raised", "it is reopened in 5 s")
     wait_for_alarm(subscriber, "cleared", "serves conveyor again")
     after = len(subscriber.messages)
     subscriber.wait_for_results("belt", 10, after=after)

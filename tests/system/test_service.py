@@ -78,7 +78,7 @@ def test_a_defect_that_ends_the_daemon_is_in_the_log_with_its_traceback(
     assert daemon.wait() == 1
     assert subscriber.wait_for_state("stopped")
     told, _, stop = daemon.log.partition("stream belt is off")
-    assert "CRITICAL the daemon fails unexpectedly and stops\nTraceback (most recent call last):" in told
+    assert "CRITICAL unexpected failure; the daemon stops\nTraceback (most recent call last):" in told
     assert "IndexError: list index out of range" in told
     assert "edge: unexpected failure (IndexError: list index out of range)" in stop
 
@@ -301,7 +301,7 @@ def test_a_bad_new_configuration_is_refused_and_the_old_one_runs_on(
         configure(tables)
         daemon.send(signal.SIGHUP)
         daemon.await_log(sentence)
-        eventually(lambda: daemon.log.count("is refused and the old one runs on") == refusals, "a refusal")  # noqa: B023
+        eventually(lambda: daemon.log.count("is refused and the old one stays in effect") == refusals, "a refusal")  # noqa: B023
     subscriber.wait_for_results("belt", 5, after=len(subscriber.messages))
     assert daemon.end(timeout_s=STOP_S) == 0
     subscriber.wait_for_state("stopped")
@@ -316,7 +316,7 @@ def test_systemd_is_told_of_ready_watchdog_reload_and_stop(
     daemon = start_edge(configure({"streams.belt": belt(fps=5)}), environment=service_manager.environment(watchdog_s=1))
     service_manager.wait_for("READY=1")
     service_manager.wait_for("WATCHDOG=1")
-    service_manager.wait_for("STATUS=1 of 1 streams run, ")
+    service_manager.wait_for("STATUS=1 of 1 streams running, ")
     ready = len(service_manager.told)
     daemon.send(signal.SIGHUP)
     service_manager.wait_for("RELOADING=1\nMONOTONIC_USEC=", after=ready)

@@ -1,1 +1,1 @@
-"""Commands over MQTT: service, dispatcher, arguments, handlers, audit log."""
+"""Commands over MQTT: service, dispatcher, arguments, handlers, snapshots, audit log."""

@@ -1,4 +1,4 @@
-"""The body of a command → its id and its checked arguments, or one sentence; pure."""
+"""Parsing and validation of a command's body; pure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from edge.core.validation import Table, as_table
 
 MOST_BYTES = 65_536
 MOST_LEVELS = 16
-_LARGEST_ID = 2**53 - 1  # whole numbers that every JSON reader keeps as they are
+_LARGEST_ID = 2**53 - 1  # whole numbers that every JSON reader keeps exactly
 
 CommandId = Annotated[str, Field(pattern=r"^[ -~]{1,64}$")] | Annotated[int, Field(ge=-_LARGEST_ID, le=_LARGEST_ID)]
 Level = Literal["debug", "info", "warning", "error"]
 
 
 class CommandError(EdgeError):
-    """A command is refused; the message says why."""
+    """A command is refused, for the reason in the message."""
 
 
 class NoArgs(Table):
-    """Of commands that need none."""
+    """Arguments of commands that take none."""
 
 
 class PowerModeArgs(Table):
@@ -59,20 +59,20 @@ ARGS: dict[CommandName, type[Table]] = {
 
 
 class Envelope(Table):
-    """What every command's body holds."""
+    """Fields of every command's body."""
 
     id: CommandId | None = None
     args: dict[str, Any] = Field(default_factory=dict)
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """Read a command's body, where an empty one stands for {}; raise CommandError for what is no JSON object."""
+    """Parse a command's body, an empty one as {}; raise CommandError if it is not a JSON object."""
     if len(body) > MOST_BYTES:
         raise CommandError(f"the body is larger than {MOST_BYTES} bytes; send less")
     try:
         values = json.loads(
             body.decode() or "{}",
-            object_pairs_hook=_without_doubles,
+            object_pairs_hook=_without_duplicates,
             parse_constant=_refuse_number,
             parse_float=_finite,
         )
@@ -88,7 +88,7 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def id_of(values: dict[str, Any]) -> str | int | None:
-    """Return the id where it is one, so that a refused command can be told apart from others too."""
+    """Return the id if it is valid, so that a refusal can be matched to its command too."""
     try:
         return as_table({"id": values.get("id")}, Envelope, CommandError, "").id
     except CommandError:
@@ -96,21 +96,21 @@ def id_of(values: dict[str, Any]) -> str | int | None:
 
 
 def checked_args(name: CommandName, values: dict[str, Any]) -> Any:
-    """Return the arguments as the command's table; raise CommandError in one sentence where they do not fit."""
+    """Return the validated arguments; raise CommandError, in one sentence, if they are invalid."""
     envelope = as_table(values, Envelope, CommandError, f"command {name}")
     return as_table(envelope.args, ARGS[name], CommandError, f"args of command {name}")
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a key that stands twice: which one counts would be a guess."""
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a duplicate key: choosing one of its values would be a guess."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError("a key stands in it twice")
+        raise ValueError("a key occurs twice")
     return values
 
 
 def _refuse_number(text: str) -> Any:
-    raise ValueError(f"{text:.20} is no JSON number")
+    raise ValueError(f"{text:.20} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -119,7 +119,7 @@ def _finite(text: str) -> float:
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
-    """Tell whether a value is nested deeper than so many levels, without a call for each of them."""
+    """Return whether a value is nested deeper than so many levels, without recursion."""
     row = [value]
     for _ in range(levels):
         row = [

@@ -1,4 +1,4 @@
-"""The record of commands: JSON lines in a file of bounded size, beside an older one."""
+"""Audit log of commands: JSON lines in a file of bounded size, beside an older one."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 1_000_000  # of each of the two files
 MOST_SHOWN = 2000  # characters of a command's arguments
 _CAMERA = re.compile("rtsps?:", re.IGNORECASE)
-_SECRET_KEY = re.compile("pass|pwd|secret|token", re.IGNORECASE)  # refused, and yet not to be written down
+_SECRET_KEY = re.compile("pass|pwd|secret|token", re.IGNORECASE)  # refused, but not to be recorded either
 
 
-class Audit:
-    """Writes what was asked, and what came of it, to `commands.jsonl`; a full file becomes `commands.jsonl.1`."""
+class AuditLog:
+    """Writes commands and their outcomes to `commands.jsonl`; a full file becomes `commands.jsonl.1`."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "commands.jsonl"
         self._is_silent = False
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line and log it; a disk that does not take it is told once, and stops no command."""
+        """Append a line and log it; a failing disk is logged once, and stops no command."""
         text = json.dumps(line, ensure_ascii=True)
         log.info("command %s", text)
         try:
@@ -38,7 +38,7 @@ class Audit:
         except OSError as error:
             if not self._is_silent:
                 log.warning(
-                    "commands are not recorded in %s (%s); see its rights and the space left", self._path, error
+                    "commands are not recorded in %s (%s); check its permissions and the free space", self._path, error
                 )
             self._is_silent = True
 
@@ -52,7 +52,7 @@ class Audit:
 
 
 def shown_args(args: Any) -> Any:
-    """Return a command's arguments as they may be recorded: no credentials, and of bounded length."""
+    """Return a command's arguments without credentials and of bounded length."""
     shown = _without_secrets(args)
     text = json.dumps(shown)
     return shown if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "…"

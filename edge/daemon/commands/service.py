@@ -1,51 +1,86 @@
-"""The daemon's way to be asked: commands and Home Assistant over MQTT, from the request to the answer."""
+"""Command service: requests over MQTT, from commands and Home Assistant, and their answers."""
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edge import __version__
 from edge.core.config import Config
 from edge.core.records import CommandRequest, Message, Result
-from edge.daemon.commands.audit_log import Audit, shown_args
+from edge.daemon.commands.arguments import MOST_BYTES
+from edge.daemon.commands.audit_log import AuditLog, shown_args
 from edge.daemon.commands.dispatcher import Answer, Dispatcher
 from edge.daemon.commands.handlers import CommandHandlers, DaemonControl
-from edge.daemon.commands.inbox import Inbox
-from edge.daemon.homeassistant.discovery import Discovery, switched
-from edge.daemon.homeassistant.publisher import Home
-from edge.mqtt.encode import to_json
+from edge.daemon.homeassistant.discovery import Discovery, switch_command
+from edge.daemon.homeassistant.publisher import HomeAssistantPublisher
+from edge.mqtt.encode import MessageHead, to_json
 from edge.mqtt.topics import Topics
 
 log = logging.getLogger(__name__)
 
+MOST_WAITING = 64  # requests that arrive between two ticks
+
+
+class Inbox:
+    """Queue of requests between two threads; when full, the newest are refused with an answer, then only counted."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.lost = 0  # without even an answer
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._waiting: deque[CommandRequest] = deque()
+        self._turned_away: deque[CommandRequest] = deque()
+
+    def put(self, request: CommandRequest) -> None:
+        """Queue a request; never waits."""
+        if len(request.body) > MOST_BYTES:
+            request = replace(request, body=request.body[: MOST_BYTES + 1])  # enough to refuse it by its length
+        with self._lock:
+            if len(self._waiting) < MOST_WAITING:
+                self._waiting.append(request)
+            elif len(self._turned_away) < MOST_WAITING:
+                self._turned_away.append(request)
+            else:
+                self.lost += 1
+        self._wake()
+
+    def pop(self) -> tuple[CommandRequest, bool] | None:
+        """Return the next request and whether there was room for it; None if the queue is empty."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft(), True
+            return (self._turned_away.popleft(), False) if self._turned_away else None
+
 
 class CommandService:
-    """Takes requests from the publisher's thread and works on them at the daemon's ticks."""
+    """Queues requests on the publisher's thread and runs them at the daemon's ticks."""
 
     def __init__(
         self,
         config: Config,
         topics: Topics,
-        head: dict[str, Any],
+        head: MessageHead,
         state_dir: Path,
         publish: Callable[[Message], None],
         wake: Callable[[], None],
     ) -> None:
-        """Take `head`, which every message begins with."""
         self._settings, self._topics, self._head, self._publish = config, topics, head, publish
         self._wake = wake
         self.inbox = Inbox(wake)
-        self._audit = Audit(state_dir)
-        self._commands: Dispatcher | None = None
-        self._effects: CommandHandlers | None = None
-        self._home: Home | None = None
+        self._audit_log = AuditLog(state_dir)
+        self._dispatcher: Dispatcher | None = None
+        self._handlers: CommandHandlers | None = None
+        self._home_assistant: HomeAssistantPublisher | None = None
 
     @property
     def subscriptions(self) -> list[str]:
-        """What is listened to; nothing unless it is configured."""
+        """Topics to subscribe to; none unless configured."""
         allow, home = self._settings.commands.allow, self._settings.homeassistant
         topics = [self._topics.commands] if allow else []
         if home.enabled:
@@ -54,78 +89,83 @@ class CommandService:
                 topics.append(self._topics.switch("+"))
         return topics
 
-    def start(self, hands: DaemonControl, board: str) -> None:
-        """Begin to work on what comes."""
-        effects = self._effects = CommandHandlers(hands, self._topics, self._publish, self._wake)
-        self._commands = Dispatcher(self._settings.commands, self._head, effects.by_name, self._answer, self._record)
+    def start(self, daemon: DaemonControl, board: str) -> None:
+        """Begin to run what arrives."""
+        handlers = self._handlers = CommandHandlers(daemon, self._topics, self._publish, self._wake)
+        self._dispatcher = Dispatcher(self._settings.commands, self._head, handlers.by_name, self._answer, self._record)
         if self._settings.homeassistant.enabled:
             discovery = Discovery(self._settings.homeassistant.prefix, self._topics, __version__, board)
-            self._home = Home(discovery, hands, self._topics, self._head, self._publish)
+            self._home_assistant = HomeAssistantPublisher(discovery, daemon, self._topics, self._head, self._publish)
 
-    def look(self) -> None:
-        """Work on one request, so that ticks stay short, and on what has come to its end."""
-        if self._commands is None or self._effects is None:
+    def tick(self) -> None:
+        """Run one request, so that ticks stay short, and answer what has finished."""
+        if self._dispatcher is None or self._handlers is None:
             return
         try:
-            if (taken := self.inbox.take()) is not None:
+            if (popped := self.inbox.pop()) is not None:
                 self._wake()  # there may be more
-                self._take(self._commands, *taken)
-            self._effects.look()
-        # Whatever a command stumbles over must not end the daemon that it was sent to.
+                request, has_room = popped
+                self._route(self._dispatcher, request, has_room=has_room)
+            self._handlers.tick()
+        # Whatever a command fails with must not end the daemon that it was sent to.
         except Exception:
-            log.exception("the work on commands failed unexpectedly")
-        self._commands.settle()
-        if self._home is not None:
-            self._home.look()
+            log.exception("commands failed unexpectedly")
+        self._dispatcher.settle()
+        if self._home_assistant is not None:
+            self._home_assistant.tick()
 
-    def result(self, result: Result) -> None:
+    def note_result(self, result: Result) -> None:
         """Note the newest result of a stream; called from lanes."""
-        if self._home is not None:
-            self._home.newest[result.stream] = result
+        if self._home_assistant is not None:
+            self._home_assistant.newest[result.stream] = result
 
     def forget(self, stream: str) -> None:
-        """Take away what the broker has retained of a stream that is gone."""
-        if self._home is not None:
-            self._home.forget(stream)
+        """Remove what the broker has retained of a stream that is gone."""
+        if self._home_assistant is not None:
+            self._home_assistant.forget(stream)
 
     def counts(self) -> dict[str, int] | None:
-        """Return what became of the commands since the start; None where none is taken."""
-        commands = self._commands
-        if commands is None or not self._settings.commands.allow:
+        """Return the counts of commands since the start, by outcome; None if no command is allowed."""
+        dispatcher = self._dispatcher
+        if dispatcher is None or not self._settings.commands.allow:
             return None
-        return {"taken": commands.taken, "refused": commands.refused, "lost": self.inbox.lost}
+        return {"taken": dispatcher.accepted, "refused": dispatcher.refused, "lost": self.inbox.lost}
 
     def close(self) -> None:
-        """Answer what has not come to its end."""
-        if self._commands is not None:
-            self._commands.close()
+        """Answer what has not finished."""
+        if self._dispatcher is not None:
+            self._dispatcher.close()
 
-    def _take(self, commands: Dispatcher, request: CommandRequest, has_room: bool) -> None:  # noqa: FBT001 -- as the inbox gives it
+    def _route(self, dispatcher: Dispatcher, request: CommandRequest, *, has_room: bool) -> None:
         if (name := self._topics.commanded(request.topic)) is not None:
-            commands.take(name, request, has_room=has_room)
+            dispatcher.accept(name, request, has_room=has_room)
         elif (stream := self._topics.switched_stream(request.topic)) is not None:
-            if (command := switched(request.body)) is not None:
+            if (command := switch_command(request.body)) is not None:
                 body = to_json({"args": {"stream": stream}})
                 switch = CommandRequest(self._topics.command(command), body, request.retained)
-                commands.take(command, switch, has_room=has_room)
-        elif self._home is not None and request.topic == self._home.birth_topic and request.body == b"online":
-            self._home.ask()
+                dispatcher.accept(command, switch, has_room=has_room)
+        elif (
+            self._home_assistant is not None
+            and request.topic == self._home_assistant.birth_topic
+            and request.body == b"online"
+        ):
+            self._home_assistant.ask()
 
-    def _answer(self, command: str, askers: list[CommandRequest], answer: Answer) -> None:
-        """Send an answer to the command's topic, and to where each asker wants it."""
+    def _answer(self, command: str, requests: list[CommandRequest], answer: Answer) -> None:
+        """Publish an answer on the command's topic, and on the response topic of each request."""
         body = to_json(answer)
         topic = self._topics.acknowledgement(command)
-        correlation = askers[0].correlation if len(askers) == 1 else None
+        correlation = requests[0].correlation if len(requests) == 1 else None
         self._publish(Message(topic, body, kind="answer", correlation=correlation))
-        for asker in askers:
-            wanted = asker.response_topic
-            if wanted is None or wanted == topic:
+        for request in requests:
+            response_topic = request.response_topic
+            if response_topic is None or response_topic == topic:
                 continue
-            if self._topics.is_for_answers(wanted):
-                self._publish(Message(wanted, body, kind="answer", correlation=asker.correlation))
+            if self._topics.is_for_answers(response_topic):
+                self._publish(Message(response_topic, body, kind="answer", correlation=request.correlation))
             else:
-                log.warning("command %s: no answer is sent to its response topic %r", command, wanted[:200])
+                log.warning("command %s: no answer is sent to response topic %r", command, response_topic[:200])
 
     def _record(self, answer: Answer, args: Any) -> None:
         line = {key: answer[key] for key in ("at", "id", "command", "ok", "reason")}
-        self._audit.write(line | {"args": shown_args(args)})
+        self._audit_log.write(line | {"args": shown_args(args)})

@@ -1,1 +1,1 @@
-"""Home Assistant: discovery and what its entities read."""
+"""Home Assistant: discovery and the counts that its entities read."""

@@ -1,6 +1,6 @@
-"""What Home Assistant is told of this device: one discovery message, and what it sends back; pure.
+"""Home Assistant discovery: the message that describes this device, and the switches it sends back; pure.
 
-Home Assistant reads our messages by templates. A value that is null, or not there, renders as None, which it shows as
+Home Assistant reads our messages by templates. A value that is null or missing renders as None, which it shows as
 unknown.
 """
 
@@ -17,7 +17,7 @@ from edge.core.config import CommandName
 from edge.core.records import Classes, Findings
 from edge.mqtt.topics import Topics
 
-# Each label is an entity of its own, and a home wants to see few of them; a stream's `labels` chooses which.
+# Each label is an entity of its own, and a home wants to see only a few; a stream's `labels` selects them.
 MOST_LABELS = 20
 
 Component = dict[str, Any]
@@ -25,7 +25,7 @@ Component = dict[str, Any]
 
 @dataclass(frozen=True)
 class DiscoveredStream:
-    """What of a stream makes its entities."""
+    """The properties of a stream that determine its entities."""
 
     name: str
     labels: tuple[str, ...]  # that it may publish
@@ -34,7 +34,7 @@ class DiscoveredStream:
 
 @dataclass(frozen=True)
 class DiscoveredDevice:
-    """What of the device makes its entities."""
+    """The properties of the device that determine its entities."""
 
     streams: tuple[DiscoveredStream, ...]
     models: tuple[str, ...]
@@ -59,7 +59,7 @@ class Discovery:
         }
 
     def body(self, shown: DiscoveredDevice, former: Mapping[str, Component] | None = None) -> dict[str, Any]:
-        """Return the message; components of the `former` one that are gone are named, so that they disappear."""
+        """Return the message; components of the `former` one that are gone are listed, so that they disappear."""
         components = self._of_device(shown)
         for stream in shown.streams:
             components |= self._of_stream(stream, shown.allow)
@@ -73,7 +73,7 @@ class Discovery:
         throttled = _path("board", "throttled")
         components = {
             "power": _sensor("power", _value("board", "power_w"), "W", device_class="power"),
-            "efficiency": _sensor("images per second and watt", _value("board", "images_per_s_per_w"), "1/s/W"),
+            "efficiency": _sensor("images per second per watt", _value("board", "images_per_s_per_w"), "1/s/W"),
             "temperature": _sensor(
                 "temperature",
                 f"{{{{ ({hottest}).values() | select('number') | max | default(none) }}}}",
@@ -127,7 +127,7 @@ class Discovery:
         return components
 
     def _counts(self, stream: DiscoveredStream) -> dict[str, Component]:
-        """Return one sensor of all objects, and one of each label."""
+        """Return one sensor for all objects, and one for each label."""
         counts = f"({_path('counts')} or {{}})"
         key, topic = f"stream_{stream.name}", self._topics.counts(stream.name)
         found = {f"{key}_objects": _sensor(f"{stream.name} objects", f"{{{{ {counts}.values() | sum }}}}", None)}
@@ -151,19 +151,19 @@ class Discovery:
 
 
 def counts_of(findings: Findings, labels: Sequence[str]) -> dict[str, Any]:
-    """Return how many of each label were found, and the best class where a picture was classified."""
+    """Return the count of each label, and the best class of a classified picture."""
     names = [labels[each] if each < len(labels) else str(each) for each in findings.class_ids.tolist()]
     top = names[0] if names and isinstance(findings, Classes) else None
     return {"counts": dict(Counter(names)), "top": top}
 
 
-def switched(body: bytes) -> CommandName | None:
-    """Return the command that a switch's ON or OFF stands for."""
+def switch_command(body: bytes) -> CommandName | None:
+    """Return the command for a switch's ON or OFF."""
     return {b"ON": "stream_on", b"OFF": "stream_off"}.get(body)  # type: ignore[return-value]
 
 
 def object_id(name: str) -> str:
-    """Return a name in the signs that an object id may have; names that differ stay different."""
+    """Return a name in the characters that an object id may have; different names stay different."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
     return plain if plain == name else f"{plain[:64]}_{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:6]}"
 
@@ -187,7 +187,7 @@ def _value(*keys: str) -> str:
 
 
 def _path(*keys: str) -> str:
-    """Return an expression for a value deep in a message; none where anything on the way is missing or null."""
+    """Return an expression for a value deep in a message; none if anything on the path is missing or null."""
     expression = "value_json"
     for key in keys[:-1]:
         expression = f"({expression}.get({_literal(key)}) or {{}})"
@@ -195,6 +195,6 @@ def _path(*keys: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return text as a string of a template, whatever it holds."""
+    """Return any text as a string literal of a template."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
     return f"'{escaped}'"

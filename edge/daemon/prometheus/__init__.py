@@ -1,1 +1,1 @@
-"""What Prometheus reads: the figures of telemetry over HTTP."""
+"""Prometheus exporter: the figures of telemetry over HTTP."""

@@ -1,4 +1,4 @@
-"""Totals that never fall, made of counts that begin anew with each change of a stream, and of figures of a period."""
+"""Monotonic counters, from counts that restart when a stream changes, and from figures of a period."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Values = dict[Labels, float]
 Spreads = dict[Labels, tuple[tuple[int, ...], float]]  # counts by bound and sum in s, of each stream and its two ends
 
 
-class Totals:
-    """What is counted over the life of the daemon; a stream's figures go with it when it is taken out."""
+class Counters:
+    """Counters over the life of the daemon; those of a stream go when it is removed."""
 
     def __init__(self) -> None:
         self._meters: dict[str, StreamMeter] = {}
@@ -25,17 +25,17 @@ class Totals:
         self.spreads: Spreads = {}
         self.values: dict[str, Values] = {}  # by metric
 
-    def take(self, body: Json, streams: Mapping[str, StreamMeter], models: Mapping[str, ModelMeter]) -> None:
-        """Take in the telemetry message of a period, and the meters that it was made of."""
+    def update(self, body: Json, streams: Mapping[str, StreamMeter], models: Mapping[str, ModelMeter]) -> None:
+        """Add the telemetry message of a period, and the meters behind it."""
         self._follow(streams)
         for row in PERIODS:
             _add(self._sums[row.name], row.read(body))
         _add(self._images, (((name,), meter.work.images) for name, meter in models.items()))
         _add(self._busy_s, (((name,), meter.work.busy_ms / 1000) for name, meter in models.items()))
         self.spreads = {
-            labels: _joined(self._former_spreads.get(labels), told)
+            labels: _joined(self._former_spreads.get(labels), spread)
             for name, meter in streams.items()
-            for labels, told in _spreads_of(name, meter)
+            for labels, spread in _spreads_of(name, meter)
         }
         self.values = {
             **{row.name: _sum(self._former[row.name], row.read(body)) for row in STREAM_COUNTERS},
@@ -46,7 +46,7 @@ class Totals:
         }
 
     def _follow(self, streams: Mapping[str, StreamMeter]) -> None:
-        """Keep what the meters of changed streams came to in the end; forget the streams that are gone."""
+        """Keep the final counts of replaced meters; forget the streams that are gone."""
         for name, meter in self._meters.items():
             if name not in streams:
                 self._forget(name)
@@ -54,14 +54,14 @@ class Totals:
                 ended = {"streams": {name: meter.counts()}}
                 for row in STREAM_COUNTERS:
                     _add(self._former[row.name], row.read(ended))
-                for labels, told in _spreads_of(name, meter):
-                    self._former_spreads[labels] = _joined(self._former_spreads.get(labels), told)
+                for labels, spread in _spreads_of(name, meter):
+                    self._former_spreads[labels] = _joined(self._former_spreads.get(labels), spread)
         self._meters = dict(streams)
 
     def _forget(self, name: str) -> None:
         for metric, values in self._former.items():
             self._former[metric] = {labels: value for labels, value in values.items() if labels[0] != name}
-        self._former_spreads = {labels: told for labels, told in self._former_spreads.items() if labels[0] != name}
+        self._former_spreads = {labels: spread for labels, spread in self._former_spreads.items() if labels[0] != name}
 
 
 def _add(values: Values, samples: Iterable[Sample]) -> None:
@@ -75,7 +75,7 @@ def _sum(former: Values, samples: Iterable[Sample]) -> Values:
 
 
 def _spreads_of(name: str, meter: StreamMeter) -> Iterable[tuple[Labels, tuple[tuple[int, ...], float]]]:
-    return (((name, until), told) for until, told in meter.buckets().items())
+    return (((name, until), spread) for until, spread in meter.buckets().items())
 
 
 def _joined(

@@ -1,4 +1,4 @@
-"""The page, opened where `[http]` asks for it; what keeps it from opening is told, and all else runs on."""
+"""Exporter of metrics, if `[http]` enables it; a failure to open is logged, and everything else keeps running."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.core.config import HttpSettings
 from edge.core.errors import EdgeError
-from edge.daemon.prometheus.http_server import PATH, Endpoint
+from edge.daemon.prometheus.http_server import PATH, HttpServer
 from edge.pipeline.meters import ModelMeter, StreamMeter
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ PACKAGE = "prometheus_client"
 
 
 def address(settings: HttpSettings) -> str:
-    """Return where the page stands; raise EdgeError where the package is missing that writes it."""
+    """Return the URL of the metrics page; raise EdgeError if the package that writes it is missing."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise EdgeError(
-            "[http] enabled: found no package prometheus-client, which writes the page; "
+            "[http] enabled: package prometheus-client, which writes the page, is not installed; "
             "install it: pip install 'edge-runtime[metrics]'"
         )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -32,11 +32,11 @@ def address(settings: HttpSettings) -> str:
 
 
 class Exporter:
-    """Shows Prometheus the figures of each period, or nothing where it is not asked for."""
+    """Serves the figures of each period to Prometheus, if enabled."""
 
     def __init__(self) -> None:
         self._page: Exposition | None = None
-        self._endpoint: Endpoint | None = None
+        self._server: HttpServer | None = None
 
     def start(self, settings: HttpSettings) -> None:
         if not settings.enabled:
@@ -46,13 +46,13 @@ class Exporter:
             from edge.daemon.prometheus.exposition import Exposition  # noqa: PLC0415 -- an extra
 
             page = Exposition()
-            self._endpoint = Endpoint(settings.host, settings.port, page.text)
+            self._server = HttpServer(settings.host, settings.port, page.text)
         except EdgeError as error:
-            log.error("%s; all else runs on", error)  # noqa: TRY400 -- for users
-        except (OSError, UnicodeError) as error:  # UnicodeError: of a host that can be no name
+            log.error("%s; everything else works", error)  # noqa: TRY400 -- for users
+        except (OSError, UnicodeError) as error:  # UnicodeError: from an invalid host name
             log.error(  # noqa: TRY400 -- for users
-                "[http] host %s, port %d cannot be listened on (%s), so Prometheus reads nothing and all else runs on; "
-                "see which program has the port (ss -ltnp), or choose another",
+                "[http] host %s, port %d cannot be listened on (%s): no metrics are served, everything else works; "
+                "see which program uses the port (ss -ltnp), or choose another",
                 settings.host,
                 settings.port,
                 getattr(error, "strerror", None) or error,
@@ -61,7 +61,7 @@ class Exporter:
             self._page = page
             log.info("Prometheus can read %s", url)
 
-    def take(
+    def update(
         self,
         body: Mapping[str, Any],
         streams: Mapping[str, StreamMeter],
@@ -70,10 +70,10 @@ class Exporter:
         *,
         is_connected: bool,
     ) -> None:
-        """Show a period's telemetry message, with the alarms that stand."""
-        if self._page is not None and self._endpoint is not None:
-            self._page.take(body, streams, models, alarms, self._endpoint.dropped, is_connected=is_connected)
+        """Serve a period's telemetry message, with the standing alarms."""
+        if self._page is not None and self._server is not None:
+            self._page.update(body, streams, models, alarms, self._server.dropped, is_connected=is_connected)
 
     def stop(self) -> None:
-        if self._endpoint is not None:
-            self._endpoint.stop()
+        if self._server is not None:
+            self._server.stop()

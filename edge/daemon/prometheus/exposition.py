@@ -1,4 +1,4 @@
-"""The page that Prometheus reads, in either of its text formats; prometheus-client, an optional package, writes it."""
+"""Exposition of metrics in either text format of Prometheus, written by prometheus-client, an optional package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from edge import __version__
-from edge.daemon.prometheus.counters import Spreads, Totals, Values
+from edge.daemon.prometheus.counters import Counters, Spreads, Values
 from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS, Json, Metric
 from edge.pipeline.meters import BUCKET_BOUNDS_S, ModelMeter, StreamMeter
 
@@ -25,21 +25,21 @@ UNITS = ("seconds", "joules", "watts", "celsius", "ratio", "bytes", "hertz")
 BOUNDS = (*map(str, BUCKET_BOUNDS_S), "+Inf")
 _OF_MODELS = (
     Metric("edge_model_images_total", "Images inferred.", ("model",), lambda _: iter(())),
-    Metric("edge_model_busy_seconds_total", "Time that the engine ran, of all lanes.", ("model",), lambda _: iter(())),
+    Metric("edge_model_busy_seconds_total", "Time that the engine ran, in all lanes.", ("model",), lambda _: iter(())),
 )
 
 
-Alarms = Sequence[Mapping[str, Any]]  # those that stand, as the status lists them
+Alarms = Sequence[Mapping[str, Any]]  # standing, as the status lists them
 
 
 class Exposition:
-    """The figures of the newest period as text, made once for each format and period, however often it is read."""
+    """The figures of the newest period as text, written once per format and period, however often they are read."""
 
     def __init__(self) -> None:
-        self._totals = Totals()
+        self._totals = Counters()
         self._newest = _Period([])
 
-    def take(
+    def update(
         self,
         body: Json,
         streams: Mapping[str, StreamMeter],
@@ -49,22 +49,22 @@ class Exposition:
         *,
         is_connected: bool,
     ) -> None:
-        """Take in the telemetry message of a period, the meters that it was made of, and what stands beside it."""
-        self._totals.take(body, streams, models)
+        """Replace the figures by those of a period: its telemetry message, its meters, and the standing alarms."""
+        self._totals.update(body, streams, models)
         families = [*_infos(body), *_standing(alarms), *_gauges(body), *_counters(self._totals.values)]
         families += [
             _latency(self._totals.spreads),
-            core.GaugeMetricFamily("edge_mqtt_connected", "Whether the broker is there.", float(is_connected)),
+            core.GaugeMetricFamily("edge_mqtt_connected", "Whether the broker is connected.", float(is_connected)),
             core.CounterMetricFamily(
                 "edge_scrape_dropped_connections_total",
-                "Readers of this page that were too slow, or gave way to newer ones.",
+                "Readers of this page that were too slow, or displaced by newer ones.",
                 dropped_readers,
             ),
         ]
         self._newest = _Period(families)
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """Return the page, and its content type, for an Accept header; called by another thread than `take`."""
+        """Return the page, and its content type, for an Accept header; called by another thread than `update`."""
         return self._newest.text("openmetrics" if "application/openmetrics-text" in accept else "text")
 
 
@@ -89,23 +89,23 @@ class _Period(Collector):
 def _infos(body: Json) -> Iterator[core.Metric]:
     board, mode = body["board"], body["board"]["power_mode"]
     build = {"version": __version__, "device": body["device"], "board": board["name"], "boot": body["boot"]}
-    yield _info("edge_build", "What runs, and where.", [build])
-    engines = [{"model": name, "engine": told["engine"]} for name, told in body["models"].items()]
-    yield _info("edge_model", "The engine that serves a model.", engines)
-    yield _info("edge_power_mode", "The power mode that the board is in.", [] if mode is None else [{"mode": mode}])
+    yield _info("edge_build", "Version, device, board and boot of the daemon.", [build])
+    engines = [{"model": name, "engine": model["engine"]} for name, model in body["models"].items()]
+    yield _info("edge_model", "Engine that serves a model.", engines)
+    yield _info("edge_power_mode", "Power mode of the board.", [] if mode is None else [{"mode": mode}])
 
 
 def _standing(alarms: Alarms) -> Iterator[core.Metric]:
-    yield core.GaugeMetricFamily("edge_alarms", "How many alarms stand.", len(alarms))
+    yield core.GaugeMetricFamily("edge_alarms", "Number of standing alarms.", len(alarms))
     labels = ("alarm", "model", "severity")
-    family = core.GaugeMetricFamily("edge_alarm", "1 for each alarm that stands.", labels=labels)
+    family = core.GaugeMetricFamily("edge_alarm", "1 for each standing alarm.", labels=labels)
     for alarm in alarms:
         family.add_metric((alarm["alarm"], alarm["model"] or "", alarm["severity"]), 1)
     yield family
 
 
-def _info(name: str, told: str, labels: Iterable[dict[str, str]]) -> core.Metric:
-    family = core.Metric(name, told, "info")
+def _info(name: str, help_text: str, labels: Iterable[dict[str, str]]) -> core.Metric:
+    family = core.Metric(name, help_text, "info")
     for each in labels:
         family.add_sample(f"{name}_info", each, 1)
     return family
@@ -113,7 +113,7 @@ def _info(name: str, told: str, labels: Iterable[dict[str, str]]) -> core.Metric
 
 def _gauges(body: Json) -> Iterator[core.Metric]:
     for row in GAUGES:
-        family = core.GaugeMetricFamily(row.name, row.told, labels=row.labels, unit=_unit(row.name))
+        family = core.GaugeMetricFamily(row.name, row.help_text, labels=row.labels, unit=_unit(row.name))
         for labels, value in row.read(body):
             if value is not None:
                 family.add_metric(labels, float(value))
@@ -123,7 +123,7 @@ def _gauges(body: Json) -> Iterator[core.Metric]:
 def _counters(totals: Mapping[str, Values]) -> Iterator[core.Metric]:
     for row in (*STREAM_COUNTERS, *COUNTERS, *PERIODS, *_OF_MODELS):
         unit = _unit(row.name.removesuffix("_total"))
-        family = core.CounterMetricFamily(row.name, row.told, labels=row.labels, unit=unit)
+        family = core.CounterMetricFamily(row.name, row.help_text, labels=row.labels, unit=unit)
         for labels, value in totals[row.name].items():
             family.add_metric(labels, value)
         yield family
@@ -132,7 +132,7 @@ def _counters(totals: Mapping[str, Values]) -> Iterator[core.Metric]:
 def _latency(spreads: Spreads) -> core.Metric:
     family = core.HistogramMetricFamily(
         "edge_stream_latency_seconds",
-        "From a frame's capture until it was found what is in it, and until the broker acknowledged its result.",
+        "From a frame's capture until its findings were decoded, and until the broker acknowledged its result.",
         labels=("stream", "until"),
         unit="seconds",
     )

@@ -1,4 +1,4 @@
-"""One page over HTTP, from one thread: many readers, slow ones and rubbish cost nobody else anything."""
+"""HTTP server of one page, on one thread: many, slow or malformed requests delay no other reader."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from edge.core.clock import now_ns
 log = logging.getLogger(__name__)
 
 PATH = "/metrics"
-MOST_CONNECTIONS = 32  # a new one takes the place of the oldest
+MOST_CONNECTIONS = 32  # a new one displaces the oldest
 LONGEST_S = 10.0  # that one connection may last
 LONGEST_HEAD = 8192  # bytes
 READ_AT_ONCE = 4096  # bytes
-TICK_S = 1.0  # how often connections are looked at that nothing comes from
+TICK_S = 1.0  # between checks for silent connections
 STOP_S = 1.0
 _END_OF_HEAD = b"\r\n\r\n"
 _REQUEST_LINE_PARTS = 3
@@ -32,14 +32,14 @@ _REASONS = {
 Answer = Callable[[str], tuple[bytes, str]]
 
 
-class Endpoint:
+class HttpServer:
     """Answers GET and HEAD of one page until it is stopped."""
 
     def __init__(self, host: str, port: int, answer: Answer) -> None:
-        """Listen; raise OSError where that cannot be done. `answer(accept)` gives the page and its content type."""
+        """Listen; raise OSError on failure. `answer(accept)` returns the page and its content type."""
         self._answer = answer
         self._has_failed = False
-        self.dropped = 0  # connections that were too slow, or gave way to newer ones
+        self.dropped = 0  # connections that were too slow, or displaced by newer ones
         self._connections: dict[socket.socket, _Connection] = {}  # the oldest first
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         self._listener = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
@@ -52,24 +52,24 @@ class Endpoint:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; whoever is being answered is left."""
+        """End the thread, without waiting for readers."""
         self._wake.close()
         self._thread.join(STOP_S)
 
     def _run(self) -> None:
         try:
-            while self._look():
+            while self._tick():
                 pass
-        except Exception:  # the top of a thread: this page ends, and the daemon serves on
-            log.exception("the metrics page failed unexpectedly and is gone until a restart")
+        except Exception:  # the top of a thread: this page ends, and the daemon continues
+            log.exception("the metrics page failed unexpectedly and is unavailable until a restart")
         finally:
             for connection in [*self._connections.values()]:
                 self._end(connection)
             for part in (self._selector, self._listener, self._woken):
                 part.close()
 
-    def _look(self) -> bool:
-        """Do what is to be done now; False when it is time to stop."""
+    def _tick(self) -> bool:
+        """Handle pending events; return False when it is time to stop."""
         for key, _ in self._selector.select(TICK_S):
             if key.fileobj is self._woken:
                 return False
@@ -88,7 +88,7 @@ class Endpoint:
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 self._wait_for_descriptors()
-            return  # else it has gone again
+            return  # otherwise the reader has gone already
         accepted.setblocking(False)  # noqa: FBT003 -- the standard library's signature
         if len(self._connections) >= MOST_CONNECTIONS:
             self._drop(next(iter(self._connections.values())))
@@ -97,7 +97,7 @@ class Endpoint:
         self._selector.register(accepted, selectors.EVENT_READ, connection)
 
     def _wait_for_descriptors(self) -> None:
-        """Give up the oldest connection, else wait: the next one would be refused again at once."""
+        """Drop the oldest connection; if there is none, wait, as the next one would be refused at once."""
         if self._connections:
             self._drop(next(iter(self._connections.values())))
         else:
@@ -132,12 +132,12 @@ class Endpoint:
         if method is None:
             return _response(400, b"wanted an HTTP request\n")
         if target.split("?", 1)[0] != PATH:
-            return _response(404, f"there is nothing but {PATH} here\n".encode())
+            return _response(404, f"only {PATH} is served here\n".encode())
         if method not in ("GET", "HEAD"):
             return _response(405, b"wanted GET or HEAD\n", "Allow: GET, HEAD\r\n")
         try:
             body, content_type = self._answer(accept)
-        except Exception:  # whatever writes the page, its reader is told, and the next period may be good
+        except Exception:  # whatever fails, the reader is told, and the next period may succeed
             if not self._has_failed:
                 log.exception("the metrics page cannot be written")
             self._has_failed = True
@@ -146,7 +146,7 @@ class Endpoint:
 
 
 class _Connection:
-    """One reader: its request, then the response to it, then its end."""
+    """One reader: its request, the response, the end."""
 
     def __init__(self, accepted: socket.socket, respond: Callable[[bytes], bytes]) -> None:
         self.socket = accepted
@@ -157,13 +157,13 @@ class _Connection:
         self._to_send = memoryview(b"")
 
     def advance(self) -> int:
-        """Read or write what goes without waiting; return what to wait for next, 0 for nothing."""
+        """Read or write without waiting; return the events to wait for next, 0 for none."""
         if self.is_answered:
             return self._drain()
         if not self._to_send:
-            came = self.socket.recv(READ_AT_ONCE)
-            self._received += came
-            if not came:
+            received = self.socket.recv(READ_AT_ONCE)
+            self._received += received
+            if not received:
                 return 0
             if _END_OF_HEAD in self._received:
                 self._to_send = memoryview(self._respond(self._received))
@@ -180,12 +180,12 @@ class _Connection:
         return selectors.EVENT_READ
 
     def _drain(self) -> int:
-        """Read on to the reader's end: closing on what is unread would cut off the response."""
+        """Read to the end of the request: closing with unread data would cut off the response."""
         return selectors.EVENT_READ if self.socket.recv(READ_AT_ONCE) else 0
 
 
 def _parsed(head: bytes) -> tuple[str | None, str, str]:
-    """Return method, target and Accept header; no method where this is no HTTP."""
+    """Return method, target and Accept header; no method if this is not HTTP."""
     lines = head.split(_END_OF_HEAD, 1)[0].decode("latin-1").split("\r\n")
     parts = lines[0].split(" ")
     if len(parts) != _REQUEST_LINE_PARTS or not parts[2].startswith("HTTP/1."):
