@@ -37,6 +37,9 @@ from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_s
 from tests.support.letterbox_host import HostKernel, compile_for_host, readable_by
 from tests.support.letterbox_reference import Bytes, Picture, check_batch, noise, normalised, opencv_levels
 
+# One process compiles the kernel.
+pytestmark = pytest.mark.xdist_group("letterbox")
+
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "edge" / "inference" / "backends" / "tensorrt" / "kernels"
 UINT8 = TargetSettings(

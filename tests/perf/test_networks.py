@@ -39,6 +39,9 @@ from edge.precision.activation_ranges import Probe, calibrate
 from edge.precision.qdq import checked, place
 from edge.precision.quantizable_graph import activations, layers_of, prepare
 
+# One process writes the networks: 1.6 GB.
+pytestmark = pytest.mark.xdist_group("networks")
+
 # Parameters as the reference implementations of each have them without training's extra heads, and the papers'
 # multiply-accumulates in 10⁹ (ResNets with the stride in the 3×3 layer).
 PUBLISHED = {

@@ -26,6 +26,9 @@ from edge.perf.bench.session import SPEED_ONLY, bench, count_layers
 from edge.perf.bench.system_engine import fill_gaussian
 from edge.perf.bench.systems import open_alone
 
+# One process writes and calibrates the network.
+pytestmark = pytest.mark.xdist_group("random_int8")
+
 Measured = Callable[..., Report]
 
 

@@ -18,6 +18,9 @@ from edge.power import jtop
 from edge.power.jtop import JtopClient, JtopError, JtopRefusedError
 from tests.support.jtop_service.machine import OUTSIDER, ROOT, Machine, jtop_machine, reply
 
+# One process runs jtop's service.
+pytestmark = pytest.mark.xdist_group("jtop")
+
 DRIVE = Path(__file__).parents[1] / "support" / "jtop_service" / "drive.py"
 STATE = "/var/lib/nvpmodel/fake_mode"
 

@@ -195,6 +195,7 @@ WISHES: dict[str, Json] = {
     "slowed": {"fps": 10},
 }
 WISH_FRAMES = 60
+WISHED = pytest.mark.xdist_group("wished")  # one process makes the run
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +223,7 @@ def found(subscriber: Subscriber, stream: str) -> list[list[Json]]:
     return [result["detections"] for result in subscriber.results(stream)]
 
 
+@WISHED
 def test_streams_of_one_scene_find_the_same_in_every_frame(wished: Subscriber) -> None:
     plain = found(wished, "plain")
     assert len(plain) == WISH_FRAMES
@@ -230,18 +232,21 @@ def test_streams_of_one_scene_find_the_same_in_every_frame(wished: Subscriber) -
         assert wished.seqs(stream) == list(range(WISH_FRAMES))
 
 
+@WISHED
 def test_labels_choose_what_is_published(wished: Subscriber) -> None:
     plain, chosen = found(wished, "plain"), found(wished, "labelled")
     assert chosen == [[each for each in frame if each["label"] in ("nut", "gear")] for frame in plain]
     assert 0 < sum(map(len, chosen)) < sum(map(len, plain))
 
 
+@WISHED
 def test_a_score_threshold_chooses_what_is_published(wished: Subscriber) -> None:
     plain, sure = found(wished, "plain"), found(wished, "sure")
     assert sure == [[each for each in frame if each["score"] >= 0.9] for frame in plain]
     assert 0 < sum(map(len, sure)) < sum(map(len, plain))
 
 
+@WISHED
 def test_a_least_size_chooses_what_is_published(wished: Subscriber) -> None:
     plain, large = found(wished, "plain"), found(wished, "large")
     # A published box is rounded to 0.1 of a pixel, so one at the bound itself may stand on either side.
@@ -252,10 +257,12 @@ def test_a_least_size_chooses_what_is_published(wished: Subscriber) -> None:
     assert 0 < sum(map(len, large)) < sum(map(len, plain))
 
 
+@WISHED
 def test_behind_a_mask_nothing_is_found(wished: Subscriber) -> None:
     assert found(wished, "masked") == [[]] * WISH_FRAMES
 
 
+@WISHED
 def test_fps_keeps_every_third_frame_and_counts_no_other(wished: Subscriber) -> None:
     assert found(wished, "slowed") == found(wished, "plain")[::3]
     assert [result["frame"] for result in wished.results("slowed")] == list(range(WISH_FRAMES // 3))
