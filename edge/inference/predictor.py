@@ -96,13 +96,13 @@ class PredictorSession:
         self._opened.close()
 
     def predict(self, image: Image, score_threshold: float | None = None) -> Findings:
-        """Return what the model finds in a picture; `score_threshold` (0…1) replaces the manifest's."""
+        """Return the findings in a picture; `score_threshold` (0…1) replaces the manifest's."""
         self.fill(image)
         self.run()
         return self.decode(0, score_threshold)
 
     def predict_batch(self, images: Sequence[Image]) -> list[Findings]:
-        """Return what the model finds in each of up to `max_batch` pictures, run together."""
+        """Return the findings in each of up to `max_batch` pictures, run together."""
         for row, image in enumerate(images):
             self.fill(image, row)
         self.run(len(images))
@@ -127,7 +127,7 @@ class PredictorSession:
         return self.times
 
     def decode(self, row: int = 0, score_threshold: float | None = None) -> Findings:
-        """Return what was found in a row of the last run, in pixels of its picture."""
+        """Return the findings in a row of the last run, in pixels of its picture."""
         outputs = self._open_inference().outputs_of(row)
         return self._predictor.decoder.decode(outputs, self._geometry(row), score_threshold)
 
@@ -149,7 +149,7 @@ class PredictorSession:
 
 
 def _make_fill(predictor: Predictor, context: Context) -> Callable[[Image, int], Geometry]:
-    """Return what brings a picture into a row of the context: on the engine's own device, else on the CPU."""
+    """Return the function that fills a row of the context: on the engine's own device where it can, else on the CPU."""
     if context.pictures is not None:
         return DevicePreprocessor(context.pictures, predictor.input, predictor.manifest.input).fill
     rows, preprocessor = context.inputs[predictor.input.name], predictor.make_preprocessor()

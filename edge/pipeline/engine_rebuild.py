@@ -16,7 +16,7 @@ from edge.inference.backends.engine import Engine
 from edge.inference.backends.tensorrt.build_protocol import UnsupportedModelError
 from edge.pipeline.served_model import ServedModel
 from edge.precision.calibration_frames import read_stored, stored_folder
-from edge.precision.comparison import Comparison, answers, compare, entry_of
+from edge.precision.comparison import Comparison, answers, check_numerics, entry_of
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class EngineRebuild:
         shown = list(itertools.islice(pictures, COMPARED_PICTURES))
         reference = answers(model.predictor, shown, 1)
         candidate = answers(model.predictor.with_engine(engine), shown, model.max_batch)
-        check = compare(reference, candidate)
+        check = check_numerics(reference, candidate)
         summary = f"on {len(shown)} pictures {check}"
         if reason := check.why_not(model.manifest.min_agreement):
             raise EngineRefusedError(

@@ -34,7 +34,7 @@ class Lane:
         self._idle = False
         self._failures = FailureLog({"model": model.name, "engine": predictor.engine.label})
         self.faults = 0  # of the engine, in a row
-        self.fault: str | None = None  # why the engine fails again and again
+        self.fault: str | None = None  # why the engine fails repeatedly
         self.is_well = False  # whether the engine's last run succeeded
         self.thread = threading.Thread(target=self._run, name=f"lane-{model.name}-{number}", daemon=True)
 
@@ -48,7 +48,7 @@ class Lane:
             log.error("%s hangs in the engine and is abandoned", self.thread.name)
 
     def await_started(self) -> None:
-        """Wait until the context is warm; raise what kept it from that."""
+        """Wait until the context is warm; raise the error that prevented it."""
         self._started.wait()
         if self._failure is not None:
             raise self._failure
@@ -68,7 +68,7 @@ class Lane:
                 self._loop()
         except (GpuMemoryError, GpuLostError) as error:
             self._failure = error
-        # What keeps a context from coming up is the engine's; it must reach the one who waits for the lane.
+        # Whatever prevents a context is the engine's fault, and must reach the caller that waits for the lane.
         except Exception as error:  # noqa: BLE001
             self._failure = ModelError(f"model {model.name!r}: {error}")
         finally:

@@ -78,8 +78,8 @@ class Pipeline:
 
         Raises ModelError or ConfigError, with everything as before, where the new one cannot be served.
         """
-        wanted = used_models(config)
-        models = {name: model for name, model in self.models.items() if wanted.get(name) == model.settings}
+        needed = used_models(config)
+        models = {name: model for name, model in self.models.items() if needed.get(name) == model.settings}
         streams = {
             name: stream
             for name, stream in self.streams.items()
@@ -88,8 +88,8 @@ class Pipeline:
         lanes: dict[str, list[Lane]] = {}
         added: list[Stream] = []
         try:
-            for name in wanted.keys() - models.keys():
-                models[name] = ServedModel(name, wanted[name], self._environment)
+            for name in needed.keys() - models.keys():
+                models[name] = ServedModel(name, needed[name], self._environment)
                 lanes[name] = open_lanes(models[name])
             for name, settings in config.streams.items():
                 if settings.enabled and name not in streams:

@@ -69,7 +69,7 @@ class ReorderBuffer:
         self._publish(result)
 
     def close(self) -> None:
-        """Publish what waits without what it waits for, let no lane wait any more, and forget `publish`."""
+        """Publish the results that wait, let no lane wait any more, and forget `publish`."""
         with self._turn:
             self._open = False
             for ticket in sorted(self._waiting):

@@ -29,28 +29,28 @@ MAX_MEAN_ERROR = 0.05
 
 @dataclass(frozen=True)
 class ScoredFindings:
-    """What an engine found in a picture."""
+    """Findings of an engine in a picture."""
 
     findings: Findings
-    unsure: Findings | None  # with what is found down to the floor of scores, where one was given
+    unsure: Findings | None  # down to the floor of scores, where one was given
 
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What came of a comparison."""
+    """Outcome of a comparison."""
 
     agreement: Agreement
     data_sha256: str  # of the pictures
-    wanted_ms: float  # median of an inference of one picture
-    got_ms: float
+    reference_ms: float  # median of an inference of one picture
+    candidate_ms: float
 
 
 class Comparison:
-    """Runs two engines; a context manager, used by one thread."""
+    """Compares a candidate with a reference, picture by picture; a context manager, used by one thread."""
 
-    def __init__(self, wanted: Predictor, got: Predictor, floor: float | None = None) -> None:
-        """Take the engine whose findings are the truth, the other, and down to which score is to be found as well."""
-        self._predictors = (wanted, got)
+    def __init__(self, reference: Predictor, candidate: Predictor, floor: float | None = None) -> None:
+        """Take the engine whose findings are the truth, the other, and a floor of scores to decode down to as well."""
+        self._predictors = (reference, candidate)
         self._floor = floor
         self._open = contextlib.ExitStack()
         self._tally = Tally()
@@ -68,23 +68,23 @@ class Comparison:
     def compare(self, picture: Image) -> tuple[ScoredFindings, ScoredFindings]:
         """Run both engines on a picture; return the findings of each. They take turns in going first."""
         self._digest.update(repr(picture.shape).encode() + np.ascontiguousarray(picture).tobytes())
-        wanted, got = self._sides
-        if len(wanted.times_ms) % 2:
-            second = got.answer(picture, self._floor)
-            first = wanted.answer(picture, self._floor)
+        reference, candidate = self._sides
+        if len(reference.times_ms) % 2:
+            other = candidate.answer(picture, self._floor)
+            truth = reference.answer(picture, self._floor)
         else:
-            first = wanted.answer(picture, self._floor)
-            second = got.answer(picture, self._floor)
-        self._tally.add(first.findings, second.findings)
-        return first, second
+            truth = reference.answer(picture, self._floor)
+            other = candidate.answer(picture, self._floor)
+        self._tally.add(truth.findings, other.findings)
+        return truth, other
 
     def finish(self) -> ComparisonResult:
-        """Return what came of the pictures so far; of few, the last is run again for the times' sake."""
+        """Return the outcome of the pictures so far; where they are few, the last is run again to time it."""
         while any(len(side.times_ms) < LEAST_TIMES for side in self._sides):
             for side in self._sides:
                 side.time()
-        wanted_ms, got_ms = (median(side.times_ms) for side in self._sides)
-        return ComparisonResult(self._tally.result(), self._digest.hexdigest(), wanted_ms, got_ms)
+        reference_ms, candidate_ms = (median(side.times_ms) for side in self._sides)
+        return ComparisonResult(self._tally.result(), self._digest.hexdigest(), reference_ms, candidate_ms)
 
 
 class _Side:
@@ -101,13 +101,13 @@ class _Side:
         return ScoredFindings(findings, None if floor is None else self._session.decode(score_threshold=floor))
 
     def time(self) -> None:
-        """Run what was filled in, once."""
+        """Run the last picture once more."""
         self.times_ms.append(self._session.run().infer_ms)
 
 
 @dataclass(frozen=True)
 class EngineAnswer:
-    """What an engine makes of one picture."""
+    """Outputs and findings of an engine for one picture."""
 
     outputs: dict[str, NDArray[Any]]  # copies, without the batch axis
     findings: Findings
@@ -125,19 +125,19 @@ def answers(predictor: Predictor, pictures: Sequence[Image], max_batch: int) -> 
 
 @dataclass(frozen=True)
 class NumericCheck:
-    """How far two engines agree over some pictures."""
+    """Agreement of two engines on some pictures, down to their raw outputs."""
 
     error: OutputError  # of the worst picture
     agreement: float | None  # None: neither found anything
 
     def why_not(self, min_agreement: float) -> str | None:
-        """Return why that is not enough; None where it is."""
+        """Return why the agreement is too low; None where it is high enough."""
         if not np.isfinite(self.error.max):
-            return "its outputs are not finite, or of another shape"
+            return "its outputs are not finite, or have another shape"
         if self.error.mean > MAX_MEAN_ERROR:
-            return f"its outputs are off by more than {MAX_MEAN_ERROR:g} of their spread in the mean"
+            return f"the mean error of its outputs is above {MAX_MEAN_ERROR:g} of their spread"
         if self.agreement is not None and self.agreement < min_agreement:
-            return f"it agrees by {self.agreement:.3f} in what is found, wanted {min_agreement:g}"
+            return f"the agreement of its findings is {self.agreement:.3f}, wanted {min_agreement:g}"
         return None
 
     def __str__(self) -> str:
@@ -145,11 +145,11 @@ class NumericCheck:
         return f"{found}, output error mean {self.error.mean:.2g}, max {self.error.max:.2g} of the spread"
 
 
-def compare(wanted: Sequence[EngineAnswer], got: Sequence[EngineAnswer]) -> NumericCheck:
-    """Judge the answers of a new engine by those of another."""
-    errors = [output_error(one.outputs, other.outputs) for one, other in zip(wanted, got, strict=True)]
+def check_numerics(reference: Sequence[EngineAnswer], candidate: Sequence[EngineAnswer]) -> NumericCheck:
+    """Compare the answers of a new engine with those of the reference; the worst picture counts."""
+    errors = [output_error(one.outputs, other.outputs) for one, other in zip(reference, candidate, strict=True)]
     worst = OutputError(max(error.max for error in errors), max(error.mean for error in errors))
-    return NumericCheck(worst, agreement([one.findings for one in wanted], [other.findings for other in got]))
+    return NumericCheck(worst, agreement([one.findings for one in reference], [other.findings for other in candidate]))
 
 
 def entry_of(
@@ -161,7 +161,7 @@ def entry_of(
     measured: ComparisonResult,
     truth: dict[str, dict[str, float]] | None = None,
 ) -> PrecisionEntry:
-    """Return what precision.json keeps of a comparison; raise ConfigError where nothing was found."""
+    """Make the entry of precision.json from a comparison; raise ConfigError where nothing was found."""
     found = measured.agreement
     if found.figure is None:
         raise ConfigError(
@@ -182,8 +182,8 @@ def entry_of(
         measured={name: value for name, value in asdict(found).items() if name != "frames"},
         frames=found.frames,
         data_sha256=measured.data_sha256,
-        ms=round(measured.got_ms, 4),
-        against_ms=round(measured.wanted_ms, 4),
+        ms=round(measured.candidate_ms, 4),
+        against_ms=round(measured.reference_ms, 4),
         truth=truth,
         at=utc_text(wall_ns()),
     )

@@ -14,7 +14,7 @@ from edge.core.records import Detections
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.predictor import Predictor
 from edge.precision.agreement import OutputError
-from edge.precision.comparison import MAX_MEAN_ERROR, EngineAnswer, NumericCheck, answers, compare
+from edge.precision.comparison import MAX_MEAN_ERROR, EngineAnswer, NumericCheck, answers, check_numerics
 from tests.support.project import CONVEYOR
 
 
@@ -32,7 +32,7 @@ def conveyor() -> Predictor:
 @pytest.mark.parametrize("max_batch", [1, 2, 5])
 def test_an_engine_agrees_with_itself_in_batches_of_any_size(max_batch: int) -> None:
     predictor = conveyor()
-    verdict = compare(answers(predictor, pictures(5), 1), answers(predictor, pictures(5), max_batch))
+    verdict = check_numerics(answers(predictor, pictures(5), 1), answers(predictor, pictures(5), max_batch))
     assert verdict.error.max < 1e-3
     assert verdict.agreement in (None, 1.0)
     assert verdict.why_not(0.95) is None
@@ -54,24 +54,24 @@ GOOD = answer([0, 1, 2, 3], [0, 0, 10, 10])
         (GOOD, None),
         (answer([0, 1, 2, 3.01], [0, 0, 10, 10]), None),
         (answer([0, 1, 2, math.nan], [0, 0, 10, 10]), "not finite"),
-        (answer([0, 1, 2], [0, 0, 10, 10]), "not finite, or of another shape"),
-        (answer([0, 1, 2, 4], [0, 0, 10, 10]), "off by more than 0.05 of their spread"),
-        (answer([0, 1, 2, 3], [50, 50, 60, 60]), "agrees by 0.000"),
-        (answer([0, 1, 2, 3], None), "agrees by 0.000"),
+        (answer([0, 1, 2], [0, 0, 10, 10]), "not finite, or have another shape"),
+        (answer([0, 1, 2, 4], [0, 0, 10, 10]), "the mean error of its outputs is above 0.05"),
+        (answer([0, 1, 2, 3], [50, 50, 60, 60]), "the agreement of its findings is 0.000"),
+        (answer([0, 1, 2, 3], None), "the agreement of its findings is 0.000"),
     ],
 )
 def test_an_engine_is_refused_for_what_is_wrong_with_it(got: EngineAnswer, reason: str | None) -> None:
-    told = compare([GOOD], [got]).why_not(0.95)
+    told = check_numerics([GOOD], [got]).why_not(0.95)
     assert (told is None) == (reason is None)
     assert reason is None or reason in str(told)
 
 
 def test_the_worst_picture_counts() -> None:
     bad = answer([0, 1, 2, 4], [0, 0, 10, 10])
-    assert compare([GOOD] * 10, [GOOD] * 9 + [bad]).error.mean > MAX_MEAN_ERROR
+    assert check_numerics([GOOD] * 10, [GOOD] * 9 + [bad]).error.mean > MAX_MEAN_ERROR
 
 
 def test_where_nothing_is_found_the_raw_outputs_decide() -> None:
     nothing = replace(GOOD, findings=answer([], None).findings)
-    assert compare([nothing], [nothing]).why_not(0.95) is None
+    assert check_numerics([nothing], [nothing]).why_not(0.95) is None
     assert NumericCheck(OutputError(9.0, 9.0), None).why_not(0.95) is not None

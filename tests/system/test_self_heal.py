@@ -141,7 +141,7 @@ def test_a_plan_that_was_tampered_with_is_never_loaded(
 
 
 WRONG = {
-    "off by a factor": ({"output_factor": 1.3}, "its outputs are off"),
+    "off by a factor": ({"output_factor": 1.3}, "the mean error of its outputs"),
     "not a number": ({"output_nan": True}, "its outputs are not finite"),
     "crashing builder": ({"builder": "abort"}, "signal 6"),
     "killed builder": ({"builder": "kill"}, "signal 9"),
@@ -182,7 +182,7 @@ def test_an_engine_that_was_refused_is_not_tried_again_until_its_plan_is_removed
     config, state = configure(STREAM), tmp_path / "state"
     wrong, right = emulated(tmp_path, output_factor=1.3), emulated(tmp_path)
     edge = start_edge(config, state_dir=state, environment=wrong)
-    wait_for_alarm(subscriber, "raised", "its outputs are off")
+    wait_for_alarm(subscriber, "raised", "the mean error of its outputs")
     assert edge.end() == 0
     before = len(subscriber.messages)
     again = start_edge(config, name="again", state_dir=state, environment=right)
