@@ -1,7 +1,7 @@
-"""`precision.json`: how well a model's forms of less precision were measured to agree with FP32, and which may serve.
+"""Records of `precision.json`: measured agreement of a model's variants with FP32, and which of them may serve.
 
-An entry holds for the very files, the reading of model.toml, and the backend that it was measured with: a device can
-lose what another keeps.
+An entry is valid only for the files, the settings of model.toml and the backend that it was measured with: accuracy can
+differ between devices.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ log = logging.getLogger(__name__)
 
 FILE = "precision.json"
 VERSION = 1
-MIN_FRAMES = 4  # fewer prove nothing
-# Boxes can match one for one while scores are lost, as where boxes and scores share the scale of one quantized tensor.
+MIN_FRAMES = 4  # fewer are no proof
+# Boxes can match one to one while scores are lost, for example if both share one quantized tensor's scale.
 MAX_SCORE_SHIFT = 0.1
 
 
 class PrecisionEntry(Table):
-    """One measurement."""
+    """Measurement of one variant."""
 
-    model_config = ConfigDict(extra="ignore")  # of a newer version
+    model_config = ConfigDict(extra="ignore")  # keys of newer versions
 
     precision: Precision
     against: Precision
-    onnx: str  # names, and hashes of what they stood for
+    onnx: str  # file names, and hashes of their contents at that time
     onnx_sha256: str
     file: str
     file_sha256: str
@@ -50,21 +50,22 @@ class PrecisionEntry(Table):
     machine: str
     metric: Literal["f1", "top1"]
     agreement: float = Field(ge=0, le=1)
-    measured: dict[str, int | float | None]  # all figures of agreement
+    measured: dict[str, int | float | None]  # all agreement figures
     frames: int = Field(ge=1)
     data_sha256: str  # of the frames
-    ms: float = Field(gt=0)  # median of an inference of one picture, as the next
+    ms: float = Field(gt=0)  # median inference time of one picture; likewise `against_ms`
     against_ms: float = Field(gt=0)
-    truth: dict[str, dict[str, float]] | None = None  # figures by precision, where labels were given
+    truth: dict[str, dict[str, float]] | None = None  # accuracy by precision, if labels were given
     at: str
 
     @property
     def runtime(self) -> RuntimeIdentity:
+        """Backend that was measured."""
         return RuntimeIdentity(self.backend, self.library, self.gpu, self.instructions, self.machine)
 
     @property
     def key(self) -> tuple[str | None, ...]:
-        """What a newer measurement of the same replaces."""
+        """Identity of the measurement, which a newer one of the same replaces."""
         return (
             *(self.onnx, self.precision, self.against, self.reading_sha256),
             *(self.backend, self.library, self.gpu, self.instructions, self.machine),
@@ -72,7 +73,7 @@ class PrecisionEntry(Table):
 
 
 def read_entries(onnx: Path, state_dir: Path) -> list[PrecisionEntry]:
-    """Return what is recorded of a model, the newest first; nothing where the file is missing or damaged."""
+    """Return the entries of a model, newest first; none if the file is missing or damaged."""
     newest: dict[tuple[str | None, ...], PrecisionEntry] = {}
     for path in derived_paths(onnx, state_dir, FILE, beside=FILE):
         for entry in _entries(path):
@@ -82,11 +83,11 @@ def read_entries(onnx: Path, state_dir: Path) -> list[PrecisionEntry]:
 
 
 def record(entry: PrecisionEntry, onnx: Path, state_dir: Path) -> Path:
-    """Keep an entry in place of the one before it; return the file.
+    """Save an entry in place of its predecessor; return the file.
 
-    What was measured with another FP32 file of the same name goes: nothing can admit it again.
+    Entries of another FP32 file of the same name are dropped: they can never admit anything again.
     """
-    for path in (places := derived_paths(onnx, state_dir, FILE, beside=FILE)):
+    for path in (paths := derived_paths(onnx, state_dir, FILE, beside=FILE)):
         kept = [
             each
             for each in _entries(path)
@@ -98,49 +99,49 @@ def record(entry: PrecisionEntry, onnx: Path, state_dir: Path) -> Path:
             text = json.dumps(document, indent=1) + "\n"
             write_atomic(path, text.encode(), durable=True, mode=permissions(onnx))
         except OSError as error:
-            reason = f"{path} cannot be written ({error.strerror})"
-            log.debug("%s", reason)
+            reason = error.strerror
+            log.debug("%s cannot be written (%s)", path, reason)
         else:
             return path
     raise ModelError(
-        f"neither {places[0]} can be written nor is there another place: {reason}; see the folders' rights"
+        f"the measurement can be saved neither to {paths[0]} nor to {paths[1]} ({reason}); check the permissions"
     )
 
 
 @dataclass(frozen=True)
 class Admission:
-    """Whether a files may serve here."""
+    """Decision whether a variant may serve here."""
 
     files: ModelFiles
-    entry: PrecisionEntry | None  # what admits it; None for FP32, which needs no proof, and where nothing does
-    reason: str | None = None  # in one sentence, why it may not; None: it may
+    entry: PrecisionEntry | None  # that admits or rejects it; None for FP32, which needs none, and if there is none
+    reason: str | None = None  # why it may not serve; None: it may
 
 
-def admitted(
+def admit(
     entries: Sequence[PrecisionEntry], files: ModelFiles, runtime: RuntimeIdentity, min_agreement: float
 ) -> Admission:
-    """Judge a files by the newest entry that was measured with it, here."""
+    """Decide on a variant by the newest entry that was measured with these files and this backend."""
     if files.precision == "fp32":
         return Admission(files, None)
-    left = [entry for entry in entries if entry.precision == files.precision and entry.against == "fp32"]
-    again = f"verify it here: edge engines verify MODEL --precision {files.precision}"
-    if not left:
-        return Admission(files, None, f"{files.precision} was not held against fp32 yet; {again}")
+    remaining = [entry for entry in entries if entry.precision == files.precision and entry.against == "fp32"]
+    hint = f"verify it here: edge engines verify MODEL --precision {files.precision}"
+    if not remaining:
+        return Admission(files, None, f"{files.precision} has not been compared with fp32 yet; {hint}")
     for rule in _RULES:
-        fitting = [entry for entry in left if rule.holds(entry, files, runtime)]
+        fitting = [entry for entry in remaining if rule.holds(entry, files, runtime)]
         if not fitting:
-            return Admission(files, None, f"{rule.tell(max(left, key=_at), runtime)}; {again}")
-        left = fitting
-    entry = max(left, key=_at)
-    return Admission(files, entry, why_not(entry, min_agreement))
+            return Admission(files, None, f"{rule.describe(max(remaining, key=_at), runtime)}; {hint}")
+        remaining = fitting
+    entry = max(remaining, key=_at)
+    return Admission(files, entry, rejection_reason(entry, min_agreement))
 
 
 def _at(entry: PrecisionEntry) -> str:
     return entry.at
 
 
-def why_not(entry: PrecisionEntry, min_agreement: float) -> str | None:
-    """Return why a measurement is not good enough; None where it is."""
+def rejection_reason(entry: PrecisionEntry, min_agreement: float) -> str | None:
+    """Return why a measurement is not good enough; None if it is."""
     if entry.frames < MIN_FRAMES:
         return f"{entry.precision} was measured on too few frames: {entry.frames}, wanted {MIN_FRAMES} or more"
     if entry.agreement < min_agreement:
@@ -151,21 +152,21 @@ def why_not(entry: PrecisionEntry, min_agreement: float) -> str | None:
     shift = entry.measured.get("score_shift") or 0.0
     if entry.metric == "f1" and abs(shift) > MAX_SCORE_SHIFT:
         return (
-            f"the scores of {entry.precision} are off by {shift:+.3f} in the mean, wanted {MAX_SCORE_SHIFT:g} at most: "
-            "thresholds would mean something else"
+            f"the scores of {entry.precision} are off by {shift:+.3f} on average, wanted at most {MAX_SCORE_SHIFT:g}: "
+            "thresholds would no longer mean the same"
         )
     return None
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """What must be equal, and how it is told that it is not."""
+    """Condition for an entry to be valid, and the message if it is not."""
 
     holds: Callable[[PrecisionEntry, ModelFiles, RuntimeIdentity], bool]
-    tell: Callable[[PrecisionEntry, RuntimeIdentity], str]
+    describe: Callable[[PrecisionEntry, RuntimeIdentity], str]
 
 
-# In the order in which one that fails explains most.
+# The rule whose failure explains most comes first.
 _RULES = (
     _Rule(
         lambda entry, files, _: entry.onnx_sha256 == files.onnx_sha256,
@@ -177,7 +178,7 @@ _RULES = (
     ),
     _Rule(
         lambda entry, _, runtime: entry.backend == runtime.backend,
-        lambda entry, runtime: f"{entry.precision} was verified on {entry.backend}, and here runs {runtime.backend}",
+        lambda entry, runtime: f"{entry.precision} was verified on {entry.backend}, but {runtime.backend} runs here",
     ),
     _Rule(
         lambda entry, files, _: entry.file_sha256 == files.file_sha256,
@@ -185,7 +186,7 @@ _RULES = (
     ),
     _Rule(
         lambda entry, _, runtime: replace(entry.runtime, machine="") == replace(runtime, machine=""),
-        lambda entry, runtime: f"{entry.precision} was verified with {entry.runtime}, and here is {runtime}",
+        lambda entry, runtime: f"{entry.precision} was verified with {entry.runtime}, but this machine has {runtime}",
     ),
 )
 
@@ -195,16 +196,15 @@ def _day(entry: PrecisionEntry) -> str:
 
 
 def fastest(entries: Sequence[PrecisionEntry], admissions: Sequence[Admission], runtime: RuntimeIdentity) -> Precision:
-    """Return the admitted precision that was measured as the fastest on this machine: FP32 where none was faster.
+    """Return the admitted precision that was measured as the fastest on this machine: FP32 if none was faster.
 
-    Each entry's times were taken in turn with those of FP32, so their ratio is what tells; those of another machine
-    tell nothing.
+    Each entry was timed in turn with FP32, so only their ratio counts; entries of other machines do not.
     """
     ratios: dict[Precision, float] = {"fp32": 1.0}
     for admission in admissions:
-        mine = [entry for entry in entries if admission.reason is None and _measures(entry, admission.files, runtime)]
-        if mine:
-            newest = max(mine, key=_at)
+        valid = [entry for entry in entries if admission.reason is None and _measures(entry, admission.files, runtime)]
+        if valid:
+            newest = max(valid, key=_at)
             ratios[newest.precision] = newest.ms / newest.against_ms
     return min(ratios, key=lambda precision: ratios[precision])
 
@@ -215,19 +215,19 @@ def _measures(entry: PrecisionEntry, files: ModelFiles, runtime: RuntimeIdentity
 
 
 def _entries(path: Path) -> list[PrecisionEntry]:
-    """Read a file's entries; those that cannot be read admit nothing."""
+    """Read a file's entries; those that cannot be read are ignored."""
     try:
         document = json.loads(path.read_bytes())
         found = document["entries"] if document["v"] == VERSION else []
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        log.warning("%s cannot be read (%s: %s); what it recorded does not count", path, type(error).__name__, error)
+        log.warning("%s cannot be read (%s: %s); its entries are ignored", path, type(error).__name__, error)
         return []
     entries = []
     for each in found if isinstance(found, list) else []:
         try:
             entries.append(PrecisionEntry.model_validate(each))
         except ValidationError as error:
-            log.warning("%s: an entry does not count: %s", path, error_text(error))
+            log.warning("%s: an entry is ignored: %s", path, error_text(error))
     return entries

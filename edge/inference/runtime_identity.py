@@ -1,4 +1,4 @@
-"""What runs a model here, as it is recorded with a measurement of accuracy or speed."""
+"""Identity of the backend and machine that run a model, recorded with each measurement."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.ort import import_onnxruntime
 from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
 
-# Instructions that multiply INT8 and sum without overflow, the best first: the kernels without them are others.
+# Instructions that multiply INT8 and accumulate without overflow, best first; without them other kernels run.
 _INT8 = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512bw", "avx2", "i8mm", "asimddp")
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
 class RuntimeIdentity:
-    """What runs a model on this machine: all that its accuracy can depend on beside the model's files."""
+    """Everything that a model's accuracy can depend on, apart from its files."""
 
     backend: str  # ort-cpu or trt
     library: str  # "onnxruntime 1.23.0", "tensorrt 10.3.0.30"
     gpu: str | None  # "Orin sm_87 8 SMs"
-    instructions: str | None  # of the CPU that runs it: "x86_64 avx512_vnni". Sums of INT8 can overflow without some
-    machine: str  # the processor: for speed, on which agreement does not depend
+    instructions: str | None  # of the CPU that runs it: "x86_64 avx512_vnni"; without some, INT8 sums can overflow
+    machine: str  # the processor: affects speed, not agreement
 
     def __str__(self) -> str:
         return ", ".join(each for each in (self.library, self.gpu, self.instructions) if each)
@@ -42,17 +42,17 @@ def onnxruntime_identity() -> RuntimeIdentity:
 def tensorrt_identity(gpu: Gpu) -> RuntimeIdentity:
     """Describe TensorRT on this GPU."""
     trt = load_tensorrt()
-    shown = f"{gpu.name} {gpu.architecture} {gpu.sm_count} SMs"
-    return RuntimeIdentity("trt", f"{library_name(trt)} {trt.__version__}", shown, None, _machine(_cpu_facts()))
+    described = f"{gpu.name} {gpu.architecture} {gpu.sm_count} SMs"
+    return RuntimeIdentity("trt", f"{library_name(trt)} {trt.__version__}", described, None, _machine(_cpu_facts()))
 
 
 def _machine(facts: dict[str, str]) -> str:
-    named = facts.get("model name") or f"{platform.machine()} {facts.get('CPU part', '')}".strip()
-    return f"{named}, {facts['cores']} cores"
+    name = facts.get("model name") or f"{platform.machine()} {facts.get('CPU part', '')}".strip()
+    return f"{name}, {facts['cores']} cores"
 
 
 def _cpu_facts() -> dict[str, str]:
-    """Return what the kernel tells of the first core, and how many there are."""
+    """Return the kernel's facts about the first core, and the number of cores."""
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):

@@ -11,7 +11,7 @@ from typing import Literal
 from edge.core.clock import now_ns
 from edge.core.errors import EdgeError, EngineError, GpuLostError
 from edge.core.records import Image
-from edge.inference.admission import MIN_FRAMES, record, why_not
+from edge.inference.admission import MIN_FRAMES, record, rejection_reason
 from edge.inference.backends.engine import Engine
 from edge.inference.backends.tensorrt.build_protocol import UnsupportedModelError
 from edge.pipeline.served_model import ServedModel
@@ -176,7 +176,7 @@ class EngineRebuild:
             raise EngineError(f"INT8 is not verified: found {entry.frames} pictures, wanted at least {MIN_FRAMES}")
         record(entry, provider.onnx, provider.environment.state_dir)
         summary = f"{entry.metric} {entry.agreement:.3f} on {entry.frames} pictures"
-        if reason := why_not(entry, bound):
+        if reason := rejection_reason(entry, bound):
             raise EngineRefusedError(f"engine {engine.label} is refused: {reason}; {model.engine.label} keeps serving")
         return summary
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.records import Findings, Image
-from edge.inference.admission import MIN_FRAMES, PrecisionEntry, record, why_not
+from edge.inference.admission import MIN_FRAMES, PrecisionEntry, record, rejection_reason
 from edge.inference.engine_provider import EngineProvider
 from edge.inference.model_variants import ModelFiles, Precision
 from edge.inference.predictor import Predictor
@@ -136,7 +136,7 @@ def verify(
     kept = record(entry, provider.onnx, request.state_dir) if entry.frames >= MIN_FRAMES else None
     bound = manifest.min_agreement
     name = request.folder.resolve().name
-    return VerificationResult(name, entry, why_not(entry, bound), bound, kept, predictor.labels, tally)
+    return VerificationResult(name, entry, rejection_reason(entry, bound), bound, kept, predictor.labels, tally)
 
 
 @dataclass(frozen=True)

@@ -187,4 +187,4 @@ def test_a_plan_that_cannot_be_kept_is_a_failure(
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "plans").write_text("in the way", encoding="utf-8")
     assert main(["engines", "build", str(model), "--precision", "fp32", "--state-dir", str(tmp_path / "state")]) == 1
-    assert "cannot be kept in" in capsys.readouterr().err
+    assert "cannot be stored in" in capsys.readouterr().err

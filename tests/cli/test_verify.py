@@ -17,7 +17,7 @@ from edge.capture.scene.conveyor import LABELS, Conveyor
 from edge.cli.engines.verify import NOT_ADMITTED
 from edge.cli.main import main
 from edge.core.manifest import read_manifest
-from edge.inference.admission import FILE, admitted, read_entries
+from edge.inference.admission import FILE, admit, read_entries
 from edge.inference.model_variants import model_files
 from edge.inference.runtime_identity import onnxruntime_identity
 from tests.support.configuration import Json
@@ -93,7 +93,7 @@ def test_int8_that_agrees_is_admitted_by_what_is_recorded(model: Path, capsys: p
     manifest = read_manifest(model)
     files = model_files(source, model / found["file"], "int8", manifest.reading_sha256)
     entries = read_entries(source, model.parent / "state")
-    assert admitted(entries, files, onnxruntime_identity(), manifest.min_agreement).reason is None
+    assert admit(entries, files, onnxruntime_identity(), manifest.min_agreement).reason is None
     assert found["precision_json"] == str(model / FILE)
 
 
@@ -103,7 +103,7 @@ def test_a_changed_file_or_manifest_is_no_longer_admitted(model: Path, capsys: p
 
     def reason() -> str | None:
         files = model_files(source, file, "int8", read_manifest(model).reading_sha256)
-        return admitted(read_entries(source, model), files, onnxruntime_identity(), 0.95).reason
+        return admit(read_entries(source, model), files, onnxruntime_identity(), 0.95).reason
 
     assert reason() is None
     (model / "model.toml").write_text((model / "model.toml").read_text().replace("0.4", "0.3"))

@@ -115,7 +115,7 @@ def test_no_name_of_a_model_leads_out_of_the_folder(name: str, store: PlanStore)
 
 
 def test_without_a_plan_the_answer_is_a_sentence(store: PlanStore) -> None:
-    assert refusal(store) == f"no plan of this model is kept in {store.folder}; a new one is built"
+    assert refusal(store) == f"no plan of this model is stored in {store.folder}; a new one will be built"
     assert store.path(KEY) is None
     assert store.manifest(KEY) is None
 
@@ -143,9 +143,8 @@ def test_a_plan_for_anything_else_is_refused_saying_what_differs(field: str, val
     path = store.store(KEY, plan())
     wanted = replace(KEY, **{field: value})
     was, now = (json.loads(json.dumps(getattr(key, field))) for key in (KEY, wanted))
-    assert (
-        refusal(store, wanted) == f"the plan {path} was built for {field} {was!r}, wanted {now!r}; a new one is built"
-    )
+    difference = f"was built for {field} {was!r}, wanted {now!r}"
+    assert refusal(store, wanted) == f"the plan {path} {difference}; a new one will be built"
     assert store.load(KEY) == plan().plan
 
 
@@ -171,7 +170,7 @@ def test_one_flipped_bit_of_a_plan_is_found_wherever_it_is(
     store = PlanStore(tmp_path_factory.mktemp("state"), 100)
     path = store.store(KEY, plan())
     path.write_bytes(flipped(plan().plan, position, bit))
-    assert "it is deleted, and a new one is built" in refusal(store)
+    assert "it was deleted, and a new one will be built" in refusal(store)
     assert list(store.folder.iterdir()) == []
 
 
@@ -226,7 +225,7 @@ def test_a_foreign_header_is_refused_even_where_size_and_hash_agree(
 
 @pytest.mark.parametrize("content", [b"", b"ftrt", header(b"vtrt"), header(version=(10, 4, 0, 1))])
 def test_what_would_be_refused_at_each_load_is_not_stored(content: bytes, store: PlanStore) -> None:
-    with pytest.raises(EngineError, match=r"the plan of net .*, wanted .*; it can be used, but is not kept"):
+    with pytest.raises(EngineError, match=r"the plan of net .*, wanted .*; it can be used, but not stored"):
         store.store(KEY, BuiltPlan("net", content, FACTS))
     assert not store.folder.exists()
 
@@ -275,7 +274,7 @@ def test_a_manifest_that_cannot_be_read_costs_the_plan(content: str, store: Plan
     store.store(KEY, plan())
     path, manifest = paths(store)
     manifest.write_text(content, encoding="utf-8")
-    assert "has a manifest that cannot be read; it is deleted" in refusal(store)
+    assert "has an unreadable manifest; it was deleted" in refusal(store)
     assert not path.exists()
 
 
@@ -350,7 +349,7 @@ def largest_file(size_bytes: int) -> Iterator[None]:
 def test_a_disk_that_is_full_is_told_and_nothing_half_stays(store: PlanStore) -> None:
     with largest_file(100_000), pytest.raises(EngineError) as caught:
         store.store(KEY, plan(bytes(3 * MB)))
-    assert f"cannot be kept in {store.folder} (File too large)" in str(caught.value)
+    assert f"cannot be stored in {store.folder} (File too large)" in str(caught.value)
     assert "with 4 MB free" in str(caught.value)
     assert list(store.folder.iterdir()) == []
 
@@ -358,7 +357,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_half_stays(store: PlanStore) ->
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "plans").write_text("in the way", encoding="utf-8")
     store = PlanStore(tmp_path, 100)
-    with pytest.raises(EngineError, match=r"cannot be kept in .*plans"):
+    with pytest.raises(EngineError, match=r"cannot be stored in .*plans"):
         store.store(KEY, plan())
     assert "cannot be read (Not a directory)" in refusal(store)
 

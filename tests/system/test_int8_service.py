@@ -68,7 +68,7 @@ def test_int8_is_measured_on_frames_before_it_serves_and_that_is_kept(
     folder = model_folder(tmp_path, 1.0)
     config = configure(tables(folder))
     edge = start_edge(config)
-    raised = wait_for_alarm(subscriber, "raised", "was not held against fp32 yet")
+    raised = wait_for_alarm(subscriber, "raised", "has not been compared with fp32 yet")
     assert raised["alarm"] == "engine_fallback"
     wait_for_label(subscriber, INT8)
     wait_for_alarm(subscriber, "cleared", INT8)
@@ -173,7 +173,7 @@ def test_by_force_int8_serves_unproven_and_an_alarm_says_so(
     assert alarm["alarm"] == "int8_refused"
     wait_for_label(subscriber, INT8)
     end_well(edge, subscriber, tmp_path)
-    assert "INT8 serves by force" in edge.log
+    assert "INT8 serves unverified" in edge.log
 
 
 @pytest.mark.broker

@@ -78,7 +78,7 @@ def test_it_serves_at_once_and_swaps_its_engine_in_and_finds_it_at_the_next_star
     subscriber.wait_for_results("belt", 1)
     assert first["builds"]["conveyor"]["step"] == "building"
     assert [alarm["alarm"] for alarm in first["alarms"]] == ["engine_fallback"]
-    raised = wait_for_alarm(subscriber, "raised", "no plan of this model is kept")
+    raised = wait_for_alarm(subscriber, "raised", "no plan of this model is stored")
     assert raised["model"] == "conveyor"
     last = wait_for_engine(subscriber, GPU)
     assert (last["alarms"], last["builds"]) == ([], {})
@@ -231,7 +231,7 @@ def test_an_engine_that_ends_the_process_whenever_it_is_tried_is_given_up(
     before = len(subscriber.messages)
     third = start_edge(config, name="third", state_dir=state, environment=environment)
     told = wait_for_engine(subscriber, CPU, after=before)["builds"]["conveyor"]
-    assert "the process ended 2 times while it was tried" in told["reason"]
+    assert "the process ended 2 times during its trial" in told["reason"]
     subscriber.wait_for_results("belt", 3, after=before)
     assert third.end() == 0
 

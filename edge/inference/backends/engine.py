@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from edge.core.records import EngineTimes, Image
 from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
 
-HASH_SHOWN = 12  # digits of the model's hash in an engine's label
-
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
+LABEL_HASH_DIGITS = 12  # of the ONNX hash in an engine's label
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge.core.errors import EngineError, ModelError
 from edge.core.records import EngineTimes
-from edge.inference.backends.engine import HASH_SHOWN, TensorSpec
+from edge.inference.backends.engine import LABEL_HASH_DIGITS, TensorSpec
 from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -73,7 +73,7 @@ class OrtEngine:
             each.shape[:1] == inputs[0].shape[:1] and None not in spec.shape[1:]
             for each, spec in zip(outputs, self.outputs, strict=True)
         )
-        digits = label_hash or hashlib.sha256(onnx.read_bytes()).hexdigest()[:HASH_SHOWN]
+        digits = label_hash or hashlib.sha256(onnx.read_bytes()).hexdigest()[:LABEL_HASH_DIGITS]
         self.label = f"{_BACKENDS[provider]}/{precision}/{digits}"
         self._session_taken = False
 

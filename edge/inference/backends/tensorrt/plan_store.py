@@ -1,6 +1,6 @@
-"""The cache of plans: what was built is kept, and used again only on the very machine and versions it was built for.
+"""Cache of plans, each reused only on the machine and with the versions that it was built for.
 
-A plan is code. So none is handed out before its manifest, its header and its SHA-256 have been checked.
+A plan is code, so none is returned before its manifest, header and SHA-256 have been checked.
 """
 
 from __future__ import annotations
@@ -30,46 +30,46 @@ log = logging.getLogger(__name__)
 
 MAGIC = {"tensorrt": b"ftrt", "tensorrt-rtx": b"vtrt"}
 _HEADER_BYTES = 28
-_OURS_ALONE = 0o600  # permissions
-_DIGEST_SHOWN = 20  # characters of the key's digest in a file's name; the whole key stands in the manifest
+_PRIVATE = 0o600  # permissions
+_NAME_DIGITS = 20  # of the key's digest in a file's name; the manifest has the whole key
 
 
 class StalePlanError(EngineError):
-    """There is no plan that may be used: none at all, one of another machine or version, or a damaged one."""
+    """There is no usable plan: none at all, one of another machine or version, or a damaged one."""
 
 
 class _DamagedError(StalePlanError):
-    """What is wrong with a file of ours; the text goes on from "the plan PATH"."""
+    """A plan's files are damaged; the text continues "the plan PATH"."""
 
 
 @dataclass(frozen=True)
 class PlanTrial:
-    """What came of holding a plan's engine against another; it is kept, so that a bad one is not tried for ever."""
+    """Outcome of verifying a plan's engine, stored so that a bad one is not tried for ever."""
 
     state: str = "untried"  # or trying, verified, refused
-    reason: str | None = None  # why it was refused, or how well it agreed
-    attempts: int = 0  # times that it was tried without an end: the process ended meanwhile
+    reason: str | None = None  # of the refusal, or the agreement that was measured
+    attempts: int = 0  # trials that did not finish because the process ended
 
 
 def read_header(plan: bytes) -> tuple[bytes, tuple[int, int, int, int]]:
-    """Return a plan's magic number, and major, minor, patch and build (modulo 256) of what built it."""
+    """Return a plan's magic number and its builder's version: major, minor, patch, build (modulo 256)."""
     if len(plan) < _HEADER_BYTES:
-        raise _DamagedError(f"has {len(plan)} bytes, wanted {_HEADER_BYTES} and more")
+        raise _DamagedError(f"has {len(plan)} bytes, wanted at least {_HEADER_BYTES}")
     major, minor, patch, build = plan[24:_HEADER_BYTES]
     return plan[:4], (major, minor, patch, build)
 
 
 class PlanStore:
-    """The plans in `STATE_DIR/plans`, of no more than `limit_mb` together: the least recently used goes first."""
+    """Plans in `STATE_DIR/plans`, limited to `limit_mb` in total: the least recently used is removed first."""
 
     def __init__(self, state_dir: Path, limit_mb: int) -> None:
         self.folder = state_dir / "plans"
         self._limit_bytes = limit_mb * MB
 
     def load(self, key: PlanKey) -> bytes:
-        """Return the plan of this key, checked; raise StalePlanError in one sentence where there is none to be used.
+        """Return the plan of this key, checked; raise StalePlanError if there is no usable one.
 
-        A damaged plan is deleted, so that it is built anew.
+        A damaged plan is deleted, so that it is built again.
         """
         try:
             with self._locked():
@@ -81,39 +81,39 @@ class PlanStore:
             raise self._missing(key) from None
         except OSError as error:
             raise StalePlanError(
-                f"the plans in {self.folder} cannot be read ({error.strerror}); a new one is built"
+                f"the plans in {self.folder} cannot be read ({error.strerror}); a new one will be built"
             ) from None
 
     def store(self, key: PlanKey, built: BuiltPlan) -> Path:
-        """Keep a plan and return its path; plans not used for longest go where there are too many.
+        """Store a plan and return its path; remove the least recently used ones above the limit.
 
-        Raises EngineError where it cannot be kept: the plan in memory can be used all the same.
+        Raises EngineError if it cannot be stored; the plan in memory can be used nevertheless.
         """
-        path = self.folder / f"{file_name(built.name)}-{key.digest[:_DIGEST_SHOWN]}.plan"
+        path = self.folder / f"{file_name(built.name)}-{key.digest[:_NAME_DIGITS]}.plan"
         try:
             manifest = _manifest(key, built)
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.chmod(0o700)
             with self._locked():
                 self._remove_leftovers()
-                for older in self.folder.glob(f"*-{key.digest[:_DIGEST_SHOWN]}.*"):
+                for older in self.folder.glob(f"*-{key.digest[:_NAME_DIGITS]}.*"):
                     older.unlink()
-                write_atomic(path, built.plan, durable=True, mode=_OURS_ALONE)
-                # It comes last, as a plan without a manifest is nobody's.
+                write_atomic(path, built.plan, durable=True, mode=_PRIVATE)
+                # Last, as a plan without a manifest counts as a leftover.
                 text = json.dumps(manifest, indent=1)
-                write_atomic(path.with_suffix(".json"), text.encode(), durable=True, mode=_OURS_ALONE)
+                write_atomic(path.with_suffix(".json"), text.encode(), durable=True, mode=_PRIVATE)
                 self._prune(path)
         except _DamagedError as error:
-            raise EngineError(f"the plan of {built.name} {error}; it can be used, but is not kept") from None
+            raise EngineError(f"the plan of {built.name} {error}; it can be used, but not stored") from None
         except OSError as error:
             raise EngineError(
-                f"the plan of {built.name} cannot be kept in {self.folder} ({error.strerror}): wanted a folder of our "
-                f"own with {len(built.plan) // MB + 1} MB free; without it, the plan is built again at the next start"
+                f"the plan of {built.name} cannot be stored in {self.folder} ({error.strerror}): wanted a folder of "
+                f"our own with {len(built.plan) // MB + 1} MB free; until then, the plan is built again at each start"
             ) from None
         return path
 
     def manifest(self, key: PlanKey) -> Mapping[str, Any] | None:
-        """Return what is told of the stored plan of this key; None where there is none."""
+        """Return the manifest of the stored plan of this key; None if there is none."""
         path = self._find(key)
         try:
             return _read_manifest(path) if path is not None else None
@@ -121,30 +121,30 @@ class PlanStore:
             return None
 
     def path(self, key: PlanKey) -> Path | None:
-        """Return where the plan of this key is kept; None where it is not."""
+        """Return the path of the stored plan of this key; None if there is none."""
         return self._find(key)
 
     def trial(self, key: PlanKey) -> PlanTrial:
-        """Return what came of trying the plan of this key."""
+        """Return the outcome of trying the plan of this key."""
         path = self._find(key)
         try:
             return PlanTrial(**json.loads(path.with_suffix(".trial").read_bytes())) if path else PlanTrial()
         except (OSError, ValueError, TypeError):
             return PlanTrial()
 
-    def note(self, key: PlanKey, trial: PlanTrial) -> None:
-        """Keep what came of trying the plan of this key; where it cannot be kept, it is tried again next time."""
+    def save_trial(self, key: PlanKey, trial: PlanTrial) -> None:
+        """Store the outcome of trying the plan of this key; if that fails, it is tried again next time."""
         try:
             with self._locked():
                 if (path := self._find(key)) is not None:
                     text = json.dumps(asdict(trial))
-                    write_atomic(path.with_suffix(".trial"), text.encode(), durable=True, mode=_OURS_ALONE)
+                    write_atomic(path.with_suffix(".trial"), text.encode(), durable=True, mode=_PRIVATE)
         except OSError as error:
-            log.warning("what came of trying an engine cannot be kept in %s (%s)", self.folder, error.strerror)
+            log.warning("the outcome of an engine's trial cannot be stored in %s (%s)", self.folder, error.strerror)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other threads and processes out of the folder."""
+        """Lock the folder against other threads and processes."""
         folder_fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder_fd, fcntl.LOCK_EX)
@@ -153,26 +153,26 @@ class PlanStore:
             os.close(folder_fd)
 
     def _find(self, key: PlanKey) -> Path | None:
-        manifests = self.folder.glob(f"*-{key.digest[:_DIGEST_SHOWN]}.json")
+        manifests = self.folder.glob(f"*-{key.digest[:_NAME_DIGITS]}.json")
         return next((path.with_suffix(".plan") for path in manifests), None)
 
     def _missing(self, key: PlanKey) -> StalePlanError:
-        """Return the error for a key without a plan; where the model has others, it tells how the nearest differs."""
+        """Return the error for a key without a plan, with the first mismatch of the model's nearest other plan."""
         others = []
         for path in self.folder.glob("*.json"):
             with contextlib.suppress(OSError, StalePlanError):
                 found = _read_manifest(path)["key"]
                 if found["onnx_sha256"] == key.onnx_sha256 and (mismatches := key.mismatches(found)):
                     others.append((len(mismatches), f"the plan {path.with_suffix('.plan')} {mismatches[0]}"))
-        nearest = min(others)[1] if others else f"no plan of this model is kept in {self.folder}"
-        return StalePlanError(f"{nearest}; a new one is built")
+        nearest = min(others)[1] if others else f"no plan of this model is stored in {self.folder}"
+        return StalePlanError(f"{nearest}; a new one will be built")
 
     def _checked_or_removed(self, path: Path, key: PlanKey) -> bytes:
         try:
             return self._checked(path, key)
         except _DamagedError as error:
             self._remove(path)
-            raise StalePlanError(f"the plan {path} {error}; it is deleted, and a new one is built") from None
+            raise StalePlanError(f"the plan {path} {error}; it was deleted, and a new one will be built") from None
 
     def _checked(self, path: Path, key: PlanKey) -> bytes:
         manifest = _read_manifest(path)
@@ -186,7 +186,7 @@ class PlanStore:
             _hashed[identity] = hashlib.sha256(plan).hexdigest()
         if _hashed[identity] != manifest["sha256"]:
             raise _DamagedError("does not have the SHA-256 that its manifest says")
-        with contextlib.suppress(OSError):  # a folder that cannot be written is not pruned either
+        with contextlib.suppress(OSError):  # the time of use only matters in a folder that can be pruned
             os.utime(path.with_suffix(".json"))
         return plan
 
@@ -196,7 +196,7 @@ class PlanStore:
                 each.unlink()
 
     def _remove_leftovers(self) -> None:
-        """Remove what a process left that was killed while it stored; we hold the lock, so none is at it now."""
+        """Remove files of processes that were killed while storing; we hold the lock, so none is storing now."""
         pairs = {".plan": ".json", ".json": ".plan", ".trial": ".plan"}
         for path in (
             *unfinished_writes(self.folder),
@@ -207,23 +207,23 @@ class PlanStore:
                 path.unlink()
 
     def _prune(self, kept: Path) -> None:
-        """Remove the least recently used plans while there are too many bytes of them."""
+        """Remove the least recently used plans while their total size exceeds the limit."""
         plans = sorted(self.folder.glob("*.plan"), key=lambda path: path.with_suffix(".json").stat().st_mtime_ns)
         excess_bytes = sum(path.stat().st_size for path in plans) - self._limit_bytes
         for path in plans:
             if excess_bytes > 0 and path != kept:
                 excess_bytes -= path.stat().st_size
-                log.info("the plan %s is removed: there are more than cache_mb of them", path)
+                log.info("removing the plan %s: plans exceed cache_mb", path)
                 self._remove(path)
 
 
-# SHA-256 by file identity: a file is hashed once in a process, as long as nothing of its identity changes.
+# SHA-256 by file identity: a file is hashed once per process while its identity is unchanged.
 _hashed: dict[tuple[int, ...], str] = {}
 
 
 def _manifest(key: PlanKey, built: BuiltPlan) -> dict[str, Any]:
     magic, version = read_header(built.plan)
-    _check_header(built.plan, key, version[-1])  # else what is stored now would be refused at each load
+    _check_header(built.plan, key, version[-1])  # else the stored plan would be refused at each load
     return {
         "name": built.name,
         "key": asdict(key),
@@ -237,26 +237,26 @@ def _manifest(key: PlanKey, built: BuiltPlan) -> dict[str, Any]:
 
 
 def _read_manifest(plan_path: Path) -> dict[str, Any]:
-    """Read the manifest beside a plan, with the entries that loading needs."""
+    """Read the manifest beside a plan, and check the entries that loading needs."""
     data, _ = _read_own(plan_path.with_suffix(".json"))
     try:
         manifest: dict[str, Any] = json.loads(data)
-        wanted = {"key": dict, "sha256": str, "size": int, "header": list}
-        if all(isinstance(manifest[name], kind) for name, kind in wanted.items()) and manifest["header"]:
+        types = {"key": dict, "sha256": str, "size": int, "header": list}
+        if all(isinstance(manifest[name], kind) for name, kind in types.items()) and manifest["header"]:
             return manifest
     except (ValueError, KeyError, TypeError):
         pass
-    raise _DamagedError("has a manifest that cannot be read")
+    raise _DamagedError("has an unreadable manifest")
 
 
 def _check_header(plan: bytes, key: PlanKey, build: int) -> None:
-    """Refuse a plan of another library or version before that library sees it."""
+    """Refuse a plan of another library or version before the library reads it."""
     magic, version = read_header(plan)
     if magic != MAGIC[key.library]:
         raise _DamagedError(f"starts with {magic!r}, wanted {MAGIC[key.library]!r} of {key.library}")
-    wanted = (*(int(part) % 256 for part in re.findall(r"\d+", key.version)[:3]), build)
-    if version != wanted:
-        raise _DamagedError(f"has version {_dotted(version)} in its header, wanted {_dotted(wanted)}")
+    expected = (*(int(part) % 256 for part in re.findall(r"\d+", key.version)[:3]), build)
+    if version != expected:
+        raise _DamagedError(f"has version {_dotted(version)} in its header, wanted {_dotted(expected)}")
 
 
 def _dotted(version: tuple[int, ...]) -> str:
@@ -264,18 +264,18 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 def _read_own(path: Path) -> tuple[bytes, tuple[int, ...]]:
-    """Read a file that none but us can have written; return its bytes and its identity."""
+    """Read a file that only we can have written; return its bytes and its identity."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(fd, "rb", buffering=0) as file:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode) or before.st_uid != os.geteuid() or before.st_mode & 0o022:
             raise StalePlanError(
                 f"{path} belongs to user {before.st_uid} with mode {stat.S_IMODE(before.st_mode):o}, wanted a file of "
-                f"user {os.geteuid()} that no one else may write; a new one is built"
+                f"user {os.geteuid()} that no one else may write; a new one will be built"
             )
         data = file.readall()
         if _identity(before) != _identity(os.fstat(fd)):
-            raise _DamagedError("changed while it was read")
+            raise _DamagedError("changed while being read")
     return data, _identity(before)
 
 
