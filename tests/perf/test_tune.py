@@ -451,5 +451,5 @@ def test_end_of_the_command_by_a_signal_puts_the_mode_of_the_board_back(
         process.send_signal(number)
         _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
-    assert "start the same command again to go on" in told
+    assert "run the same command again to continue" in told
     assert status.read_text(encoding="utf-8") == before
