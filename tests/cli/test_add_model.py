@@ -1,4 +1,4 @@
-"""`edge engines list` and `edge engines add`."""
+"""`edge engines add`."""
 
 from __future__ import annotations
 
@@ -92,14 +92,3 @@ def test_add_refuses_what_is_no_model(content: bytes, tmp_path: Path, capsys: py
     (tmp_path / "net.onnx").write_bytes(content)
     assert main(["engines", "add", str(tmp_path / "net.onnx")]) == 2
     assert "wanted a complete ONNX file" in capsys.readouterr().err
-
-
-def test_list_tells_what_is_wrong_with_a_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("engines/broken").mkdir(parents=True)
-    Path("engines/broken/model.toml").write_text("task = 1", encoding="utf-8")
-    assert main(["engines", "list", "--json"]) == 0
-    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
-    assert "task" in listed["broken"]["problem"]

@@ -31,7 +31,7 @@ def refusal(*arguments: str, cwd: Path | None = None) -> str:
     return done.stderr
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         main(["--version"])
     assert raised.value.code == 0
@@ -39,7 +39,12 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "run", "check", "detect", "engines", "schema", "engines list", "engines add", ""]
+    "command",
+    [
+        *("demo", "run", "check", "detect", "tune", "bench", "schema", "engines", "power", ""),
+        *("engines list", "engines add", "engines build", "engines inspect", "engines verify", "engines quantize"),
+        *("power show", "power set", "power watch"),
+    ],
 )
 def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:

@@ -1,0 +1,21 @@
+"""`edge engines list`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edge.cli.main import main
+
+
+def test_list_tells_what_is_wrong_with_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("engines/broken").mkdir(parents=True)
+    Path("engines/broken/model.toml").write_text("task = 1", encoding="utf-8")
+    assert main(["engines", "list", "--json"]) == 0
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert "task" in listed["broken"]["problem"]
