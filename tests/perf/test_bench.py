@@ -187,7 +187,7 @@ def test_machine_in_use_by_a_daemon_is_not_measured(wish: BenchPlan, measured: B
     [
         (
             {"what": ("nobody",)},
-            rf"'nobody' is no network, .*wanted a network \({NAMES[0]}, .*conveyor",
+            rf"'nobody' is not a network, .*wanted a network \({NAMES[0]}, .*conveyor",
         ),
         ({"scenarios": ("server",)}, "--scenario server: found no --target-p99-ms"),
         ({"power_modes": ("max-q",)}, "--power-mode: this machine has no power modes"),

@@ -268,7 +268,8 @@ def test_no_room_is_told_with_what_is_wanted_and_found(tmp_path: Path, monkeypat
     with pytest.raises(EdgeError) as raised:
         write(find("VGG-19"), tmp_path)
     assert str(raised.value) == (
-        f"network VGG-19 needs 575 MB in {tmp_path}, and 100 MB are free there; free some, or name another folder"
+        f"network VGG-19 needs 575 MB in {tmp_path}, but only 100 MB are free there; "
+        "free some, or choose another --state-dir"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -292,7 +293,7 @@ except EdgeError as error:
     print(error)
 """)
     assert told.startswith(f"network MobileNet-v2 cannot be written to {tmp_path}/mobilenet-v2-")
-    assert "(File too large); wanted a folder that can be written, with 14 MB of room" in told
+    assert "(File too large); wanted a writable folder with 14 MB of free space" in told
     assert list(tmp_path.iterdir()) == []
 
 

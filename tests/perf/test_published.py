@@ -60,7 +60,7 @@ def test_a_board_is_known_by_any_of_its_names(board: str, device: str) -> None:
 
 @pytest.mark.parametrize("board", ["Jetson TX2 NX", "Jetson Orin Nano 8GB", "x86_64", ""])
 def test_a_board_without_published_rows_is_told_with_those_that_have_some(board: str) -> None:
-    with pytest.raises(ConfigError, match="name one: --board tx1, tx2, p4, v100"):
+    with pytest.raises(ConfigError, match="choose one: --board tx1, tx2, p4, v100"):
         published_device(board)
 
 

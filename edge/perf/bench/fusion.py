@@ -1,4 +1,4 @@
-"""`edge bench --fusion NETWORK`: how many layers a network has in its file, as it is parsed, and once it is fused."""
+"""Layer fusion: the layers of a network in its file, as parsed, and in the engine."""
 
 from __future__ import annotations
 
@@ -30,59 +30,60 @@ from edge.perf.bench.tables import cell_text
 from edge.pipeline.served_model import make_provider
 
 COUNTED = (
-    "A layer is, in the ONNX file, a node that is no constant; in the parsed network, a layer of TensorRT's that is no "
-    "constant; in the engine, a kernel that computes: what only moves a tensor into another format or type is counted "
-    "apart."
+    "Layers counted: in the ONNX file, every node but constants; in the parsed network, every TensorRT layer but "
+    "constants; in the engine, every kernel that computes. Kernels that only reformat a tensor are counted separately."
 )
 _CONSTANT = "CONSTANT"
 _TITLES = {"onnx": "ONNX file", "parsed": "parsed network", "built": "engine"}
-_WHY = {**_TITLES, "inspector": "not told by TensorRT"}
+_WHY = {**_TITLES, "inspector": "TensorRT gave no layers"}
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Counted:
-    """The layers that one source tells of."""
+class CountedLayers:
+    """Layers as counted by one source."""
 
-    source: str  # what told it
-    layers: tuple[tuple[EngineLayer, float | None], ...]  # each with its milliseconds; None: not measured
-    constants: int = 0  # beside them
+    source: str  # library and tool
+    layers: tuple[tuple[EngineLayer, float | None], ...]  # each with its time in ms; None: not measured
+    constants: int = 0  # not among the layers
 
     def to_json(self) -> dict[str, Any]:
         return {"source": self.source, "constants": self.constants, **described(self.layers)}
 
 
 @dataclass(frozen=True)
-class Published:
-    """Layers as they were published for a network."""
+class PublishedLayers:
+    """Published numbers of layers of a network."""
 
     before: int
     after: int
-    remark: str  # why ours may differ
+    remark: str  # the reason that ours may differ
 
 
-_FLATTEN = "The Flatten of the ONNX file is not among the published layers before fusion."
-# Of NVIDIA's slides on mixed precision. 670 = 155 × (convolution + normalisation + scale) + 151 ReLU + 50 sums +
-# 2 pools + dense layer + softmax, which is how Caffe has it.
+_FLATTEN = "The published layers before fusion do not include the Flatten of the ONNX file."
+# From NVIDIA's slides on mixed precision. 670 = 155 × (convolution + normalisation + scale) + 151 ReLU + 50 sums +
+# 2 pools + dense layer + softmax, as in Caffe.
 PUBLISHED = {
-    "VGG-19": Published(43, 27, _FLATTEN),
-    "Inception-v3": Published(309, 113, _FLATTEN),
-    "ResNet-152": Published(
-        670, 159, f"A batch normalisation is two of the published layers before fusion, and one ONNX node. {_FLATTEN}"
+    "VGG-19": PublishedLayers(43, 27, _FLATTEN),
+    "Inception-v3": PublishedLayers(309, 113, _FLATTEN),
+    "ResNet-152": PublishedLayers(
+        670,
+        159,
+        f"Before fusion, a batch normalisation is two published layers but one ONNX node. {_FLATTEN}",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """A network's layers before and after fusion; what is None has its reason in `why`, but for `published`."""
+    """Layers of a network before and after fusion; `why` explains what is None, except `published`."""
 
     network: str
     precision: Precision
     operators: Mapping[str, int] | None  # of the FP32 ONNX file: how many nodes of each
-    parsed: Counted | None
-    built: Counted | None
-    published: Published | None
+    parsed: CountedLayers | None
+    built: CountedLayers | None
+    published: PublishedLayers | None
     why: Mapping[str, str]
 
     @property
@@ -104,16 +105,16 @@ class Fusion:
 
 
 def fusion(folder: Path, precision: Precision, state_dir: Path) -> Fusion:
-    """Count the layers of the model in a folder, and build its TensorRT plan, for batch 1, where there is a GPU.
+    """Count the layers of the model in a folder; with a GPU, build its TensorRT plan for batch 1 if needed.
 
-    Without a GPU the engine's layers are those that ONNX Runtime runs, once, on the CPU. Times are in milliseconds,
-    and only those of a GPU. Raises ModelError where the folder holds no model; what else cannot be told is None.
+    Without a GPU, the engine's layers are those of one run of ONNX Runtime on the CPU, without times. Raises ModelError
+    if the folder holds no model; anything else that fails is None.
     """
     manifest = read_manifest(folder)
     onnx = model_file(folder, manifest)
     inspected = InspectedModel(onnx, precision, 1, "gpu", state_dir, board_name())
     if precision == "fp16":
-        with contextlib.suppress(EdgeError):  # told below, by each part that needs it
+        with contextlib.suppress(EdgeError):  # reported below, by each part that needs it
             fp16_file(onnx, state_dir, blocked=manifest.accuracy.fp16_blocked_ops)
     why: dict[str, str] = {}
 
@@ -134,32 +135,32 @@ def fusion(folder: Path, precision: Precision, state_dir: Path) -> Fusion:
     return Fusion(network or folder.resolve().name, precision, operators, parsed, built, published, why)
 
 
-def _parsed(inspected: InspectedModel) -> Counted:
+def _parsed(inspected: InspectedModel) -> CountedLayers:
     layers = inspected.network()
     kept = tuple((each, None) for each in layers if each.kind != _CONSTANT)
-    return Counted(f"{_tensorrt()}, parser", kept, len(layers) - len(kept))
+    return CountedLayers(f"{_tensorrt()}, parser", kept, len(layers) - len(kept))
 
 
-def _inspected(inspected: InspectedModel, folder: Path, manifest: Manifest) -> Counted:
-    """Ask TensorRT's inspector, of a plan that is built where none is kept; it needs a GPU."""
+def _inspected(inspected: InspectedModel, folder: Path, manifest: Manifest) -> CountedLayers:
+    """Inspect the plan with TensorRT's engine inspector, building it if none is stored; this needs a GPU."""
     load_tensorrt()
     find_gpu()
     try:
         _ = inspected.plan
     except EngineError:
         _build(inspected, folder, manifest)
-    return Counted(f"{_tensorrt()}, engine inspector", tuple(inspected.layers()))
+    return CountedLayers(f"{_tensorrt()}, engine inspector", tuple(inspected.layers()))
 
 
-def _run_by_onnxruntime(inspected: InspectedModel) -> Counted:
+def _run_by_onnxruntime(inspected: InspectedModel) -> CountedLayers:
     onnx = variant_file(inspected.onnx, inspected.precision, "ort-cpu", inspected.state_dir)
     layers = layers_run(onnx, inspected.state_dir / "bench")
     version = import_onnxruntime().__version__
-    return Counted(f"ONNX Runtime {version} on the CPU", tuple((each, None) for each in layers))
+    return CountedLayers(f"ONNX Runtime {version} on the CPU", tuple((each, None) for each in layers))
 
 
 def _build(inspected: InspectedModel, folder: Path, manifest: Manifest) -> None:
-    """Have the plan built and kept."""
+    """Build the plan and store it."""
     settings = ModelSettings.model_validate({"path": str(folder.resolve()), "max_batch": inspected.max_batch})
     environment = EngineEnvironment(inspected.state_dir, inspected.board, EnginesSettings())
     make_provider(settings, manifest, environment, threads=1).open_or_build(inspected.precision).close()
@@ -172,7 +173,7 @@ def _tensorrt() -> str:
 
 
 def _network_name(onnx: Path) -> str | None:
-    """Return which of the built-in networks it is, by the name of its file."""
+    """Return the built-in network with the name of this file; None for another model."""
     try:
         return find(onnx.stem).name
     except ConfigError:
@@ -180,7 +181,7 @@ def _network_name(onnx: Path) -> str | None:
 
 
 def show_fusion(fusion: Fusion, console: Console) -> None:
-    """Print the counts beside the published ones, the layers of the engine, and what could not be told."""
+    """Print the counts beside the published ones, the layers of the engine, and what could not be determined."""
     console.print(_count_table(fusion))
     console.print(Text(COUNTED))
     if fusion.published is not None:
@@ -194,9 +195,9 @@ def show_fusion(fusion: Fusion, console: Console) -> None:
 def _count_table(fusion: Fusion) -> Table:
     table = Table(title=f"{fusion.network}, {fusion.precision}", title_justify="left")
     table.add_column("")
-    for column in ("layers", "published", "beside them"):
-        table.add_column(column, justify="right" if column != "beside them" else "left")
-    table.add_column("told by")
+    for column in ("layers", "published", "not counted"):
+        table.add_column(column, justify="right" if column != "not counted" else "left")
+    table.add_column("source")
     table.add_column("by precision")
     before, after = (str(fusion.published.before), str(fusion.published.after)) if fusion.published else ("", "")
     nodes = cell_text(fusion.onnx_layers)
@@ -206,16 +207,16 @@ def _count_table(fusion: Fusion) -> Table:
     return table
 
 
-def _count_cells(counted: Counted | None, published: str) -> list[str]:
+def _count_cells(counted: CountedLayers | None, published: str) -> list[str]:
     if counted is None:
         return [cell_text(None), published, "", "", ""]
-    told = counted.to_json()
-    beside = [f"{name}: {told[name]}" for name in ("constants", "reformats") if told[name]]
-    precisions = [f"{number} {precision}" for precision, number in told["by_precision"].items()]
-    return [str(told["count"]), published, ", ".join(beside), counted.source, ", ".join(precisions)]
+    facts = counted.to_json()
+    others = [f"{name}: {facts[name]}" for name in ("constants", "reformats") if facts[name]]
+    precisions = [f"{number} {precision}" for precision, number in facts["by_precision"].items()]
+    return [str(facts["count"]), published, ", ".join(others), counted.source, ", ".join(precisions)]
 
 
-def _layer_table(built: Counted) -> Table:
+def _layer_table(built: CountedLayers) -> Table:
     table = Table(title="Layers of the engine", title_justify="left")
     table.add_column("layer", overflow="fold")
     for column in ("kind", "type", "ms"):

@@ -1,4 +1,4 @@
-"""What machine a benchmark was run on, as far as its result depends on it: board, clocks, mode, versions, hashes."""
+"""Record of the machine a benchmark ran on: board, clocks, power mode, versions, hashes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edge.host.paths import glob, read_text
 from edge.host.sensors.conditions import ConditionReader
 from edge.power.modes import read_modes
 
-# What takes part in the work, as packages are named.
+# Packages that take part in inference.
 PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
@@ -26,11 +26,11 @@ PACKAGES = (
     "numpy",
     "opencv-python-headless",
 )
-_MHZ = 1e-3  # cpufreq tells kHz
+_MHZ = 1e-3  # cpufreq uses kHz
 
 
 def machine(hashes: Mapping[str, str]) -> dict[str, Any]:
-    """Return the machine as it is now; None for what it does not tell. `hashes`: SHA-256 of what is run, by name."""
+    """Return the state of the machine, None for what is unknown; `hashes` are the SHA-256 of the models by name."""
     return {
         "at": utc_text(wall_ns()),
         "board": read_board().to_json(),
@@ -38,14 +38,14 @@ def machine(hashes: Mapping[str, str]) -> dict[str, Any]:
         "clocks": _clocks(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_mb": round(psutil.virtual_memory().total / 1e6),
-        "load_average": round(os.getloadavg()[0], 2),  # of the minute before
+        "load_average": round(os.getloadavg()[0], 2),  # of the last minute
         "versions": _versions(),
         "sha256": dict(hashes),
     }
 
 
 def _power_mode() -> dict[str, Any] | None:
-    """Tell the mode with its caps: a mode of one name has others in another release."""
+    """Return the mode with its caps, since the caps of a name differ between releases."""
     modes = read_modes()
     if modes is None:
         return None
@@ -62,7 +62,7 @@ def _clocks() -> dict[str, Any]:
 
 
 def _cpu_clocks() -> dict[str, Any]:
-    """Tell the range in which each core's clock may be, and by what it is set; nothing where the kernel has no say."""
+    """Return the governor and clock range of each core; empty without cpufreq."""
     clocks = {}
     for folder in glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq"):
         clocks[folder.split("/")[-2]] = {

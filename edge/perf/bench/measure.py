@@ -1,4 +1,4 @@
-"""One setting measured: warmed up apart, then every query taken down, in one stretch or in several that take turns."""
+"""Measurement of one setting: warm-up, then every query recorded, in one stretch or several interleaved ones."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from edge.perf.bench.load_generator import ClosedLoop, Length, Query, System, po
 from edge.perf.bench.row import LEAST_SAMPLES, BenchRow
 from edge.perf.bench.stretch import RowSensors, RowSetting, Stretch, row_of
 
-# A board is warm when its hottest sensor has risen by no more than this from one stretch of warming up to the next.
+# A board is warm once its hottest sensor rises by no more than this from one stretch of warm-up to the next.
 STEADY_C = 0.5
 STRETCH_S = 3.0
 LONGEST_WARM_UP_S = 120.0
-# The highest rate that meets a target is found to within this ratio, in so many probes at most.
+# The search for the highest rate that meets a target ends within this ratio, or after this many probes.
 RATE_WITHIN = 1.04
 MOST_PROBES = 8
 _DONE = object()
-_ROOM = 1.1  # above what the lanes do when they never wait, as that is a short measurement
+_MARGIN = 1.1  # above the measured capacity, as that measurement is short
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a setting is measured."""
+    """Effort for a setting: its length, warm-up and target."""
 
     length: Length
     warm_up_s: float
-    is_thorough: bool  # warms up until the temperature is steady
+    is_thorough: bool  # warm up until the temperature is steady
     target_p99_ms: float | None
     seed: int
 
 
 class LatencyTarget:
-    """Tells from the queries as they end when a p99 can only be missed."""
+    """Early detection, from the queries as they end, that a p99 target will be missed."""
 
     def __init__(self, target_p99_ms: float, queries: int) -> None:
-        """Take the target, and how many queries there will be at least."""
+        """Set the target and the minimum number of queries."""
         self._target_ms = target_p99_ms
-        self._allowed = (queries - 1) // LEAST_SAMPLES + 1  # np.percentile looks at the two samples around its place
+        self._allowed = (queries - 1) // LEAST_SAMPLES + 1  # np.percentile interpolates between two samples
         self._over = 0
 
     @property
     def is_missed(self) -> bool:
-        """Tell whether the queries beyond the target are too many, whatever comes."""
+        """True once too many queries exceed the target, whatever follows."""
         return self._over > self._allowed
 
     def is_missed_by(self, query: Query) -> bool:
-        """Take one more query, and tell."""
+        """Count a query, and return whether the target is now missed."""
         self._over += query.latency_ms > self._target_ms
         return self.is_missed
 
 
 class InterruptedRunError(KeyboardInterrupt):
-    """Ctrl-C in the midst of runs, with the rows of what was measured until then."""
+    """Ctrl-C during measurements, with the rows measured so far."""
 
     def __init__(self, rows: list[BenchRow]) -> None:
         super().__init__()
@@ -61,23 +61,23 @@ class InterruptedRunError(KeyboardInterrupt):
 
 
 class RoundRobin:
-    """Settings that are measured side by side, a stretch of each in turn, so that what drifts hits all alike."""
+    """Round-robin measurement, one stretch of each setting in turn, so that drift affects all alike."""
 
     def __init__(self) -> None:
         self._members: list[Measurement] = []
-        self._steps: dict[Measurement, Iterator[None]] = {}  # of those that are not done yet
+        self._steps: dict[Measurement, Iterator[None]] = {}  # of the unfinished ones
 
     def __bool__(self) -> bool:
         return bool(self._members)
 
     def join(self, member: Measurement) -> None:
-        """Warm a system up; raise InterruptedRunError at Ctrl-C, and what it failed with."""
+        """Add a measurement and warm its system up; raise InterruptedRunError on Ctrl-C, or the system's failure."""
         self._members.append(member)
         self._steps[member] = member.steps()
         self._step(member)
 
     def rows(self) -> list[BenchRow]:
-        """Measure; raise InterruptedRunError at Ctrl-C, with what each has until then; a system's failure is raised."""
+        """Measure all; raise InterruptedRunError on Ctrl-C with the rows so far, or a system's failure."""
         while self._steps:
             for member in tuple(self._steps):
                 self._step(member)
@@ -93,7 +93,7 @@ class RoundRobin:
 
 
 class Measurement:
-    """One setting on one system under test; with several stretches, others may be measured between them."""
+    """Measurement of one setting on one system; between several stretches, others may be measured."""
 
     def __init__(
         self, system: System, sensors: RowSensors, setting: RowSetting, effort: Effort, stretches: int = 1
@@ -103,37 +103,37 @@ class Measurement:
         self._setting = setting
         self._effort = effort
         self._count = stretches
-        self.stretches: list[Stretch] = []  # of the row; the last one may be at work
-        self._hopeless: str | None = None  # why there can be no row to be trusted
+        self.stretches: list[Stretch] = []  # of the row; the last one may be unfinished
+        self._hopeless: str | None = None  # the reason that no valid row is possible
 
     def measure(self) -> BenchRow:
-        """Return the row; raise InterruptedRunError at Ctrl-C, and what the system failed with."""
+        """Measure the row alone; raise InterruptedRunError on Ctrl-C, or the system's failure."""
         turns = RoundRobin()
         turns.join(self)
         return turns.rows()[0]
 
     def steps(self) -> Iterator[None]:
-        """Warm up, and then measure a stretch with each step."""
+        """Return the steps: the first warms up, each further one measures a stretch."""
         return self._serve() if self._setting.scenario == "server" else self._keep_busy()
 
     def row(self) -> BenchRow:
-        """Return what was measured, once there are no more steps."""
+        """Return the row, once there are no more steps."""
         row = self._row_of(self.stretches)
         return row if self._hopeless is None else replace(row, valid=False, why=self._hopeless)
 
     def interrupted_row(self) -> BenchRow | None:
-        """Return the row of what was measured until now; None where that is nothing."""
+        """Return the row of the measurement so far; None if there is nothing."""
         kept = [each for each in self.stretches if each.queries]
         if not kept:
             return None
         if kept[-1].end is None:
             kept[-1].finish(self._sensors, self._setting.power_mode)
-        why = "interrupted: only what was measured until then is told"
+        why = "interrupted: only the samples until then are included"
         return replace(self._row_of(kept), valid=False, why=why)
 
     def _row_of(self, stretches: list[Stretch]) -> BenchRow:
         row = row_of(self._setting, stretches)
-        # With others open beside it, nobody can tell how much of the memory is this one's.
+        # With other systems open at the same time, this one's part of the memory is unknown.
         return row if self._count == 1 else replace(row, memory_mb=None)
 
     def _keep_busy(self) -> Iterator[None]:
@@ -141,7 +141,7 @@ class Measurement:
         loop = ClosedLoop(self._system, self._setting.scenario)
         self._warm_up(loop)
         yield
-        # A p99 needs its samples, but not to tell that it is missed.
+        # A p99 needs its samples, but a missed one shows earlier.
         target = None if target_ms is None else LatencyTarget(target_ms, LEAST_SAMPLES)
         whole = self._effort.length
         if target is not None:
@@ -166,7 +166,7 @@ class Measurement:
         stretch.finish(self._sensors, self._setting.power_mode)
 
     def _warm_up(self, loop: ClosedLoop) -> None:
-        """Run until everything is allocated and cached, and, where that is measured, the heat sink warm."""
+        """Run until everything is allocated and cached, and the heat sink is warm if its temperature is measured."""
         loop.run(Length(self._effort.warm_up_s, least_queries=1), [], now_ns())
         if not self._effort.is_thorough:
             return
@@ -181,21 +181,21 @@ class Measurement:
             before_c = now_c
 
     def _warm_again(self, loop: ClosedLoop) -> None:
-        """Run for a moment where another system has had the caches meanwhile."""
+        """Run briefly if another system has used the caches meanwhile."""
         if self._count > 1:
             loop.run(Length(self._effort.warm_up_s / self._count, least_queries=1), [], now_ns())
 
     def _leave(self, loop: ClosedLoop) -> None:
-        """Leave the machine to others."""
+        """Drain the loop if others are measured next."""
         if self._count > 1:
             loop.drain()
 
     def _serve(self) -> Iterator[None]:
-        """Find the highest rate that meets the target, by bisection; a probe is a stretch."""
+        """Find the highest rate that meets the target by bisection; each probe is a stretch."""
         target_ms = self._effort.target_p99_ms or 0.0
         loop = ClosedLoop(self._system, "offline")
         self._warm_up(loop)
-        low, high = 0.0, self._capacity_per_s(loop) * _ROOM
+        low, high = 0.0, self._capacity_per_s(loop) * _MARGIN
         yield
         best: Stretch | None = None
         for _ in range(MOST_PROBES):
@@ -212,7 +212,7 @@ class Measurement:
             if low and high / low <= RATE_WITHIN:
                 break
         if best is None:
-            self._hopeless = f"no rate meets the target of {target_ms:g} ms: {high:.3g} images/s miss it, too"
+            self._hopeless = f"no rate meets the target of {target_ms:g} ms: even {high:.3g} images/s misses it"
         else:
             self.stretches = [best]
 

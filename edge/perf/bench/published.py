@@ -1,4 +1,4 @@
-"""Our rows beside the published ones of a board."""
+"""Comparison of measured rows with published ones of a board."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ RATIOS = PUBLISHED_COLUMNS[5:]
 
 @dataclass(frozen=True)
 class Pair:
-    """A row of ours, the published row of the same network and batch, and ours ÷ published by column.
+    """Measured row and published row of the same network and batch, with measured ÷ published by column.
 
-    A ratio is None where either side has no figure.
+    A ratio is None if either figure is missing.
     """
 
     ours: Row
@@ -40,41 +40,42 @@ class Pair:
 
 @cache
 def published_rows() -> tuple[Row, ...]:
-    """Return all published rows in their order; an empty cell is None."""
+    """Return all published rows in order, with None for an empty cell."""
     text = (files(__package__) / "published_results.csv").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return tuple({key: _value(key, cell) for key, cell in row.items()} for row in csv.DictReader(lines))
 
 
 def published_device(board: str) -> str:
-    """Return the published name of a board: of `tx2`, or of a name that holds it, as `NVIDIA Jetson TX2 Developer Kit`.
+    """Return the published name of a board, given as `tx2` or in full, as `NVIDIA Jetson TX2 Developer Kit`.
 
-    Raise ConfigError where nothing was published for it.
+    Raises ConfigError if nothing was published for it.
     """
     words = _plain(board).split()
     for short, device in BOARDS.items():
         if short in words and "nx" not in words:  # a TX2 NX is another module
             return device
     known = ", ".join(BOARDS)
-    raise ConfigError(f"--compare published: nothing was published for board {board!r}; name one: --board {known}")
+    raise ConfigError(f"--compare published: nothing was published for board {board!r}; choose one: --board {known}")
 
 
 def paired(rows: Sequence[Row], board: str, power_mode: str | None = None) -> list[Pair]:
-    """Return a pair for each row of ours and each published row of the same network and batch on that board.
+    """Pair each measured row with each published row of the same network and batch on that board.
 
-    `power_mode` is max-q or max-p, or the board's own name of such a mode. Without it a row goes beside those of its
-    own mode where they were published, else beside those of all modes. Raise ConfigError for an unknown board or mode.
+    `power_mode` is max-q or max-p, or the board's own name of such a mode. Without it, a row is paired with the
+    published rows of its own mode if there are any, else with those of all modes. Raises ConfigError for an unknown
+    board or mode.
     """
     device = published_device(board)
     theirs = [row for row in published_rows() if row["device"] == device]
     modes = list(dict.fromkeys(row["power_mode"] for row in theirs))
-    wanted = published_mode(power_mode, modes) if power_mode else None
-    if power_mode and wanted is None:
+    requested = published_mode(power_mode, modes) if power_mode else None
+    if power_mode and requested is None:
         named = ", ".join(modes)
-        raise ConfigError(f"--power-mode {power_mode}: {device} was published in {named}; choose one of these")
+        raise ConfigError(f"--power-mode {power_mode}: {device} was published in {named}; choose one of them")
     pairs = []
     for ours in rows:
-        mode = wanted or published_mode(ours.get("power_mode") or "", modes)
+        mode = requested or published_mode(ours.get("power_mode") or "", modes)
         pairs += [
             Pair(ours, row, _ratios(ours, row))
             for row in theirs
@@ -85,31 +86,31 @@ def paired(rows: Sequence[Row], board: str, power_mode: str | None = None) -> li
 
 
 def published_mode(power_mode: str, modes: Sequence[str]) -> str | None:
-    """Return which of the published modes is meant, as max-p by MAXP_CORE_ARM; None where it is none of them."""
+    """Return the published mode that a name stands for, such as max-p for MAXP_CORE_ARM; None if there is none."""
     plain = _joined(power_mode)
     return next((mode for mode in modes if plain.startswith(_joined(mode))), None)
 
 
 def published_sheet(pairs: Sequence[Pair]) -> Sheet:
-    """Return the pairs as a table: ours, published and ours ÷ published of the figures that are compared."""
+    """Return the pairs as a table: measured, published, and measured ÷ published of each compared figure."""
     figures = {"images_per_s": "images/s", "latency_ms": "p50 ms", "images_per_s_per_w": "images/s/W"}
     heads = ("network", "batch", "ours", "theirs", *(f"{name}, ours / theirs" for name in figures.values()))
     lines = []
     for pair in pairs:
         theirs = f"{pair.published['power_mode']} {pair.published['precision']}"
         compared = (_compared(pair, figure) for figure in figures)
-        lines.append((pair.ours["network"], pair.ours["batch"], _form(pair.ours), theirs, *compared))
+        lines.append((pair.ours["network"], pair.ours["batch"], _variant(pair.ours), theirs, *compared))
     device = pairs[0].published["device"] if pairs else "no published row"
     point = f"; {POWER_POINTS[device.split()[0]]}" if pairs else ""
-    return Sheet(f"Beside {device} ({SOURCE}{point})", heads, tuple(lines))
+    return Sheet(f"Compared with {device} ({SOURCE}{point})", heads, tuple(lines))
 
 
 def _compared(pair: Pair, figure: str) -> str:
-    told = f"{cell_text(pair.ours.get(figure))} / {cell_text(pair.published[figure])}"
-    return told if (ratio := _times(pair.ratios[figure])) is None else f"{told} = {ratio}"
+    quotient = f"{cell_text(pair.ours.get(figure))} / {cell_text(pair.published[figure])}"
+    return quotient if (ratio := _times(pair.ratios[figure])) is None else f"{quotient} = {ratio}"
 
 
-def _form(row: Row) -> str:
+def _variant(row: Row) -> str:
     return " ".join(part for part in (row.get("power_mode"), row["precision"]) if part)
 
 

@@ -1,7 +1,7 @@
-"""The INT8 form of a network whose weights were drawn at random: for its speed, as there is no accuracy to lose.
+"""INT8 variant of a network with random weights, for its speed: there is no accuracy to lose.
 
-It is quantized as `edge engines quantize` does, but in all layers, with ranges from random input, and with weights
-rounded to the nearest level: neither changes what there is to compute.
+It is quantized as by `edge engines quantize`, but in all layers, with ranges from random input and weights rounded to
+the nearest level, none of which changes the amount of computation.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _SEED = 0
 
 
 def make_int8_variant(onnx: Path, backend: str, state_dir: Path) -> None:
-    """Make the form that a backend runs, unless it is there; raise ModelError where that cannot be done.
+    """Make the variant for a backend unless it exists; raise ModelError on failure.
 
-    It takes any batch, as its source does. The largest network needs 4 GB of memory and half a minute, once.
+    It accepts any batch, like its source. The largest network needs 4 GB of memory and half a minute, once.
     """
     placement: Placement = "cpu" if backend == "ort-cpu" else "tensorrt"
     kind = PLACEMENTS[placement]
-    if _is_there(onnx, kind, backend, state_dir):
+    if _exists(onnx, kind, backend, state_dir):
         return
-    log.info("%s: its INT8 form is made for %s", onnx.stem, placement)
+    log.info("%s: making its INT8 variant for %s", onnx.stem, placement)
     data = checked(_quantized(prepare(onnx), placement), source_sha256(onnx))
     write_variant(data, onnx, state_dir, kind, ORIGIN_KEY)
 
 
-def _is_there(onnx: Path, kind: str, backend: str, state_dir: Path) -> bool:
+def _exists(onnx: Path, kind: str, backend: str, state_dir: Path) -> bool:
     try:
         return variant_file(onnx, "int8", backend, state_dir).name.endswith(f".{kind}.onnx")
     except ModelError:
@@ -58,7 +58,7 @@ def _quantized(model: ModelProto, placement: Placement) -> ModelProto:
 
 
 def _inputs(model: ModelProto) -> Iterator[NDArray[np.float32]]:
-    """Draw what the weights are scaled for: Gaussian numbers of mean 0 and deviation 1."""
+    """Draw the input that the weights are scaled for: Gaussian numbers of mean 0 and deviation 1."""
     (value,) = model.graph.input
     shape = [1, *(axis.dim_value for axis in value.type.tensor_type.shape.dim[1:])]
     random = np.random.default_rng(_SEED)

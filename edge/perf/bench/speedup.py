@@ -1,4 +1,4 @@
-"""How much faster each precision is than FP32 at the same batch."""
+"""Speed-up of each precision over FP32 at the same batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ORDER = (REFERENCE, "fp16", "int8")
 
 
 class RowIdentity(NamedTuple):
-    """What else than the precision a row is a measurement of."""
+    """Identity of a row apart from its precision."""
 
     network: str
     batch: int
@@ -22,23 +22,23 @@ class RowIdentity(NamedTuple):
 
 
 def speedups(rows: Sequence[Row]) -> dict[RowIdentity, dict[str, float | None]]:
-    """Return, by place, images/s of each measured precision ÷ images/s in FP32; None where either was not measured."""
+    """Return images/s of each measured precision ÷ images/s in FP32; None if either was not measured."""
     rates: dict[RowIdentity, dict[str, float | None]] = {}
     for row in rows:
-        place = RowIdentity(row["network"], row["batch"], row["scenario"], row["lanes"], row.get("power_mode"))
-        rates.setdefault(place, {})[row["precision"]] = row["images_per_s"]
-    return {place: _relative(found) for place, found in rates.items()}
+        identity = RowIdentity(row["network"], row["batch"], row["scenario"], row["lanes"], row.get("power_mode"))
+        rates.setdefault(identity, {})[row["precision"]] = row["images_per_s"]
+    return {identity: _relative(found) for identity, found in rates.items()}
 
 
 def speedup_sheet(rows: Sequence[Row]) -> Sheet:
-    """Return the speed-ups as a table, a column for each precision that was measured."""
+    """Return the speed-ups as a table, with a column for each measured precision."""
     found = speedups(rows)
     measured = {precision for each in found.values() for precision in each}
     columns = [each for each in _ORDER if each in measured] + sorted(measured - set(_ORDER))
     shown = [name for name in RowIdentity._fields if name in ("network", "batch") or _varies(found, name)]
     lines = tuple(
-        (*(getattr(place, name) for name in shown), *(_times(by_precision.get(each)) for each in columns))
-        for place, by_precision in found.items()
+        (*(getattr(identity, name) for name in shown), *(_times(by_precision.get(each)) for each in columns))
+        for identity, by_precision in found.items()
     )
     return Sheet("images/s relative to fp32 at the same batch", (*shown, *columns), lines)
 
@@ -49,7 +49,7 @@ def _relative(rates: Mapping[str, float | None]) -> dict[str, float | None]:
 
 
 def _varies(found: Mapping[RowIdentity, Any], name: str) -> bool:
-    return len({getattr(place, name) for place in found}) > 1
+    return len({getattr(identity, name) for identity in found}) > 1
 
 
 def _times(ratio: float | None) -> str | None:

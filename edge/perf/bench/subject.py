@@ -1,4 +1,4 @@
-"""What `edge bench` is given to measure: a model's folder, a configuration, or a published network."""
+"""Subject of a benchmark: a model folder, a model of a configuration, or a published network."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from edge.core.source_url import Address
 from edge.perf.bench.networks import NAMES, Network, find, write
 from edge.perf.bench.system_serving import PICTURES
 
-NETWORKS = "networks"  # folder of the state, in which they are written
+NETWORKS = "networks"  # folder of the written networks in the state directory
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be measured."""
+    """Model to measure."""
 
-    name: str  # as rows tell it
+    name: str  # as in rows
     settings: ModelSettings
     engines: EnginesSettings = field(default_factory=EnginesSettings)
-    sources: tuple[Address, ...] = ()  # of its pictures; without any they are drawn at random
-    is_random: bool = False  # its weights are: INT8 has nothing to prove, as what it finds means nothing
+    sources: tuple[Address, ...] = ()  # of its images; without any, they are random
+    is_random: bool = False  # random weights, so that INT8 needs no verification: the results mean nothing
 
 
 def of_name(what: str, state_dir: Path) -> Subject:
-    """Return the network of a name, which is written if it is not there yet, or a model by name or folder.
+    """Return a network by name, writing it if needed, or a model by name or folder.
 
-    Raises ConfigError naming what there is, and EdgeError where a network cannot be written.
+    Raises ConfigError for an unknown name, with the known ones, and EdgeError if a network cannot be written.
     """
     if (network := _network(what)) is not None:
         folder = write(network, state_dir / NETWORKS)
@@ -59,7 +59,7 @@ def of_config(config: Config, name: str) -> Subject:
 
 
 def is_config(what: str) -> bool:
-    """Tell whether a configuration is meant."""
+    """Return whether a name is that of a configuration."""
     return what.casefold().endswith(".toml")
 
 
@@ -73,7 +73,7 @@ def check_name(what: str) -> None:
 
 
 def pictures(sources: tuple[Address, ...]) -> list[Image]:
-    """Return the first pictures of some sources, which take turns; raise SourceError where one gives none."""
+    """Return the first pictures of each source; raise SourceError if one has none."""
     found: list[Image] = []
     for address in sources:
         found += _first(address, -(-PICTURES // len(sources)))
@@ -86,16 +86,16 @@ def _first(address: Address, count: int) -> Iterator[Image]:
         for number in range(count):
             if source.grab() is None:
                 if not number:
-                    raise SourceError(f"{address.shown} gave no picture; wanted one or more", permanent=True)
+                    raise SourceError(f"{address.shown} gave no picture; wanted at least one", permanent=True)
                 return
-            yield np.array(source.retrieve(None))  # a source may use its memory again
+            yield np.array(source.retrieve(None))  # a source may reuse its memory
     finally:
         source.close()
 
 
 def _network(what: str) -> Network | None:
     if os.path.exists(what):  # noqa: PTH110 -- Path.exists raises for a name that is too long
-        return None  # a folder of that name comes first
+        return None  # a folder of that name takes precedence
     try:
         return find(what)
     except ConfigError:
@@ -103,13 +103,13 @@ def _network(what: str) -> Network | None:
 
 
 def _by_other_case(what: str) -> Path:
-    """Return the model whose name is the same but for upper and lower case; raise ConfigError."""
+    """Return the model with this name in any case; raise ConfigError if there is none."""
     here = sorted(path.parent for path in Path("engines").glob("*/model.toml"))
     models = {folder.name: folder for folder in (*built_in_models(), *here)}
     for name, folder in models.items():
         if name.casefold() == what.casefold():
             return folder
     raise ConfigError(
-        f"{what!r} is no network, model or configuration; wanted a network ({', '.join(NAMES)}), a model "
+        f"{what!r} is not a network, model or configuration; wanted a network ({', '.join(NAMES)}), a model "
         f"({', '.join(sorted(models)) or 'none here'}), a folder with a model.toml, or a configuration's .toml file"
     )

@@ -1,4 +1,4 @@
-"""The engine alone as the system under test: seeded Gaussian input lies in its buffers, and nothing else is done."""
+"""Engine alone as the system under test, with seeded Gaussian input already in its buffers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edge.core.errors import EdgeError, EngineError
 from edge.inference.backends.engine import Context, Engine
 from edge.inference.infer import Inference
 
-STOP_S = 60.0  # for the batches that are in work: a large one takes half a minute on a small CPU
+STOP_S = 60.0  # for the batches in progress: a large one takes half a minute on a small CPU
 
 
 class _EngineQuery:
-    """Images of one query that are not done yet."""
+    """Query with the number of its unfinished images."""
 
     __slots__ = ("finish", "left")
 
@@ -28,10 +28,10 @@ class _EngineQuery:
 
 
 class EngineAlone:
-    """An engine's contexts, one for each lane; a context manager.
+    """Context manager around an engine's contexts, one per lane.
 
-    With `in_caller`, the one lane is the caller's own thread, and a query has ended when `issue` returns. Else each
-    lane is a thread, which takes what waits, a whole batch at most.
+    With `in_caller`, the only lane is the caller's thread, and a query has ended when `issue` returns. Otherwise each
+    lane is a thread that takes the waiting images, at most a whole batch.
     """
 
     def __init__(self, engine: Engine, batch: int, lanes: int, seed: int, *, in_caller: bool) -> None:
@@ -41,7 +41,7 @@ class EngineAlone:
         self._engine = engine
         self._seed = seed
         self._in_caller = in_caller
-        self._waiting: deque[_EngineQuery] = deque()  # once for each image
+        self._waiting: deque[_EngineQuery] = deque()  # one entry per image
         self._came = threading.Condition()
         self._stopped = False
         self._threads: list[threading.Thread] = []
@@ -96,12 +96,12 @@ class EngineAlone:
         with contextlib.ExitStack() as opened:
             try:
                 inference = self._make(opened)
-            # The top of a thread: what keeps a context from coming up must reach the one who waits for it.
+            # Top of a thread: whatever keeps a context from opening must reach the caller that waits for it.
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
                 inference = None
             ready.wait(STOP_S)
-            while inference is not None and (queries := self._take()):
+            while inference is not None and (queries := self._pop()):
                 try:
                     inference.run(len(queries))
                 except Exception as error:  # noqa: BLE001 -- likewise
@@ -109,8 +109,8 @@ class EngineAlone:
                     return
                 self._finish(queries)
 
-    def _take(self) -> list[_EngineQuery]:
-        """Wait for images; nothing at the end."""
+    def _pop(self) -> list[_EngineQuery]:
+        """Wait for images and return their queries; empty at the end."""
         with self._came:
             while not self._waiting and not self._stopped:
                 self._came.wait()
@@ -131,7 +131,7 @@ class EngineAlone:
 
 
 def fill_gaussian(context: Context, seed: int) -> None:
-    """Fill all rows of a context's inputs with Gaussian numbers of mean 0 and deviation 1; whole ones round to them."""
+    """Fill a context's inputs with Gaussian numbers of mean 0 and deviation 1, rounded for integer types."""
     random = np.random.default_rng(seed)
     for name in sorted(context.inputs):
         array = context.inputs[name]

@@ -1,7 +1,7 @@
-"""The serving path as the system under test: batcher, lanes, preprocessing, engine and decoder as the daemon has them.
+"""Serving path as the system under test: the batcher, lanes, preprocessing, engine and decoder of the daemon.
 
-Pictures are put where a camera puts its frames, and a query has ended when the last of its results is handed over to
-be published. What is left out is what the load generator stands in for, the camera, and the sending.
+Pictures enter where a camera's frames do, and a query has ended when the last of its results is handed over for
+publishing. Not included are the camera, which the load generator replaces, and the sending.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from edge.inference.model_variants import Precision
 from edge.pipeline.lane_pool import join_lanes, open_lanes, warm_lanes
 from edge.pipeline.served_model import ServedModel
 
-PICTURES = 32  # so many different ones take turns
+PICTURES = 32  # different ones, used in turn
 STOP_S = 60.0
-# A camera that has nothing at the moment keeps a batch waiting for the others of its query, until it is full.
+# An idle camera keeps a batch waiting for the rest of its query, until it is full.
 _COMPANY_MS = 10_000.0
 
 
 class _ServingQuery:
-    """The owner of one query's frames."""
+    """Owner of the frames of one query."""
 
     name = "bench"
     score_threshold: float | None = None
@@ -54,12 +54,12 @@ class _ServingQuery:
             self._finish()
 
 
-class Serving:
-    """A model served by its lanes; a context manager."""
+class ServingPath:
+    """Context manager around a model served by its lanes."""
 
     def __init__(self, model: ServedModel, pictures: Sequence[Image], *, whole_batches: bool) -> None:
-        """Take an opened model, which is closed at the end; with `whole_batches`, no batch leaves before it is full."""
-        cv2.setNumThreads(1)  # as the pipeline does
+        """Own an opened model, closed at the end; with `whole_batches`, only full batches leave."""
+        cv2.setNumThreads(1)  # as in the pipeline
         self.batch = model.max_batch
         self.lanes = model.lane_count
         self._lost: EdgeError | None = None
@@ -67,7 +67,7 @@ class Serving:
         self._pictures = pictures
         self._number = 0
         self._queue = model.batcher.add_stream(every=True, max_age_ms=0)
-        # The load generator must not be held up: what no lane takes yet waits here.
+        # The load generator must not block: images wait here until a lane takes them.
         self._queue.capacity = 1_000_000
         if whole_batches:
             model.batcher.add_stream(every=True, max_age_ms=0)
@@ -77,7 +77,7 @@ class Serving:
     def failure(self) -> EdgeError | None:
         return self._lost or self._model.lost
 
-    def __enter__(self) -> Serving:
+    def __enter__(self) -> ServingPath:
         model = self._model
         is_reopened = model.missing_reason is not None and model.predictor.is_reference and model.can_build
         self._lanes = warm_lanes(model, model.predictor) if is_reopened else open_lanes(model)
@@ -100,20 +100,20 @@ class Serving:
             self._number += 1
 
     def _lose(self, cause: DropCause) -> None:
-        self._lost = EngineError(f"a picture gave no result ({cause}); see --log-level error for what failed")
+        self._lost = EngineError(f"a picture gave no result ({cause}); --log-level error shows the failure")
 
 
 def open_model(name: str, settings: ModelSettings, environment: EngineEnvironment, precision: Precision) -> ServedModel:
-    """Open a model whose engine is of a precision, building it where that is to be done.
+    """Open a model with an engine of this precision, building it if needed.
 
-    Raises ModelError where this precision is not served here.
+    Raises ModelError if this precision is not served here.
     """
     model = ServedModel(name, settings.model_copy(update={"precision": precision}), environment)
     try:
         if f"/{precision}/" not in model.engine.label:
             if not model.can_build or (precision == "int8" and not environment.force):
-                found = model.missing_reason or f"{model.engine.label} serves"
-                raise ModelError(f"{name} is not served in {precision} here: {found}")
+                reason = model.missing_reason or f"{model.engine.label} serves"
+                raise ModelError(f"{name} is not served in {precision} here: {reason}")
             former = model.engine
             predictor = model.predictor.with_engine(model.provider.open_or_build(precision))
             model.adopt(predictor, model.lanes_on(predictor))
@@ -125,16 +125,16 @@ def open_model(name: str, settings: ModelSettings, environment: EngineEnvironmen
 
 
 def check_batches(batches: Sequence[int], fixed_batch: int | None, network: str) -> None:
-    """Raise ConfigError for a batch that the engine does not take."""
+    """Raise ConfigError for a batch that the engine does not accept."""
     if fixed_batch is not None and max(batches) > fixed_batch:
         raise ConfigError(
-            f"--batch: found {max(batches)}, but {network} was exported for batches of {fixed_batch}; wanted that or "
-            "less, or export it with a batch axis that is left open"
+            f"--batch: found {max(batches)}, but {network} was exported for batches of {fixed_batch}; use at most "
+            "that, or export it with a dynamic batch axis"
         )
 
 
 def random_pictures(model: ServedModel, seed: int) -> list[Image]:
-    """Draw pictures of the size of a model's input."""
+    """Draw random pictures of the model's input size."""
     height, width = model.predictor.input_px[::-1]
     random = np.random.default_rng(seed)
     return [random.integers(0, 256, (height, width, 3), np.uint8) for _ in range(PICTURES)]

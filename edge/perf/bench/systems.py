@@ -1,4 +1,4 @@
-"""A setting's system under test, opened: the serving path, or the engine alone."""
+"""Systems under test: the serving path or the engine alone, opened for a setting."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from edge.perf.bench.load_generator import System
 from edge.perf.bench.plan import BenchSetting
 from edge.perf.bench.subject import Subject, pictures
 from edge.perf.bench.system_engine import EngineAlone
-from edge.perf.bench.system_serving import Serving, check_batches, open_model, random_pictures
+from edge.perf.bench.system_serving import ServingPath, check_batches, open_model, random_pictures
 from edge.pipeline.served_model import GPU_LANES, lane_plan, make_provider
 
 
 def settings_of(subject: Subject, setting: BenchSetting) -> ModelSettings:
-    """Return the model's settings for a setting that is measured.
+    """Return the model's settings for one setting of the benchmark.
 
-    With one query at a time a second lane has nothing to do: left open, there is one, with all the engine's threads.
+    With one query at a time, a second lane would idle: by default there is one, with all of the engine's threads.
     """
     lanes = setting.lanes or subject.settings.lanes
     if lanes == "auto" and setting.scenario == "single-stream":
@@ -33,15 +33,15 @@ def settings_of(subject: Subject, setting: BenchSetting) -> ModelSettings:
 def open_serving(
     subject: Subject, setting: BenchSetting, environment: EngineEnvironment, batches: Sequence[int], seed: int
 ) -> Iterator[System]:
-    """Open the serving path; raise ModelError where this precision is not served here, ConfigError for a batch."""
+    """Open the serving path; raise ModelError for a precision not served here, ConfigError for an invalid batch."""
     model = open_model(subject.name, settings_of(subject, setting), environment, setting.precision)
     try:
         check_batches(batches, model.engine.fixed_batch, subject.name)
-        shown = pictures(subject.sources) or random_pictures(model, seed)
+        images = pictures(subject.sources) or random_pictures(model, seed)
     except BaseException:
         model.close()
         raise
-    with Serving(model, shown, whole_batches=setting.scenario != "server") as serving:
+    with ServingPath(model, images, whole_batches=setting.scenario != "server") as serving:
         yield serving
 
 
@@ -49,7 +49,7 @@ def open_serving(
 def open_alone(
     subject: Subject, setting: BenchSetting, environment: EngineEnvironment, batches: Sequence[int], seed: int
 ) -> Iterator[System]:
-    """Open the engine alone; raise ModelError where this precision cannot be had here, ConfigError for a batch."""
+    """Open the engine alone; raise ModelError for a precision not available here, ConfigError for an invalid batch."""
     settings = settings_of(subject, setting)
     manifest = read_manifest(settings.path)
     lanes, threads = lane_plan(settings, usable_cores())
@@ -68,9 +68,9 @@ def open_alone(
 
 
 def make_variant(subject: Subject, setting: BenchSetting, environment: EngineEnvironment) -> None:
-    """Make the INT8 form of a network, where that is measured; one of a model has to prove itself.
+    """Make the INT8 variant of a random network if that is measured; a model's own needs verification instead.
 
-    Raises ModelError where that cannot be done.
+    Raises ModelError on failure.
     """
     if subject.is_random and setting.precision == "int8":
         from edge.perf.bench.random_int8 import make_int8_variant  # noqa: PLC0415 -- imports onnx, which is slow

@@ -1,4 +1,4 @@
-"""The published networks, built in: layers as in their papers, weights drawn at random when they are written."""
+"""Built-in networks: layers as in their papers, random weights."""
 
 from edge.perf.bench.networks.catalog import NAMES, Network, find
 from edge.perf.bench.networks.model_folder import write

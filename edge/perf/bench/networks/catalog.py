@@ -1,4 +1,4 @@
-"""The published networks that are built in: their names, and what is known of each."""
+"""Catalogue of the built-in networks, with their shapes and sizes."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ NAMES = tuple(_BUILDERS)
 
 @dataclass(frozen=True)
 class Network:
-    """A built-in network; its weights are drawn when it is written."""
+    """Built-in network; its weights are drawn when it is written."""
 
-    name: str  # as shown, one of NAMES
-    input_shape: Shape  # of one image: channels, height, width; of one sequence: 1, words, numbers of a word
-    unit: Unit  # what a row of a batch is
+    name: str  # one of NAMES
+    input_shape: Shape  # image: channels, height, width; sequence: 1, words, size of a word vector
+    unit: Unit  # one row of a batch
     parameters: int
-    multiplications: int  # multiply-accumulates of one image or sequence
+    multiplications: int  # multiply-accumulates per image or sequence
 
 
 def find(name: str) -> Network:
-    """Return the network of this name, upper or lower case, with or without hyphens; raise ConfigError for another."""
+    """Find a network by name, ignoring case and hyphens; raise ConfigError if it is not built in."""
     found = {_plain(each): each for each in NAMES}.get(_plain(name))
     if found is None:
         raise ConfigError(f"network {name!r} is not built in{_guess(name)}; wanted one of {', '.join(NAMES)}")
@@ -55,7 +55,7 @@ def find(name: str) -> Network:
 
 
 def graph_of(name: str) -> LayerGraph:
-    """Return the layers of a network, of a name as it is shown."""
+    """Build the layers of a network, given one of NAMES."""
     return _BUILDERS[name]()
 
 

@@ -1,11 +1,11 @@
-"""GoogLeNet, without the two heads that only training uses."""
+"""GoogLeNet, without the two heads used only in training."""
 
 from __future__ import annotations
 
-from edge.perf.bench.networks.layer_graph import LayerGraph, Tensor, picture
+from edge.perf.bench.networks.layer_graph import LayerGraph, Tensor, image_graph
 
-# Of each module the channels of 1×1, 3×3 before and after, 5×5 before and after, and pooling (Szegedy et al. 2014,
-# table 1); None: the size is halved there.
+# Channels of each module: 1×1, 3×3 reduce, 3×3, 5×5 reduce, 5×5 and pooling (Szegedy et al. 2014, table 1); None:
+# the size is halved there.
 _MODULES = (
     (64, 96, 128, 16, 32, 32),
     (128, 128, 192, 32, 96, 64),
@@ -22,8 +22,8 @@ _MODULES = (
 
 
 def googlenet() -> LayerGraph:
-    """Return GoogLeNet (Szegedy et al. 2014)."""
-    graph = picture(224)
+    """Build GoogLeNet (Szegedy et al. 2014)."""
+    graph = image_graph(224)
     x = _halved(graph, _convolved(graph, graph.input, 64, 7, stride=2))
     x = _convolved(graph, graph.response_norm(x), 64, 1)
     x = _convolved(graph, x, 192, 3)
@@ -49,5 +49,5 @@ def _convolved(graph: LayerGraph, x: Tensor, channels: int, kernel: int, stride:
 
 
 def _halved(graph: LayerGraph, x: Tensor) -> Tensor:
-    """Take maxima of 3×3 at stride 2; the last row and column count, as the paper's sizes have it."""
+    """Pool maxima of 3×3 at stride 2, including the last row and column, as the paper's sizes require."""
     return graph.max_pool(x, 3, 2, (0, 0, 1, 1))

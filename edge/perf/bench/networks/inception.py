@@ -1,14 +1,14 @@
-"""Branches of factorised convolutions side by side: Inception-v3 and Inception-v4, without heads only training uses.
+"""Inception-v3 and Inception-v4, without the heads used only in training.
 
-A branch is written as its layers: (channels, kernel), and a third number, the stride, where it is 2, which goes with
-no padding. A kernel is a side, or height × width.
+A branch is a sequence of layers: (channels, kernel), with a third number, the stride, if it is 2, which implies no
+padding. A kernel is a side, or height × width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge.perf.bench.networks.layer_graph import LayerGraph, Tensor, picture
+from edge.perf.bench.networks.layer_graph import LayerGraph, Tensor, image_graph
 
 Layer = tuple[int, int | tuple[int, int]] | tuple[int, int | tuple[int, int], int]
 Branch = Sequence[Layer]
@@ -18,8 +18,8 @@ _ROW_7, _COLUMN_7 = (1, 7), (7, 1)
 
 
 def inception_v3() -> LayerGraph:
-    """Return Inception-v3 (Szegedy et al. 2015, table 1)."""
-    graph = picture(299)
+    """Build Inception-v3 (Szegedy et al. 2015, table 1)."""
+    graph = image_graph(299)
     x = _branch(graph, _unpadded(graph, graph.input, ((32, 3, 2), (32, 3))), [(64, 3)])
     x = graph.max_pool(x, 3, 2)
     x = graph.max_pool(_unpadded(graph, x, ((80, 1), (192, 3))), 3, 2)
@@ -39,8 +39,8 @@ def inception_v3() -> LayerGraph:
 
 
 def inception_v4() -> LayerGraph:
-    """Return Inception-v4 (Szegedy et al. 2016, figures 3 to 9)."""
-    graph = picture(299)
+    """Build Inception-v4 (Szegedy et al. 2016, figures 3 to 9)."""
+    graph = image_graph(299)
     x = _stem_v4(graph)
     for _ in range(4):  # 35×35
         x = _module(graph, x, [[(96, 1)], [(64, 1), (96, 3)], [(64, 1), (96, 3), (96, 3)]], 96)
@@ -66,18 +66,18 @@ def _stem_v4(graph: LayerGraph) -> Tensor:
 
 
 def _module(graph: LayerGraph, x: Tensor, branches: Sequence[Branch], pooled: int) -> Tensor:
-    """Put in branches that keep the size, and one of means."""
+    """Add branches that keep the size, and one of mean pooling."""
     ends = [_branch(graph, x, branch) for branch in branches]
     return graph.concatenate([*ends, _branch(graph, graph.mean_pool(x), [(pooled, 1)])])
 
 
 def _reduction(graph: LayerGraph, x: Tensor, branches: Sequence[Branch]) -> Tensor:
-    """Put in branches that halve the size, and one of maxima."""
+    """Add branches that halve the size, and one of max pooling."""
     return graph.concatenate([*(_branch(graph, x, branch) for branch in branches), graph.max_pool(x, 3, 2)])
 
 
 def _forked(graph: LayerGraph, x: Tensor, plain: int, trunks: Sequence[Branch], fork: int, pooled: int) -> Tensor:
-    """Put in a 1×1 branch, trunks that each end in a row and a column side by side, and a branch of means."""
+    """Add a 1×1 branch, trunks that each fork into a row and a column kernel, and a branch of mean pooling."""
     ends = [_branch(graph, x, [(plain, 1)])]
     for trunk in trunks:
         grown = _branch(graph, x, trunk)
@@ -106,5 +106,5 @@ def _convolved(
     *,
     pad: int | None = None,
 ) -> Tensor:
-    pad = 0 if stride == 2 else pad  # noqa: PLR2004 -- what halves the size has no padding
+    pad = 0 if stride == 2 else pad  # noqa: PLR2004 -- layers that halve the size have no padding
     return graph.relu(graph.batch_norm(graph.convolution(x, channels, kernel, stride=stride, pad=pad, bias=False)))

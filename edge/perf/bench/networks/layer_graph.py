@@ -1,4 +1,4 @@
-"""A network as its paper's tables give it: layers, shapes of one image, and weights without values."""
+"""Graph of a network's layers, with the shapes of one image and weights without values."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 
-# What follows a ReLU has half the variance, so that weights of twice the variance keep it (He et al. 2015, eq. 10).
+# A ReLU halves the variance, and weights of twice the variance restore it (He et al. 2015, eq. 10).
 RECTIFIED = 2.0
 LINEAR = 1.0
-_SPREAD = 0.1  # of biases, and of what batch normalisation would have learnt, about their usual values
+_SPREAD = 0.1  # of biases and batch-normalisation parameters about their usual values
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """What flows between layers; `shape` is that of one image: the batch axis is left out."""
+    """Tensor between layers; `shape` is that of one image, without the batch axis."""
 
     name: str
     shape: Shape
@@ -28,7 +28,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Weight:
-    """Numbers to be drawn from a Gaussian of this mean and standard deviation."""
+    """Weights to draw from a Gaussian of this mean and standard deviation."""
 
     name: str
     shape: Shape
@@ -50,39 +50,39 @@ class Node:
 
 @dataclass
 class LayerGraph:
-    """Layers in the order they were put in; each method puts in one and returns what comes out of it."""
+    """Layers in the order in which they were added; each method adds one and returns its output."""
 
     input: Tensor
     output: Tensor = field(init=False)  # set by the last layer
     nodes: list[Node] = field(default_factory=list)
     weights: list[Weight] = field(default_factory=list)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
-    multiplications: int = 0  # multiply-accumulates of one image, as papers count them: layers with weights only
+    multiplications: int = 0  # multiply-accumulates per image, as papers count them: layers with weights only
 
     @property
     def parameters(self) -> int:
-        """How many numbers training would find: weights, biases, scale and shift of batch normalisation."""
+        """Number of trainable parameters: weights, biases, scale and shift of batch normalisation."""
         return sum(prod(weight.shape) for weight in self.weights if weight.learnt)
 
     def node(self, op: str, inputs: Sequence[str], shape: Shape, **attributes: Any) -> Tensor:
-        """Put in an operator of one output."""
+        """Add an operator with one output."""
         return Tensor(self.nodes_out(op, inputs, 1, attributes)[0], shape)
 
     def nodes_out(self, op: str, inputs: Sequence[str], outputs: int, attributes: Mapping[str, Any]) -> list[str]:
-        """Put in an operator of so many outputs; return their names."""
+        """Add an operator with several outputs; return their names."""
         name = f"{op}_{len(self.nodes)}"
         names = [f"{name}_out{number}" for number in range(outputs)]
         self.nodes.append(Node(op, name, tuple(inputs), tuple(names), attributes))
         return names
 
     def weight(self, shape: Shape, std: float, mean: float = 0.0, *, learnt: bool = True) -> str:
-        """Put in a weight; return its name."""
+        """Add a weight; return its name."""
         name = f"weight_{len(self.weights)}"
         self.weights.append(Weight(name, shape, std, mean, learnt))
         return name
 
     def constant(self, value: NDArray[Any]) -> str:
-        """Put in numbers that are given, as limits or axes; return their name."""
+        """Add given numbers, such as limits or axes; return their name."""
         name = f"constant_{len(self.constants)}"
         self.constants[name] = value
         return name
@@ -99,7 +99,7 @@ class LayerGraph:
         bias: bool = True,
         gain: float = RECTIFIED,
     ) -> Tensor:
-        """Convolve; `pad` left out keeps the size at stride 1. `kernel` is height × width where they differ."""
+        """Add a convolution; by default, `pad` keeps the size at stride 1. `kernel` is a side, or height × width."""
         size = _pair(kernel)
         pads = ((size[0] - 1) // 2, (size[1] - 1) // 2) if pad is None else (pad, pad)
         within = x.shape[0] // groups * prod(size)
@@ -111,14 +111,14 @@ class LayerGraph:
         return self.node("Conv", inputs, shape, **settings)
 
     def batch_norm(self, x: Tensor, gain: float = 1.0) -> Tensor:
-        """Normalise as at inference, about as if the input had mean 0 and variance 1 already."""
+        """Add a batch normalisation as at inference, for an input of about mean 0 and variance 1."""
         channels = x.shape[:1]
         inputs = [
             x.name,
             self.weight(channels, _SPREAD * gain, gain),  # scale
             self.weight(channels, _SPREAD),  # shift
             self.weight(channels, _SPREAD, learnt=False),  # mean
-            self.weight(channels, _SPREAD, 1.0, learnt=False),  # variance, which ten deviations keep above 0
+            self.weight(channels, _SPREAD, 1.0, learnt=False),  # variance, ten deviations above 0
         ]
         return self.node("BatchNormalization", inputs, x.shape, epsilon=1e-3)
 
@@ -131,17 +131,17 @@ class LayerGraph:
         return self.node("Clip", [x.name, "zero", "six"], x.shape)
 
     def max_pool(self, x: Tensor, kernel: int, stride: int, pads: tuple[int, int, int, int] = (0, 0, 0, 0)) -> Tensor:
-        """Take maxima; `pads` are top, left, bottom, right."""
+        """Add a max pooling; `pads` are top, left, bottom, right."""
         shape = (x.shape[0], *_sizes(x.shape, _pair(kernel), stride, pads))
         return self.node("MaxPool", [x.name], shape, kernel_shape=_pair(kernel), strides=_pair(stride), pads=pads)
 
     def mean_pool(self, x: Tensor, kernel: int = 3) -> Tensor:
-        """Take means at stride 1, over what lies within the picture; the size stays."""
+        """Add a mean pooling at stride 1 that ignores the padding and keeps the size."""
         pads = (kernel // 2,) * 4
         return self.node("AveragePool", [x.name], x.shape, kernel_shape=_pair(kernel), strides=(1, 1), pads=pads)
 
     def response_norm(self, x: Tensor) -> Tensor:
-        """Normalise over 5 neighbouring channels (Krizhevsky et al. 2012, 3.3, with Caffe's bias of 1)."""
+        """Add a local response normalisation over 5 channels (Krizhevsky et al. 2012, 3.3, with Caffe's bias of 1)."""
         return self.node("LRN", [x.name], x.shape, size=5, alpha=1e-4, beta=0.75, bias=1.0)
 
     def concatenate(self, parts: Sequence[Tensor]) -> Tensor:
@@ -152,7 +152,7 @@ class LayerGraph:
         return self.node("Add", [x.name, y.name], x.shape)
 
     def mean(self, x: Tensor) -> Tensor:
-        """Take the mean over the whole picture, and drop its two axes."""
+        """Add a mean over the whole image, without its two axes."""
         pooled = self.node("GlobalAveragePool", [x.name], (x.shape[0], 1, 1))
         return self.flatten(pooled)
 
@@ -160,7 +160,7 @@ class LayerGraph:
         return self.node("Flatten", [x.name], (prod(x.shape),), axis=1)
 
     def dense(self, x: Tensor, outputs: int, gain: float = LINEAR) -> Tensor:
-        """Connect all inputs with all outputs."""
+        """Add a fully connected layer."""
         within = x.shape[0]
         inputs = [x.name, self.weight((outputs, within), (gain / within) ** 0.5), self.weight((outputs,), _SPREAD)]
         self.multiplications += outputs * within
@@ -170,13 +170,13 @@ class LayerGraph:
         return self.node("Softmax", [x.name], x.shape, axis=-1)
 
     def classify(self, x: Tensor, classes: int = 1000) -> LayerGraph:
-        """End with the scores of ImageNet's classes; return the graph."""
+        """Add the classifier of ImageNet's classes; return the finished graph."""
         self.output = self.softmax(self.dense(x, classes))
         return self
 
 
-def picture(side_px: int) -> LayerGraph:
-    """Return a graph without layers that takes square colour pictures."""
+def image_graph(side_px: int) -> LayerGraph:
+    """Create an empty graph for square colour images."""
     return LayerGraph(Tensor("images", (3, side_px, side_px)))
 
 

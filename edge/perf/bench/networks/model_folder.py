@@ -1,4 +1,4 @@
-"""A built-in network → a model folder: model.toml, the ONNX file, and the file of its weights."""
+"""Model folder of a built-in network: model.toml, the ONNX file, and the file of its weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from edge.perf.bench.networks.catalog import Network, graph_of
 from edge.perf.bench.networks.onnx_writer import describe
 from edge.perf.bench.networks.weights import Placed, layout, size_bytes, write_weights
 
-_RULES = 1  # counts up when the same description and seed give other weights
+_RULES = 1  # incremented when the same description and seed give other weights
 _NAME_DIGITS = 12
 _FOLDER_MODE = 0o755
 
-# Pixels become about the Gaussian of mean 0 and deviation 1 that the weights are scaled for: the usual mean and
-# deviation of ImageNet's channels.
+# The usual mean and deviation of ImageNet's channels turn pixels into about the Gaussian of mean 0 and deviation 1
+# that the weights are scaled for.
 _COLOUR_INPUT = """color = "rgb"
 resize = "stretch"
 mean = [123.675, 116.28, 103.53]
@@ -28,6 +28,7 @@ _GREY_INPUT = """color = "gray"
 resize = "stretch"
 mean = [128]
 std = [64]"""
+# Part of the folder's hash: another text would orphan the folders that earlier versions wrote.
 _MANIFEST = """# {name} with weights drawn at random (seed {seed}): for measuring; what it finds means nothing.
 task = "classify"
 onnx = "{onnx}"
@@ -42,11 +43,11 @@ softmax = false                      # the network ends with it
 
 
 def write(network: Network, folder: Path, seed: int = 0) -> Path:
-    """Write a network's model folder into `folder` and return its place; what is there already is not written again.
+    """Write a network's model folder into `folder`, unless it exists, and return its path.
 
-    The weights are Gaussian, of `seed`; the same seed gives the same bytes. The place's name tells what is in it, so
-    that other layers or another seed lie in a place of their own. Needs a few MB of memory beside the description.
-    Raises ModelError where the package onnx is missing, and EdgeError where the disk has no room or cannot be written.
+    The weights are Gaussian and reproducible by `seed`. The folder's name contains a hash of its contents, so other
+    layers or another seed get a folder of their own. It needs a few MB of memory besides the description. Raises
+    ModelError if the package onnx is missing, and EdgeError if the disk is full or cannot be written.
     """
     draft = _draft(network, seed)
     place = folder / draft.folder_name
@@ -54,21 +55,21 @@ def write(network: Network, folder: Path, seed: int = 0) -> Path:
         return place
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_room(network, folder, draft.size_bytes)
+        _check_space(network, folder, draft.size_bytes)
         with tempfile.TemporaryDirectory(dir=folder, prefix=f".{draft.folder_name}.") as made:
             draft.write_to(Path(made) / "whole")
             _move(Path(made) / "whole", place, draft)
     except OSError as error:
         raise EdgeError(
-            f"network {network.name} cannot be written to {place} ({error.strerror}); wanted a folder that can be "
-            f"written, with {_mb(draft.size_bytes)} of room: name another, or free some"
+            f"network {network.name} cannot be written to {place} ({error.strerror}); wanted a writable folder with "
+            f"{_mb(draft.size_bytes)} of free space: choose another --state-dir or free some"
         ) from None
     return place
 
 
 @dataclass(frozen=True)
 class _FolderDraft:
-    """What is to lie in a model folder."""
+    """Contents of a model folder to be written."""
 
     stem: str
     seed: int
@@ -93,7 +94,7 @@ class _FolderDraft:
         }
 
     def is_complete_at(self, place: Path) -> bool:
-        """Tell whether all files are there, of their sizes."""
+        """Return whether all files exist with their sizes."""
         try:
             return all((place / name).stat().st_size == size for name, size in self._sizes().items())
         except OSError:
@@ -104,7 +105,7 @@ class _FolderDraft:
         with (place / f"{self.stem}.weights").open("wb") as file:
             write_weights(file, self.places, self.seed)
             file.flush()
-            os.fsync(file.fileno())  # else the disk is still writing while something is measured
+            os.fsync(file.fileno())  # or the disk would still be writing during a measurement
         (place / f"{self.stem}.onnx").write_bytes(self.onnx)
         (place / "model.toml").write_text(self.manifest, encoding="utf-8")
 
@@ -118,17 +119,17 @@ def _draft(network: Network, seed: int) -> _FolderDraft:
     return _FolderDraft(stem, seed, onnx, manifest, places)
 
 
-def _check_room(network: Network, folder: Path, wanted_bytes: int) -> None:
+def _check_space(network: Network, folder: Path, wanted_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < wanted_bytes:
         raise EdgeError(
-            f"network {network.name} needs {_mb(wanted_bytes)} in {folder}, and {_mb(free_bytes)} are free there; "
-            "free some, or name another folder"
+            f"network {network.name} needs {_mb(wanted_bytes)} in {folder}, but only {_mb(free_bytes)} are free there; "
+            "free some, or choose another --state-dir"
         )
 
 
 def _move(made: Path, place: Path, draft: _FolderDraft) -> None:
-    """Put a whole folder in its place, in one step; another process may have done so meanwhile."""
+    """Move a finished folder into place atomically; another process may have done so meanwhile."""
     if place.exists() and not draft.is_complete_at(place):
         shutil.rmtree(place)
     try:

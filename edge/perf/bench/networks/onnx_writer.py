@@ -1,4 +1,4 @@
-"""A network's layers → an ONNX model, whose large weights lie in a file of their own."""
+"""ONNX model of a layer graph, with the large weights in a separate file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from edge.perf.bench.networks.weights import Placed, drawn
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto, ValueInfoProto
 
-OPSET = 17  # TensorRT 8.5 to 11 parse it, and from it come the INT8 and FP16 forms without raising it
-_IR_VERSION = 8  # the one that goes with the opset
+OPSET = 17  # TensorRT 8.5 to 11 parse it, and the INT8 and FP16 variants need no higher one
+_IR_VERSION = 8  # the one that matches the opset
 _BATCH = "N"
 
 
 def describe(graph: LayerGraph, name: str, seed: int, places: Sequence[Placed], weights_file: str) -> ModelProto:
-    """Return the model of any batch size; its matrices are references into `weights_file`, as `places` has it.
+    """Build the model for any batch size, with its matrices as references into `weights_file` at `places`.
 
-    Raises ModelError where the package onnx is not installed.
+    Raises ModelError if the package onnx is not installed.
     """
     try:
         from onnx import helper, numpy_helper  # noqa: PLC0415 -- an extra, and slow to import
@@ -46,16 +46,16 @@ def describe(graph: LayerGraph, name: str, seed: int, places: Sequence[Placed], 
 
 
 def _reference(place: Placed, weights_file: str) -> TensorProto:
-    """Return a tensor whose numbers lie in a file beside the model's."""
+    """Build a tensor whose data is in the weights file."""
     from onnx import StringStringEntryProto, TensorProto  # noqa: PLC0415 -- as above
 
-    told = {"location": weights_file, "offset": place.offset, "length": place.size_bytes}
+    location = {"location": weights_file, "offset": place.offset, "length": place.size_bytes}
     return TensorProto(
         name=place.weight.name,
         dims=place.weight.shape,
         data_type=TensorProto.FLOAT,
         data_location=TensorProto.EXTERNAL,
-        external_data=[StringStringEntryProto(key=key, value=str(value)) for key, value in told.items()],
+        external_data=[StringStringEntryProto(key=key, value=str(value)) for key, value in location.items()],
     )
 
 

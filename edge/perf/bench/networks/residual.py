@@ -1,12 +1,12 @@
-"""Layers that add to what they are given: ResNet-50, ResNet-152 and MobileNet-v2."""
+"""Residual networks: ResNet-50, ResNet-152 and MobileNet-v2."""
 
 from __future__ import annotations
 
-from edge.perf.bench.networks.layer_graph import LINEAR, RECTIFIED, LayerGraph, Tensor, picture
+from edge.perf.bench.networks.layer_graph import LINEAR, RECTIFIED, LayerGraph, Tensor, image_graph
 
-# Of what a block adds, to what goes past it: with more, fifty additions would outgrow FP16.
+# Scale of a block's output relative to its bypass: with more, fifty additions would overflow FP16.
 _ADDED = 0.25
-# Factor of expansion, channels, blocks, stride of the first (Sandler et al. 2018, table 2).
+# Expansion factor, channels, blocks, stride of the first block (Sandler et al. 2018, table 2).
 _MOBILENET_V2 = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -19,17 +19,17 @@ _MOBILENET_V2 = (
 
 
 def resnet_50() -> LayerGraph:
-    """Return ResNet-50 (He et al. 2015, table 1)."""
+    """Build ResNet-50 (He et al. 2015, table 1)."""
     return _resnet((3, 4, 6, 3))
 
 
 def resnet_152() -> LayerGraph:
-    """Return ResNet-152 (He et al. 2015, table 1)."""
+    """Build ResNet-152 (He et al. 2015, table 1)."""
     return _resnet((3, 8, 36, 3))
 
 
 def _resnet(blocks: tuple[int, int, int, int]) -> LayerGraph:
-    graph = picture(224)
+    graph = image_graph(224)
     x = graph.relu(_normalised(graph, graph.input, 64, 7, 2))
     x = graph.max_pool(x, 3, 2, (1, 1, 1, 1))
     for stage, count in enumerate(blocks):
@@ -39,7 +39,7 @@ def _resnet(blocks: tuple[int, int, int, int]) -> LayerGraph:
 
 
 def _bottleneck(graph: LayerGraph, x: Tensor, width: int, stride: int) -> Tensor:
-    """Put in 1×1, 3×3, 1×1; the stride is the 3×3 layer's, as in what is trained today (4.1 GMAC; the paper: 3.8)."""
+    """Add 1×1, 3×3, 1×1; the 3×3 layer has the stride, as is usual today (4.1 GMAC; the paper: 3.8)."""
     wide = 4 * width
     past = x if x.shape[0] == wide else _normalised(graph, x, wide, 1, stride, LINEAR)
     x = graph.relu(_normalised(graph, x, width, 1))
@@ -55,8 +55,8 @@ def _normalised(
 
 
 def mobilenet_v2() -> LayerGraph:
-    """Return MobileNet-v2 of width 1."""
-    graph = picture(224)
+    """Build MobileNet-v2 of width 1."""
+    graph = image_graph(224)
     x = graph.relu6(_normalised(graph, graph.input, 32, 3, 2))
     for factor, channels, blocks, stride in _MOBILENET_V2:
         for block in range(blocks):
@@ -66,7 +66,7 @@ def mobilenet_v2() -> LayerGraph:
 
 
 def _inverted(graph: LayerGraph, x: Tensor, factor: int, channels: int, stride: int) -> Tensor:
-    """Put in an expansion, a 3×3 layer for each channel, and a linear 1×1 layer."""
+    """Add an expansion, a depthwise 3×3 layer and a linear 1×1 layer."""
     past, wide = x, factor * x.shape[0]
     if factor > 1:
         x = graph.relu6(_normalised(graph, x, wide, 1))

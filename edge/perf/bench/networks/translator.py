@@ -1,8 +1,8 @@
-"""A recurrent translator: LSTM encoder and decoder with attention, of the sizes that were OpenNMT's defaults.
+"""Recurrent translator: LSTM encoder and decoder with attention, in OpenNMT's former default sizes.
 
-It does the work of translating one sentence of 20 words into 20 words. Its input are word vectors, as the look-up of
-words needs no arithmetic. The decoder reads what the encoder's layers give in place of its own last word: weights that
-were never trained choose no words that mean anything, and so each run does the same work.
+It does the work of translating one sentence of 20 words into 20 words. Its input is word vectors, since looking words
+up needs no arithmetic. The decoder reads the encoder's outputs instead of its own previous word: untrained weights
+choose no meaningful words, and so every run does the same work.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import numpy as np
 from edge.perf.bench.networks.layer_graph import LINEAR, LayerGraph, Tensor
 
 _WORDS = 20
-_SIZE = 500  # numbers of a word's vector, and units of a layer
+_SIZE = 500  # of a word vector, and units of a layer
 _LAYERS = 2
 _VOCABULARY = 50_000
 _GATES = 4
 
 
 def translator() -> LayerGraph:
-    """Return the translator; a sentence comes as a grey picture of one row a word, so that a pipeline can carry it.
+    """Build the translator; a sentence is a grey image of one row per word, so that a pipeline can carry it.
 
-    The output is the probability of each word of the vocabulary at the place where it is likeliest.
+    The output is the probability of each word of the vocabulary at its likeliest position.
     """
     graph = LayerGraph(Tensor("sentences", (1, _WORDS, _SIZE)))
     rows = graph.node("Squeeze", [graph.input.name, graph.constant(np.array([1], np.int64))], (_WORDS, _SIZE))
-    x = graph.node("Transpose", [rows.name], rows.shape, perm=(1, 0, 2))  # the steps come first: T×N×size
+    x = graph.node("Transpose", [rows.name], rows.shape, perm=(1, 0, 2))  # steps first: T×N×size
     states = []
     for _ in range(_LAYERS):
         x, state = _recurrent(graph, x, [])
@@ -41,26 +41,26 @@ def translator() -> LayerGraph:
 
 
 def _recurrent(graph: LayerGraph, x: Tensor, state: list[str]) -> tuple[Tensor, list[str]]:
-    """Put in an LSTM layer that begins in this state; return what it gives at each step, and its last state."""
+    """Add an LSTM layer with this initial state; return its output at each step, and its last state."""
     std = _SIZE**-0.5
     weights = [graph.weight((1, _GATES * _SIZE, _SIZE), std) for _ in ("of the input", "of the last step")]
     bias = graph.weight((1, 2 * _GATES * _SIZE), std)
     graph.multiplications += _WORDS * 2 * _GATES * _SIZE**2
-    # An empty name leaves an input out: here the lengths, as all sentences are as long.
+    # An empty name omits an input: here the lengths, since all sentences are equally long.
     inputs = [x.name, *weights, bias, *(["", *state] if state else [])]
     steps, *last = graph.nodes_out("LSTM", inputs, 3, {"hidden_size": _SIZE})
     return graph.node("Squeeze", [steps, graph.constant(np.array([1], np.int64))], x.shape), last
 
 
 def _attend(graph: LayerGraph, x: Tensor, source: Tensor) -> Tensor:
-    """Put in attention to the source (Luong et al. 2015, the form "general"); return N×T×size."""
+    """Add attention to the source (Luong et al. 2015, "general"); return N×T×size."""
     own = graph.node("Transpose", [x.name], x.shape, perm=(1, 0, 2))
-    asked = _product(graph, own, _SIZE)
+    queries = _product(graph, own, _SIZE)
     keys = graph.node("Transpose", [source.name], (_SIZE, _WORDS), perm=(1, 2, 0))
     values = graph.node("Transpose", [source.name], source.shape, perm=(1, 0, 2))
-    match = graph.node("MatMul", [asked.name, keys.name], (_WORDS, _WORDS))
-    shares = graph.softmax(match)
-    context = graph.node("MatMul", [shares.name, values.name], values.shape)
+    match = graph.node("MatMul", [queries.name, keys.name], (_WORDS, _WORDS))
+    weights = graph.softmax(match)
+    context = graph.node("MatMul", [weights.name, values.name], values.shape)
     both = graph.node("Concat", [context.name, own.name], (_WORDS, 2 * _SIZE), axis=2)
     mixed = _product(graph, both, _SIZE)
     return graph.node("Tanh", [mixed.name], mixed.shape)
@@ -72,7 +72,7 @@ def _linear(graph: LayerGraph, x: Tensor, outputs: int) -> Tensor:
 
 
 def _product(graph: LayerGraph, x: Tensor, outputs: int) -> Tensor:
-    """Multiply each step's row by a matrix."""
+    """Add a product of each step's row and a matrix."""
     within = x.shape[-1]
     matrix = graph.weight((within, outputs), (LINEAR / within) ** 0.5)
     graph.multiplications += _WORDS * within * outputs

@@ -1,4 +1,4 @@
-"""Seeded Gaussian weights, drawn in pieces, so that no more than one piece is in memory at a time."""
+"""Seeded Gaussian weights, drawn in pieces so that only one piece is in memory at a time."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 
 from edge.perf.bench.networks.layer_graph import Weight
 
-_PIECE = 1 << 20  # numbers drawn at once
-_ALIGNED_BYTES = 4096  # a page: where a runtime maps the file into memory instead of reading it
+_PIECE = 1 << 20  # values drawn at a time
+_ALIGNED_BYTES = 4096  # a page, for runtimes that map the file into memory
 _FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Where in the file of weights one of them lies."""
+    """Position of one weight in the weights file."""
 
     weight: Weight
-    number: int  # of all weights of the network: each is drawn from a stream of its own
+    number: int  # index among the network's weights, each drawn from a random stream of its own
     offset: int  # bytes
 
     @property
@@ -31,7 +31,7 @@ class Placed:
 
 
 def layout(weights: Sequence[Weight]) -> list[Placed]:
-    """Return the places of those that lie in the file; rows of numbers, as biases, stand in the ONNX file itself."""
+    """Lay out the weights file; one-dimensional weights, such as biases, are in the ONNX file itself."""
     found, end = [], 0
     for number, weight in enumerate(weights):
         if len(weight.shape) > 1:
@@ -42,19 +42,19 @@ def layout(weights: Sequence[Weight]) -> list[Placed]:
 
 
 def size_bytes(places: Sequence[Placed]) -> int:
-    """Return the size of the file."""
+    """Return the size of the weights file."""
     return places[-1].offset + places[-1].size_bytes if places else 0
 
 
 def write_weights(file: BinaryIO, places: Sequence[Placed], seed: int) -> None:
-    """Write the file of weights; the same seed gives the same bytes."""
+    """Write the weights file; the same seed gives the same bytes."""
     for place in places:
         file.seek(place.offset)
         file.writelines(piece.data for piece in _pieces(place.weight, place.number, seed))
 
 
 def drawn(weight: Weight, number: int, seed: int) -> NDArray[np.float32]:
-    """Return one weight whole."""
+    """Draw one weight as a whole."""
     return np.concatenate(list(_pieces(weight, number, seed))).reshape(weight.shape)
 
 
