@@ -23,7 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from pipeline import IDENTITY, IDENTITY_DECODER, IDENTITY_PX, _write_identity_model, mosquitto, report
+from configuration import write_config
+from pipeline import IDENTITY_PX, mosquitto, report, write_identity
 from rich.console import Console
 
 from edge.core.config import MqttSettings
@@ -47,23 +48,6 @@ BODY = (
     + b'],"latency_ms":{"wait":3.1,"preprocess":0.4,"infer":19.8,"decode":0.3},"batch":2,"dropped":{"overrun":5,'
     b'"stale":1,"gated":0,"error":0,"stopped":0},"engine":"ort-cpu/int8/3f9c","power_mode":null,"throttled":null}'
 )
-CONFIG = """
-[device]
-name = "bench"
-state_dir = {state}
-[mqtt]
-url = "mqtt://127.0.0.1:{port}"
-queue_messages = 100000
-[models.model]
-path = {model}
-max_batch = 4
-"""
-STREAM = """
-[streams.s{number}]
-source = "synthetic://conveyor"
-model = "model"
-delivery = "every"
-"""
 
 
 def message() -> Message:
@@ -135,16 +119,14 @@ def disk(folder: str) -> dict[str, float]:
 
 def daemon(folder: Path, port: int) -> dict[str, float]:
     """Run the whole daemon, as `pipeline.py` does."""
-    model = folder / "identity"
-    if not model.exists():
-        model.mkdir()
-        (model / "model.toml").write_text(IDENTITY, encoding="utf-8")
-        (model / "decoder.py").write_text(IDENTITY_DECODER, encoding="utf-8")
-        _write_identity_model(model / "identity.onnx")
-    values = {"state": json.dumps(str(folder / "state")), "port": port, "model": json.dumps(str(model))}
-    text = CONFIG.format(**values) + "".join(STREAM.format(number=number) for number in range(STREAMS))
-    (folder / "config.toml").write_text(text, encoding="utf-8")
-    arguments = {"config": str(folder / "config.toml"), "blank_px": IDENTITY_PX, "frames": FRAMES}
+    config = write_config(
+        folder / "config.toml",
+        port,
+        {"path": str(write_identity(folder / "identity")), "max_batch": 4},
+        {f"s{number}": {"source": "synthetic://conveyor", "delivery": "every"} for number in range(STREAMS)},
+        {"device": {"state_dir": str(folder / "state")}, "mqtt": {"queue_messages": 100_000}},
+    )
+    arguments = {"config": str(config), "blank_px": IDENTITY_PX, "frames": FRAMES}
     command = [sys.executable, str(Path(__file__).with_name("measured.py")), "serve", json.dumps(arguments)]
     measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return {

@@ -25,6 +25,7 @@ from typing import Any
 
 import onnx
 import paho.mqtt.client as mqtt
+from configuration import write_config
 from onnx import TensorProto, helper
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console
@@ -74,23 +75,6 @@ BOX = np.array([[1, 1, 5, 5]], np.float32), np.array([0.9], np.float32), np.arra
 def decode(outputs, options):
     return BOX
 """
-CONFIG = """
-[device]
-name = "bench"
-[mqtt]
-url = "mqtt://127.0.0.1:{port}"
-[telemetry]
-period_s = 5
-[models.model]
-path = {model}
-max_batch = 1
-lanes = {lanes}
-threads = {threads}
-[streams.stream]
-source = {source}
-model = "model"
-delivery = "{delivery}"
-"""
 
 
 class Bench:
@@ -102,20 +86,20 @@ class Bench:
         self.video = str(data / "person.mp4")
         self.onnx = str(data / "models" / "yolox_nano.onnx")
         self.yolox = folder / "yolox"
-        self.identity = folder / "identity"
+        self.identity = write_identity(folder / "identity")
         self.yolox.mkdir()
-        self.identity.mkdir()
         for name in ("yolox_nano.onnx", "coco.names"):
             (self.yolox / name).symlink_to(data / "models" / name)
         (self.yolox / "model.toml").write_text(YOLOX, encoding="utf-8")
-        (self.identity / "model.toml").write_text(IDENTITY, encoding="utf-8")
-        (self.identity / "decoder.py").write_text(IDENTITY_DECODER, encoding="utf-8")
-        _write_identity_model(self.identity / "identity.onnx")
 
     def config(self, model: Path, lanes: int, threads: int, source: str, delivery: str = "every") -> str:
-        path = self._folder / "config.toml"
-        values = {"model": json.dumps(str(model)), "source": json.dumps(source), "lanes": lanes, "threads": threads}
-        path.write_text(CONFIG.format(port=self._port, delivery=delivery, **values), encoding="utf-8")
+        path = write_config(
+            self._folder / "config.toml",
+            self._port,
+            {"path": str(model), "max_batch": 1, "lanes": lanes, "threads": threads},
+            {"stream": {"source": source, "delivery": delivery}},
+            {"telemetry": {"period_s": 5}},
+        )
         return str(path)
 
     def measure(self, part: str, **arguments: Any) -> dict[str, Any]:
@@ -144,7 +128,17 @@ class Bench:
         return came[0] - start_s
 
 
-def _write_identity_model(path: Path) -> None:
+def write_identity(folder: Path) -> Path:
+    """Write the folder of a model that does nothing, unless it exists, and return it."""
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "model.toml").write_text(IDENTITY, encoding="utf-8")
+        (folder / "decoder.py").write_text(IDENTITY_DECODER, encoding="utf-8")
+        _write_identity_onnx(folder / "identity.onnx")
+    return folder
+
+
+def _write_identity_onnx(path: Path) -> None:
     shape: list[str | int | None] = ["batch", 3, IDENTITY_PX, IDENTITY_PX]
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", tensors[:1], tensors[1:])

@@ -25,6 +25,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import psutil
+from configuration import synthetic, write_config
 from paho.mqtt.enums import CallbackAPIVersion
 from pipeline import mosquitto
 from rich.console import Console
@@ -45,21 +46,6 @@ PANELS = {
     "CPU ms per result": {"daemon": "cpu_ms_per_result"},
     "memory, MB (RSS)": {"daemon": "rss_mb"},
 }
-CONFIG = """
-[device]
-name = "scaling"
-[mqtt]
-url = "mqtt://127.0.0.1:{port}"
-[telemetry]
-period_s = 5
-[models.model]
-path = {model}
-"""
-STREAM = """
-[streams.s{number}]
-source = "synthetic://conveyor?fps={fps:g}&size={size}&seed={number}"
-model = "model"
-"""
 
 
 @dataclass(frozen=True)
@@ -93,7 +79,7 @@ class Subscriber:
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2)
         self._client.on_message = self._take
         self._client.connect("127.0.0.1", port)
-        self._client.subscribe("edge/scaling/streams/+/results")
+        self._client.subscribe("edge/bench/streams/+/results")
         self._client.loop_start()
 
     def _take(self, client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:  # noqa: ARG002 -- paho's
@@ -116,10 +102,13 @@ class Subscriber:
 def measure(streams: int, options: argparse.Namespace) -> Point:
     """Run the daemon with so many streams, and count."""
     with mosquitto() as port, tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "edge.toml"
-        parts = [CONFIG.format(port=port, model=json.dumps(str(options.model.resolve())))]
-        parts += [STREAM.format(number=number, fps=options.fps, size=options.size) for number in range(streams)]
-        config.write_text("".join(parts), encoding="utf-8")
+        config = write_config(
+            Path(folder) / "edge.toml",
+            port,
+            {"path": str(options.model.resolve())},
+            {f"s{number}": {"source": synthetic(number, options.fps, options.size)} for number in range(streams)},
+            {"telemetry": {"period_s": 5}},
+        )
         with contextlib.closing(Subscriber(port)) as subscriber, _daemon(config, Path(folder)) as daemon:
             _wait_for(streams, subscriber, daemon)
             time.sleep(SETTLE_S)

@@ -27,6 +27,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 import psutil
+from configuration import synthetic, write_config
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -61,25 +62,15 @@ persistence_location {folder}/
 autosave_on_changes true
 autosave_interval 1
 """
-HEAD = """
-[device]
-name = "soak"
-[mqtt]
-url = "mqtt://127.0.0.1:{port}"
-[telemetry]
-period_s = 1
-[models.model]
-path = {model}
-"""
-STREAM = """
-[streams.s{number}]
-source = "synthetic://conveyor?fps={fps:g}&size={size}&seed={number}"
-model = "model"
-{more}
-"""
-# What a change of the configuration may give a stream.
-CHANGES = ("", "max_age_ms = 500", "qos = 1\nscore_threshold = 0.5", 'labels = ["bolt", "nut"]', "only_changes = true",
-           "max_results_per_s = 2")  # fmt: skip
+# Keys that a change of the configuration gives a stream.
+CHANGES: tuple[dict[str, Any], ...] = (
+    {},
+    {"max_age_ms": 500},
+    {"qos": 1, "score_threshold": 0.5},
+    {"labels": ["bolt", "nut"]},
+    {"only_changes": True},
+    {"max_results_per_s": 2},
+)
 
 
 class SoakError(Exception):
@@ -187,11 +178,11 @@ class Subject:
     """The daemon under test, and its configuration."""
 
     def __init__(self, folder: Path, port: int, options: argparse.Namespace) -> None:
-        self._head = HEAD.format(port=port, model=json.dumps(str(options.model.resolve())))
+        self._port = port
         self._options = options
         self._config = folder / "edge.toml"
         self._log = folder / "edge.log"
-        self.streams = dict.fromkeys(range(STREAMS), "")
+        self.streams: dict[int, dict[str, Any]] = {number: {} for number in range(STREAMS)}
         self._write()
         command = [
             sys.executable,
@@ -207,11 +198,13 @@ class Subject:
             self.process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=told)
 
     def _write(self) -> None:
-        streams = (
-            STREAM.format(number=number, fps=self._options.fps, size=self._options.size, more=more)
-            for number, more in self.streams.items()
-        )
-        self._config.write_text(self._head + "".join(streams), encoding="utf-8")
+        options = self._options
+        streams = {
+            f"s{number}": {"source": synthetic(number, options.fps, options.size), **keys}
+            for number, keys in self.streams.items()
+        }
+        model = {"path": str(options.model.resolve())}
+        write_config(self._config, self._port, model, streams, {"telemetry": {"period_s": 1}})
 
     def kill(self) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -285,7 +278,7 @@ class Trouble:
         streams = self._subject.streams
         gone = set(range(STREAMS)) - streams.keys()
         if gone:
-            streams[gone.pop()] = ""
+            streams[gone.pop()] = {}
         else:
             del streams[self._random.choice(list(streams))]
         self._subject.reload()
