@@ -146,7 +146,7 @@ def test_a_published_network_stands_beside_its_published_layers(tmp_path: Path) 
     published = found.to_json()["published"]
     assert (published["before"], published["after"]) == (43, 27)
     text = told(found)
-    for shown in ("43", "27", "The Flatten"):
+    for shown in ("43", "27", "do not include the Flatten"):
         assert shown in text
 
 
