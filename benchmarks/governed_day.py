@@ -22,7 +22,7 @@ from simulated_tx2 import (
     read_published,
 )
 
-from edge.core.tuned_profile import Machine, OperatingPoint, Profile
+from edge.core.tuned_profile import Machine, OperatingPoint, TunedProfile
 from edge.power.governor import Decision, Governor, GovernorInput, Rules, StreamLoad
 
 PERIOD_S = 5  # between decisions: the telemetry's
@@ -108,7 +108,7 @@ class Day:
         return np.asarray(idle_w * (PERIOD_S - busy_s) + busy_j)
 
 
-def make_profile(network: str, board: Board, gain: float, seed: int, *, are_gains_apart: bool = False) -> Profile:
+def make_profile(network: str, board: Board, gain: float, seed: int, *, are_gains_apart: bool = False) -> TunedProfile:
     """Return what `edge tune` would have measured, with its errors; the sensor's is one for all modes, or not."""
     rng = np.random.default_rng((seed, 2))
     apart = np.random.default_rng((seed, 4))
@@ -133,7 +133,9 @@ def make_profile(network: str, board: Board, gain: float, seed: int, *, are_gain
             for batch in BATCHES
         ]
     machine = Machine(board="simulated Jetson TX2", l4t=None, engine=network)
-    return Profile(machine=machine, engine_label=network, made_at="", target_p99_ms=TARGET_MS, points=tuple(points))
+    return TunedProfile(
+        machine=machine, engine_label=network, made_at="", target_p99_ms=TARGET_MS, points=tuple(points)
+    )
 
 
 def govern(

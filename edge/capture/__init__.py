@@ -1,4 +1,4 @@
-"""Sources behind one small protocol, opened by the scheme of their address."""
+"""Capture: sources behind one protocol, and the cameras that read them."""
 
 from edge.capture.camera import Camera
 from edge.capture.source import Source, open_source

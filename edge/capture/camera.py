@@ -1,4 +1,4 @@
-"""One stream's thread: opens its source, paces and stamps its frames, and opens it again when it goes away."""
+"""Camera: the capture thread of one stream, with pacing, time stamps and reconnects."""
 
 from __future__ import annotations
 
@@ -23,30 +23,29 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
-# Pictures that are in use at once by a waiting room and a few lanes; more than these are not kept for reuse.
+# Pictures in use at once by a queue and a few lanes; no more are kept for reuse.
 SPARE_BUFFERS = 16
 
-# How long a picture without a second one lasts when it is played live.
-LONE_PICTURE_S = 0.1
+LONE_PICTURE_S = 0.1  # duration of a source of one picture, played live
 
 Polygon = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """How one stream is captured."""
+    """Capture settings of one stream."""
 
     name: str
     address: Address
-    every: bool = False  # else live: the source's own pace
+    every: bool = False  # each frame, as fast as the pipeline takes them; else live, at the source's own pace
     loop: bool = False
-    fps: float = 0.0  # at most; 0: as it comes
+    fps: float = 0.0  # upper limit; 0: none
     stall_s: float = 10.0
-    masks: tuple[Polygon, ...] = ()  # blacked out, in source pixels
+    masks: tuple[Polygon, ...] = ()  # blacked-out areas, in source pixels
 
 
 class Camera:
-    """Runs until its source has ended for good or `stop` is called."""
+    """Capture thread of one stream; it runs until its source ends for good or `stop` is called."""
 
     def __init__(
         self,
@@ -56,7 +55,7 @@ class Camera:
         on_captured: Callable[[], int],
         on_state: Callable[[StreamState, str | None], None],
     ) -> None:
-        """Take `on_captured`, which counts a frame and returns its number, and `on_state`, told of each change."""
+        """Set up the thread; `on_captured` counts a frame and returns its number, `on_state` reports each change."""
         self._owner = owner
         self._settings = settings
         self._deliver = deliver
@@ -70,6 +69,7 @@ class Camera:
         self._thread = threading.Thread(target=self._run, name=f"camera-{settings.name}", daemon=True)
 
     def start(self) -> None:
+        """Start capturing."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -77,7 +77,7 @@ class Camera:
         self._stop.set()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread's end, if it ever began; False where it hangs in foreign code."""
+        """Wait for the thread to end; return False if it hangs in library code."""
         if self._thread.ident is None:
             return True
         self._thread.join(timeout_s)
@@ -87,12 +87,12 @@ class Camera:
         try:
             state, reason = self._capture()
         except Exception as error:  # the top of a thread: this stream fails, the others run on
-            log.exception("stream %s: its camera failed unexpectedly", self._settings.name)
+            log.exception("stream %s: camera failed unexpectedly", self._settings.name)
             state, reason = "failed", f"unexpected failure of the camera: {error!r}; see the log"
         self._on_state(state, reason)
 
     def _capture(self) -> tuple[StreamState, str | None]:
-        """Play the source again and again until it has ended or failed for good; return how."""
+        """Play the source, with reconnects and loops, until it ends or fails for good; return the final state."""
         while not self._stop.is_set():
             try:
                 with self._opened() as source:
@@ -124,10 +124,10 @@ class Camera:
         self._stop.wait(self._backoff.next_s())
 
     def _play(self, source: Source) -> None:
-        """Hand on the source's frames until it ends."""
-        pace = _Pace(self._settings, self._stop)
+        """Deliver the frames of the source until it ends."""
+        pace = _Pacer(self._settings, self._stop)
         while not self._stop.is_set():
-            media_s = self._next(source, pace)
+            media_s = self._grab(source, pace)
             if media_s is None:
                 pace.wait_out()
                 return
@@ -138,21 +138,21 @@ class Camera:
                 self._on_state("running", None)
                 self._backoff.reset()
                 self._running = True
-            self._hand_on(picture)
+            self._deliver_picture(picture)
 
-    def _next(self, source: Source, pace: _Pace) -> float | None:
-        """Grab a frame; one time-out of the source is not yet a stall."""
+    def _grab(self, source: Source, pace: _Pacer) -> float | None:
+        """Grab a frame; a single time-out of the source is not yet a stall."""
         while not self._stop.is_set():
             try:
                 return source.grab()
             except TimeoutError:
                 if pace.silent_s() >= self._settings.stall_s:
                     raise SourceError(
-                        f"{self._settings.address.shown} gave no frame for {self._settings.stall_s:g} s"
+                        f"{self._settings.address.shown} delivered no frame for {self._settings.stall_s:g} s"
                     ) from None
         return None
 
-    def _hand_on(self, picture: Image) -> None:
+    def _deliver_picture(self, picture: Image) -> None:
         if self._masks:
             cv2.fillPoly(picture, self._masks, (0, 0, 0))
         captured_ns, captured_at_ns = now_ns(), wall_ns()
@@ -160,8 +160,8 @@ class Camera:
         self._deliver(Frame(self._owner, number, picture, captured_ns, captured_at_ns, self._buffers.append))
 
 
-class _Pace:
-    """When the next frame is due, and which frames `fps` leaves out."""
+class _Pacer:
+    """Pacing of a source that is played live, and the limit of `fps`."""
 
     def __init__(self, settings: CameraSettings, stop: threading.Event) -> None:
         self._waits_for_time = not settings.every and not settings.address.is_live
@@ -174,11 +174,11 @@ class _Pace:
         self._step_s = LONE_PICTURE_S  # between the last two
 
     def silent_s(self) -> float:
-        """Return the time since the last frame came."""
+        """Return the time since the last frame."""
         return (now_ns() - self._last_ns) / 1e9
 
     def keep(self, media_s: float) -> bool:
-        """Tell whether this frame is wanted; a file played live waits for the frame's time first."""
+        """Return whether to keep this frame; for a file played live, wait for its time first."""
         self._last_ns = now_ns()
         if self._media_s is not None:
             self._step_s = media_s - self._media_s
@@ -192,13 +192,13 @@ class _Pace:
         return True
 
     def wait_out(self) -> None:
-        """Let the last frame of a source that is played live last as long as the one before."""
+        """Wait out the last frame of a source played live: it lasts as long as the one before."""
         if self._waits_for_time and self._media_s is not None:
             end_s = self._media_s + max(0.0, self._step_s)
             self._stop.wait(max(0.0, end_s - (now_ns() - self._start_ns) / 1e9))
 
     def _is_due(self, media_s: float) -> bool:
-        """Keep the frame nearest to each point of a grid, so that the mean rate is `fps` whatever the source's."""
+        """Return whether the frame is the next one on a grid of `fps`, so that the mean rate is exact."""
         if self._next_due_s is None:
             self._next_due_s = media_s
         if media_s < self._next_due_s - 1e-6:  # rounding of the source's time stamps

@@ -1,4 +1,4 @@
-"""The protocol of a source, and the table that opens one by its scheme."""
+"""Source protocol, and opening a source by the scheme of its address."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from edge.core.source_url import Address
 
 
 class Source(Protocol):
-    """Pictures one after the other; used by one thread."""
+    """Sequence of pictures; used by one thread."""
 
     def grab(self) -> float | None:
-        """Step to the next picture and return its time in the source, in seconds; None at the end.
+        """Advance to the next picture and return its time in the source, in seconds; None at the end.
 
-        Raises SourceError where the source broke. A camera's time is not used: its frames are stamped on arrival.
+        Raises SourceError if the source fails. A camera's time is not used: its frames are stamped on arrival.
         """
 
     def retrieve(self, buffer: Image | None) -> Image:
-        """Return the grabbed picture, H×W×3, BGR, uint8: in `buffer` where that fits, else in new memory."""
+        """Return the grabbed picture: in `buffer` if that fits, else in new memory."""
 
     def ending(self) -> str | None:
-        """After the end: what a user should know of it, None where all is as it should be."""
+        """Return, after the end, what a user should know of it; None if nothing is wrong."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the source."""
 
 
 def open_source(address: Address) -> Source:
-    """Open a source; raise SourceError in one sentence, without credentials, where that fails."""
+    """Open a source; raise SourceError, without credentials, if that fails."""
     if address.scheme == "synthetic":
-        from edge.capture.synthetic import SyntheticSource  # noqa: PLC0415 -- each library where its source is opened
+        from edge.capture.synthetic import SyntheticSource  # noqa: PLC0415 -- each library only for its own sources
 
         return SyntheticSource(address)
     if address.scheme == "file":
@@ -45,10 +46,10 @@ def _open_file(path: Path, address: Address) -> Source:
     """Open a folder of pictures, a picture, or a video."""
     if not path.exists():
         raise SourceError(f"{path} does not exist; wanted a picture, a folder of pictures or a video", permanent=True)
-    from edge.capture.image_files import PictureSource, is_picture  # noqa: PLC0415
+    from edge.capture.image_files import ImageFilesSource, is_picture  # noqa: PLC0415
 
     if path.is_dir() or is_picture(path):
-        return PictureSource(path)
+        return ImageFilesSource(path)
     from edge.capture.video import VideoSource  # noqa: PLC0415
 
     return VideoSource(address)

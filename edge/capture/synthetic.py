@@ -1,4 +1,4 @@
-"""Cameras that draw their pictures: `synthetic://conveyor?fps=30&size=640x480&seed=1`."""
+"""Synthetic cameras: `synthetic://conveyor?fps=30&size=640x480&seed=1`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST_PX = 8192
 
 
 class SyntheticSource:
-    """The built-in scene; endless, unless the address says how many frames."""
+    """The built-in scene; endless unless the address limits its frames."""
 
     def __init__(self, address: Address) -> None:
         options = _options(address)
@@ -29,7 +29,7 @@ class SyntheticSource:
             self._scene = Conveyor(width, height, int(options["seed"]), self._fps)
         except ValueError as error:
             raise SourceError(
-                f"{address.shown} has a wrong option: {error}; see {_example()}", permanent=True
+                f"{address.shown} has an invalid option: {error}; see {_example()}", permanent=True
             ) from None
         self._shape = (height, width, 3)
         self._index = -1

@@ -1,4 +1,4 @@
-"""Video files, RTSP and V4L2 cameras through OpenCV."""
+"""Video files, RTSP and V4L2 cameras, through OpenCV."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from edge.core.errors import SourceError
 from edge.core.records import Image
 from edge.core.source_url import Address
 
-# Calls into the libraries below cannot be interrupted, so they may take no longer than this.
+# Calls into the libraries below cannot be interrupted, so none may take longer than this.
 TIMEOUT_MS = 3000
-# A read that took this share of the time-out was one, whatever it says: then it gives what was left in the decoder.
-SILENT_SHARE = 0.9
-# What the libraries write to standard error can hold the address with its password; failures reach us as such.
+# A read that took this fraction of the time-out was one, even if it succeeds: it then returns the decoder's rest.
+SILENT_FRACTION = 0.9
+# The libraries may write the address with its password to standard error; failures reach us as return values.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-# V4L2 has no time-out of its own in OpenCV but this one, in seconds, read at the first capture.
+# The only time-out of V4L2 in OpenCV, in seconds, read at the first capture.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(TIMEOUT_MS // 1000))
-# Look at no more than half a second (µs) of a stream to learn its format: by default it is 5 s, which a slow camera
-# cannot give within the time-out. Transport by TCP first is OpenCV's own choice, which setting anything replaces.
+# Analyse at most half a second (µs) of a stream to learn its format: the default is 5 s, which a slow camera cannot
+# deliver within the time-out. TCP first is OpenCV's own default, which setting any option replaces.
 os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp|analyzeduration;500000")
-# The frames of that half second lie ready when an RTSP stream opens. They are late, so they are passed over: a frame is
-# live once it had to be waited for. No more than this many are passed over, should a server send faster than time.
+# The frames of that half second are buffered when an RTSP stream opens. They are late, so they are skipped: a frame is
+# live once it had to be waited for. This limits the skipping, should a server send faster than real time.
 BACKLOG_FRAMES = 64
 WAITED_S = 0.002
-# A file is decoded on the camera's thread alone: the cores belong to the lanes.
+# A file is decoded on the camera's thread only: the cores belong to the lanes.
 DECODER_THREADS = 1
 NETWORK_SCHEMES = ("rtsp", "rtsps")
 
 
 class VideoSource:
-    """A video file or a camera in an OpenCV capture."""
+    """Video file or camera in an OpenCV capture."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
         self._grabbed = 0
         self._capture = _open_capture(address)
-        self._dead = False  # a time-out leaves FFmpeg's side of the capture of no more use
+        self._dead = False  # after a time-out FFmpeg's side of the capture is unusable
         self._expected = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)) if not address.is_live else 0
         self._skip_backlog()
 
@@ -58,7 +58,7 @@ class VideoSource:
         return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
 
     def _reopen(self) -> None:
-        """Open the capture anew; raise TimeoutError where the camera is silent to that too."""
+        """Reopen the capture; raise TimeoutError if the camera is still silent."""
         self._capture.release()
         start_s = monotonic()
         try:
@@ -71,7 +71,7 @@ class VideoSource:
         self._skip_backlog()
 
     def _skip_backlog(self) -> None:
-        """Pass over frames that came while the stream was being opened."""
+        """Skip the frames that arrived while the stream was being opened."""
         if self._address.scheme not in NETWORK_SCHEMES:
             return
         for _ in range(BACKLOG_FRAMES):
@@ -80,21 +80,21 @@ class VideoSource:
                 return
 
     def _check_end(self) -> None:
-        """Raise SourceError where the end is none."""
+        """Raise SourceError if the source did not end regularly."""
         if self._address.is_live:
-            raise SourceError(f"{self._address.shown} ended or went away")
+            raise SourceError(f"{self._address.shown} ended or disconnected")
         if not self._grabbed:
-            raise SourceError(f"{self._address.shown} holds no frame that can be decoded", permanent=True)
+            raise SourceError(f"{self._address.shown} contains no decodable frame", permanent=True)
 
     def retrieve(self, buffer: Image | None) -> Image:
         good, picture = self._capture.retrieve(buffer)
         if not good or picture is None:
-            raise SourceError(f"{self._address.shown} gave a frame that cannot be converted to BGR")
-        return picture  # type: ignore[return-value]  # OpenCV's stubs do not tell the dtype
+            raise SourceError(f"{self._address.shown} delivered a frame that cannot be converted to BGR")
+        return picture  # type: ignore[return-value]  # OpenCV's stubs leave the dtype open
 
     def ending(self) -> str | None:
         if self._grabbed < self._expected:
-            return f"gave {self._grabbed} of about {self._expected} frames: the file may be cut off or damaged"
+            return f"delivered {self._grabbed} of about {self._expected} frames: the file may be truncated or damaged"
         return None
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class VideoSource:
 
 
 def _took_time_out(start_s: float) -> bool:
-    return monotonic() - start_s >= SILENT_SHARE * TIMEOUT_MS / 1000
+    return monotonic() - start_s >= SILENT_FRACTION * TIMEOUT_MS / 1000
 
 
 def _open_capture(address: Address) -> cv2.VideoCapture:
@@ -121,7 +121,7 @@ def _cannot_open(address: Address) -> SourceError:
     if address.scheme == "file":
         wanted = "a video that FFmpeg reads, or a picture"
     elif address.scheme == "v4l2":
-        wanted = "a camera that no other program uses (`v4l2-ctl --list-devices`) and group video's right to read it"
+        wanted = "a camera that no other program uses (`v4l2-ctl --list-devices`) and read access to it (group video)"
     else:
         wanted = "a reachable server, this path, and the right user name and password"
     return SourceError(f"{address.shown} cannot be opened; wanted {wanted}", permanent=address.scheme == "file")

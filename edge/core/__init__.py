@@ -1,1 +1,1 @@
-"""Configuration, manifest, records, errors, clock, and the state directory."""
+"""Configuration, manifest, records, errors, clock, files and the state directory."""

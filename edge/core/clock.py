@@ -1,8 +1,8 @@
-"""The kinds of time, and the names that hold each.
+"""Clocks, and the naming of times.
 
-`*_ns`     monotonic nanoseconds: orders everything, measures every duration
-`*_at_ns`  wall time, nanoseconds since the epoch (UTC): stamped once, for people
-`*_ms`     a duration made from a difference of two `*_ns`
+`*_ns`     monotonic nanoseconds: for order and durations
+`*_at_ns`  wall time, nanoseconds since the epoch (UTC): for people
+`*_ms`     the difference of two `*_ns`
 """
 
 import ctypes
@@ -17,6 +17,7 @@ _STA_UNSYNC = 0x0040  # <sys/timex.h>: the kernel's clock is not disciplined by 
 
 
 def elapsed_ms(start_ns: int, end_ns: int) -> float:
+    """Return the time between two monotonic instants in milliseconds."""
     return (end_ns - start_ns) / 1e6
 
 
@@ -41,9 +42,9 @@ class _Timex(ctypes.Structure):
 
 
 def clock_synchronised() -> bool | None:
-    """Return whether the kernel calls the system clock synchronised; None where it cannot be asked.
+    """Return whether the kernel considers the system clock synchronised; None if it cannot be asked.
 
-    The kernel is asked once a second at most, so that this may be called for each message.
+    The kernel is asked at most once a second, so this may be called for each message.
     """
     return _synchronised_in(now_ns() // 1_000_000_000)
 

@@ -1,4 +1,4 @@
-"""The daemon's configuration: one TOML file, read once, with its limits where each key is declared."""
+"""Configuration of the daemon: one TOML file, read once; each key declares its limits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 MQTT_PORT = {"mqtt": 1883, "mqtts": 8883}
 MIN_MASK_POINTS = 3
-VERSION = 1  # of the configuration's form; it grows when a key changes its meaning or goes
+VERSION = 1  # of the configuration format; raised when a key is removed or changes its meaning
 MAX_PIXEL = 65_535
 
 # Names become topic levels and file names.
@@ -32,7 +32,7 @@ AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1, le=256)]
 
 
 def _existing_path(value: Any, info: ValidationInfo) -> Any:
-    """Turn a path of the file into an absolute one that exists."""
+    """Resolve a path, which must exist; relative ones start at the config file."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"found {value!r}, wanted a path")
     if value.startswith(CREDENTIAL):
@@ -44,7 +44,7 @@ def _existing_path(value: Any, info: ValidationInfo) -> Any:
 
 
 def _model_folder(value: Any, info: ValidationInfo) -> Any:
-    """Turn a path of the file, or the name of a model that comes with the package, into a folder."""
+    """Resolve a model folder: a path, or the name of a model that comes with the package."""
     try:
         return _existing_path(value, info)
     except ValueError:
@@ -68,13 +68,15 @@ SecretPath = Annotated[Path, BeforeValidator(_secret_path)]
 
 
 class DeviceSettings(Table):
+    """This device: its name, power mode and state directory."""
+
     name: Name = Field(default_factory=lambda: socket.gethostname() or "edge")
-    power_mode: str = Field("keep", min_length=1, max_length=64)  # which modes a board has is known on it alone
+    power_mode: str = Field("keep", min_length=1, max_length=64)  # its modes are known only on the board itself
     state_dir: str | None = None
 
 
 class MqttSettings(Table):
-    """The broker; `mqtts://` for TLS."""
+    """MQTT broker and credentials; `mqtts://` for TLS."""
 
     url: str = "mqtt://127.0.0.1:1883"
     prefix: str = Field("edge", pattern=r"^[^/+#\x00-\x1f][^+#\x00-\x1f]*$")
@@ -100,15 +102,15 @@ class MqttSettings(Table):
         return url
 
     @model_validator(mode="after")
-    def _what_belongs_together(self) -> MqttSettings:
+    def _settings_agree(self) -> MqttSettings:
         if self.password_file is not None and self.username is None and urlsplit(self.url).username is None:
-            raise ValueError("password_file stands without a username; wanted both")
+            raise ValueError("password_file is set without username; wanted both")
         files = {"ca": self.ca, "cert": self.cert, "key": self.key}
         if not self.tls and (found := [name for name, path in files.items() if path is not None]):
             raise ValueError(f"found {', '.join(found)} and {self.shown}, which is not encrypted; wanted mqtts://")
         if (self.cert is None) != (self.key is None):
-            found_one, lacking = ("cert", "key") if self.key is None else ("key", "cert")
-            raise ValueError(f"{found_one} stands without a {lacking}; wanted both, in two PEM files")
+            found_one, missing = ("cert", "key") if self.key is None else ("key", "cert")
+            raise ValueError(f"{found_one} is set without {missing}; wanted both, as two PEM files")
         return self
 
     @property
@@ -126,11 +128,11 @@ class MqttSettings(Table):
 
     @property
     def shown(self) -> str:
-        """The broker's address without credentials."""
+        """Broker address without credentials."""
         return f"{urlsplit(self.url).scheme}://{self.host}:{self.port}"
 
     def credentials(self) -> tuple[str | None, str | None]:
-        """Return user name and password; the URL's are used where the file sets none."""
+        """Return user name and password; those in the URL serve as defaults."""
         parts = urlsplit(self.url)
         username = self.username or (unquote(parts.username) if parts.username else None)
         in_url = unquote(parts.password) if parts.password else None
@@ -138,7 +140,7 @@ class MqttSettings(Table):
 
 
 class OutboxSettings(Table):
-    """Where messages wait that no broker has acknowledged, and how many of them."""
+    """Limits and durability of the queue of unacknowledged messages."""
 
     memory_s: float = Field(2.0, ge=0, le=3600)
     commit_s: float = Field(1.0, ge=0.01, le=3600)
@@ -148,12 +150,14 @@ class OutboxSettings(Table):
 
 
 class TelemetrySettings(Table):
+    """Period and expiry of telemetry messages."""
+
     period_s: float = Field(5.0, ge=0.2, le=3600)
     expiry_s: float = Field(300.0, ge=1, le=31_536_000)
 
 
 class EnginesSettings(Table):
-    """How engines are built, and how many of them are kept."""
+    """Engine building, and the size of the plan cache."""
 
     builder_level: int = Field(3, ge=0, le=5)
     workspace_mb: Literal["auto"] | Annotated[int, Field(ge=16, le=65_536)] = "auto"
@@ -161,7 +165,7 @@ class EnginesSettings(Table):
 
 
 class AccuracySettings(Table):
-    """How the agreement of what serves with the model as it was exported is watched."""
+    """Shadow comparison of the serving engine with the exported model."""
 
     shadow: float = Field(0.0, ge=0, le=1)
     window: int = Field(200, ge=20, le=100_000)
@@ -169,6 +173,8 @@ class AccuracySettings(Table):
 
 
 class ModelSettings(Table):
+    """One model: its folder, and how it is served."""
+
     path: Annotated[Path, BeforeValidator(_model_folder)]
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     max_batch: int = Field(4, ge=1, le=1024)
@@ -186,7 +192,7 @@ def _strings(value: Any) -> Any:
 
 
 class GovernorSettings(Table):
-    """Which power modes the governor may choose among, and how soon."""
+    """Power modes open to the governor, and the limits of its switching."""
 
     enabled: bool = False
     modes: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()  # names or ids; empty: all without a reboot
@@ -212,19 +218,21 @@ CommandName = Literal[
 
 
 class CommandsSettings(Table):
-    """Which commands are taken over MQTT; none unless they are named."""
+    """Commands accepted over MQTT; none by default."""
 
     allow: Annotated[tuple[CommandName, ...], BeforeValidator(_strings)] = ()
     max_per_min: int = Field(60, ge=1, le=6000)
 
 
 class HomeAssistantSettings(Table):
+    """Home Assistant discovery over MQTT."""
+
     enabled: bool = False
     prefix: str = Field("homeassistant", pattern=r"^[^/+#\x00-\x1f][^+#\x00-\x1f]*$")
 
 
 class HttpSettings(Table):
-    """The endpoint that Prometheus reads."""
+    """Prometheus endpoint."""
 
     enabled: bool = False
     host: str = Field("127.0.0.1", min_length=1, max_length=255)
@@ -257,7 +265,7 @@ def _polygon(points: Any) -> tuple[tuple[int, int], ...]:
 
 
 class StreamSettings(Table):
-    """One camera or file, and what of its results is published."""
+    """One camera or file: its capture, and the filter of its results."""
 
     source: Annotated[Address, BeforeValidator(_address)]
     model: Name
@@ -289,11 +297,11 @@ class StreamSettings(Table):
     @model_validator(mode="after")
     def _password_has_a_user(self) -> StreamSettings:
         if self.password_file is not None and self.username is None and self.source.username is None:
-            raise ValueError("password_file stands without a username; wanted both")
+            raise ValueError("password_file is set without username; wanted both")
         return self
 
     def address(self) -> Address:
-        """Return the source with its credentials, those of the file before those of the URL."""
+        """Return the source with its credentials; username and password_file override those in the URL."""
         return replace(
             self.source,
             username=self.username or self.source.username,
@@ -302,7 +310,7 @@ class StreamSettings(Table):
 
 
 class Config(Table):
-    """The whole file."""
+    """The complete configuration file."""
 
     version: int = Field(VERSION, ge=1)
     device: DeviceSettings = Field(default_factory=DeviceSettings)
@@ -318,15 +326,15 @@ class Config(Table):
     models: dict[Name, ModelSettings] = Field(default_factory=dict)
     streams: dict[Name, StreamSettings] = Field(default_factory=dict)
 
-    # Before anything else of the file is looked at: what a newer form holds cannot be judged here.
+    # Before anything else is validated: a newer format cannot be judged here.
     @model_validator(mode="before")
     @classmethod
     def _version_is_known(cls, values: Any) -> Any:
         version = values.get("version") if isinstance(values, dict) else None
         if type(version) is int and version > VERSION:
             raise ValueError(
-                f"version: found {version}, wanted {VERSION}: this file was made for a newer edge; install that one, "
-                "or put back the file that this one had"
+                f"version: found {version}, wanted {VERSION}: this file was written for a newer edge; install that "
+                "version, or restore the file of this one"
             )
         return values
 
@@ -340,16 +348,16 @@ class Config(Table):
 
 
 def load_config(path: Path) -> Config:
-    """Read the configuration; raise ConfigError in one sentence where it cannot be used."""
+    """Read and validate the configuration; raise ConfigError if it cannot be used."""
     config = read_settings(path, Config, ConfigError)
     for place, has_password in _urls(config):
         if has_password:
-            log.warning("%s holds a password in its URL, where others may read it; wanted a password_file", place)
+            log.warning("%s contains a password in its URL, where others may read it; use password_file instead", place)
     return config
 
 
 def _urls(config: Config) -> Iterator[tuple[str, bool]]:
-    """Yield each place of a URL, and whether a password stands in it."""
+    """Yield the location of each URL, and whether it contains a password."""
     yield "[mqtt] url", urlsplit(config.mqtt.url).password is not None
     for name, stream in config.streams.items():
         yield f"[streams.{name}] source", stream.source.password is not None

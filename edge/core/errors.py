@@ -1,10 +1,10 @@
-"""What can go wrong, told in one sentence: the thing, the value found, the value wanted, the next step."""
+"""Errors, each one sentence: the thing, the value found, the value wanted, the next step."""
 
 _MAX_TEXT = 300  # characters of another library's error
 
 
 class EdgeError(Exception):
-    """A failure that a user can understand and mend; `exit_code` is what the command returns for it."""
+    """A failure that a user can understand and fix; the command exits with its `exit_code`."""
 
     exit_code = 1
 
@@ -26,23 +26,23 @@ class EngineError(EdgeError):
 
 
 class GpuMemoryError(EngineError):
-    """The GPU has not the memory that was asked of it; with less, the same may work."""
+    """The GPU is out of memory; a smaller batch or fewer lanes may fit."""
 
 
 class GpuLostError(EngineError):
-    """The GPU or its context is lost for this process: only a new process can use it again."""
+    """The GPU or its context is lost to this process: only a new process can use it again."""
 
     exit_code = 3
 
 
 class UnansweredError(EdgeError):
-    """The broker hung up on CONNECT, or said nothing to it."""
+    """The broker closed the connection on CONNECT, or did not answer it."""
 
 
 class SourceError(EdgeError):
     """A source could not be opened or read.
 
-    `permanent` says that trying again cannot help: the stream is then failed, not reconnecting.
+    `permanent`: retrying cannot help; the stream is failed, not reconnecting.
     """
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""`model.toml`: what stands beside a model's files and says how to feed it and how to read it."""
+"""Model manifest, `model.toml`: the preprocessing and decoding of one model."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _strings(value: Any) -> Any:
 
 
 class InputSettings(Table):
-    """How a source picture becomes the model's input: x = (pixel - mean) * scale / std, per channel."""
+    """Preprocessing of a source picture into the model's input: x = (pixel - mean) * scale / std, per channel."""
 
     color: Literal["bgr", "rgb", "gray"] = "rgb"
     resize: Literal["letterbox", "stretch", "crop"] = "letterbox"
     anchor: Literal["top-left", "center"] = "center"
-    pad: int = Field(114, ge=0, le=255)
+    pad: int = Field(114, ge=0, le=255)  # level of the border that letterbox adds
     scale: float = Field(1.0, gt=0)
     mean: PerChannel = (0.0, 0.0, 0.0)
     std: PerChannel = (1.0, 1.0, 1.0)
@@ -49,28 +49,27 @@ class InputSettings(Table):
 
 
 class OutputSettings(Table):
-    """How the model's outputs are read; keys of one's own reach the decoder."""
+    """Decoding of the model's outputs; additional keys are passed to the decoder."""
 
     model_config = ConfigDict(extra="allow")
 
     decoder: str
     score_threshold: float = Field(0.25, ge=0, le=1)
     iou_threshold: float = Field(0.45, ge=0, le=1)
-    nms: bool | None = None  # None: as the decoder is known to need
+    nms: bool | None = None  # None: the decoder's default
     max_detections: int = Field(300, ge=1)
 
 
 class AccuracyLimits(Table):
-    """What a form of the model in less precision must keep of FP32 to be served."""
+    """Accuracy relative to FP32 that a variant of lower precision must keep to be served."""
 
-    min_agreement: float | None = Field(None, gt=0, le=1)  # None: as MIN_AGREEMENT has it
-    fp16_blocked_ops: Annotated[
-        tuple[str, ...], BeforeValidator(_strings)
-    ] = ()  # operator types that stay FP32 in FP16
+    min_agreement: float | None = Field(None, gt=0, le=1)  # None: MIN_AGREEMENT of the task
+    # Operator types that stay FP32 in the FP16 variant.
+    fp16_blocked_ops: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()
 
 
 class Manifest(Table):
-    """One model's `model.toml`."""
+    """The `model.toml` of one model."""
 
     task: Task
     onnx: str
@@ -81,48 +80,48 @@ class Manifest(Table):
 
     @property
     def min_agreement(self) -> float:
-        """The least agreement with FP32 in what is found: F1 of boxes, share of same best classes."""
+        """Minimum agreement with FP32, 0…1: F1 score of boxes, or fraction of pictures with the same best class."""
         wanted = self.accuracy.min_agreement
         return MIN_AGREEMENT[self.task] if wanted is None else wanted
 
     @property
     def reading_sha256(self) -> str:
-        """The hash of how the model is fed and read: what is found depends on it as much as on the model's file."""
-        # Keys that are not set are left out, so that a new key with a default changes no hash.
-        told = self.model_dump(include={"task", "input", "output"}, exclude_unset=True, mode="json")
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        """SHA-256 of preprocessing and decoding: the findings depend on them as much as on the model's file."""
+        # Keys that are not set are excluded, so that a new key with a default changes no hash.
+        settings = self.model_dump(include={"task", "input", "output"}, exclude_unset=True, mode="json")
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read `model.toml` in `folder`; raise ModelError in one sentence where it cannot be used."""
+    """Read `model.toml` in `folder`; raise ModelError if it cannot be used."""
     path = folder / "model.toml"
     if not os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
         raise ModelError(
-            f"{folder} holds no model.toml; wanted a model folder: draft one with `edge engines add FILE.onnx`"
+            f"{folder} contains no model.toml; wanted a model folder: draft one with `edge engines add FILE.onnx`"
         )
     return read_settings(path, Manifest, ModelError)
 
 
 def find_model(name: str) -> Path:
-    """Return the folder of a model given as a path, or as a name under `engines/` here or in the package."""
+    """Find the folder of a model: a path, or a name under `engines/` here or in the package."""
     for folder in (Path(name), Path("engines") / name, built_in_model(name)):
         if folder is not None and os.path.isfile(folder / "model.toml"):  # noqa: PTH113 -- Path's raises for a long name
             return folder
     raise ModelError(
         f"model {name!r} is neither a folder with a model.toml nor a name under engines/; "
-        "`edge engines list` shows what there is"
+        "`edge engines list` shows those available"
     )
 
 
 def built_in_models() -> list[Path]:
     """Return the folders of the models that come with the package."""
     package = Path(__file__).parents[1]
-    # In a checkout the models lie beside the package, in a wheel inside it.
+    # In a checkout the models are beside the package, in a wheel inside it.
     return sorted(path.parent for root in (package, package.parent) for path in root.glob("engines/*/model.toml"))
 
 
 def built_in_model(name: str) -> Path | None:
-    """Return the folder of a model that comes with the package; None where it has no model of this name."""
+    """Return the folder of a model that comes with the package; None if it has none of this name."""
     return next((folder for folder in built_in_models() if folder.name == name), None)
 
 
@@ -135,7 +134,7 @@ def model_file(folder: Path, manifest: Manifest) -> Path:
 
 
 def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    """Read the labels file, one label a line; an empty tuple where the manifest names none."""
+    """Read the labels file, one label per line; return an empty tuple if the manifest names none."""
     if manifest.labels is None:
         return ()
     path = folder / manifest.labels
@@ -143,5 +142,5 @@ def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError) as error:  # ValueError: also a zero byte in the name
         raise ModelError(
-            f"labels file {str(path)!r} cannot be read ({error}); wanted a UTF-8 text file, one label a line"
+            f"labels file {str(path)!r} cannot be read ({error}); wanted a UTF-8 text file, one label per line"
         ) from None

@@ -27,7 +27,7 @@ ProgressCallback = Callable[[str, float, float], None]  # phase, done, of how mu
 
 @contextmanager
 def phase_bar(title: str, amount: ProgressColumn) -> Iterator[ProgressCallback]:
-    """Draw one bar that goes through phases; `amount` shows how much of the phase is done."""
+    """Draw one bar for a sequence of phases; `amount` shows the progress of each."""
     columns = (TextColumn(title), BarColumn(), amount, TimeElapsedColumn(), TextColumn("{task.description}"))
     with _bar(*columns) as bar:
         task = bar.add_task("", total=1)
@@ -35,7 +35,7 @@ def phase_bar(title: str, amount: ProgressColumn) -> Iterator[ProgressCallback]:
 
 
 def tracked(items: Sequence[Item]) -> Iterator[Item]:
-    """Yield items, and draw which of them is at work and what time is left."""
+    """Yield items, and draw the current one and the time left."""
     with _bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("", total=len(items))
         for item in items:
@@ -45,9 +45,9 @@ def tracked(items: Sequence[Item]) -> Iterator[Item]:
 
 
 def timed(items: Sequence[Item], planned_s: Callable[[Item], float]) -> Iterator[Item]:
-    """Yield items, and draw which of them is at work and what time is left.
+    """Yield items, and draw the current one and the time left.
 
-    `planned_s` tells how long an item takes, and is asked anew before each: it may have learnt from those before.
+    `planned_s` estimates the time of an item. It is called again before each, as it may learn from those before.
     """
     with _bar(TextColumn("{task.description}"), BarColumn(), _TimeLeftColumn()) as bar:
         task = bar.add_task("", after_s=0.0)
@@ -56,13 +56,13 @@ def timed(items: Sequence[Item], planned_s: Callable[[Item], float]) -> Iterator
             spent_s = time.monotonic() - start_s
             after_s = sum(map(planned_s, items[number + 1 :]))
             total_s = spent_s + planned_s(item) + after_s
-            told = f"{number + 1}/{len(items)} {item}"
-            bar.update(task, description=told, completed=spent_s, total=total_s, after_s=after_s)
+            text = f"{number + 1}/{len(items)} {item}"
+            bar.update(task, description=text, completed=spent_s, total=total_s, after_s=after_s)
             yield item
 
 
 class _TimeLeftColumn(ProgressColumn):
-    """The time left by the plan; what comes after the item at work is left however long that takes."""
+    """Time left by the plan: never less than the items after the current one, however long that takes."""
 
     def render(self, task: Task) -> Text:
         left_s = max((task.total or 0.0) - (task.elapsed or 0.0), task.fields["after_s"])

@@ -1,4 +1,7 @@
-"""What travels along the path: frames, batches, what a model found, and what is published."""
+"""Records of the pipeline: frames, batches, findings, results and messages.
+
+Times as in `clock`. A comment gives shape, layout, dtype, range and unit where the type does not.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,16 @@ from numpy.typing import NDArray
 
 from edge.core.clock import now_ns
 
-Image = NDArray[np.uint8]  # H×W×3, BGR, 0…255
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of files that hold one
+Image = NDArray[np.uint8]  # H×W×3, interleaved BGR, uint8, 0…255
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+)  # of still pictures that OpenCV reads and writes
 
 DropCause = Literal["overrun", "stale", "gated", "error", "stopped"]
 DROP_CAUSES: tuple[DropCause, ...] = ("overrun", "stale", "gated", "error", "stopped")
@@ -27,32 +38,32 @@ class FrameOwner(Protocol):
     """The stream that a frame belongs to."""
 
     name: str
-    score_threshold: float | None  # None: the model's own
+    score_threshold: float | None  # 0…1; None: the model's own
 
     def drop(self, frame: Frame, cause: DropCause) -> None:
-        """Count a frame that gives no result, give its memory back, and free its place in the order."""
+        """Count a frame without a result, release its memory, and free its place in the order."""
 
     def finish(self, frame: Frame, result: Result) -> None:
-        """Take the result of a frame."""
+        """Accept the result of a frame."""
 
 
 @dataclass(slots=True)
 class Frame:
-    """One captured picture on its way through the pipeline."""
+    """A captured picture on its way through the pipeline."""
 
     owner: FrameOwner
-    number: int  # counts the stream's captured frames from 0
-    image: Image  # not to be touched after `release`
-    captured_ns: int  # monotonic
-    captured_at_ns: int  # wall time
-    give_back: Callable[[Image], None] | None = None  # takes the memory for a later picture
-    sample: Image | None = None  # a copy of the picture, where the frame is to be compared
-    snapshot: Image | None = None  # a copy of the picture, where somebody asked to see one
-    ticket: int = -1  # the place in the stream's publishing order, given when a batch takes the frame
-    settled: bool = False  # it has become a result or a counted drop
+    number: int  # of the stream's captured frames, from 0
+    image: Image  # not valid after `release`
+    captured_ns: int
+    captured_at_ns: int
+    give_back: Callable[[Image], None] | None = None  # reuses the memory for a later picture
+    sample: Image | None = None  # copy of the picture; None: the frame is not compared
+    snapshot: Image | None = None  # copy of the picture; None: no snapshot was requested
+    ticket: int = -1  # place in the stream's publishing order; -1: no batch has the frame yet
+    settled: bool = False  # it became a result or a counted drop
 
     def release(self) -> None:
-        """Give the picture's memory back; further calls do nothing."""
+        """Release the picture's memory; further calls do nothing."""
         give_back, self.give_back = self.give_back, None
         if give_back is not None:
             give_back(self.image)
@@ -60,47 +71,47 @@ class Frame:
 
 @dataclass(slots=True)
 class Batch:
-    """Frames that go through the engine together."""
+    """Frames of one inference."""
 
     frames: list[Frame]
-    formed_ns: int  # monotonic
+    formed_ns: int
     preprocess_ms: float = 0.0  # since it was formed
     infer_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Where a source picture lies in the model's input: x_input = x_source * scale_x + offset_x, likewise y."""
+    """Placement of a source picture in the model's input: x_input = x_source * scale_x + offset_x; y likewise."""
 
     source_px: tuple[int, int]  # width, height
-    scale_x: float
-    scale_y: float
+    scale_x: float  # pixels of the model's input per source pixel
+    scale_y: float  # likewise
     offset_x: float  # pixels of the model's input
-    offset_y: float
+    offset_y: float  # likewise
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Boxes found in one picture, best first."""
+    """Detected boxes of one picture, best first."""
 
     boxes: NDArray[np.float32]  # N×4: x1, y1, x2, y2 in pixels of the source picture, clipped to it
     scores: NDArray[np.float32]  # N, 0…1
-    class_ids: NDArray[np.int64]  # N, index into the model's labels
+    class_ids: NDArray[np.int64]  # N, indices into the model's labels
 
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The classes of one picture, best first."""
+    """Classification of one picture, best first."""
 
     scores: NDArray[np.float32]  # K, 0…1
-    class_ids: NDArray[np.int64]  # K, index into the model's labels
+    class_ids: NDArray[np.int64]  # K, indices into the model's labels
 
 
 Findings = Detections | Classes
 
 
 def label_of(class_id: int, labels: Sequence[str]) -> str:
-    """Return the name of a class; one without a label is named by its number."""
+    """Return the label of a class; its number if it has none."""
     return labels[class_id] if class_id < len(labels) else str(class_id)
 
 
@@ -109,7 +120,7 @@ ENGINE_PARTS = ("h2d", "compute", "d2h")
 
 @dataclass(frozen=True, slots=True)
 class EngineTimes:
-    """Milliseconds that one `infer` took; None where a part does not exist on this engine."""
+    """Duration of one `infer`, by part; None: the engine has no such part."""
 
     compute_ms: float
     h2d_ms: float | None = None  # host to device
@@ -117,72 +128,71 @@ class EngineTimes:
 
     @property
     def infer_ms(self) -> float:
+        """Sum of the parts."""
         return self.compute_ms + (self.h2d_ms or 0.0) + (self.d2h_ms or 0.0)
 
 
 @dataclass(slots=True)
 class Result:
-    """What was found in one frame, with what it took to find it."""
+    """Findings of one frame, with the times of their making."""
 
     stream: str
     model: str
-    engine: str
+    engine: str  # label of the engine
     frame: int  # number of the captured frame
-    captured_ns: int  # monotonic
-    captured_at_ns: int  # wall time
-    decoded_ns: int  # monotonic, when the findings were ready
+    captured_ns: int
+    captured_at_ns: int
+    decoded_ns: int  # when the findings were ready
     size_px: tuple[int, int]  # width, height of the source picture
     findings: Findings
     labels: Sequence[str]
-    wait_ms: float
-    preprocess_ms: float  # of the batch, as infer_ms
-    infer_ms: float
+    wait_ms: float  # from capture until its batch was formed
+    preprocess_ms: float  # of the batch
+    infer_ms: float  # of the batch
     decode_ms: float
-    batch: int  # frames that shared the inference
-    seq: int = -1  # counts the stream's results without gaps; given when its turn to be published comes
+    batch: int  # frames of the inference
+    seq: int = -1  # of the stream's results, without gaps; -1: not published yet
 
 
 @dataclass(frozen=True, slots=True)
 class BoardState:
-    """What the board is doing while a frame is served; None where it is not known."""
+    """State of the board while a frame is served; None: unknown."""
 
     power_mode: str | None = None
     throttled: bool | None = None
 
 
-# What a message is about, from what is sent first, and given up last, to the other end.
+# In order of priority: the first is sent first and dropped last.
 MessageKind = Literal["status", "alarm", "answer", "result", "telemetry"]
 MESSAGE_KINDS: tuple[MessageKind, ...] = ("status", "alarm", "answer", "result", "telemetry")
 
 
 @dataclass(slots=True)
 class Message:
-    """One MQTT message; a result's age is joined to its body when it is first sent."""
+    """An outgoing MQTT message; a result's age is added to its body when it is first sent."""
 
     topic: str
-    body: bytes  # a JSON object, where `content_type` does not say otherwise
+    body: bytes  # a JSON object unless `content_type` says otherwise
     qos: int = 1
-    retain: bool = False  # the newest of its topic stands for all before it
+    retain: bool = False  # the newest of its topic replaces all before it
     kind: MessageKind = "status"
     content_type: str = "application/json"
-    expiry_s: int | None = None  # after so long a broker need not deliver it any more (MQTT 5)
+    expiry_s: int | None = None  # after this long the broker need not deliver it (MQTT 5)
     correlation: bytes | None = None  # of the request that it answers (MQTT 5)
-    stream: str | None = None  # results only, as the two times below
-    captured_ns: int = 0  # monotonic
-    decoded_ns: int = 0  # monotonic
-    made_ns: int = field(default_factory=now_ns)  # monotonic
+    stream: str | None = None  # results only, as are the two times below
+    captured_ns: int = 0
+    decoded_ns: int = 0
+    made_ns: int = field(default_factory=now_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class CommandRequest:
-    """One MQTT message that came to us."""
+    """An incoming MQTT message."""
 
     topic: str
     body: bytes
-    retained: (
-        bool  # it waited at the broker before we came, or was sent so that it will wait for those after us (MQTT 5)
-    )
-    response_topic: str | None = None  # where the answer is wanted too (MQTT 5)
+    retained: bool  # the broker had stored it before we subscribed, or stores it for later subscribers (MQTT 5)
+    response_topic: str | None = None  # a further topic for the answer (MQTT 5)
     correlation: bytes | None = None
 
 
@@ -193,22 +203,23 @@ DiskState = Literal["ok", "off", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class OutboxState:
-    """What waits to be sent, and what was given up."""
+    """Level of the outbox, and the messages dropped since the daemon started."""
 
     messages: int = 0
     bytes: int = 0
-    oldest_s: float | None = None
-    dropped: int = 0  # since the daemon started, as the two below
+    oldest_s: float | None = None  # age of the oldest message
+    dropped: int = 0
     dropped_by_kind: Mapping[MessageKind, int] = field(default_factory=lambda: dict.fromkeys(MESSAGE_KINDS, 0))
     dropped_by_cause: Mapping[DropReason, int] = field(default_factory=lambda: dict.fromkeys(DROP_REASONS, 0))
     disk_messages: int = 0  # of `messages`, those on disk
-    disk_bytes: int = 0
+    disk_bytes: int = 0  # of `bytes`, those on disk
     disk: DiskState = "off"
-    journal: bool = False  # what waits in memory outlives the process
-    without_copy: int = 0  # messages handed over since the start that found no room in the journal
-    dropped_on_disk: int = 0  # of those dropped as "full", how many found the disk full
+    journal: bool = False  # messages in memory outlive the process
+    without_copy: int = 0  # messages since the start that did not fit in the journal
+    dropped_on_disk: int = 0  # of those dropped as "full", those for which the disk was full
 
     def to_json(self) -> dict[str, Any]:
+        """Return the state as telemetry shows it."""
         return {
             "messages": self.messages,
             "bytes": self.bytes,

@@ -1,4 +1,4 @@
-"""A TOML file → a validated record, or one sentence that names file, section, key, value found and value wanted."""
+"""Validation of TOML files; an error names file, section, key, value found and value wanted in one sentence."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ else:
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
-_MAX_SHOWN = 80  # characters of a found value, or of a key
-_MAX_TOLD = 3  # problems told at once
+_MAX_SHOWN = 80  # characters of a value or key
+_MAX_PROBLEMS = 3  # in one error
 _UNQUOTED = re.compile(r"[^'\"]+")
 
 
 class Table(BaseModel):
-    """One table of a settings file: every key is known, nothing is converted, nothing changes later."""
+    """Immutable table of a settings file; unknown keys are refused, and no value is converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def read_settings(path: Path, table: type[SettingsT], error_type: type[EdgeError]) -> SettingsT:
-    """Read the TOML file at `path` as a `table`; raise `error_type` with one sentence where it is not one."""
+    """Read and validate a TOML file; raise `error_type`, in one sentence, if it is not a valid `table`."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -39,32 +39,32 @@ def read_settings(path: Path, table: type[SettingsT], error_type: type[EdgeError
     except UnicodeDecodeError as error:
         raise error_type(f"{path} is not UTF-8 text (byte {error.start}); wanted a TOML file") from None
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
-        raise error_type(f"{path} is not valid TOML: {one_line(str(error))}; mend it there") from None
+        raise error_type(f"{path} is not valid TOML: {one_line(str(error))}; fix it there") from None
     return as_table(values, table, error_type, str(path), path.parent.resolve())
 
 
 def as_table(
     values: Any, table: type[SettingsT], error_type: type[EdgeError], place: str, folder: Path | None = None
 ) -> SettingsT:
-    """Read values as a `table`; raise `error_type` with one sentence that begins with `place` where they are not one.
+    """Validate values; raise `error_type`, in one sentence that begins with `place`, if they are not a valid `table`.
 
-    Paths in it are relative to `folder`.
+    Paths in them are relative to `folder`.
     """
     try:
         return table.model_validate(values, context={"folder": folder or Path()})
     except ValidationError as error:
-        raise error_type(f"{place}: {one_line(_told(error, values, table))}") from None
+        raise error_type(f"{place}: {one_line(_problems(error, values, table))}") from None
 
 
 def without_credentials(text: str) -> str:
-    """Blot out `user:password@` in every URL of `text`, whatever it holds, in time that grows with its length alone."""
-    return _UNQUOTED.sub(lambda found: _blotted(found[0]), text)
+    """Redact `user:password@` in every URL of `text`, in time proportional to its length."""
+    return _UNQUOTED.sub(lambda found: _redacted(found[0]), text)
 
 
-def _blotted(text: str) -> str:
-    """Blot out what stands before the last @: a password that was not escaped may hold any sign.
+def _redacted(text: str) -> str:
+    """Redact everything before the last @: a password that was not escaped may contain any character.
 
-    A URL which a mistake has made a path is one too: /etc/edge/rtsp:/user:password@camera
+    A URL that was taken for a path by mistake counts as well: /etc/edge/rtsp:/user:password@camera
     """
     head, at, rest = text.rpartition("@")
     slash, slashes = head.find("/"), head.find("//")
@@ -74,22 +74,22 @@ def _blotted(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Make text of a file fit to be shown: nothing that breaks a line, no credentials."""
+    """Return text from a file in displayable form: one line, without credentials."""
     return without_credentials("".join(each if each.isprintable() else repr(each)[1:-1] for each in text))
 
 
-def _told(error: ValidationError, values: dict[str, Any], table: type[BaseModel]) -> str:
-    """Tell the first problems; the alternatives of one key count as one problem."""
-    problems: dict[tuple[str, ...], list[Any]] = {}
+def _problems(error: ValidationError, values: dict[str, Any], table: type[BaseModel]) -> str:
+    """Describe the first problems; the alternatives of one key count as one problem."""
+    details_by_key: dict[tuple[str, ...], list[Any]] = {}
     for detail in error.errors(include_url=False):
-        problems.setdefault(_key_path(detail, values), []).append(detail)
-    told = [_problem(path, details, table) for path, details in problems.items()]
-    more = f"; and {len(told) - _MAX_TOLD} more" if len(told) > _MAX_TOLD else ""
-    return "; ".join(told[:_MAX_TOLD]) + more
+        details_by_key.setdefault(_key_path(detail, values), []).append(detail)
+    problems = [_problem(path, details, table) for path, details in details_by_key.items()]
+    more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
+    return "; ".join(problems[:_MAX_PROBLEMS]) + more
 
 
 def _key_path(detail: Any, values: Any) -> tuple[str, ...]:
-    """Return the part of an error's location that stands in the file (the rest names types of a union)."""
+    """Return the part of an error's location that is in the file; the rest names types of a union."""
     path: list[str] = []
     for part in detail["loc"]:
         if isinstance(values, dict) and part in values:
@@ -123,7 +123,7 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except ValueError:
         return "a number of thousands of digits"
-    return _cut(one_line(text))  # in this order, so that no half of credentials stays
+    return _cut(one_line(text))  # in this order, so that no half of credentials remains
 
 
 def _cut(text: str) -> str:
@@ -142,7 +142,7 @@ def _wanted(detail: Any) -> str:
 
 
 def _known_keys(table: Any, sections: list[str]) -> list[str]:
-    """Return the keys that the table at `sections` may hold."""
+    """Return the keys of the table at `sections`."""
     for section in sections:
         if isinstance(table, type) and issubclass(table, BaseModel):
             table = table.model_fields[section].annotation
@@ -155,4 +155,4 @@ def _suggestion(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known here: {', '.join(known)}" if known else ""
+    return f"; known keys: {', '.join(known)}" if known else ""

@@ -9,7 +9,7 @@ import psutil
 
 from edge.core.clock import now_ns
 from edge.core.records import BoardState
-from edge.core.tuned_profile import Profile
+from edge.core.tuned_profile import TunedProfile
 from edge.daemon.alarms import Alarms
 from edge.host.sensors.sensors import SensorReading, Sensors
 from edge.pipeline.stream import Stream
@@ -39,7 +39,7 @@ class BoardMonitor:
         self._is_governed = policy.governor.enabled
         self._reading: SensorReading | None = None
 
-    def start(self, profile: Profile | None) -> None:
+    def start(self, profile: TunedProfile | None) -> None:
         """Begin, with the profile that was measured on this board."""
         self._sensors.start()
         self._power_controller.start(profile)

@@ -20,7 +20,7 @@ from edge.core.errors import ConfigError, EdgeError, ModelError
 from edge.core.process import signal_handler
 from edge.core.records import BoardState, Message
 from edge.core.state_dir import default_state_dir, state_lock
-from edge.core.tuned_profile import Profile
+from edge.core.tuned_profile import TunedProfile
 from edge.daemon.board_monitor import BoardMonitor
 from edge.daemon.commands.service import CommandService
 from edge.daemon.event_publisher import EventPublisher
@@ -347,7 +347,7 @@ class Daemon:
             if not settings.enabled and (name not in before or before[name].enabled):
                 self._events.stream_status(name, "off", "switched off", settings)
 
-    def _profile(self) -> Profile | None:
+    def _profile(self) -> TunedProfile | None:
         """Return what `edge tune` measured here, of the first model that has a profile."""
         profiles = (model.profile for model in self._pipeline.models.values())
         return next((each for each in profiles if each is not None), None)

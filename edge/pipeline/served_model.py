@@ -10,7 +10,7 @@ from edge.core.errors import GpuLostError, ModelError
 from edge.core.manifest import Manifest, model_file, read_labels, read_manifest
 from edge.core.process import usable_cores
 from edge.core.state_dir import default_state_dir
-from edge.core.tuned_profile import Machine, Profile, profile_path, read_profile
+from edge.core.tuned_profile import Machine, TunedProfile, profile_path, read_profile
 from edge.host.board import board_name, read_board
 from edge.inference.backends.engine import Engine
 from edge.inference.derived_files import source_sha256
@@ -70,7 +70,7 @@ class ServedModel:
         return Machine(board=self._environment.board, l4t=read_board().l4t, engine=source_sha256(self._onnx))
 
     @cached_property
-    def profile(self) -> Profile | None:
+    def profile(self) -> TunedProfile | None:
         """The profile that `edge tune` measured of this model; None without one that applies here."""
         if not profile_path(self._environment.state_dir, self.name).exists():
             return None  # a model of hundreds of megabytes is not hashed in vain

@@ -14,7 +14,7 @@ from typing import Protocol
 from edge.core.clock import now_ns
 from edge.core.config import GovernorSettings
 from edge.core.errors import EdgeError
-from edge.core.tuned_profile import Profile, measured_modes
+from edge.core.tuned_profile import TunedProfile, measured_modes
 from edge.power.edge_power import Mode
 from edge.power.governor import Decision, Governor, GovernorInput, Rules
 from edge.power.jtop import JtopClient
@@ -59,7 +59,7 @@ class PowerController:
         self._policy = policy
         self._outlet = outlet
         self._governor: Governor | None = None
-        self._profile: Profile | None = None
+        self._profile: TunedProfile | None = None
         self._names: Mapping[str, Mode] = {}
         self._input: GovernorInput | None = None  # not processed yet
         self._own_mode: str | None = None  # set by this controller, or found at the start
@@ -72,7 +72,7 @@ class PowerController:
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="power", daemon=True)
 
-    def start(self, profile: Profile | None = None) -> None:
+    def start(self, profile: TunedProfile | None = None) -> None:
         """Start the thread, with the profile measured on this board."""
         self._profile = profile
         self._thread.start()

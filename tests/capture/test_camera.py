@@ -270,7 +270,7 @@ class Scripted:
         self.closed = True
 
 
-GONE = SourceError("rtsp://cam/main ended or went away")
+GONE = SourceError("rtsp://cam/main ended or disconnected")
 
 
 def opening(monkeypatch: pytest.MonkeyPatch, *sources: Scripted | SourceError) -> None:
@@ -316,7 +316,7 @@ def test_a_camera_that_falls_silent_is_opened_again_after_its_time(monkeypatch: 
     opening(monkeypatch, silent, good)
     stage = Stage()
     stage.play("rtsp://cam/main", stall_s=0.1)
-    assert stage.states[1] == ("reconnecting", "rtsp://cam/main gave no frame for 0.1 s")
+    assert stage.states[1] == ("reconnecting", "rtsp://cam/main delivered no frame for 0.1 s")
     assert silent.closed
     assert len(stage.frames) == 2
 

@@ -79,7 +79,7 @@ def test_a_video_cut_off_gives_the_frames_before_and_says_so(tmp_path: Path) -> 
         count = len(list(pictures(source)))
         ending = source.ending()
     assert 5 < count < 25
-    assert ending is None or f"gave {count} of about 30 frames" in ending
+    assert ending is None or f"delivered {count} of about 30 frames" in ending
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all\n" * 100, bytes(range(256)) * 64])
@@ -144,7 +144,7 @@ def test_a_picture_that_cannot_be_decoded_is_left_out_and_told(tmp_path: Path) -
 def test_a_folder_without_pictures_fails_for_good(tmp_path: Path) -> None:
     error = failure(".", tmp_path)
     assert error.permanent
-    assert "holds no picture; wanted files such as .jpg or .png in it" in str(error)
+    assert "contains no pictures; wanted files such as .jpg or .png in it" in str(error)
 
 
 def test_a_folder_of_broken_pictures_fails_for_good(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_folder_of_broken_pictures_fails_for_good(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:20])
     error = failure(".", tmp_path)
     assert error.permanent
-    assert "holds no picture that can be decoded" in str(error)
+    assert "contains no decodable picture" in str(error)
 
 
 def test_the_synthetic_camera_gives_the_wanted_number_size_and_times() -> None:

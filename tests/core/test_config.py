@@ -338,7 +338,7 @@ def test_the_first_version_need_not_be_named(tmp_path: Path, version: dict[str, 
 
 def test_a_newer_version_is_refused_whatever_else_the_file_holds(tmp_path: Path) -> None:
     told = refusal(tmp_path, {"version": 2, "flux": {"level": 3}} | changed(MINIMAL, "device", "name", to=5))
-    assert "version: found 2, wanted 1: this file was made for a newer edge; install that one" in told
+    assert "version: found 2, wanted 1: this file was written for a newer edge; install that version" in told
     assert "flux" not in told
 
 

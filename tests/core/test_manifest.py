@@ -101,7 +101,7 @@ def test_a_wrong_value_is_told_with_its_place_and_what_is_wanted(tmp_path: Path,
 
 
 def test_a_folder_without_manifest_is_told_how_to_get_one(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"holds no model\.toml; wanted a model folder: draft one with `edge"):
+    with pytest.raises(ModelError, match=r"contains no model\.toml; wanted a model folder: draft one with `edge"):
         read_manifest(tmp_path)
 
 

@@ -15,7 +15,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from edge.core.config import Config, load_config
 from edge.core.errors import ConfigError
-from edge.core.secret_files import others_may, read_secret
+from edge.core.secret_files import is_public, read_secret
 from tests.support.broker import Mosquitto
 from tests.support.configuration import Json, belt, write_config
 from tests.support.process import StartEdge, run_edge
@@ -73,14 +73,14 @@ def test_a_secret_that_went_away_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\n"])
 def test_a_secret_of_nothing_is_a_sentence(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(ConfigError, match="holds nothing; wanted one password"):
+    with pytest.raises(ConfigError, match="contains nothing; wanted one password"):
         read_secret(secret_file(tmp_path, content))
 
 
 def test_a_secret_without_an_end_is_not_read_to_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds more than 65536 characters"):
+    with pytest.raises(ConfigError, match="contains more than 65536 characters"):
         read_secret(secret_file(tmp_path, b"x" * 70_000))
-    with pytest.raises(ConfigError, match="is no file"):
+    with pytest.raises(ConfigError, match="is not a regular file"):
         read_secret(Path("/dev/zero"))
 
 
@@ -114,11 +114,11 @@ def test_a_secret_that_was_opened_to_others_later_is_not_read(tmp_path: Path) ->
 
 
 def test_what_root_hands_to_a_service_through_its_group_is_no_others() -> None:
-    assert not others_may(0o100640, owner=0, reader=990)
-    assert others_may(0o100644, owner=0, reader=990)
-    assert others_may(0o100660, owner=0, reader=990)
-    assert others_may(0o100640, owner=0, reader=0), "root's own secrets have no group"
-    assert others_may(0o100640, owner=1000, reader=990)
+    assert not is_public(0o100640, owner=0, reader=990)
+    assert is_public(0o100644, owner=0, reader=990)
+    assert is_public(0o100660, owner=0, reader=990)
+    assert is_public(0o100640, owner=0, reader=0), "root's own secrets have no group"
+    assert is_public(0o100640, owner=1000, reader=990)
 
 
 LOAD_AS_NOBODY = """
@@ -184,13 +184,13 @@ def test_a_name_that_no_credential_can_have_is_refused(tmp_path: Path, credentia
 
 def test_a_credential_that_is_not_there_is_a_sentence(tmp_path: Path, credentials: Path) -> None:
     told = refusal(tmp_path, {"username": "u", "password_file": "credential:mqtt-password"})
-    assert "holds no credential mqtt-password; wanted LoadCredential=mqtt-password:PATH" in told
+    assert "contains no credential mqtt-password; wanted LoadCredential=mqtt-password:PATH" in told
 
 
 def test_without_systemd_a_credential_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     told = refusal(tmp_path, {"username": "u", "password_file": "credential:mqtt-password"})
-    assert "credential mqtt-password is given by systemd alone" in told
+    assert "credential mqtt-password comes from systemd alone" in told
     assert "LoadCredential=mqtt-password:PATH" in told
 
 
@@ -199,7 +199,7 @@ def test_without_systemd_a_credential_is_a_sentence(tmp_path: Path, monkeypatch:
 
 def test_a_password_without_a_user_is_refused(tmp_path: Path) -> None:
     told = refusal(tmp_path, {"password_file": str(secret_file(tmp_path))})
-    assert told.endswith("[mqtt]: password_file stands without a username; wanted both")
+    assert told.endswith("[mqtt]: password_file is set without username; wanted both")
     assert (
         load(tmp_path, {"url": "mqtt://u@h", "password_file": str(secret_file(tmp_path))}).mqtt.credentials()[0] == "u"
     )
@@ -259,4 +259,4 @@ def test_no_secret_is_written_or_published_even_at_log_level_debug(
     assert b"door" in told
     assert [secret for secret in SECRETS if secret.encode() in told] == []
     if way == "url":
-        assert "[mqtt] url holds a password in its URL" in daemon.log
+        assert "[mqtt] url contains a password in its URL" in daemon.log

@@ -89,12 +89,12 @@ def test_without_credentials_the_url_is_its_own_secret_url() -> None:
     ("text", "told"),
     [
         ("http://cam/main", "scheme 'http' is not known; wanted a path or one of " + ", ".join(SCHEMES)),
-        ("rtsp://", "nothing stands after rtsp://"),
+        ("rtsp://", "nothing follows rtsp://"),
         ("rtsp:///main", "names no host"),
         ("rtsp://cam:99999/main", "no valid host and port"),
         ("rtsp://cam:port/main", "no valid host and port"),
         ("rtsp://[::1/main", "no valid host and port"),
-        ("a\0b.mp4", "holds a zero byte"),
+        ("a\0b.mp4", "contains a NUL byte"),
     ],
 )
 def test_a_wrong_source_is_told_with_what_is_wanted(text: str, told: str) -> None:

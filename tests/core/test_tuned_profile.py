@@ -14,11 +14,11 @@ from edge.core.errors import EdgeError
 from edge.core.tuned_profile import (
     Machine,
     OperatingPoint,
-    Profile,
-    front,
+    TunedProfile,
     max_p,
     max_q,
     measured_modes,
+    pareto_front,
     profile_path,
     read_profile,
     write_profile,
@@ -37,10 +37,10 @@ FAST = point("MAXP_CORE_ARM", images_per_s=179.0, latency_p99_ms=5.6, power_w=8.
 BOTH = (SLOW, FAST)
 
 
-def profile(machine: Machine = HERE) -> Profile:
+def profile(machine: Machine = HERE) -> TunedProfile:
     marked = {"max_q": max_q(BOTH, 50.0), "max_p": max_p(BOTH, 50.0)}
     made = {"made_at": "2026-11-21T06:20:01Z", "engine_label": "trt/fp16/3f9c"}
-    return Profile(machine=machine, target_p99_ms=50.0, points=BOTH, **made, **marked)  # type: ignore[arg-type]
+    return TunedProfile(machine=machine, target_p99_ms=50.0, points=BOTH, **made, **marked)  # type: ignore[arg-type]
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_name_cannot_leave_the_folder(tmp_path: Path) -> None:
 def test_max_q_and_max_p_stand_for_the_modes_of_the_marked_points() -> None:
     assert measured_modes(profile()) == {"max-q": "MAXQ", "max-p": "MAXP_CORE_ARM"}
     assert measured_modes(None) == {}
-    assert measured_modes(Profile(machine=HERE, engine_label="", made_at="", max_q=point(None))) == {}
+    assert measured_modes(TunedProfile(machine=HERE, engine_label="", made_at="", max_q=point(None))) == {}
 
 
 def test_a_point_beyond_the_target_or_throttled_is_not_marked() -> None:
@@ -129,7 +129,7 @@ def test_an_unmeasured_point_is_never_the_best() -> None:
 
 def test_the_front_leaves_out_what_another_point_beats() -> None:
     beaten = point("MAXN", images_per_s=170.0, latency_p99_ms=6.0, power_w=9.0, energy_j_per_image=0.053)
-    assert front((*BOTH, beaten)) == BOTH
+    assert pareto_front((*BOTH, beaten)) == BOTH
 
 
 FIGURES = st.one_of(st.none(), st.sampled_from([1.0, 2.0, 3.0]))
@@ -147,7 +147,7 @@ POINTS = st.lists(
 @given(POINTS)
 def test_the_front_is_never_empty_where_a_point_was_steady_and_holds_max_p(points: list[OperatingPoint]) -> None:
     steady = [each for each in points if not each.is_throttled]
-    kept = front(points)
+    kept = pareto_front(points)
     assert bool(kept) == bool(steady)
     best = max_p(points, None)
     assert best is None or any(each.images_per_s == best.images_per_s for each in kept)
@@ -155,5 +155,5 @@ def test_the_front_is_never_empty_where_a_point_was_steady_and_holds_max_p(point
 
 @given(POINTS)
 def test_a_profile_survives_the_file(points: list[OperatingPoint]) -> None:
-    made = Profile(machine=HERE, engine_label="x", made_at="y", points=tuple(points))
-    assert Profile.model_validate_json(made.model_dump_json()) == made
+    made = TunedProfile(machine=HERE, engine_label="x", made_at="y", points=tuple(points))
+    assert TunedProfile.model_validate_json(made.model_dump_json()) == made

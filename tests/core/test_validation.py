@@ -61,7 +61,7 @@ def test_settings_do_not_change_after_reading(tmp_path: Path) -> None:
     [
         ('owner = "a"\nlid = true', "lid: unknown key; did you mean 'lit'?"),
         ('owner = "a"\n[lamps.hall]\nwats = 1', "[lamps.hall] wats: unknown key; did you mean 'watts'?"),
-        ('owner = "a"\nxyzzy = 1', "xyzzy: unknown key; known here: owner, lit, lamp, lamps"),
+        ('owner = "a"\nxyzzy = 1', "xyzzy: unknown key; known keys: owner, lit, lamp, lamps"),
         ("lit = true", "owner: missing; this key must be set"),
         ("owner = 3", "owner: found 3, wanted a string"),
         ('owner = "a"\nlit = 1', "lit: found 1, wanted a boolean"),

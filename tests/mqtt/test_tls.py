@@ -418,8 +418,8 @@ def refusal(folder: Path, **mqtt: object) -> str:
 
 def test_a_certificate_without_its_key_is_refused_and_a_key_alone_too(tmp_path: Path, authority: Authority) -> None:
     own = authority.sign("bench-01")
-    assert refusal(tmp_path, cert=own.cert).endswith("[mqtt]: cert stands without a key; wanted both, in two PEM files")
-    assert refusal(tmp_path, key=own.key).endswith("[mqtt]: key stands without a cert; wanted both, in two PEM files")
+    assert refusal(tmp_path, cert=own.cert).endswith("[mqtt]: cert is set without key; wanted both, as two PEM files")
+    assert refusal(tmp_path, key=own.key).endswith("[mqtt]: key is set without cert; wanted both, as two PEM files")
 
 
 def test_tls_files_for_a_connection_without_tls_are_refused(tmp_path: Path, authority: Authority) -> None:

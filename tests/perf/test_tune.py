@@ -17,7 +17,7 @@ from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError, EdgeError
 from edge.core.process import usable_cores
 from edge.core.state_dir import state_lock
-from edge.core.tuned_profile import Profile, profile_path
+from edge.core.tuned_profile import TunedProfile, profile_path
 from edge.host.board import board_name
 from edge.inference.engine_provider import EngineEnvironment
 from edge.perf.tune import session, trial
@@ -89,7 +89,7 @@ def test_profile_is_written_for_max_q_max_p_and_lanes(wish: TunePlan, tuned: Tun
     told = tuned(replace(wish, power_modes=("LOW", "MID")), power, KnownSensors(power))
     path = profile_path(tmp_path / "state", "conveyor")
     assert told["profile"] == str(path)
-    profile = Profile.model_validate_json(path.read_bytes())
+    profile = TunedProfile.model_validate_json(path.read_bytes())
     assert [each.power_mode for each in profile.points] == ["MID", "LOW"]
     assert profile.max_q is not None
     assert profile.max_q.power_mode == "MID"

@@ -124,7 +124,7 @@ def test_a_fixed_batch_limits_max_batch_and_is_told(tmp_path: Path, caplog: pyte
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
-    assert "holds no model.toml" in refusal(tmp_path)
+    assert "contains no model.toml" in refusal(tmp_path)
 
 
 def test_a_missing_onnx_file_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.core.tuned_profile import Machine, OperatingPoint, Profile
+from edge.core.tuned_profile import Machine, OperatingPoint, TunedProfile
 from edge.power.governor import Decision, Governor, GovernorInput, Rules, StreamLoad
 from edge.power.governor.forecast import Forecast, by_mode
 
@@ -24,7 +24,7 @@ BUSY_W = {"LOW": 5.0, "MID": 9.0, "HIGH": 20.0}
 SETTINGS = Rules(modes=MODES, max_batches=(1,), max_waits_ms=(0.0,), switch_cost_j=5.0)
 
 
-def make_profile(modes: Sequence[str] = MODES, *, idle_w: float | None = 2.0) -> Profile:
+def make_profile(modes: Sequence[str] = MODES, *, idle_w: float | None = 2.0) -> TunedProfile:
     points = tuple(
         OperatingPoint(
             power_mode=mode,
@@ -39,7 +39,7 @@ def make_profile(modes: Sequence[str] = MODES, *, idle_w: float | None = 2.0) ->
         )
         for mode in modes
     )
-    return Profile(machine=Machine(board="b", l4t=None, engine="e"), engine_label="e", made_at="", points=points)
+    return TunedProfile(machine=Machine(board="b", l4t=None, engine="e"), engine_label="e", made_at="", points=points)
 
 
 @dataclass

@@ -137,7 +137,7 @@ def test_a_camera_that_dies_for_a_while_is_reconnected_and_stops_no_other_stream
     subscriber.wait_for_results("door", 20, after=subscriber.messages.index(lost))
     assert daemon.end() == 0
     subscriber.wait_for_state("stopped")
-    assert "ended or went away" in lost.body["reason"]
+    assert "ended or disconnected" in lost.body["reason"]
     assert subscriber.states("belt") == ["running", "off"]
     for stream in ("door", "belt"):
         assert subscriber.seqs(stream) == list(range(len(subscriber.seqs(stream))))
@@ -168,7 +168,7 @@ def test_a_camera_that_freezes_is_reopened_and_its_password_file_shows_nowhere(
     subscriber.wait_for_state("running", "door", after=subscriber.messages.index(frozen))
     subscriber.wait_for_results("door", 5, after=subscriber.messages.index(frozen))
     assert daemon.end() == 0
-    assert "gave no frame for 4 s" in frozen.body["reason"]
+    assert "delivered no frame for 4 s" in frozen.body["reason"]
     assert gives_no_secret(["viewer-name", "pass-word"], subscriber.messages, daemon.log)
 
 

@@ -154,7 +154,7 @@ def test_of_a_video_cut_in_half_the_frames_before_the_cut_count(
         assert abs(frames - readable_frames(video)) <= 1, "the last one may be damaged"
         assert subscriber.seqs(name) == list(range(frames))
         assert subscriber.states(name) == ["running", "ended"]
-    assert "cut off or damaged" in subscriber.wait_for_state("ended", "mp4").body["reason"]
+    assert "truncated or damaged" in subscriber.wait_for_state("ended", "mp4").body["reason"]
     assert_good_stream_is_whole(subscriber)
 
 

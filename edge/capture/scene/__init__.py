@@ -1,1 +1,1 @@
-"""The built-in scene."""
+"""Built-in scene."""

@@ -1,4 +1,4 @@
-"""A made-up conveyor belt of metal parts: any frame, and what stands in it, from its number alone."""
+"""Synthetic conveyor belt of metal parts: any frame and its ground truth, from its number alone."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["LABELS", "Conveyor", "Truth"]
 
 MIN_WIDTH_PX = 160
 MIN_HEIGHT_PX = 120
-# All sizes and speeds below are for a frame of this size, and grow and shrink with the frame.
+# All sizes and speeds below are for a frame of this size, and scale with the frame.
 _BASE_WIDTH_PX = 640
 _BASE_HEIGHT_PX = 480
 _PITCH_PX = 70.0
-# A part's edge is at most so many pitches from its number's place: one and a half by chance,
+# Largest distance of a part's edge from the position of its number, in pitches: one and a half by chance,
 # nearly two for lying on another, and more than one for its own half with its shadow.
 _REACH_PITCHES = 5
-_DEFECT_SHARE = 0.2
-_STACKED_SHARE = 0.3
+_DEFECT_FRACTION = 0.2
+_STACKED_FRACTION = 0.3
 _MIN_VISIBLE = 0.25
-# The camera may lose its focus in the second half of such a period, by so many pixels.
+# The camera may lose its focus in the second half of each such period, by one of these numbers of pixels.
 _FOCUS_PERIOD_S = 4.0
 _FOCUS_LOSSES = (0, 0, 0, 0, 0, 1, 1, 2)
-# Third words of the random seeds, so that no two streams of chance are the same as a part's [seed, k].
+# Third words of the random seeds, so that these sequences differ from a part's [seed, k].
 _NOISE, _FOCUS, _BELT = 1, 2, 3
 
 # Colours as blue, green, red.
@@ -39,20 +39,20 @@ _BELTS = ((52, 50, 48), (72, 92, 50), (104, 76, 46), (96, 100, 100), (40, 44, 58
 
 @dataclass(frozen=True)
 class Truth:
-    """What stands in one frame: N parts, from the lowest to the topmost.
+    """Ground truth of one frame: N parts, from the lowest to the topmost.
 
-    Parts of which less than about a quarter can be seen are left out.
+    Parts of which less than about a quarter is visible are excluded.
     """
 
     boxes: NDArray[np.float32]  # (N, 4): x1, y1, x2, y2 in pixels of the frame, clipped to it
     class_ids: NDArray[np.int64]  # (N,): index into LABELS
     defective: NDArray[np.bool_]  # (N,)
-    visible: NDArray[np.float32]  # (N,), 0…1: share of the part inside the frame and not covered
+    visible: NDArray[np.float32]  # (N,), 0…1: fraction of the part inside the frame and not covered
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One part of the belt; x runs along the belt, y down the frame."""
+    """Part on the belt; x runs along the belt, y down the frame."""
 
     class_id: int
     defective: bool
@@ -62,7 +62,7 @@ class _Part:
 
 
 def _make_belt(width_px: int, height_px: int, scale: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Rubber with ribs, stains and scratches that repeats after width_px; (H, W, 3), BGR."""
+    """Draw rubber with ribs, stains and scratches that repeats after width_px; (H, W, 3), BGR."""
     base = np.array(_BELTS[rng.integers(len(_BELTS))]) * rng.uniform(0.85, 1.2)
     ribs = max(1, round(width_px / (rng.uniform(7, 16) * scale)))
     along = np.arange(width_px) * (2 * math.pi / width_px)
@@ -82,7 +82,7 @@ def _make_belt(width_px: int, height_px: int, scale: float, rng: np.random.Gener
 
 
 def _stains(width_px: int, height_px: int, cell_px: float, rng: np.random.Generator) -> Floats:
-    """Smooth noise that is the same at the left and the right edge; (H, W), about -2…2."""
+    """Make smooth noise that is the same at the left and the right edge; (H, W), about -2…2."""
     columns, rows = max(2, int(width_px / cell_px)), max(2, int(height_px / cell_px))
     cells = np.tile(rng.standard_normal((rows, columns), np.float32), (1, 3))
     wide = cv2.resize(cells, (3 * width_px, height_px), interpolation=cv2.INTER_CUBIC)
@@ -99,7 +99,7 @@ def _make_rail(width_px: int, rail_px: int) -> Bytes:
 
 
 def _make_lamp(width_px: int, height_px: int, rng: np.random.Generator) -> Bytes:
-    """How bright each place is, in 1/160: a lamp's pool of light, tinted; (H, W, 3)."""
+    """Draw the tinted light of a lamp; (H, W, 3), brightness in 1/160."""
     y = np.linspace(-1, 1, height_px)[:, None] - rng.uniform(-0.4, 0.4)
     x = np.linspace(-1, 1, width_px) - rng.uniform(-0.4, 0.4)
     pool = 1.12 - rng.uniform(0.12, 0.3) * (x * x + y * y)
@@ -108,9 +108,9 @@ def _make_lamp(width_px: int, height_px: int, rng: np.random.Generator) -> Bytes
 
 
 class Conveyor:
-    """Renders any frame of one belt; two with the same arguments render the same bytes.
+    """Renderer of the frames of one belt; the same arguments give the same bytes.
 
-    Not for several threads at once: drawn parts are kept between calls.
+    Not thread-safe: drawn parts are kept between calls.
     """
 
     def __init__(self, width_px: int, height_px: int, seed: int, fps: float = 30.0) -> None:
@@ -133,7 +133,7 @@ class Conveyor:
         self._prepare(np.random.default_rng([seed, 0, _BELT]))
 
     def _prepare(self, rng: np.random.Generator) -> None:
-        """Make what all frames share: the belt, its rails, the lamp and the noise."""
+        """Draw the parts common to all frames: the belt, its rails, the lamp and the noise."""
         height_px, width_px, _ = self._shape
         self._speed_px_s = rng.uniform(70, 170) * self._scale
         self._motion_px = 1 + round(rng.uniform(0, 3.4) * self._scale)
@@ -146,7 +146,7 @@ class Conveyor:
         self._sway_px = round(0.1 * width_px)
         self._lamp = _make_lamp(width_px + 2 * self._sway_px, height_px, rng)
         deviation = rng.uniform(1.5, 6.0)
-        # Longer than a frame, so that each frame can take its noise from another place.
+        # Longer than a frame, so that each frame can take its noise from another offset.
         noise = rng.standard_normal(height_px * width_px * 3 + 65_536, np.float32)
         noise *= deviation
         # Sensors add a black level for the same reason: noise has to stay above zero.
@@ -154,9 +154,9 @@ class Conveyor:
         self._noise = np.clip(noise, 0, 255, out=noise).astype(np.uint8)
 
     def render(self, index: int, out: Image) -> Truth:
-        """Draw frame `index` (0 or more) into `out` ((H, W, 3), uint8, BGR), all of it.
+        """Draw frame `index` (0 or more) into `out`, and return its ground truth.
 
-        The frame depends on size, seed, fps and index only, not on the calls before it.
+        The frame depends only on size, seed, fps and index, not on earlier calls.
         """
         if index < 0:
             raise ValueError(f"frame index is {index}, must be 0 or more")
@@ -181,7 +181,7 @@ class Conveyor:
         out[-len(lower) :] = lower
 
     def _in_view(self, belt_px: int) -> range:
-        """Tell the numbers of every part that may reach into the frame, lowest first."""
+        """Return the numbers of all parts that may reach into the frame, lowest first."""
         first = math.floor(belt_px / self._pitch_px) - _REACH_PITCHES
         last = math.ceil((belt_px + self._shape[1]) / self._pitch_px) + _REACH_PITCHES
         return range(max(0, first), last)
@@ -196,8 +196,8 @@ class Conveyor:
     def _make_part(self, k: int) -> _Part:
         rng = np.random.default_rng([self._seed, k])
         class_id, size_px, x_px, y_px = self._plan(k, rng)
-        # Some odd parts lie half on the even one before them, which never moves for another.
-        if k % 2 and rng.random() < _STACKED_SHARE:
+        # Some odd parts lie half on the even one before them, which is never moved itself.
+        if k % 2 and rng.random() < _STACKED_FRACTION:
             before = np.random.default_rng([self._seed, k - 1])
             _, size_below_px, x_below_px, y_below_px = self._plan(k - 1, before)
             away_px = rng.uniform(0.3, 0.5) * (size_px + size_below_px)
@@ -206,12 +206,12 @@ class Conveyor:
             y_px = y_below_px + away_px * math.sin(angle)
         margin_px = 0.05 * self._shape[0] + 0.45 * size_px
         y_px = min(max(y_px, margin_px), self._shape[0] - margin_px)
-        defective = bool(rng.random() < _DEFECT_SHARE)
+        defective = bool(rng.random() < _DEFECT_FRACTION)
         sprite = make_sprite(class_id, size_px, self._motion_px, defective=defective, rng=rng)
         return _Part(class_id, defective, round(x_px), round(y_px), sprite)
 
     def _plan(self, k: int, rng: np.random.Generator) -> tuple[int, float, float, float]:
-        """Draw a part's class, size in pixels, and place on the belt."""
+        """Choose a part's class, its size in pixels, and its position on the belt."""
         class_id = int(rng.integers(len(LABELS)))
         _, smallest_px, largest_px = SHAPES[class_id]
         size_px = smallest_px * (largest_px / smallest_px) ** rng.random() * self._scale
@@ -220,7 +220,7 @@ class Conveyor:
         return class_id, size_px, x_px, y_px
 
     def _focus(self, out: Bytes, time_s: float) -> None:
-        """Lose the focus of the whole picture for a while, now and then."""
+        """Blur the whole picture for a while, now and then."""
         rng = np.random.default_rng([self._seed, int(time_s / _FOCUS_PERIOD_S), _FOCUS])
         loss = _FOCUS_LOSSES[int(rng.integers(len(_FOCUS_LOSSES)))]
         width_px = 1 + 2 * round(loss * self._scale)
@@ -228,7 +228,7 @@ class Conveyor:
             cv2.blur(out, (width_px, width_px), dst=out)
 
     def _light(self, out: Bytes, time_s: float) -> None:
-        """Let the lamp sway and its brightness drift."""
+        """Apply the light of a lamp that sways and whose brightness drifts."""
         slow, quick, sway = self._phase
         gain = 1 + 0.14 * math.sin(time_s / 2.3 + slow) + 0.06 * math.sin(time_s * 1.9 + quick)
         start = self._sway_px + round(self._sway_px * math.sin(time_s * 0.7 + sway))
@@ -245,7 +245,7 @@ class Conveyor:
         height_px, width_px, _ = self._shape
         boxes = np.array([_box(part, belt_px) for part in parts], np.int64).reshape(-1, 4)
         visible = np.array(
-            [_share_seen(parts, i, boxes, belt_px, self._shape) for i in range(len(parts))],
+            [_visible_fraction(parts, i, boxes, belt_px, self._shape) for i in range(len(parts))],
             np.float32,
         )
         kept = visible >= _MIN_VISIBLE
@@ -259,7 +259,7 @@ class Conveyor:
 
 
 def _lay(out: Bytes, sprite: Sprite, x_px: int, y_px: int) -> None:
-    """Lay a sprite with its centre at a place of the frame; parts outside are cut off."""
+    """Draw a sprite with its centre at a position of the frame, clipped to it."""
     left, top = x_px + sprite.left, y_px + sprite.top
     height, width = sprite.mask.shape
     x1, y1 = max(left, 0), max(top, 0)
@@ -278,14 +278,14 @@ def _box(part: _Part, belt_px: int) -> tuple[int, int, int, int]:
     return x_px + x1, part.y_px + y1, x_px + x2, part.y_px + y2
 
 
-def _share_seen(
+def _visible_fraction(
     parts: list[_Part],
     which: int,
     boxes: NDArray[np.int64],
     belt_px: int,
     shape: tuple[int, int, int],
 ) -> float:
-    """Return the share (0…1) of a part that is in the frame and under no later part."""
+    """Return the fraction (0…1) of a part that is in the frame and under no later part."""
     x1, y1, x2, y2 = boxes[which].tolist()
     left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, shape[1]), min(y2, shape[0])
     if left >= right or top >= bottom:
@@ -301,6 +301,6 @@ def _share_seen(
 
 
 def _window(part: _Part, belt_px: int, x1: int, y1: int, x2: int, y2: int) -> Bytes:
-    """Cut a rectangle of the frame, which must lie in the part's box, from its mask."""
+    """Return the part's mask in a rectangle of the frame that must lie within its box."""
     left, top = part.x_px - belt_px + part.sprite.left, part.y_px + part.sprite.top
     return part.sprite.mask[y1 - top : y2 - top, x1 - left : x2 - left]

@@ -1,4 +1,4 @@
-"""The parts on the conveyor: six shapes of metal, drawn as sprites."""
+"""Parts on the conveyor: six shapes of metal, drawn as sprites."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 LABELS: tuple[str, ...] = ("bolt", "nut", "washer", "gear", "ring", "plate")
 
-# Half the canvas a part is drawn on, in its own lengths: the corner of the squarest plate.
+# Half the canvas of a part, in its own lengths: the corner of the squarest plate.
 _REACH = 0.66
-# From this opacity (of 255) on, a pixel counts as the part's.
+# From this opacity (of 255) on, a pixel belongs to the part.
 SOLID = 127
-# Fractions of a pixel that OpenCV's drawing calls take, as a power of two.
+# Fractional bits of the coordinates in OpenCV's drawing calls.
 _SHIFT = 4
 
 # Colours as blue, green, red.
@@ -36,24 +36,24 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Sprite:
-    """A drawn part with its shadow, ready to be laid on the belt at its centre."""
+    """A drawn part with its shadow, positioned by its centre."""
 
     colour: Bytes  # (h, w, 3), BGR, already weighted with the part's opacity
-    keep: Bytes  # (h, w, 3), 0…255: how much of what lies below stays
+    keep: Bytes  # (h, w, 3), 0…255: weight of the background
     mask: Bytes  # (h, w): 255 on the part (not its shadow), else 0
-    area: int  # pixels of mask that are set
+    area: int  # set pixels of the mask
     box: tuple[int, int, int, int]  # x1, y1, x2, y2 of the mask, from the part's centre
     left: int  # of the arrays' first column, from the part's centre
     top: int  # likewise of the first row
 
 
 class _Pen:
-    """Draws a part, given in lengths of its own round its centre, as a height map."""
+    """Drawing of a part as a height map; coordinates in its own lengths around its centre."""
 
     def __init__(self, size_px: float, half_px: int, *, defective: bool, rng: np.random.Generator) -> None:
         self.defective = defective
         self.rng = rng
-        # Small parts are drawn larger and shrunk later, which keeps their holes and teeth.
+        # Small parts are drawn larger and shrunk later, which preserves their holes and teeth.
         zoom = int(np.clip(round(160 / size_px), 1, 4))
         angle = rng.uniform(0, 2 * math.pi)
         shape = (2 * half_px * zoom, 2 * half_px * zoom)
@@ -71,6 +71,7 @@ class _Pen:
         cv2.fillPoly(self.mask, corners, (255 if height else 0,), cv2.LINE_AA, _SHIFT)
 
     def disk(self, radius: float, height: int, x: float = 0.0, y: float = 0.0) -> None:
+        """Fill a disk; a height of 0 cuts a hole."""
         self.polygon(_regular(48, radius) + np.array([x, y]), height)
 
     def line(self, points: Points, width: float, layer: Bytes, level: int) -> None:
@@ -82,7 +83,7 @@ class _Pen:
         )
 
     def break_outwards(self, radius: float) -> None:
-        """Crack the part from that radius to its edge."""
+        """Crack the part from this radius to its edge."""
         angle = self.rng.uniform(0, 2 * math.pi)
         ray = np.array([math.cos(angle), math.sin(angle)])
         self.break_along(ray * radius, ray * 0.52)
@@ -140,7 +141,7 @@ def _draw_washer(pen: _Pen) -> None:
 
 
 def _draw_gear(pen: _Pen) -> None:
-    """Draw a spur gear with a recessed web; a defective one lacks one or two teeth."""
+    """Draw a spur gear with a recessed web; a defective one misses one or two teeth."""
     teeth = int(pen.rng.integers(10, 15))
     radii = np.tile([0.4, 0.5, 0.5, 0.4], (teeth, 1))
     if pen.defective:
@@ -180,7 +181,7 @@ def _draw_plate(pen: _Pen) -> None:
         pen.break_along(np.array([x, -half]), np.array([x + 0.15, half * 0.7]))
 
 
-# In the order of LABELS: how to draw the class, and its length at the base frame size.
+# In the order of LABELS: drawing function, and range of lengths at the base frame size.
 SHAPES: tuple[tuple[Callable[[_Pen], None], float, float], ...] = (
     (_draw_bolt, 54.0, 122.0),
     (_draw_nut, 30.0, 70.0),
@@ -205,20 +206,21 @@ def _shade(height: Bytes, crack: Bytes, size_px: float, rng: np.random.Generator
     light *= 1.0 - crack * np.float32(0.85 / 255)
     metal = np.array(_METALS[rng.integers(len(_METALS))]) * rng.uniform(0.85, 1.1)
     colour = np.asarray(light[..., None] * metal.astype(np.float32), np.float32)
-    # What is brighter than the metal itself is the lamp's reflection, and white.
+    # Light beyond the metal's own colour is the lamp's reflection, which is white.
     colour += np.maximum(light - 1.0, 0.0)[..., None] * 160
     np.clip(colour, 0, 255, out=colour)
     return colour
 
 
 def _smear(image: Floats, defocus_px: float, motion_px: int) -> Floats:
-    """Blur as a lens out of focus and a belt in motion do."""
+    """Blur for a lens out of focus and a belt in motion."""
     if defocus_px > 0:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), defocus_px), np.float32)
     return np.asarray(cv2.blur(image, (motion_px, 1)), np.float32)
 
 
 def make_sprite(class_id: int, size_px: float, motion_px: int, *, defective: bool, rng: np.random.Generator) -> Sprite:
+    """Draw a part of a class, with shading, shadow and blur."""
     drop_px = max(1, round(0.035 * size_px))
     half_px = math.ceil(_REACH * size_px) + 3 * drop_px + 4
     pen = _Pen(size_px, half_px, defective=defective, rng=rng)
@@ -237,7 +239,7 @@ def make_sprite(class_id: int, size_px: float, motion_px: int, *, defective: boo
 
 
 def _crop_sprite(colour: Floats, keep: Floats, mask: Bytes, half_px: int) -> Sprite:
-    """Cut the empty margin off and turn everything into bytes."""
+    """Crop the empty margin, and convert everything to bytes."""
     keep_u8 = np.round(keep * 255).astype(np.uint8)
     left, top, width, height = cv2.boundingRect(255 - keep_u8)
     area = slice(top, top + height), slice(left, left + width)

@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from edge.core.tuned_profile import OperatingPoint, Profile, front
+from edge.core.tuned_profile import OperatingPoint, TunedProfile, pareto_front
 from edge.perf.tune.candidate_pruner import Reason
 from edge.perf.tune.setting import MeasuredSetting, Setting
 
@@ -22,7 +22,7 @@ class TuneResult:
     """Result of a finished search."""
 
     model: str
-    profile: Profile
+    profile: TunedProfile
     path: Path  # of the profile
     measured: Mapping[Setting, MeasuredSetting]
     skipped: Mapping[Setting, Reason]
@@ -30,7 +30,7 @@ class TuneResult:
 
     @property
     def front(self) -> tuple[OperatingPoint, ...]:
-        return front(self.profile.points)
+        return pareto_front(self.profile.points)
 
     @property
     def title(self) -> str:

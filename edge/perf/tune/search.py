@@ -14,7 +14,7 @@ from edge.core.config import Config
 from edge.core.errors import ConfigError, EdgeError
 from edge.core.process import usable_cores
 from edge.core.progress import tracked
-from edge.core.tuned_profile import OperatingPoint, Profile, max_p, max_q, write_profile
+from edge.core.tuned_profile import OperatingPoint, TunedProfile, max_p, max_q, write_profile
 from edge.host.board import board_name
 from edge.inference.engine_provider import EngineEnvironment
 from edge.perf.tune.candidate_pruner import CandidatePruner, Reason, fastest_first
@@ -156,7 +156,7 @@ class TuneSearch:
         points = tuple(each.point for each in measured.values())
         target = self._plan.target_p99_ms
         best, fastest = max_q(points, target), max_p(points, target)
-        profile = Profile(
+        profile = TunedProfile(
             machine=self._machine,
             engine_label=_label(measured, fastest),
             made_at=utc_text(wall_ns()),
@@ -181,7 +181,7 @@ def _label(measured: dict[Setting, MeasuredSetting], fastest: OperatingPoint | N
     )
 
 
-def _notes(measured: dict[Setting, MeasuredSetting], profile: Profile) -> list[str]:
+def _notes(measured: dict[Setting, MeasuredSetting], profile: TunedProfile) -> list[str]:
     notes = []
     unsteady = sum(1 for each in measured.values() if not each.is_steady)
     if unsteady:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edge.core.tuned_profile import OperatingPoint, Profile
+from edge.core.tuned_profile import OperatingPoint, TunedProfile
 
 _LATE_FRACTION = 0.01  # by the definition of p99
 _MOST_BUSY = 0.97  # fraction of time; chosen: closer to 1 the length of the queue has no meaning
@@ -77,7 +77,7 @@ def _between(batches: Sequence[int], values: Sequence[float]) -> tuple[float, ..
     return tuple(float(each) for each in np.interp(range(1, batches[-1] + 1), batches, values))
 
 
-def by_mode(profile: Profile | None) -> dict[str, MeasuredMode]:
+def by_mode(profile: TunedProfile | None) -> dict[str, MeasuredMode]:
     """Return the measurements of each mode of a profile."""
     points: dict[str, list[OperatingPoint]] = {}
     for each in profile.points if profile is not None else ():

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge.core.tuned_profile import Profile
+from edge.core.tuned_profile import TunedProfile
 from edge.power.governor.contract import Decision, GovernorInput, Rules
 from edge.power.governor.demand import Demand
 from edge.power.governor.forecast import GovernedSetting, by_mode
@@ -40,7 +40,7 @@ class _Situation:
 class Governor:
     """Decides, and learns from each input; an input given twice gets the same decision."""
 
-    def __init__(self, rules: Rules, profile: Profile | None = None) -> None:
+    def __init__(self, rules: Rules, profile: TunedProfile | None = None) -> None:
         if not rules.modes:
             raise ValueError("found no allowed power mode; wanted one or more")
         self._rules = rules
