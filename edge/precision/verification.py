@@ -1,6 +1,6 @@
-"""Verification of a model's INT8 or FP16 form: both forms run over the same frames, as they would serve.
+"""Verification of an INT8 or FP16 variant against FP32: both run over the same frames, as they would serve.
 
-The result goes to precision.json, by which the daemon admits the form or refuses it.
+The result goes to precision.json, by which the daemon admits the variant or refuses it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SCORE_FLOOR = 0.01
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """The form to verify, and the form taken as the truth."""
+    """The variant to verify, and the one taken as the truth."""
 
     folder: Path  # the model's
     precision: Precision
@@ -50,7 +50,7 @@ class DisagreeingFrame:
 
 @dataclass
 class VerificationTally:
-    """The findings of both forms in the frames so far."""
+    """Findings of both variants in the frames so far."""
 
     disagreements: list[float] = field(default_factory=list)
     worst: list[DisagreeingFrame] = field(default_factory=list)
@@ -72,7 +72,7 @@ class VerificationTally:
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """The measurement, and whether it admits the form."""
+    """Measurement of a variant, and the verdict on it."""
 
     model: str
     entry: PrecisionEntry
@@ -83,15 +83,15 @@ class VerificationResult:
     tally: VerificationTally
 
     def truth_difference(self) -> dict[str, float] | None:
-        """Return the accuracy that the form gains (loses, where negative) by the labels."""
+        """Return the variant's accuracy minus that of the truth, by the labels; None without labels."""
         entry = self.entry
         if entry.truth is None:
             return None
-        form, against = entry.truth[entry.precision], entry.truth[entry.against]
-        return {name: form[name] - against[name] for name in form}
+        variant, against = entry.truth[entry.precision], entry.truth[entry.against]
+        return {name: variant[name] - against[name] for name in variant}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the command's document; `precision` in it is a figure, and the form's precision is `form`."""
+        """Return the command's document; `precision` in it is a figure, and the variant's precision is `form`."""
         entry = self.entry.model_dump()
         measured = entry.pop("measured")
         return {
@@ -108,7 +108,7 @@ class VerificationResult:
 
 
 def check_fp16_ranges(predictor: Predictor, provider: EngineProvider, frames: Iterable[LabelledFrame]) -> None:
-    """Find the values that exceed FP16 on these frames, so that the FP16 form keeps them in FP32."""
+    """Find the values that exceed FP16 on these frames, so that the FP16 variant keeps them in FP32."""
     inputs = predictor.inputs(frame.picture for frame in frames)
     provider.check_ranges({predictor.input.name: rows} for rows in inputs)
 
@@ -116,9 +116,9 @@ def check_fp16_ranges(predictor: Predictor, provider: EngineProvider, frames: It
 def verify(
     request: VerifyRequest, predictor: Predictor, provider: EngineProvider, frames: Iterable[LabelledFrame]
 ) -> VerificationResult:
-    """Run both forms over the frames on the backend of this machine, and record the measurement.
+    """Run both variants over the frames on the backend of this machine, and record the measurement.
 
-    `predictor` is of the model on whatever engine; `provider` gives the engines of its forms.
+    `predictor` is of the model, on any engine; `provider` opens the engines of its variants.
     """
     manifest = predictor.manifest
     floor = SCORE_FLOOR if request.has_labels and manifest.task == "detect" else None
@@ -131,7 +131,7 @@ def verify(
             measured = comparison.finish()
         truth = _truth(request, tally)
         entry = entry_of(
-            provider.onnx, candidate.form, candidate.file, provider.runtime, request.against, measured, truth
+            provider.onnx, candidate.files, candidate.file, provider.runtime, request.against, measured, truth
         )
     kept = record(entry, provider.onnx, request.state_dir) if entry.frames >= MIN_FRAMES else None
     bound = manifest.min_agreement
@@ -140,10 +140,10 @@ def verify(
 
 
 @dataclass(frozen=True)
-class _OpenedForm:
-    """One of the two forms, ready to run."""
+class _OpenedVariant:
+    """One of the two variants, ready to run."""
 
-    form: ModelFiles
+    files: ModelFiles
     file: Path
     predictor: Predictor
 
@@ -151,21 +151,21 @@ class _OpenedForm:
 @contextlib.contextmanager
 def _both_opened(
     request: VerifyRequest, predictor: Predictor, provider: EngineProvider
-) -> Iterator[tuple[_OpenedForm, _OpenedForm]]:
-    """Open the form taken as the truth, and the one to verify."""
+) -> Iterator[tuple[_OpenedVariant, _OpenedVariant]]:
+    """Open the variant taken as the truth, and the one to verify."""
     with contextlib.ExitStack() as opened:
 
-        def opened_side(precision: Precision) -> _OpenedForm:
-            form, file = provider.variant(precision)
+        def opened_side(precision: Precision) -> _OpenedVariant:
+            files, file = provider.variant(precision)
             engine = provider.open_or_build(precision)
             opened.callback(engine.close)
-            return _OpenedForm(form, file, predictor.with_engine(engine))
+            return _OpenedVariant(files, file, predictor.with_engine(engine))
 
         yield opened_side(request.against), opened_side(request.precision)
 
 
 def _truth(request: VerifyRequest, tally: VerificationTally) -> dict[str, dict[str, float]] | None:
-    """Return the accuracy of each form by the labels; None where there are none."""
+    """Return the accuracy of each variant by the labels; None where there are none."""
     if not tally.labels:
         return None
     names = (request.against, request.precision)

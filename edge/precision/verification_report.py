@@ -97,7 +97,7 @@ def _verdict(result: VerificationResult) -> str:
         return f"not admitted: {result.reason}"
     measured = f"{entry.metric} {entry.agreement:.3f} on {entry.frames} frames, wanted {result.min_agreement:g}"
     if entry.against != "fp32":
-        return f"good enough: {measured}; but only a comparison with fp32 admits a form to serve"
+        return f"good enough: {measured}; but only a comparison with fp32 admits a variant to serve"
     return f"admitted to serve here: {measured}"
 
 
@@ -120,9 +120,11 @@ def _truth_rows(result: VerificationResult) -> list[tuple[str, ...]]:
     entry, differences = result.entry, result.truth_difference()
     if entry.truth is None or not differences:
         return []
-    form, against = entry.truth[entry.precision], entry.truth[entry.against]
+    variant, against = entry.truth[entry.precision], entry.truth[entry.against]
     titles = _TITLES | {"top1": "top-1", "top5": "top-5"}
-    rows = [(titles[name], f"{against[name]:.4f}", f"{form[name]:.4f}", f"{differences[name]:+.4f}") for name in form]
+    rows = [
+        (titles[name], f"{against[name]:.4f}", f"{variant[name]:.4f}", f"{differences[name]:+.4f}") for name in variant
+    ]
     return [("", entry.against, entry.precision, "difference"), *rows]
 
 

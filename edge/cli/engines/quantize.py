@@ -1,4 +1,4 @@
-"""`edge engines quantize`: a model's INT8 forms, with as many layers in INT8 as keep the agreement with FP32."""
+"""`edge engines quantize`: a model's INT8 variants, with as many layers in INT8 as keep the agreement with FP32."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import json
 from edge.cli.arguments import MODEL_HELP
 from edge.core.errors import ConfigError, ModelError
 
-HELP = "make a model's INT8 forms, scored against FP32"
-BELOW_TOLERANCE = 4  # exit code: there is no form
+HELP = "make a model's INT8 variants, scored against FP32"
+BELOW_TOLERANCE = 4  # exit code: no variant is within the tolerance
 _METHODS = ("auto", "percentile", "entropy", "minmax", "mse")
 _MAX_FRAMES = 512  # all are kept in memory
 # INT8 is compared with FP32, and this machine need not be the one that serves.
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the INT8 forms and print their scores; return 4 where no form is within the tolerance."""
+    """Write the INT8 variants and print their scores; return 4 where none is within the tolerance."""
     if not 1 <= options.frames <= _MAX_FRAMES:
         raise ConfigError(f"--frames: found {options.frames}, wanted 1 to {_MAX_FRAMES}")
     if not 0 < options.tolerance <= 1:

@@ -13,9 +13,9 @@ _LAYERS_SHOWN = 20  # in the table; the report file has all
 
 
 def print_report(report: Mapping[str, Any]) -> None:
-    """Print the forms with their scores, and the layers that lose most in INT8."""
+    """Print the variants with their scores, and the layers that lose most in INT8."""
     console = Console(soft_wrap=True, highlight=False)
-    _print_forms(console, report)
+    _print_variants(console, report)
     _print_layers(console, report["forms"]["tensorrt"]["table"])
     for name in report["forms"]:
         file = report["files"][name] or f"no layer can be quantized within the tolerance of {report['tolerance']:g}"
@@ -23,27 +23,27 @@ def print_report(report: Mapping[str, Any]) -> None:
     console.print(f"report: {report['report']}\nplot: {report['plot']}", markup=False)
 
 
-def _print_forms(console: Console, report: Mapping[str, Any]) -> None:
+def _print_variants(console: Console, report: Mapping[str, Any]) -> None:
     frames = report["frames"]
     table = Table(
         title=f"{frames['calibration']} frames for the ranges ({report['method']}), "
         f"{frames['held_back']} held back, on which FP32 finds {report['found_by_fp32']}"
     )
-    for column in ("form", "agreement", "F1", "in INT8", "layers", "ms here", "MB"):
-        table.add_column(column, justify="left" if column == "form" else "right")
+    for column in ("variant", "agreement", "F1", "in INT8", "layers", "ms here", "MB"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
     table.add_row(
         "fp32", "1.000", "1.000", "0 %", "", f"{report['fp32']['ms']:.1f}", f"{report['fp32']['bytes'] / _MB:.1f}"
     )
-    for name, form in report["forms"].items():
-        layers = f"{form['layers'] - form['kept']} of {form['layers']}"
+    for name, variant in report["forms"].items():
+        layers = f"{variant['layers'] - variant['kept']} of {variant['layers']}"
         table.add_row(
             f"int8 {name}",
-            f"{form['agreement']:.3f}",
-            f"{form['f1']:.3f}",
-            f"{form['int8_share']:.0%}",
+            f"{variant['agreement']:.3f}",
+            f"{variant['f1']:.3f}",
+            f"{variant['int8_share']:.0%}",
             layers,
-            f"{form['ms']:.1f}",
-            f"{form['bytes'] / _MB:.1f}",
+            f"{variant['ms']:.1f}",
+            f"{variant['bytes'] / _MB:.1f}",
         )
     naive = report["naive"]
     table.add_row(

@@ -1,4 +1,4 @@
-"""`edge engines verify`: a model's INT8 or FP16 form compared with FP32 on the same frames, on this machine."""
+"""`edge engines verify`: a model's INT8 or FP16 variant compared with FP32 on the same frames, on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from edge.cli.arguments import MODEL_HELP
 from edge.core.errors import ConfigError
 
-HELP = "compare a model's INT8 or FP16 form with FP32, here"
+HELP = "compare a model's INT8 or FP16 variant with FP32, here"
 NOT_ADMITTED = 4  # exit code
 _MAX_FRAMES = 100_000
 _FP32_ON_CPU = {"backend": "onnxruntime", "device": "cpu", "max_batch": 1}
@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add = parser.add_argument
     add("model", help=MODEL_HELP)
-    add("--precision", choices=("int8", "fp16"), required=True, help="form to verify")
-    add("--against", choices=("fp32", "fp16"), default="fp32", help="form taken as the truth (default: fp32)")
+    add("--precision", choices=("int8", "fp16"), required=True, help="variant to verify")
+    add("--against", choices=("fp32", "fp16"), default="fp32", help="variant taken as the truth (default: fp32)")
     add("--frames", metavar="PATH|SOURCE", help="video, folder of pictures, or URL of a camera")
     add("--count", type=int, help="number of frames (default: 64; with --truth, all labelled ones)")
     add("--truth", type=Path, metavar="COCO.json|FOLDER", help="labels: adds mAP, or top-1 accuracy")
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Verify the form, record the measurement and print it; return 4 where the form is not admitted."""
+    """Verify the variant, record the measurement and print it; return 4 where it is not admitted."""
     _check(options)
     from edge.cli.engines.frame_source import select_frames
     from edge.cli.engines.verify_report import print_report, tracked
@@ -64,7 +64,7 @@ def _check(options: argparse.Namespace) -> None:
     """Raise ConfigError for options that contradict one another or cannot be met."""
     if options.precision == options.against:
         found = f"found {options.against}, as --precision"
-        raise ConfigError(f"--against: {found}; wanted another form to compare it with")
+        raise ConfigError(f"--against: {found}; wanted another variant to compare it with")
     if options.count is not None and not 1 <= options.count <= _MAX_FRAMES:
         raise ConfigError(f"--count: found {options.count}, wanted 1 to {_MAX_FRAMES}")
     if options.report is not None and not options.report.parent.is_dir():

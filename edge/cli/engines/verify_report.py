@@ -22,7 +22,7 @@ def tracked(selection: FrameSelection, title: str) -> Iterable[LabelledFrame]:
 
 
 def print_report(page: VerificationPage, file: Path | None) -> None:
-    """Print the report, and where its HTML form is."""
+    """Print the report, and the path of its HTML file."""
     console = Console(highlight=False)
     console.print(page.title, style="bold", markup=False)
     for _, rows in page.tables:
