@@ -1,1 +1,1 @@
-"""A picture in, findings out, on one engine."""
+"""Inference: a picture in, findings out, on one engine."""

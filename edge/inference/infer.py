@@ -1,4 +1,4 @@
-"""An engine context in use by one lane: its batch limits, warm-up, padding and timing."""
+"""Batched runs on an engine context: batch limits, warm-up, padding."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from edge.core.errors import ModelError
 from edge.core.records import EngineTimes
 from edge.inference.backends.engine import Context, Engine, TensorSpec
 
-# Up to so many pictures a batch, each size is run before the first real one; more would take long on a small board.
+# Up to this batch size every size is warmed up; more would take long on a small board.
 WARMED_SIZES = 8
 
 
 def picture_input(engine: Engine) -> TensorSpec:
-    """Return the one input that takes pictures; raise ModelError where there is not exactly one."""
+    """Return the engine's picture input; raise ModelError unless there is exactly one input."""
     if len(engine.inputs) != 1:
         names = ", ".join(spec.name for spec in engine.inputs)
         raise ModelError(f"the model has {len(engine.inputs)} inputs ({names}); wanted one input, for the picture")
@@ -24,14 +24,14 @@ def picture_input(engine: Engine) -> TensorSpec:
 
 
 def batch_limit(engine: Engine, max_batch: int) -> int:
-    """Return the largest batch to form: a model of fixed batch size never takes more than that."""
+    """Return the largest batch to form, which a fixed batch size limits."""
     return min(max_batch, engine.fixed_batch) if engine.fixed_batch else max_batch
 
 
 class Inference:
-    """Runs batches of 1 to `max_batch` pictures; a short batch of a fixed-size model runs padded.
+    """Runs batches of 1 to `max_batch` pictures; short batches of a fixed-size model run padded.
 
-    The padding rows hold pictures of earlier batches, and what comes out for them is not read.
+    Padding rows hold pictures of earlier batches; their outputs are ignored.
     """
 
     def __init__(self, context: Context, engine: Engine, max_batch: int) -> None:
@@ -40,9 +40,9 @@ class Inference:
         self._max_batch = max_batch
 
     def warm_up(self) -> None:
-        """Run the sizes that batches will have, so that the first real one finds everything allocated.
+        """Run each batch size, so that the first real batch finds everything allocated.
 
-        Of large batches, only the smallest and the largest. Raises ModelError where an output has not one row for each
+        Above WARMED_SIZES only the smallest and the largest. Raises ModelError if an output does not have one row per
         picture.
         """
         for batch_size in self._sizes():
@@ -51,8 +51,8 @@ class Inference:
             for name, array in self._context.outputs.items():
                 if array.shape[:1] != (rows,):
                     raise ModelError(
-                        f"output {name!r}: found shape {array.shape} for {rows} pictures, wanted one row a picture; "
-                        "export the model with a batch axis, and without suppression of boxes in the graph"
+                        f"output {name!r}: found shape {array.shape} for {rows} pictures, wanted one row per picture; "
+                        "export the model with a batch axis, and without non-maximum suppression in the graph"
                     )
 
     def _sizes(self) -> Iterable[int]:
@@ -65,5 +65,5 @@ class Inference:
         return self._context.infer(self._fixed_batch or batch_size)
 
     def outputs_of(self, row: int) -> Mapping[str, NDArray[Any]]:
-        """Return the outputs for one picture, without the batch axis; overwritten by the next run."""
+        """Return the outputs for one picture, without the batch axis; OVERWRITTEN by the next run."""
         return {name: array[row] for name, array in self._context.outputs.items()}

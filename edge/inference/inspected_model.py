@@ -1,4 +1,4 @@
-"""A model looked at without serving it: its ONNX file, the network that TensorRT reads from it, and its plan."""
+"""Inspection of a model that is not serving: its ONNX file, the network parsed from it, and its plan."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from edge.inference.backends.tensorrt.plan_store import PlanStore, read_header
 from edge.inference.engine_provider import build_settings
 from edge.inference.model_variants import Precision, plan_sha256, variant_file
 
-_HEADER_BYTES = 28  # that tell magic number and version
+_HEADER_BYTES = 28  # with magic number and version
 
 
 @dataclass(frozen=True)
 class InspectedModel:
-    """A model and its plan, looked at: each method finds one thing out, or raises EdgeError."""
+    """A model and its plan under inspection: each method returns one aspect, or raises EdgeError."""
 
     onnx: Path  # FP32
     precision: Precision
@@ -45,7 +45,7 @@ class InspectedModel:
     board: str
 
     def tensors(self) -> tuple[IoTensor, ...]:
-        """Return inputs and outputs of the plan; of the ONNX file where no plan can be looked at."""
+        """Return inputs and outputs of the plan; of the ONNX file if no plan can be inspected."""
         try:
             return self.inspection.tensors
         except EdgeError:
@@ -57,7 +57,7 @@ class InspectedModel:
         return parse_network(trt, variant_file(self.onnx, self.precision, "trt", self.state_dir))
 
     def header(self) -> dict[str, str]:
-        """Return magic number and version of the plan's file."""
+        """Return magic number and version of the plan file."""
         path, _ = self.plan
         try:
             with path.open("rb") as file:
@@ -67,22 +67,22 @@ class InspectedModel:
         return {"magic": magic.decode("ascii", "replace"), "version": ".".join(map(str, version))}
 
     def layers(self) -> list[tuple[EngineLayer, float | None]]:
-        """Return the plan's layers, after fusion, with the milliseconds that each takes."""
+        """Return the plan's layers, after fusion, with the time of each in milliseconds."""
         inspection = self.inspection
         if inspection.layers_json is None:
-            raise EngineError("the engine inspector gave no answer; build the plan anew: `edge engines build`")
+            raise EngineError("the engine inspector gave no answer; build the plan again: `edge engines build`")
         return with_times(read_layers(inspection.layers_json), inspection.layer_times_ms or {})
 
     def layer_times_ms(self) -> dict[str, float]:
-        """Return the milliseconds that each layer of the plan takes."""
+        """Return the time of each layer of the plan in milliseconds."""
         times_ms = self.inspection.layer_times_ms
         if times_ms is None:
-            raise EngineError("TensorRT reported no times of this plan's layers")
+            raise EngineError("TensorRT reported no layer times for this plan")
         return dict(times_ms)
 
     @cached_property
     def onnx_facts(self) -> OnnxFacts:
-        """What the ONNX file holds."""
+        """Facts of the ONNX file."""
         return onnx_facts(self.onnx)
 
     @cached_property
@@ -98,7 +98,7 @@ class InspectedModel:
 
     @cached_property
     def _key(self) -> PlanKey:
-        """The key of the plan that `edge engines build` makes here."""
+        """Key of the plan that `edge engines build` makes here."""
         gpu = self._gpu if isinstance(self._gpu, Gpu) else None
         memory_bytes = gpu.memory_bytes if gpu else psutil.virtual_memory().total
         settings = build_settings(self.precision, self.device, self.max_batch, EnginesSettings(), memory_bytes)
@@ -106,30 +106,30 @@ class InspectedModel:
 
     @cached_property
     def plan(self) -> tuple[Path, Mapping[str, Any]]:
-        """The plan's file, and what its manifest tells."""
+        """The plan's file and its manifest."""
         path, manifest = self._store.path(self._key), self._store.manifest(self._key)
         if path is None or manifest is None:
             raise EngineError(
                 f"no plan of this model with precision {self.precision}, device {self.device} and batches up to "
-                f"{self.max_batch} is kept in {self._store.folder}; build one with `edge engines build`"
+                f"{self.max_batch} is stored in {self._store.folder}; build one with `edge engines build`"
             )
         return path, manifest
 
     @property
     def inspection(self) -> Inspection:
-        """What the plan tells of itself on this machine's GPU."""
+        """Inspection of the plan on this machine's GPU."""
         if isinstance(self._inspected, EdgeError):
             raise self._inspected
         return self._inspected
 
     @cached_property
     def _inspected(self) -> Inspection | EdgeError:
-        """What the plan tells once it is loaded, which is tried once."""
+        """Inspection of the loaded plan, attempted once."""
         if isinstance(self._gpu, EngineError):
             return self._gpu
         try:
-            _ = self.plan  # where there is none, this tells what to do
-            from edge.inference.backends.tensorrt.inspector import inspect_plan  # noqa: PLC0415 -- only where there is a GPU
+            _ = self.plan  # if there is none, its error says what to do
+            from edge.inference.backends.tensorrt.inspector import inspect_plan  # noqa: PLC0415 -- only with a GPU
 
             return inspect_plan(self._store.load(self._key))
         except EdgeError as error:
@@ -137,7 +137,7 @@ class InspectedModel:
 
 
 def described(layers: Iterable[tuple[EngineLayer, float | None]]) -> dict[str, Any]:
-    """Return layers and their counts as they stand in the JSON document."""
+    """Return layers and their counts for the JSON document."""
     timed = list(layers)
     counts = asdict(count([found for found, _ in timed]))
     total = counts.pop("layers")

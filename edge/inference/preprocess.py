@@ -1,4 +1,4 @@
-"""A source picture → one row of the model's input: resized, in the model's channel order, normalised."""
+"""Preprocessing of a source picture into a row of the model's input: resize, channel order, normalisation."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
 Area = tuple[slice, slice]  # rows, columns
 Pixels = tuple[int, int]  # width, height
 
-_KNOWN_SIZES = 8  # source sizes whose plan is kept: a lane serves few cameras
+_KNOWN_SIZES = 8  # source sizes whose plan is cached: a lane serves few cameras
 _BATCH_HEIGHT_WIDTH_CHANNELS = 4
-# OpenCV 4 looks nothing up in float16, but moving 16 bits is all that a look-up does.
+# OpenCV 4 has no look-up tables in float16, but int16 moves the same 16 bits.
 _LOOKED_UP_AS: dict[str, type[np.generic]] = {"float32": np.float32, "float16": np.int16, "uint8": np.uint8}
 
 
 @dataclass(frozen=True, slots=True)
 class _Placement:
-    """Which region of the source picture goes to which place in the model's input."""
+    """Region of the source picture, and where it lies in the model's input."""
 
     region: tuple[int, int, int, int]  # x, y, width, height in the source picture
     place: tuple[int, int, int, int]  # x, y, width, height in the model's input
@@ -36,20 +36,20 @@ class _Placement:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """All that depends on the size of the source picture only; the arrays are views of the lane's scratch memory."""
+    """Everything that depends only on the source picture's size; the arrays are views of the lane's scratch memory."""
 
     geometry: Geometry
     region: Area  # of the source picture
     place: Area  # of the model's input
-    borders: tuple[Area, ...]  # of the model's input: what the picture leaves free
+    borders: tuple[Area, ...]  # of the model's input: areas outside the picture
     resized_px: Pixels
-    resized: Image | None  # H×W×3; None: the region has the wanted size
+    resized: Image | None  # H×W×3; None: the region already has this size
     ordered: NDArray[np.uint8]  # H×W×3, in the model's channel order
     planes: list[NDArray[np.uint8]]  # H×W each, in the source's channel order
 
 
 class DevicePreprocessor:
-    """The same way, gone by the engine's own device: here it is only decided what goes where."""
+    """Preprocessing on the engine's own device: only the placement is computed here."""
 
     def __init__(self, pictures: Pictures, spec: TensorSpec, settings: InputSettings) -> None:
         self._pictures = pictures
@@ -57,7 +57,7 @@ class DevicePreprocessor:
         self._place = _PLACEMENTS[settings.resize, settings.anchor]
 
     def fill(self, image: Image, row: int) -> Geometry:
-        """Hand over the picture `image` (H×W×3, BGR, uint8) for a row, and tell where it will lie there."""
+        """Hand the picture `image` (H×W×3, BGR, uint8) over for a row; return where it will lie there."""
         source_px = (image.shape[1], image.shape[0])
         placement = self._place(source_px, self.input_px)
         self._pictures.put(row, image, placement.region, placement.place)
@@ -65,17 +65,17 @@ class DevicePreprocessor:
 
 
 class Preprocessor:
-    """One lane's way from source pictures to rows of the model's input; it owns scratch memory, so one thread only.
+    """Preprocessing on the CPU, for one thread: it owns scratch memory.
 
-    Resizing is bilinear. `letterbox` keeps the aspect: the limiting side fills the input, the other is rounded down to
-    whole pixels (at least 1), as in YOLOX. `crop` takes the centred region that has the input's aspect, to whole source
-    pixels. `stretch` takes all. The geometry returned maps by the sizes that resulted, so rounding is in it.
+    Resizing is bilinear. `letterbox` keeps the aspect ratio: the limiting side fills the input, the other is rounded
+    down to whole pixels (at least 1), as in YOLOX. `crop` takes the centred region with the input's aspect ratio, in
+    whole source pixels. `stretch` takes the whole picture. The geometry returned is that of the rounded sizes.
     """
 
     input_px: Pixels  # width, height of the model's input
 
     def __init__(self, spec: TensorSpec, settings: InputSettings) -> None:
-        """Prepare for the input tensor `spec`: raise ModelError where it does not fit the manifest."""
+        """Prepare for the input tensor `spec`; raise ModelError if it does not fit the manifest."""
         self._planar, channels, self.input_px = _layout(spec, settings.color)
         self._color = settings.color
         tables = _tables(spec, settings, channels)
@@ -85,7 +85,7 @@ class Preprocessor:
         order = range(channels) if settings.color != "rgb" else (2, 1, 0)
         self._channels = [(channel, np.ascontiguousarray(looked_up[channel])) for channel in order]
         width, height = self.input_px
-        # One line that is copied over all border lines: as fast as a fill, whatever the layout.
+        # One line, copied over all border lines: as fast as a fill in any layout.
         line_shape = (channels, 1, width) if self._planar else (1, width, channels)
         self._pad_line = self._canvas(np.empty(line_shape, tables.dtype))
         self._pad_line[:] = looked_up[:, settings.pad]
@@ -94,7 +94,7 @@ class Preprocessor:
         self._plan = lru_cache(maxsize=_KNOWN_SIZES)(self._make_plan)
 
     def fill(self, image: Image, row: NDArray[Any]) -> Geometry:
-        """Write the picture `image` (H×W×3, BGR, uint8) into `row`, whatever it held, and tell where it lies there.
+        """Write the picture `image` (H×W×3, BGR, uint8) over `row`; return where it lies there.
 
         `row` is one picture's part of the input buffer: C×H×W or H×W×C, float32, float16 or uint8 as the model has it.
         """
@@ -115,7 +115,7 @@ class Preprocessor:
         return bits.transpose(1, 2, 0) if self._planar else bits
 
     def _normalise(self, picture: NDArray[Any], plan: _Plan, target: NDArray[Any]) -> None:
-        """Look each pixel's value up in its channel's table, straight into the row."""
+        """Look up each pixel's value in its channel's table, directly into the row."""
         if self._color == "gray":
             cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY, dst=plan.planes[0])
         elif self._planar:
@@ -148,7 +148,7 @@ class Preprocessor:
 
 
 def target_settings(spec: TensorSpec, settings: InputSettings) -> TargetSettings:
-    """Return how rows of the input tensor `spec` are made, for a device that makes them by itself."""
+    """Return the preprocessing of the input tensor `spec`, for engines that run it on their own device."""
     planar, channels, (width, height) = _layout(spec, settings.color)
     mean, std = (_per_channel(key, getattr(settings, key), channels)[:, 0] for key in ("mean", "std"))
     scale = settings.scale / std
@@ -179,18 +179,20 @@ def _layout(spec: TensorSpec, color: str) -> tuple[bool, int, Pixels]:
     planar = len(spec.shape) == _BATCH_HEIGHT_WIDTH_CHANNELS and spec.shape[1] == channels
     if not planar and (len(spec.shape) != _BATCH_HEIGHT_WIDTH_CHANNELS or spec.shape[3] != channels):
         wanted = f"N×{channels}×H×W or N×H×W×{channels} for color {color!r}"
-        raise ModelError(f"{found}, wanted {wanted}; set color in [input] to what the model takes")
+        raise ModelError(f"{found}, wanted {wanted}; set color in [input] to that of the model")
     height, width = spec.shape[2:] if planar else spec.shape[1:3]
     if height is None or width is None:
         raise ModelError(f"{found}, wanted a fixed height and width; export the model with a fixed input size")
     if spec.dtype.name not in _LOOKED_UP_AS:
         wanted = ", ".join(_LOOKED_UP_AS)
-        raise ModelError(f"input {spec.name!r}: found {spec.dtype.name}, wanted one of {wanted}; export the model so")
+        raise ModelError(
+            f"input {spec.name!r}: found {spec.dtype.name}, wanted one of {wanted}; export the model with one of them"
+        )
     return planar, channels, (width, height)
 
 
 def _tables(spec: TensorSpec, settings: InputSettings, channels: int) -> NDArray[Any]:
-    """Return what each of the 256 pixel values becomes in each of the model's channels: C×256 of its dtype."""
+    """Return the look-up table of each channel: C×256 values of the model's dtype."""
     mean = _per_channel("mean", settings.mean, channels)
     std = _per_channel("std", settings.std, channels)
     values = (np.arange(256) - mean) * settings.scale / std
@@ -205,7 +207,7 @@ def _tables(spec: TensorSpec, settings: InputSettings, channels: int) -> NDArray
 
 
 def _per_channel(key: str, values: tuple[float, ...], channels: int) -> NDArray[np.float64]:
-    """Return a column of one number a channel."""
+    """Return a column of one number per channel."""
     distinct = values if len(set(values)) > 1 else values[:1] * channels
     if len(distinct) != channels:
         raise ModelError(f"[input] {key}: found {len(values)} numbers, wanted {channels} for this model's input")
@@ -213,7 +215,7 @@ def _per_channel(key: str, values: tuple[float, ...], channels: int) -> NDArray[
 
 
 def _letterbox(source_px: Pixels, input_px: Pixels) -> _Placement:
-    """Scale all of the picture to fit in; whole numbers only, because width * (input / width) can fall short of it."""
+    """Scale the whole picture to fit; in integers, because width * (input / width) can fall short of input."""
     (width, height), (input_width, input_height) = source_px, input_px
     if width * input_height >= height * input_width:
         fitted = input_width, max(1, height * input_width // width)
@@ -233,7 +235,7 @@ def _stretch(source_px: Pixels, input_px: Pixels) -> _Placement:
 
 
 def _crop(source_px: Pixels, input_px: Pixels) -> _Placement:
-    """Cut the source first: a narrow picture scaled to cover the input could take gigabytes before the cut."""
+    """Crop the source before scaling: a narrow picture scaled to cover the input could need gigabytes."""
     (width, height), (input_width, input_height) = source_px, input_px
     if width * input_height >= height * input_width:
         cut = max(1, round(height * input_width / input_height)), height
@@ -253,7 +255,7 @@ _PLACEMENTS: dict[tuple[str, str], Callable[[Pixels, Pixels], _Placement]] = {
 
 
 def _borders(place: tuple[int, int, int, int], input_px: Pixels) -> tuple[Area, ...]:
-    """Return what the picture at `place` leaves free: above, below, left, right."""
+    """Return the areas outside `place`: above, below, left, right."""
     x, y, width, height = place
     beside = slice(y, y + height)
     areas = (

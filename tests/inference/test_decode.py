@@ -364,7 +364,7 @@ def test_a_class_without_a_label_is_an_error_not_a_result() -> None:
     with pytest.raises(EngineError) as failed:
         detections(end_to_end(), [[0, 0, 8, 8, 0.9, 3]])
     assert str(failed.value) == (
-        "decoder 'yolov10' returned class id 3, wanted 0 to 2, as the labels file has; correct one of them"
+        "decoder 'yolov10' returned class id 3, wanted 0 to 2, as in the labels file; correct one of them"
     )
 
 
@@ -588,7 +588,7 @@ def test_a_decoder_that_is_not_there_is_refused(tmp_path: Path, name: str, code:
 def test_an_output_of_another_shape_is_refused(name: str, shapes: Shapes, labels: int, sentence: str) -> None:
     with pytest.raises(ModelError) as refused:
         decoder(name, shapes, labels)
-    assert str(refused.value) == f"{sentence}; correct either in model.toml"
+    assert str(refused.value) == f"{sentence}; correct one of them in model.toml"
 
 
 @pytest.mark.parametrize("name", ["yolox", "yolov8", "yolov10", "topk"])
@@ -606,7 +606,7 @@ def test_sizes_that_are_known_only_at_run_time_are_not_checked(name: str) -> Non
             {},
             (
                 "the model has 2 outputs ('output0' 1×116×8400, 'output1' 1×32×160×160), wanted 1 for decoder 'yolov8'"
-                "; name another decoder in [output] or export the model without the rest"
+                "; name another decoder in [output] or export the model without the others"
             ),
         ),
         (
@@ -619,19 +619,19 @@ def test_sizes_that_are_known_only_at_run_time_are_not_checked(name: str) -> Non
             "detr",
             {"logits": (1, 9, 4), "boxes": (1, 9, 4)},
             {},
-            "labels: found none, wanted a file of them in model.toml: decoder 'detr' goes by their number",
+            "labels: found none, wanted a file of them in model.toml: decoder 'detr' needs their number",
         ),
         (
             "topk",
             {"output": (1, 9)},
             {"task": "detect"},
-            "decoder 'topk': found task 'detect', wanted 'classify'; correct either in model.toml",
+            "decoder 'topk': found task 'detect', wanted 'classify'; correct one of them in model.toml",
         ),
         (
             "yolox",
             {"output": (1, 21, 85)},
             {"task": "classify"},
-            "decoder 'yolox': found task 'classify', wanted 'detect'; correct either in model.toml",
+            "decoder 'yolox': found task 'classify', wanted 'detect'; correct one of them in model.toml",
         ),
         (
             "yolo",

@@ -340,7 +340,7 @@ def test_a_chroma_plane_that_is_too_narrow_is_refused() -> None:
     [
         (
             {"dtype": np.dtype(np.int32)},
-            "engine input: found int32, which the GPU does not fill; wanted float32",
+            "engine input: found int32, which the GPU kernel does not support; wanted float32",
         ),
         ({"channels": 1}, "engine input in bgr: found 1 channels, 3 scales and 3 biases, wanted 3 of each"),
         ({"scale": (1.0,)}, "engine input in bgr: found 3 channels, 1 scales and 3 biases, wanted 3 of each"),

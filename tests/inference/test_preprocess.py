@@ -248,7 +248,7 @@ def test_the_inputs_size_is_told_as_width_and_height() -> None:
     assert preprocessor((None, 3, 48, 64)).input_px == (64, 48)
 
 
-SET_COLOR = "; set color in [input] to what the model takes"
+SET_COLOR = "; set color in [input] to that of the model"
 CORRECT_SCALE = "; correct scale, mean and std in [input]"
 
 
@@ -277,7 +277,7 @@ def test_an_input_of_another_shape_is_refused_in_one_sentence(
 @pytest.mark.parametrize(
     ("dtype", "keys", "sentence"),
     [
-        ("int8", {}, "found int8, wanted one of float32, float16, uint8; export the model so"),
+        ("int8", {}, "found int8, wanted one of float32, float16, uint8; export the model with one of them"),
         ("uint8", {"mean": [127.5], "std": [127.5]}, f"goes from -1 to 1, wanted values that uint8{CORRECT_SCALE}"),
         ("float16", {"scale": 1000.0}, f"goes from 0 to 255000, wanted values that float16{CORRECT_SCALE}"),
     ],

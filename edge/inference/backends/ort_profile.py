@@ -1,4 +1,4 @@
-"""The layers that ONNX Runtime makes of a model: its optimised graph, as the profile of one run tells it."""
+"""Layers that ONNX Runtime runs for a model: its optimised graph, read from the profile of one run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from edge.core.errors import EngineError
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.backends.tensorrt.layers import EngineLayer, LayerTensor, precision_of
 
-_END = "_kernel_time"  # of the events of nodes that were run
-# They move a tensor into another format or type, and compute nothing.
+_END = "_kernel_time"  # suffix of the events of nodes that ran
+# These convert a tensor's format or type, and compute nothing.
 _REFORMATS = frozenset({"ReorderInput", "ReorderOutput", "Cast"})
 
 
 def layers_run(onnx: Path, scratch: Path) -> tuple[EngineLayer, ...]:
-    """Run a model once on the CPU, at batch 1 and on zeros, and return the nodes that ONNX Runtime ran, each once.
+    """Run a model once on the CPU, on zeros at batch 1; return each node that ONNX Runtime ran, once.
 
-    `scratch` is a folder for the profile. Raises ModelError where the model cannot be opened, EngineError where it
-    cannot be run.
+    `scratch` is a folder for the profile. Raises ModelError if the model cannot be opened, EngineError if it cannot be
+    run.
     """
     try:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -42,9 +42,9 @@ def _profile(onnx: Path, folder: Path) -> Path:
 
 
 def read_profile(profile: str) -> tuple[EngineLayer, ...]:
-    """Read ONNX Runtime's profile; raise EngineError where it tells of no node.
+    """Parse ONNX Runtime's profile; raise EngineError if it has no node.
 
-    What a loop runs several times is one layer.
+    A node that a loop runs several times is one layer.
     """
     try:
         events = json.loads(profile)
@@ -55,15 +55,13 @@ def read_profile(profile: str) -> tuple[EngineLayer, ...]:
         if (layer := _layer(each)) is not None:
             nodes.setdefault((layer.name, str(each["args"].get("node_index"))), layer)
     if not nodes:
-        raise EngineError(
-            "ONNX Runtime's profile tells of no node; report it together with the version of ONNX Runtime"
-        )
+        raise EngineError("ONNX Runtime's profile contains no node; please report it with your version of ONNX Runtime")
     return tuple(nodes.values())
 
 
-def _layer(told: Any) -> EngineLayer | None:
-    """Return the node of one of the profile's events; None for an event of another kind."""
-    name, args = (told.get("name"), told.get("args")) if isinstance(told, dict) else (None, None)
+def _layer(event: Any) -> EngineLayer | None:
+    """Return the node of an event; None for an event of another kind."""
+    name, args = (event.get("name"), event.get("args")) if isinstance(event, dict) else (None, None)
     if not (isinstance(name, str) and name.endswith(_END) and isinstance(args, dict)):
         return None
     kind = args.get("op_name") if isinstance(args.get("op_name"), str) else None
@@ -79,7 +77,7 @@ def _layer(told: Any) -> EngineLayer | None:
 
 
 def _tensor(entry: Mapping[str, Any]) -> LayerTensor:
-    """Read `{"float": [1, 64, 112, 112]}`; a tensor's name is not told."""
+    """Parse `{"float": [1, 64, 112, 112]}`; tensors have no names here."""
     dtype, shape = next(iter(entry.items()))
     sizes = tuple(shape) if isinstance(shape, list) and all(type(size) is int for size in shape) else None
     return LayerTensor("", sizes, precision_of(dtype), None)

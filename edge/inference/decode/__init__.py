@@ -1,10 +1,9 @@
-"""One picture's raw output arrays → what was found in it: a pure function for each kind of model, and one's own.
+"""Decoding of one picture's raw outputs into findings, by built-in or custom decoders.
 
-Each decoder is a function of the contract that one's own has: `function(outputs, options)` → boxes (N×4 float32: x1,
-y1, x2, y2 in pixels of the model's input), scores (N, float32), class ids (N, whole numbers). `outputs` holds one
-picture's arrays, the batch axis stripped. `options` holds all keys of the manifest's `[output]`, with
-`score_threshold` as it is in force, and `input_width`, `input_height` and `label_count`. A decoder may leave out what
-is below the threshold. For a classifier, boxes are not looked at.
+A decoder is a pure function: `function(outputs, options)` → boxes (N×4 float32: x1, y1, x2, y2 in pixels of the model's
+input), scores (N, float32), class ids (N, integers). `outputs` holds one picture's arrays, without the batch axis.
+`options` holds all keys of the manifest's `[output]`, with the effective `score_threshold`, and `input_width`,
+`input_height` and `label_count`. A decoder may drop findings below the threshold. A classifier's boxes are ignored.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from edge.inference.decode.builtin import (
 )
 from edge.inference.decode.custom import load_decoder
 
-# The least score there is: OpenCV's suppression drops a score of 0, so all of us do.
+# The lowest score: OpenCV's suppression drops scores of 0, so every decoder does.
 _LEAST_SCORE = float(np.finfo(np.float32).tiny)
 
 
 class Decoder:
-    """How one model's outputs are read; holds nothing that changes, so all lanes of the model can share it."""
+    """Decoder of one model's outputs; immutable, so all lanes of the model share it."""
 
     task: Task
 
@@ -52,9 +51,9 @@ class Decoder:
         input_px: tuple[int, int],
         folder: Path,
     ) -> None:
-        """Find the decoder that the manifest names; raise ModelError where it does not fit the model's `outputs`.
+        """Find the decoder that the manifest names; raise ModelError if it does not fit the model's `outputs`.
 
-        `input_px` is the width and height of the model's input; `folder` is the model's, where its own decoder may lie.
+        `input_px` is the width and height of the model's input; `folder` is the model's, where a custom decoder may be.
         """
         settings = manifest.output
         self.task = manifest.task
@@ -62,9 +61,9 @@ class Decoder:
         self._label_count = len(labels)
         self._iou_threshold = settings.iou_threshold
         self._max_detections = settings.max_detections
-        # A class is told however unsure it is, unless someone asked for a threshold.
-        unasked = self.task == "classify" and "score_threshold" not in settings.model_fields_set
-        self._score_threshold = 0.0 if unasked else settings.score_threshold
+        # A class is reported whatever its score, unless a threshold is set.
+        is_unset = self.task == "classify" and "score_threshold" not in settings.model_fields_set
+        self._score_threshold = 0.0 if is_unset else settings.score_threshold
         self._options: Options = MappingProxyType(
             {
                 **settings.model_dump(),
@@ -80,9 +79,9 @@ class Decoder:
         self._nms = row.nms if settings.nms is None else settings.nms
 
     def decode(self, outputs: Outputs, geometry: Geometry, score_threshold: float | None = None) -> Findings:
-        """Read one picture's `outputs` (batch axis stripped); raise EngineError where they cannot be read.
+        """Decode one picture's `outputs` (without batch axis); raise EngineError if the decoder fails.
 
-        `geometry` tells where the picture lies in the input. `score_threshold` (0…1) stands in for the manifest's.
+        `geometry` is the picture's position in the input. `score_threshold` (0…1) replaces the manifest's.
         """
         threshold = self._score_threshold if score_threshold is None else score_threshold
         options = self._options if score_threshold is None else {**self._options, "score_threshold": threshold}
@@ -90,7 +89,7 @@ class Decoder:
             found = _checked(self._function(outputs, options), self._name, boxed=self.task == "detect")
         except EngineError:
             raise
-        except Exception as error:  # what one's own function raises is not ours to know
+        except Exception as error:  # a custom decoder may raise anything
             raise EngineError(
                 f"decoder {self._name!r} failed ({type(error).__name__}: {error}); "
                 "correct it, or name another in [output] of model.toml"
@@ -107,10 +106,10 @@ class Decoder:
     def _detections(
         self, boxes: NDArray[np.float32], scores: NDArray[np.float32], class_ids: NDArray[np.int64], geometry: Geometry
     ) -> Detections:
-        """Clip before the suppression, so that no two boxes as published overlap more than is allowed."""
-        boxes, seen = _to_source(boxes, geometry)
-        if len(seen) < len(scores):
-            scores, class_ids = scores[seen], class_ids[seen]
+        """Clip boxes before the suppression, so that no two published boxes overlap more than allowed."""
+        boxes, visible = _to_source(boxes, geometry)
+        if len(visible) < len(scores):
+            scores, class_ids = scores[visible], class_ids[visible]
         if self._nms and len(scores) > 1:
             order = _suppress(boxes, scores, class_ids, self._iou_threshold)
         else:
@@ -123,23 +122,23 @@ class Decoder:
             return
         low, high = int(class_ids.min()), int(class_ids.max())
         if low < 0 or (self._label_count and high >= self._label_count):
-            wanted = f"0 to {self._label_count - 1}, as the labels file has" if self._label_count else "0 or more"
+            wanted = f"0 to {self._label_count - 1}, as in the labels file" if self._label_count else "0 or more"
             found = low if low < 0 else high
             raise EngineError(f"decoder {self._name!r} returned class id {found}, wanted {wanted}; correct one of them")
 
 
 def _checked(found: object, name: str, *, boxed: bool) -> Exact:
-    """Return what a decoder returned in the exact dtypes; where no boxes are needed they are not looked at."""
+    """Check a decoder's result and convert it to the exact dtypes; without `boxed`, boxes are ignored."""
     if not isinstance(found, tuple) or len(found) != len(NOTHING):
         raise EngineError(f"decoder {name!r} returned {type(found).__name__}, wanted a tuple: boxes, scores, class ids")
     boxes, scores, class_ids = (np.asarray(each) for each in (found if boxed else (NO_BOXES, *found[1:])))
     if not (boxes.size or scores.size or class_ids.size):
-        return NOTHING  # an array made of an empty list has neither our shape nor our dtype
+        return NOTHING  # an array of an empty list has neither the shape nor the dtype
     shapes_fit = scores.ndim == 1 and class_ids.shape == scores.shape and (not boxed or boxes.shape == (len(scores), 4))
     if not shapes_fit or boxes.dtype.kind not in "fiu" or scores.dtype.kind != "f" or class_ids.dtype.kind not in "iu":
-        told = ", ".join(f"{each.dtype} {'×'.join(map(str, each.shape))}" for each in (boxes, scores, class_ids))
+        described = ", ".join(f"{each.dtype} {'×'.join(map(str, each.shape))}" for each in (boxes, scores, class_ids))
         raise EngineError(
-            f"decoder {name!r} returned {told}; wanted boxes float32 N×4, scores float32 N, class ids int64 N"
+            f"decoder {name!r} returned {described}; wanted boxes float32 N×4, scores float32 N, class ids int64 N"
         )
     return (
         boxes.astype(np.float32, copy=False),
@@ -149,7 +148,7 @@ def _checked(found: object, name: str, *, boxed: bool) -> Exact:
 
 
 def _to_source(boxes: NDArray[np.float32], geometry: Geometry) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-    """Map boxes to pixels of the source picture, clipped to it; return those with an area, and which they are."""
+    """Map boxes to pixels of the source picture and clip them; return those with an area, and their indices."""
     width, height = geometry.source_px
     offset = np.array((geometry.offset_x, geometry.offset_y) * 2, np.float32)
     scale = np.array((geometry.scale_x, geometry.scale_y) * 2, np.float32)
@@ -157,14 +156,14 @@ def _to_source(boxes: NDArray[np.float32], geometry: Geometry) -> tuple[NDArray[
     with np.errstate(invalid="ignore", over="ignore"):
         mapped = (boxes - offset) / scale
     np.clip(mapped, 0, np.array((width, height) * 2, np.float32), out=mapped)
-    seen = np.flatnonzero(finite & (mapped[:, 2] > mapped[:, 0]) & (mapped[:, 3] > mapped[:, 1]))
-    return mapped[seen], seen
+    visible = np.flatnonzero(finite & (mapped[:, 2] > mapped[:, 0]) & (mapped[:, 3] > mapped[:, 1]))
+    return mapped[visible], visible
 
 
 def _suppress(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], class_ids: NDArray[np.int64], iou_threshold: float
 ) -> NDArray[np.intp]:
-    """Return the boxes that no better one of their class covers by more than `iou_threshold`, best first."""
+    """Return the boxes, best first, that no better box of their class overlaps by more than `iou_threshold`."""
     corner_and_size = boxes.astype(np.float64)
     corner_and_size[:, 2:] -= corner_and_size[:, :2]
     kept = cv2.dnn.NMSBoxesBatched(corner_and_size.tolist(), scores.tolist(), class_ids.tolist(), 0.0, iou_threshold)
@@ -172,7 +171,7 @@ def _suppress(
 
 
 def _check_nothing(outputs: Sequence[TensorSpec], options: Options) -> None:
-    """Leave the outputs to one's own decoder, which knows them."""
+    """Check nothing: a custom decoder knows its outputs."""
 
 
 def _find(name: str, folder: Path, task: Task) -> DecoderRow:
@@ -187,5 +186,5 @@ def _find(name: str, folder: Path, task: Task) -> DecoderRow:
         raise ModelError(f"[output] decoder: found {name!r}, wanted {known}, or 'package.module:function'{hint}")
     if task not in row.tasks:
         wanted = repr(row.tasks[0])
-        raise ModelError(f"decoder {name!r}: found task {task!r}, wanted {wanted}; correct either in model.toml")
+        raise ModelError(f"decoder {name!r}: found task {task!r}, wanted {wanted}; correct one of them in model.toml")
     return row

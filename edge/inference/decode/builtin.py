@@ -1,4 +1,4 @@
-"""What a decoder is, and the table of those that are built in."""
+"""Table of built-in decoders, and the types of a decoder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Task = Literal["classify", "detect"]
 
 _YOLOX_STRIDES_PX = (8, 16, 32)
 _DEFAULT_TOP_K = 5
-# Probabilities in float16 add up to 1 within this.
+# Tolerance for the sum of float16 probabilities.
 _SUM_TOLERANCE = 0.01
 NO_BOXES = np.empty((0, 4), np.float32)
 NOTHING: Exact = (NO_BOXES, np.empty(0, np.float32), np.empty(0, np.int64))
@@ -29,18 +29,18 @@ NOTHING: Exact = (NO_BOXES, np.empty(0, np.float32), np.empty(0, np.int64))
 
 @dataclass(frozen=True)
 class DecoderRow:
-    """A row of the table of decoders."""
+    """Row of the table of decoders."""
 
     tasks: tuple[Task, ...]
-    nms: bool  # whether several boxes can stand for one thing, so that the best must be chosen
-    check: Callable[[Sequence[TensorSpec], Options], None]  # raises ModelError where the outputs do not fit
+    nms: bool  # whether several boxes can mark one object, so that suppression is needed
+    check: Callable[[Sequence[TensorSpec], Options], None]  # raises ModelError if the outputs do not fit
     function: Callable[[Outputs, Options], Raw]
 
 
 def decode_topk(outputs: Outputs, options: Options) -> Raw:
-    """Read one output of C values: the `top_k` best classes (default 5); there are no boxes.
+    """Decode one output of C values into the `top_k` best classes (default 5), without boxes.
 
-    `softmax` tells whether softmax is to be applied; without it, it is, unless the values are probabilities already.
+    `softmax` sets whether softmax is applied; by default it is, unless the values are probabilities already.
     """
     (output,) = outputs.values()
     scores = output.ravel().astype(np.float32)
@@ -52,12 +52,12 @@ def decode_topk(outputs: Outputs, options: Options) -> Raw:
 
 
 def decode_yolox(outputs: Outputs, options: Options) -> Raw:
-    """Read one output N×(5+C): x, y, w, h as offsets over strides 8, 16 and 32, objectness, class scores.
+    """Decode one output N×(5+C): x, y, w, h as offsets over strides 8, 16 and 32, objectness, class scores.
 
-    Sigmoid is in the scores already; a box's centre is (xy + cell)·stride, its size exp(wh)·stride.
+    The scores include sigmoid; a box's centre is (xy + cell)·stride, its size exp(wh)·stride.
     """
     (output,) = outputs.values()
-    # A score is objectness times class score, so a box of less objectness than the threshold cannot reach it.
+    # A score is objectness times class score, so a box with objectness below the threshold cannot reach it.
     likely = np.flatnonzero(output[:, 4] >= options["score_threshold"])
     if not likely.size:
         return NOTHING
@@ -73,7 +73,7 @@ def decode_yolox(outputs: Outputs, options: Options) -> Raw:
 
 
 def decode_yolov8(outputs: Outputs, options: Options) -> Raw:
-    """Read one output (4+C)×N: centre x, centre y, width, height in pixels of the input, class scores."""
+    """Decode one output (4+C)×N: centre x, centre y, width, height in pixels of the input, class scores."""
     (output,) = outputs.values()
     likely = np.flatnonzero(output[4:].max(axis=0) >= options["score_threshold"])
     if not likely.size:
@@ -84,7 +84,7 @@ def decode_yolov8(outputs: Outputs, options: Options) -> Raw:
 
 
 def decode_yolov10(outputs: Outputs, options: Options) -> Raw:
-    """Read one output N×6: x1, y1, x2, y2 in pixels of the input, score, class; no box stands for another."""
+    """Decode one output N×6: x1, y1, x2, y2 in pixels of the input, score, class; without suppression."""
     (output,) = outputs.values()
     rows = output[output[:, 4] >= options["score_threshold"]].astype(np.float32, copy=False)
     rows = rows[np.isfinite(rows).all(axis=1)]
@@ -92,9 +92,9 @@ def decode_yolov10(outputs: Outputs, options: Options) -> Raw:
 
 
 def decode_ssd(outputs: Outputs, options: Options) -> Raw:
-    """Read scores N×C, of which label 0 is background, and boxes N×4: corners as parts of the input, 0…1.
+    """Decode scores N×C, whose class 0 is background, and boxes N×4: corners as fractions of the input, 0…1.
 
-    With C labels, the labels file tells background too, and class id 1 is the first real class. With C-1 labels, or
+    With C labels, the labels file includes background, and class id 1 is the first real class. With C-1 labels, or
     none, background has no label, and class id 0 is the first real class.
     """
     scores, boxes = _scores_and_boxes(outputs)
@@ -108,10 +108,10 @@ def decode_ssd(outputs: Outputs, options: Options) -> Raw:
 
 
 def decode_detr(outputs: Outputs, options: Options) -> Raw:
-    """Read logits, N×(C+1) as of DETR or N×C as of RT-DETR, and boxes N×4: centre x, y, width, height, all 0…1.
+    """Decode logits, N×(C+1) as in DETR or N×C as in RT-DETR, and boxes N×4: centre x, y, width, height, all 0…1.
 
-    With one column more than there are labels, the last is "no object" and softmax makes scores of the logits; with as
-    many, sigmoid does. The best class of each row is taken; no box stands for another.
+    With one column more than labels, the last is "no object" and scores are the softmax of the logits; with as many
+    columns, they are the sigmoid. Each row gives its best class; there is no suppression.
     """
     logits, boxes = _scores_and_boxes(outputs)
     logits = logits.astype(np.float32, copy=False)
@@ -134,6 +134,7 @@ def _picked(rows: NDArray[np.float32], columns: NDArray[np.intp]) -> NDArray[np.
 
 
 def best_first(scores: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Return the indices that sort scores in descending order."""
     return np.argsort(-scores, kind="stable")
 
 
@@ -143,7 +144,7 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Take the way over tanh, which cannot overflow."""
+    """Compute the sigmoid through tanh, which cannot overflow."""
     half = np.float32(0.5)
     return cast("NDArray[np.float32]", half + half * np.tanh(half * logits))
 
@@ -173,7 +174,7 @@ def _scores_and_boxes(outputs: Outputs) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _tell_apart(shapes: Mapping[str, tuple[int | None, ...]]) -> tuple[str, str]:
-    """Return the names of the scores and of the boxes: by their names, else by the last axis of 4."""
+    """Return the names of scores and boxes, recognised by name, else by a last axis of 4."""
     first, second = shapes
     called_boxes = ["box" in name.lower() for name in shapes]
     called_scores = ["score" in name.lower() for name in shapes]
@@ -191,7 +192,7 @@ def _check_topk(outputs: Sequence[TensorSpec], options: Options) -> None:
         raise ModelError(f"[output] top_k: found {top_k!r}, wanted a whole number, 1 or more")
     if softmax is not None and type(softmax) is not bool:
         raise ModelError(f"[output] softmax: found {softmax!r}, wanted true or false")
-    # Some classifiers keep the two axes that their pooling left: N×C×1×1.
+    # Some classifiers keep the two axes of their pooling: N×C×1×1.
     _require(output, (options["label_count"] or "C", *[1] * (len(output.shape) - 2)), options)
 
 
@@ -221,7 +222,7 @@ def _check_detr(outputs: Sequence[TensorSpec], options: Options) -> None:
     logits = _check_pair(outputs, options)
     labels = options["label_count"]
     if not labels:
-        raise ModelError("labels: found none, wanted a file of them in model.toml: decoder 'detr' goes by their number")
+        raise ModelError("labels: found none, wanted a file of them in model.toml: decoder 'detr' needs their number")
     _require(logits, ("boxes", labels if logits.shape[-1] == labels else labels + 1), options)
 
 
@@ -238,19 +239,19 @@ def _counted(outputs: Sequence[TensorSpec], count: int, options: Options) -> Seq
         names = ", ".join(f"{spec.name!r} {spec.shape_text}" for spec in outputs)
         raise ModelError(
             f"the model has {len(outputs)} outputs ({names}), wanted {count} for decoder {options['decoder']!r}; "
-            "name another decoder in [output] or export the model without the rest"
+            "name another decoder in [output] or export the model without the others"
         )
     return outputs
 
 
 def _columns(before: int, options: Options) -> int | str:
-    """Return the size of an axis of `before` values and then one a class; its name where labels are not known."""
+    """Return the size of an axis of `before` values and one per class; its name if the labels are not known."""
     labels = options["label_count"]
     return before + labels if labels else f"({before}+C)"
 
 
 def _require(spec: TensorSpec, wanted: tuple[int | str, ...], options: Options) -> None:
-    """Compare the axes after the batch's; a size not known before the model runs fits all, and so does a named one."""
+    """Check the axes after the batch; sizes known only at run time, and named ones, match anything."""
     found = spec.shape[1:]
     fits = len(found) == len(wanted) and all(
         size is None or isinstance(want, str) or size == want for size, want in zip(found, wanted, strict=True)
@@ -258,7 +259,7 @@ def _require(spec: TensorSpec, wanted: tuple[int | str, ...], options: Options) 
     if not fits:
         raise ModelError(
             f"output {spec.name!r}: found {spec.shape_text}, wanted N×{'×'.join(map(str, wanted))} for decoder "
-            f"{options['decoder']!r} with {options['label_count'] or 'no'} labels; correct either in model.toml"
+            f"{options['decoder']!r} with {options['label_count'] or 'no'} labels; correct one of them in model.toml"
         )
 
 

@@ -1,4 +1,4 @@
-"""One's own decoder, `package.module:function`, found in the model's folder or on `sys.path`."""
+"""Custom decoders, `package.module:function`, in the model's folder or on `sys.path`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _numbers = itertools.count()
 
 
 def load_decoder(name: str, folder: Path) -> Callable[[Outputs, Options], Raw]:
-    """Import one's own decoder, `package.module:function`, from the model's folder, else from `sys.path`."""
+    """Import a custom decoder, `package.module:function`, from the model's folder, else from `sys.path`."""
     module_name, _, function_name = name.partition(":")
     try:
         module = _import(module_name, folder)
@@ -38,7 +38,7 @@ def _import(module_name: str, folder: Path) -> ModuleType:
     importlib.invalidate_caches()
     if PathFinder.find_spec(module_name.partition(".")[0], [str(folder)]) is None:
         return importlib.import_module(module_name)
-    # A package made for this model alone, so that the `decoder.py` of another model is another module.
+    # A package of this model alone, so that each model's `decoder.py` is a module of its own.
     package = ModuleType(f"edge_model_{next(_numbers)}")
     package.__path__ = [str(folder)]
     sys.modules[package.__name__] = package

@@ -1,7 +1,7 @@
-"""TensorRT behind the engine contract: a plan, and for each lane a context on a CUDA stream of its own.
+"""TensorRT as an engine: a plan, and a context on its own CUDA stream for each lane.
 
-A lane's context holds a TensorRT execution context for each batch size, so that shapes, addresses and CUDA graph of a
-size are fixed once. They share one block of device memory, as one stream runs them one after the other.
+A lane's context holds a TensorRT execution context for each batch size, so that the shapes, addresses and CUDA graph of
+each size are fixed once. They share one block of device memory, as the stream runs them one after another.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from edge.inference.backends.tensorrt.library import is_out_of_memory, load_tens
 
 log = logging.getLogger(__name__)
 
-# Up to this each batch size has an execution context of its own; beyond it, each power of two, and what lies between
-# runs padded to the next.
-SIZES_WITHOUT_PADDING = 8
+# Each batch size up to this has an execution context of its own; above it only powers of two do, and other sizes run
+# padded to the next.
+MAX_UNPADDED_SIZE = 8
 _ALIGNMENT_BYTES = 256
 _DTYPES: dict[str, type[np.generic]] = {
     "FLOAT": np.float32,
@@ -45,19 +45,19 @@ _DTYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class TrtSettings:
-    """How a plan is run."""
+    """Settings for running a plan."""
 
     label: str
     memory: Literal["auto", "mapped", "registered", "pinned"] = "auto"
-    spin: bool = False  # wait for the GPU with a busy core, which wakes sooner
+    spin: bool = False  # busy-wait for the GPU, which wakes sooner
     dla_core: int | None = None
 
 
 class TrtEngine:
-    """A plan, deserialised."""
+    """A deserialised plan."""
 
     def __init__(self, plan: bytes, device: CudaDevice, settings: TrtSettings) -> None:
-        """Load a plan whose origin was checked; raise EngineError where TensorRT does not take it."""
+        """Load a plan whose origin was checked; raise EngineError if TensorRT rejects it."""
         trt = load_tensorrt()
         self.label = settings.label
         self.device = device
@@ -66,11 +66,11 @@ class TrtEngine:
         with device.active(), device.translated("loading an engine"):
             self._runtime: Any = trt.Runtime(self._logger)
             if settings.dla_core is not None:
-                # Before the plan is loaded, else it runs on core 0 without a word.
+                # Before the plan is loaded, else it silently runs on core 0.
                 self._runtime.DLA_core = settings.dla_core
             self.cuda_engine: Any = self._runtime.deserialize_cuda_engine(plan)
             if self.cuda_engine is None:
-                raise self.refused("loading a plan")
+                raise self.refusal("loading a plan")
         self.inputs = self._specs(trt.TensorIOMode.INPUT)
         self.outputs = self._specs(trt.TensorIOMode.OUTPUT)
         self.fixed_batch = self.inputs[0].shape[0]
@@ -82,17 +82,17 @@ class TrtEngine:
 
     @property
     def memory(self) -> MemoryKind:
-        """How buffers are shared with the host."""
+        """Kind of memory that buffers use."""
         return self.device.memory_kind() if self.settings.memory == "auto" else self.settings.memory
 
     def make_context(self, max_batch: int, pictures: TargetSettings | None = None) -> TrtContext:
-        """Make a context; with `pictures`, the rows of the first input are made on the GPU out of the pictures."""
+        """Make a context; with `pictures`, the GPU preprocesses pictures into rows of the first input."""
         if pictures is not None and not self._has_kernel():
             pictures = None
         return TrtContext(self, self.fixed_batch or max_batch, pictures)
 
     def _has_kernel(self) -> bool:
-        """Tell whether rows can be made on this GPU; where not, the CPU makes them."""
+        """Return whether this GPU can preprocess pictures; if not, the CPU does."""
         try:
             with self.device.active():
                 self.device.load_kernel(kernel_file(self.device.gpu.architecture), KERNEL)
@@ -101,8 +101,8 @@ class TrtEngine:
             return False
         return True
 
-    def refused(self, doing: str) -> EngineError:
-        """Return the error for a call that TensorRT answered with no or with nothing; the device is active."""
+    def refusal(self, doing: str) -> EngineError:
+        """Return the error for a call that TensorRT refused; the device must be active."""
         reason = self._logger.pop_errors()
         if is_out_of_memory(reason):
             return GpuMemoryError(
@@ -111,15 +111,15 @@ class TrtEngine:
         return self.device.failure(reason, doing)
 
     def close(self) -> None:
-        """Free the engine, once its contexts are closed."""
+        """Free the engine; its contexts must be closed."""
         with contextlib.suppress(GpuLostError), self.device.active():
-            self.cuda_engine = None  # it goes before the runtime that made it
+            self.cuda_engine = None  # freed before the runtime that made it
             self._runtime = None
 
 
 @dataclass
 class LaunchPlan:
-    """All that running one batch size takes, made ready."""
+    """Everything prepared for running one batch size."""
 
     launch: Callable[[], None]
     uploads: Sequence[tuple[int, NDArray[Any]]]  # address, rows on the host
@@ -128,7 +128,7 @@ class LaunchPlan:
 
 
 class TrtContext:
-    """One lane's stream, buffers and executions: made by `__enter__`; `infer` makes nothing."""
+    """One lane's stream, buffers and executions, created by `__enter__`; `infer` allocates nothing."""
 
     def __init__(self, engine: TrtEngine, max_batch: int, pictures: TargetSettings | None) -> None:
         self._engine = engine
@@ -136,10 +136,10 @@ class TrtContext:
         self._max_batch = max_batch
         self._picture_settings = pictures
         self._executions: dict[int, Execution] = {}  # by batch size
-        self._ways: dict[int, LaunchPlan] = {}
-        self._growing: dict[str, GrowingOutput] = {}  # outputs whose size is known only when they are there
+        self._launch_plans: dict[int, LaunchPlan] = {}
+        self._growing: dict[str, GrowingOutput] = {}  # outputs whose size depends on the data
         self._stream: Any = None
-        self._events: list[Any] = []  # start, inputs there, outputs ready, outputs here
+        self._events: list[Any] = []  # start, inputs on the GPU, outputs computed, outputs on the host
         self._closing = contextlib.ExitStack()
         self.inputs: Mapping[str, NDArray[Any]] = {}
         self.outputs: Mapping[str, NDArray[Any]] = {}
@@ -156,55 +156,58 @@ class TrtContext:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ways.clear()
+        self._launch_plans.clear()
         try:
             self._closing.close()
-        except (GpuLostError, self._device.error_type) as lost:  # a lost GPU frees nothing, and the process will end
-            log.debug("a context was not freed: %s", lost)
+        except (
+            GpuLostError,
+            self._device.error_type,
+        ) as lost:  # a lost GPU frees nothing; the process will end
+            log.debug("a context could not be freed: %s", lost)
 
     def infer(self, batch_size: int) -> EngineTimes:
-        """Run the first `batch_size` rows and wait for the outputs, which the next call overwrites.
+        """Run the first `batch_size` rows and wait for the outputs, which the next call OVERWRITES.
 
-        Of the times, `h2d_ms` holds the copies to the GPU and the making of rows out of pictures; they are None where
-        there is nothing to copy. Raises GpuLostError where only a new process can go on, EngineError else.
+        `h2d_ms` covers copies to the GPU and preprocessing there; a time is None if nothing is copied. Raises
+        GpuLostError if only a new process can continue, EngineError otherwise.
         """
-        way = self._ways[batch_size]
+        plan = self._launch_plans[batch_size]
         device, stream = self._device, self._stream
         started, uploaded, computed, downloaded = self._events
         try:
             started.record(stream)
-            for address, rows in way.uploads:
+            for address, rows in plan.uploads:
                 device.upload(address, rows, stream)
             if self.pictures is not None:
                 self.pictures.queue(stream, batch_size)
             uploaded.record(stream)
-            way.launch()
+            plan.launch()
             computed.record(stream)
-            for rows, address in way.downloads:
+            for rows, address in plan.downloads:
                 device.download(rows, address, stream)
             downloaded.record(stream)
             downloaded.synchronize()
         except device.error_type as error:
             raise device.failure(error, f"running a batch of {batch_size}") from error
-        self.outputs = way.outputs if not self._growing else self._fetch_grown(way.outputs)
+        self.outputs = plan.outputs if not self._growing else self._fetch_grown(plan.outputs)
         return EngineTimes(
             compute_ms=computed.time_since(uploaded),
-            h2d_ms=uploaded.time_since(started) if way.uploads or self.pictures else None,
-            d2h_ms=downloaded.time_since(computed) if way.downloads else None,
+            h2d_ms=uploaded.time_since(started) if plan.uploads or self.pictures else None,
+            d2h_ms=downloaded.time_since(computed) if plan.downloads else None,
         )
 
     def time_layers(self, runs: int) -> dict[str, float]:
-        """Run the smallest batch with TensorRT's profiler; return each layer's median in milliseconds, by its name.
+        """Run the smallest batch with TensorRT's profiler; return the median of each layer in milliseconds, by name.
 
-        It slows the engine down, so it is no part of serving.
+        It slows the engine down, so it is not used while serving.
         """
         with self._device.translated("timing layers"):
             return self._executions[min(self._executions)].time_layers(runs)
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
-        """Make stream, buffers and executions, and run each size once, so that the first real batch finds all ready."""
+        """Create stream, buffers and executions, and run each size once, so that the first batch finds all ready."""
         engine = self._engine
-        stack.callback(self._forget)
+        stack.callback(self._release)
         self._stream = self._device.make_stream()
         self._events = [self._device.make_event(spin=engine.settings.spin) for _ in range(4)]
         addresses, copied = self._make_inputs(stack)
@@ -217,23 +220,23 @@ class TrtContext:
         buffers = self._make_outputs(stack, executions[sizes[-1]])
         addresses |= {name: buffer.address for name, buffer in buffers.items()}
         for execution in executions.values():
-            execution.place(scratch.address, scratch_bytes, addresses, self._growing)
+            execution.bind_memory(scratch.address, scratch_bytes, addresses, self._growing)
             execution.run_once()
             if not self._growing:
                 execution.capture()
             stack.callback(execution.free)
         for batch_size in [engine.fixed_batch] if engine.fixed_batch else range(1, self._max_batch + 1):
             size = next(size for size in sizes if size >= batch_size)
-            self._ways[batch_size] = _make_way(executions[size], batch_size, copied, buffers)
-        self.outputs = self._ways[sizes[-1]].outputs
+            self._launch_plans[batch_size] = _make_launch_plan(executions[size], batch_size, copied, buffers)
+        self.outputs = self._launch_plans[sizes[-1]].outputs
 
-    def _forget(self) -> None:
-        """Let go of stream and events while the device is still active, else they would stay for ever."""
+    def _release(self) -> None:
+        """Release stream and events while the device is active, else they would leak."""
         self._stream = None
         self._events = []
 
     def _make_inputs(self, stack: contextlib.ExitStack) -> tuple[dict[str, int], list[Buffer]]:
-        """Allocate the inputs; return the address of each, and those that are copied to the GPU."""
+        """Allocate the inputs; return their addresses, and the buffers that are copied to the GPU."""
         engine, device = self._engine, self._device
         buffers = {}
         addresses = {}
@@ -254,7 +257,7 @@ class TrtContext:
         return addresses, [buffer for buffer in buffers.values() if buffer.is_copied]
 
     def _make_outputs(self, stack: contextlib.ExitStack, largest: Execution) -> dict[str, Buffer]:
-        """Allocate the outputs for the largest batch; one that depends on the data gets memory that grows instead."""
+        """Allocate the outputs for the largest batch; variable sizes get growing memory."""
         buffers = {}
         for spec in self._engine.outputs:
             shape = largest.output_shapes[spec.name]
@@ -266,28 +269,28 @@ class TrtContext:
             stack.callback(buffers[spec.name].free)
         return buffers
 
-    def _fetch_grown(self, foreseen: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        """Copy the outputs whose sizes this run has decided; return all outputs in the model's order."""
+    def _fetch_grown(self, fixed: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """Copy the outputs of variable size; return all outputs in the model's order."""
         fetched = {}
         for spec in self._engine.outputs:
-            if spec.name in foreseen:
-                fetched[spec.name] = foreseen[spec.name]
+            if spec.name in fixed:
+                fetched[spec.name] = fixed[spec.name]
                 continue
             with self._device.translated(f"copying output {spec.name!r}"):
                 fetched[spec.name] = self._growing[spec.name].fetch(self._stream)
         return fetched
 
 
-def _make_way(
+def _make_launch_plan(
     execution: Execution, batch_size: int, copied: Sequence[Buffer], buffers: Mapping[str, Buffer]
 ) -> LaunchPlan:
-    """Make ready what running `batch_size` rows takes; the execution's size is that or the next larger."""
+    """Prepare for running `batch_size` rows on an execution of that size or the next larger."""
     outputs = {}
     downloads = []
     for name, buffer in buffers.items():
         shape = execution.output_shapes[name]
         array = buffer.host[: math.prod(shape)].reshape(shape)
-        # An output that has not one row a picture is given whole.
+        # An output without one row per picture is returned whole.
         outputs[name] = array[:batch_size] if shape[:1] == (execution.size,) else array
         if buffer.is_copied:
             downloads.append((outputs[name], buffer.address))
@@ -306,4 +309,4 @@ def _spec(cuda_engine: Any, name: str) -> TensorSpec:
 def _sizes_up_to(max_batch: int) -> list[int]:
     """Return the batch sizes that get an execution context."""
     powers = (1 << exponent for exponent in range(max_batch.bit_length()))
-    return sorted({*range(1, min(max_batch, SIZES_WITHOUT_PADDING) + 1), *powers, max_batch})
+    return sorted({*range(1, min(max_batch, MAX_UNPADDED_SIZE) + 1), *powers, max_batch})

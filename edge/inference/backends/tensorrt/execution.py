@@ -1,4 +1,4 @@
-"""A TensorRT execution context for one batch size, its CUDA graph, and outputs that grow."""
+"""TensorRT execution context for one batch size, its CUDA graph, and outputs of variable size."""
 
 from __future__ import annotations
 
@@ -22,72 +22,72 @@ log = logging.getLogger(__name__)
 
 
 class LoadedPlan(Protocol):
-    """The engine that executions are made from."""
+    """Engine that executions are made from."""
 
     label: str
     cuda_engine: Any
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def refused(self, doing: str) -> EngineError:
-        """Return the error for a call that TensorRT answered with no or with nothing."""
+    def refusal(self, doing: str) -> EngineError:
+        """Return the error for a call that TensorRT refused."""
 
 
 class Execution:
-    """A TensorRT execution context for one batch size."""
+    """TensorRT execution context for one batch size."""
 
     def __init__(self, engine: LoadedPlan, size: int, stream: Any) -> None:
-        """Make it and fix its shapes; raise EngineError where TensorRT refuses."""
+        """Create the context and fix its shapes; raise EngineError if TensorRT refuses."""
         trt = load_tensorrt()
         self.size = size
         self._engine = engine
         self._stream = stream
         execution = engine.cuda_engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if execution is None:
-            raise engine.refused("making an execution context")
+            raise engine.refusal("making an execution context")
         self._execution: Any = execution
         self._graph: Any = None
         if not execution.set_optimization_profile_async(0, self._stream.handle):
-            raise engine.refused("choosing the optimisation profile")
+            raise engine.refusal("choosing the optimisation profile")
         for spec in engine.inputs:
             if not execution.set_input_shape(spec.name, (self.size, *row_shape(spec))):
-                raise engine.refused(f"setting input {spec.name!r} to a batch of {self.size}")
+                raise engine.refusal(f"setting input {spec.name!r} to a batch of {self.size}")
         try:
             missing = execution.infer_shapes()
-        except RuntimeError as error:  # what TensorRT's binding raises, and the only thing that it raises
+        except RuntimeError as error:  # the only exception that TensorRT's bindings raise
             raise EngineError(f"TensorRT cannot infer the shapes for a batch of {size}: {error}") from None
         if missing:
             raise EngineError(f"TensorRT needs the shapes of {', '.join(missing)} too; wanted a model of one input")
         # -1: depends on the data
         self.output_shapes = {spec.name: tuple(execution.get_tensor_shape(spec.name)) for spec in engine.outputs}
 
-    def place(
+    def bind_memory(
         self, scratch: int, scratch_bytes: int, addresses: Mapping[str, int], growing: Mapping[str, GrowingOutput]
     ) -> None:
-        """Tell where its scratch memory, inputs and outputs lie, for good."""
+        """Set the addresses of its scratch memory, inputs and outputs."""
         trt, execution = load_tensorrt(), self._execution
         execution.set_device_memory(scratch, scratch_bytes)
         for name, address in addresses.items():
             if not execution.set_tensor_address(name, address):
-                raise self._engine.refused(f"setting the address of {name!r}")
+                raise self._engine.refusal(f"setting the address of {name!r}")
         self._allocators = {name: _allocator_class(trt)(output) for name, output in growing.items()}
         for name, allocator in self._allocators.items():
             if not execution.set_output_allocator(name, allocator):
-                raise self._engine.refused(f"setting the allocator of {name!r}")
+                raise self._engine.refusal(f"setting the allocator of {name!r}")
 
     def run_once(self) -> None:
-        """Run it on whatever is in the buffers: what is made lazily is made now, as it could not be captured."""
+        """Run it on the current buffers, so that lazy initialisation, which cannot be captured, happens now."""
         self.enqueue()
         self._stream.synchronize()
 
     def capture(self) -> None:
-        """Keep a CUDA graph of it where that is possible."""
+        """Capture a CUDA graph of it if possible."""
         self._graph = capture_graph(self._stream.handle, self._enqueue_captured)
 
     def time_layers(self, runs: int) -> dict[str, float]:
-        """Run it `runs` times with TensorRT's profiler; return each layer's median in milliseconds, by its name.
+        """Run it `runs` times with TensorRT's profiler; return the median of each layer in milliseconds, by name.
 
-        The profiler stays, and slows every later run down.
+        The profiler stays attached and slows later runs down.
         """
         profiler = make_layer_times(load_tensorrt())
         self._execution.profiler = profiler
@@ -97,46 +97,48 @@ class Execution:
         return times_ms
 
     def launch(self) -> None:
-        """Queue it: by the graph, else layer by layer."""
+        """Queue it: as a graph, else layer by layer."""
         if self._graph is None:
             self.enqueue()
             return
         try:
             self._graph.launch(self._stream.handle)
         except EngineError as error:
-            log.warning("%s: %s; from now on its layers are queued one by one", self._engine.label, error)
+            log.warning("%s: %s; its layers are queued one by one from now on", self._engine.label, error)
             self._graph.free()
             self._graph = None
             self.enqueue()
 
     def enqueue(self) -> None:
+        """Queue it layer by layer; raise EngineError if TensorRT refuses."""
         if not self._execution.execute_async_v3(self._stream.handle):
-            raise self._engine.refused(f"running a batch of {self.size}")
+            raise self._engine.refusal(f"running a batch of {self.size}")
 
     def _enqueue_captured(self) -> None:
-        # Asking what is wrong would wait for the GPU, which a capture forbids.
+        # Asking for the reason would wait for the GPU, which a capture forbids.
         if not self._execution.execute_async_v3(self._stream.handle):
             raise EngineError("TensorRT refused to be captured")
 
     def free(self) -> None:
+        """Free the graph and the context."""
         if self._graph is not None:
             self._graph.free()
         self._graph = self._execution = None
 
 
 class GrowingOutput:
-    """Memory for an output whose size is decided by each run; it grows and is kept."""
+    """Memory for an output whose size depends on the data; it grows as needed and is kept."""
 
     def __init__(self, device: CudaDevice, memory: MemoryKind, dtype: np.dtype[Any]) -> None:
         self._device = device
         self._memory: MemoryKind = memory
         self._dtype = dtype
         self._buffer: Buffer | None = None
-        self._outgrown: list[Buffer] = []  # freed once the run is over: freeing waits for the GPU
+        self._outgrown: list[Buffer] = []  # freed after the run: freeing waits for the GPU
         self.shape: tuple[int, ...] = ()  # of the last run
 
     def reserve(self, size_bytes: int) -> int:
-        """Return an address with room for so much; 0 tells TensorRT that there is none."""
+        """Return an address with room for `size_bytes`; 0, if there is none, makes TensorRT fail the run."""
         if self._buffer is None or size_bytes > self._buffer.host.nbytes:
             try:
                 larger = self._device.make_buffer((max(size_bytes, 1),), np.uint8, self._memory)
@@ -149,7 +151,7 @@ class GrowingOutput:
         return self._buffer.address
 
     def fetch(self, stream: Any) -> NDArray[Any]:
-        """Return the output of the last run; overwritten by the next."""
+        """Return the output of the last run; OVERWRITTEN by the next."""
         while self._outgrown:
             self._outgrown.pop().free()
         if self._buffer is None or 0 in self.shape:
@@ -162,6 +164,7 @@ class GrowingOutput:
         return array
 
     def free(self) -> None:
+        """Free the memory."""
         for buffer in (*self._outgrown, *([self._buffer] if self._buffer else [])):
             buffer.free()
         self._outgrown, self._buffer = [], None
@@ -169,10 +172,10 @@ class GrowingOutput:
 
 @lru_cache(maxsize=4)
 def _allocator_class(trt: Any) -> Any:
-    """Define the allocator's class, whose base is known only once the library is loaded."""
+    """Define the allocator's class, whose base exists only once the library is loaded."""
 
     class Allocator(trt.IOutputAllocator):  # type: ignore[misc]  # the base is Any
-        """Asks for memory when TensorRT knows how much it needs; the parameters are TensorRT's."""
+        """Provides memory once TensorRT knows how much it needs; the parameters are TensorRT's."""
 
         def __init__(self, output: GrowingOutput) -> None:
             trt.IOutputAllocator.__init__(self)
@@ -191,5 +194,5 @@ def _allocator_class(trt: Any) -> Any:
 
 
 def row_shape(spec: TensorSpec) -> tuple[int, ...]:
-    """Return the shape of one picture's part; building refuses inputs of which more than the batch is open."""
+    """Return the shape of one row; only the batch axis of a plan's inputs is dynamic."""
     return tuple(size or 1 for size in spec.shape[1:])

@@ -1,4 +1,4 @@
-"""Pictures of any size → rows of an engine's input, made on the GPU in one launch for a whole batch."""
+"""Preprocessing on the GPU: pictures of any size into rows of an engine's input, one launch per batch."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Box = tuple[int, int, int, int]  # x, y, width, height
 
 
 class PictureStage:
-    """One lane's memory for the pictures of a batch; a row's memory grows with its largest picture and is kept."""
+    """One lane's memory for the pictures of a batch; each row's memory grows to its largest picture and is kept."""
 
     def __init__(
         self, device: CudaDevice, memory: MemoryKind, settings: TargetSettings, address: int, max_batch: int
     ) -> None:
-        """Prepare to write rows at `address` on the GPU; raise EngineError where the kernel cannot be loaded."""
+        """Prepare to write rows at `address` on the GPU; raise EngineError if the kernel cannot be loaded."""
         self._device = device
-        # Neighbouring threads read the same bytes of a picture, which wants a cache, and mapped memory has none.
+        # Neighbouring threads read the same bytes of a picture, which needs a cache; mapped memory is uncached.
         self._memory: MemoryKind = "pinned" if memory == "mapped" else memory
         self._kernel = device.load_kernel(kernel_file(device.gpu.architecture), KERNEL)
         self._settings = settings
@@ -42,7 +42,7 @@ class PictureStage:
         self._target_is_sent = not self._target.is_copied
 
     def put(self, row: int, image: Image, region: Box, place: Box) -> None:
-        """Take the picture `image` (H×W×3, BGR): its `region` goes to the `place` of row `row`, in pixels of each."""
+        """Copy a picture (H×W×3, BGR); the kernel scales its `region` to `place` in the row, each in its own pixels."""
         buffer = self._rows[row]
         if buffer is None or buffer.host.nbytes < image.nbytes:
             buffer = self._grow(row, image.nbytes)
@@ -61,7 +61,7 @@ class PictureStage:
         return buffer
 
     def queue(self, stream: Any, batch_size: int) -> None:
-        """Queue what makes the first `batch_size` rows."""
+        """Queue the copies and the kernel for the first `batch_size` rows."""
         device = self._device
         if not self._target_is_sent:
             device.upload(self._target.address, self._target.host, stream)
@@ -75,7 +75,7 @@ class PictureStage:
         self._kernel.launch(grid, block, stream, self._records.address, self._target.address)
 
     def free(self) -> None:
-        """Give all memory back."""
+        """Free all memory."""
         for buffer in (*self._rows, self._records, self._target):
             if buffer is not None:
                 buffer.free()

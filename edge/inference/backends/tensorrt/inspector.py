@@ -1,4 +1,4 @@
-"""A plan, looked at on the GPU that it was built for: its tensors, memory, layers, and how long each layer takes."""
+"""Inspection of a plan on the GPU it was built for: tensors, memory, layers and the time of each layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMED_RUNS = 20  # a layer's time is the median of these
 
 
 def inspect_plan(plan: bytes) -> Inspection:
-    """Load a plan that was checked, run it, and tell what it is; raise EngineError where it cannot be run."""
+    """Load a checked plan, run it and describe it; raise EngineError if it cannot be run."""
     trt = load_tensorrt()
     with closing(TrtEngine(plan, open_device(), TrtSettings("inspected"))) as engine:
         cuda_engine = engine.cuda_engine

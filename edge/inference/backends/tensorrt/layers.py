@@ -1,4 +1,4 @@
-"""The layers of a model before and after TensorRT's fusion: its answers, in all their forms, as records."""
+"""Layers of a model before and after TensorRT's fusion, read from the answers of every supported version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from edge.core.errors import EngineError, ModelError
 from edge.inference.backends.tensorrt.library import bits, make_logger
 
-# Parts of a type's name, in an order in which none is found inside another.
+# Parts of type names, ordered so that none is found inside an earlier type's name.
 _PRECISIONS = {
     "BF16": ("BF16", "BFLOAT16"),
     "FP8": ("FP8",),
@@ -29,7 +29,7 @@ _PRECISIONS = {
     "FP32": ("FP32", "FLOAT"),
     "BOOL": ("BOOL",),
 }
-# Each origin of a fused layer is written so; what stands between two of them is not the same in all versions.
+# Origins of a fused layer; the text between them differs between versions.
 _ORIGIN = re.compile(r"\[ONNX Layer: (.*?)\](?=[^\]]?\[ONNX Layer: |[^\w\]]*$)", re.DOTALL)
 # The type is the last word of "Row major linear FP32".
 _TYPE_IN_FORMAT = re.compile(r"^(?:(?P<format>.*)\s)?(?P<dtype>\S+)$", re.DOTALL)
@@ -38,78 +38,78 @@ _REFORMAT = "Reformat"
 
 @dataclass(frozen=True)
 class LayerTensor:
-    """What goes into a layer or comes out of it."""
+    """Input or output of a layer."""
 
     name: str
-    shape: tuple[int, ...] | None  # -1: decided when it runs
+    shape: tuple[int, ...] | None  # -1: known only at run time
     precision: str | None  # FP32, FP16, INT8, …
-    format: str | None  # how it lies in memory, in TensorRT's words
+    format: str | None  # memory layout, in TensorRT's words
 
 
 @dataclass(frozen=True)
 class EngineLayer:
-    """One layer, of a parsed network or of a plan; None: not told."""
+    """A layer of a parsed network or of a plan; None: not reported."""
 
     name: str
     kind: str | None = None
     precision: str | None = None  # of its first output
-    tactic: str | None = None  # the kernel that was chosen
-    origins: tuple[str, ...] = ()  # names of the ONNX nodes that it was made from
-    is_reformat: bool = False  # moves a tensor into another format, computes nothing
+    tactic: str | None = None  # the chosen kernel
+    origins: tuple[str, ...] = ()  # names of the ONNX nodes that were fused into it
+    is_reformat: bool = False  # converts a tensor's format, computes nothing
     inputs: tuple[LayerTensor, ...] = ()
     outputs: tuple[LayerTensor, ...] = ()
 
 
 @dataclass(frozen=True)
 class LayerCounts:
-    """How many layers of which kind there are."""
+    """Numbers of layers by kind and precision."""
 
     layers: int
     reformats: int
-    origins: int | None  # ONNX nodes that the layers were made from; None: not told
+    origins: int | None  # ONNX nodes that the layers were made from; None: not reported
     by_precision: Mapping[str, int]
     by_kind: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class IoTensor:
-    """An input or output of a model or of a plan."""
+    """Input or output of a model or plan."""
 
     name: str
     mode: str  # input or output
-    shape: tuple[int | None, ...]  # None: any, or known only when it runs
+    shape: tuple[int | None, ...]  # None: any, or known only at run time
     dtype: str  # FP32, FP16, INT8, …
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a loaded plan tells of itself."""
+    """Facts of a loaded plan."""
 
     layers_json: str | None  # the engine inspector's answer
     tensors: tuple[IoTensor, ...]
-    device_memory_bytes: int  # scratch of one execution context; the weights are beside it
-    layer_times_ms: Mapping[str, float] | None  # by the layer's name
+    device_memory_bytes: int  # scratch memory of one execution context, without the weights
+    layer_times_ms: Mapping[str, float] | None  # by layer name
 
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """What an ONNX file holds."""
+    """Facts of an ONNX file."""
 
-    nodes: Mapping[str, int]  # by operator; constants are none
+    nodes: Mapping[str, int]  # by operator, without constants
     tensors: tuple[IoTensor, ...]
 
 
 def precision_of(dtype: str) -> str | None:
-    """Return how we call a type that TensorRT, or the ONNX file, calls `dtype`."""
+    """Return our name of a type that TensorRT or ONNX calls `dtype`; None if it is unknown."""
     upper = dtype.upper()
     return next((name for name, parts in _PRECISIONS.items() if any(part in upper for part in parts)), None)
 
 
 def read_layers(answer: str) -> tuple[EngineLayer, ...]:
-    """Read the engine inspector's JSON; raise EngineError where it has a form that no known version gives.
+    """Parse the engine inspector's JSON; raise EngineError if no known version writes it so.
 
-    A plan that was built without detailed profiling has names only; TensorRT 10 tells type and format of a tensor in
-    one entry, TensorRT 11 in two.
+    A plan built without detailed profiling has names only. TensorRT 10 gives type and format of a tensor in one entry,
+    TensorRT 11 in two.
     """
     try:
         found = json.loads(answer)
@@ -120,7 +120,7 @@ def read_layers(answer: str) -> tuple[EngineLayer, ...]:
     entries = found.get("Layers") if isinstance(found, dict) else None
     if not isinstance(entries, list):
         raise EngineError(
-            "the engine inspector's answer has no list 'Layers'; report it together with the version of TensorRT"
+            "the engine inspector's answer has no list 'Layers'; please report it with your version of TensorRT"
         )
     return tuple(_read_layer(entry) for entry in entries)
 
@@ -131,7 +131,7 @@ def _read_layer(entry: Any) -> EngineLayer:
     if not isinstance(entry, dict) or _text(entry, "Name") is None:
         raise EngineError(
             f"the engine inspector's answer has a layer of an unknown form ({entry!r:.80}); wanted a name, or an "
-            "object with Name: report it together with the version of TensorRT"
+            "object with Name: please report it with your version of TensorRT"
         )
     name, kind = entry["Name"], _text(entry, "LayerType")
     outputs = _read_tensors(entry.get("Outputs"))
@@ -181,7 +181,7 @@ def _text(entry: Mapping[str, Any], key: str) -> str | None:
 
 
 def count(layers: Sequence[EngineLayer]) -> LayerCounts:
-    """Count layers; reformats are counted apart from those that compute."""
+    """Count layers; reformats are counted separately from computing layers."""
     computing = [each for each in layers if not each.is_reformat]
     origins = {origin for each in layers for origin in each.origins}
     return LayerCounts(
@@ -194,28 +194,30 @@ def count(layers: Sequence[EngineLayer]) -> LayerCounts:
 
 
 def _tally(values: Iterable[str | None]) -> dict[str, int]:
-    """Count the values that are told, the most frequent first."""
+    """Count the values that are not None, most frequent first."""
     return dict(Counter(value for value in values if value is not None).most_common())
 
 
 def with_times(layers: Sequence[EngineLayer], times_ms: Mapping[str, float]) -> list[tuple[EngineLayer, float | None]]:
-    """Return each layer with its time; a time whose layer was not told comes as a layer of which the name is known."""
-    left = dict(times_ms)
-    told = [(each, left.pop(each.name, None)) for each in layers]
-    return told + [(EngineLayer(name, is_reformat=_is_reformat(name, None)), time_ms) for name, time_ms in left.items()]
+    """Return each layer with its time; a time of an unknown layer gets a layer of that name."""
+    unmatched = dict(times_ms)
+    timed = [(each, unmatched.pop(each.name, None)) for each in layers]
+    return timed + [
+        (EngineLayer(name, is_reformat=_is_reformat(name, None)), time_ms) for name, time_ms in unmatched.items()
+    ]
 
 
 def make_layer_times(trt: Any) -> Any:
-    """Make a profiler for one execution context; it must live as long as that."""
+    """Make a profiler for one execution context, which it must outlive."""
     return _layer_times_class(trt)()
 
 
 @lru_cache(maxsize=4)
 def _layer_times_class(trt: Any) -> Any:
-    """Define the profiler's class, whose base is known only once the library is loaded."""
+    """Define the profiler's class, whose base exists only once the library is loaded."""
 
     class LayerTimes(trt.IProfiler):  # type: ignore[misc]  # the base is Any
-        """Collects how long each layer took in each run."""
+        """Collects the time of each layer in each run."""
 
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
@@ -225,28 +227,28 @@ def _layer_times_class(trt: Any) -> Any:
             self._runs_ms.setdefault(layer_name, []).append(ms)
 
         def median_ms(self) -> dict[str, float]:
-            """Return each layer's median over the runs."""
+            """Return the median of each layer over the runs."""
             return {name: median(runs_ms) for name, runs_ms in self._runs_ms.items()}
 
     return LayerTimes
 
 
 def parse_network(trt: Any, onnx: Path) -> tuple[EngineLayer, ...]:
-    """Return the layers of a model as TensorRT reads it, before fusion; raise EngineError where it does not."""
+    """Return the layers of a model as TensorRT parses it, before fusion; raise EngineError if it cannot."""
     logger = make_logger(trt)
     try:
         builder = trt.Builder(logger)
-    except (TypeError, RuntimeError):  # the binding's way of saying that the library gave none
+    except (TypeError, RuntimeError):  # how the bindings report that the library returned none
         raise EngineError(
             f"TensorRT {trt.__version__} cannot read models here ({logger.pop_errors()}); wanted an NVIDIA driver"
         ) from None
     network = builder.create_network(bits(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
-        told = _refusal(parser.get_error(0)) if parser.num_errors else logger.pop_errors()
+        reason = _refusal(parser.get_error(0)) if parser.num_errors else logger.pop_errors()
         raise EngineError(
-            f"TensorRT {trt.__version__} does not take model {onnx.name} ({told}); another engine may: set backend to "
-            "onnxruntime"
+            f"TensorRT {trt.__version__} does not support model {onnx.name} ({reason}); another engine may: set "
+            "backend to onnxruntime"
         )
     return network_layers(network)
 
@@ -277,19 +279,19 @@ def _network_tensors(tensors: Iterable[Any]) -> tuple[LayerTensor, ...]:
     return tuple(
         LayerTensor(tensor.name, _network_shape(tensor), precision_of(tensor.dtype.name), None)
         for tensor in tensors
-        if tensor is not None  # an optional input that is not given
+        if tensor is not None  # an optional input that is omitted
     )
 
 
 def _network_shape(tensor: Any) -> tuple[int, ...] | None:
     try:
         return tuple(tensor.shape)
-    except ValueError:  # the binding's way of saying that even the number of axes is unknown
+    except ValueError:  # how the bindings report an unknown number of axes
         return None
 
 
 def onnx_facts(onnx: Path) -> OnnxFacts:
-    """Count the nodes of an ONNX file; raise ModelError where it cannot be read, or the package onnx is not there."""
+    """Count the nodes of an ONNX file; raise ModelError if it cannot be read, or the package onnx is missing."""
     try:
         from onnx import TensorProto, load  # noqa: PLC0415 -- an extra, and slow to import
 

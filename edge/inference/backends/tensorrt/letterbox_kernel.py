@@ -1,6 +1,6 @@
-"""The kernel that makes an engine's input out of pictures (`kernels/letterbox.cu`): its records, its grid, its files.
+"""Letterbox kernel (`kernels/letterbox.cu`): its parameter records, launch grid and compiled files.
 
-Nothing here needs a GPU: records are NumPy's, for whoever brings them to the GPU and launches the kernel.
+Nothing here needs a GPU: the records are NumPy's; `gpu_preprocess.py` uploads them and launches the kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 Pixels = tuple[int, int]  # width, height
 Record = tuple[Any, ...]  # the fields of one PICTURE or TARGET in their order
 
-# As the structs of the kernel, field by field; the addresses are the GPU's.
+# The kernel's structs, field by field; addresses are on the GPU.
 PICTURE = np.dtype(
     [
         ("pixels", np.uint64),
@@ -48,12 +48,12 @@ TARGET = np.dtype(
     align=True,
 )
 
-# The kernel's own numbers.
+# The kernel's enum values.
 FORMATS = {"bgr": 0, "rgb": 1, "gray": 2, "yuyv": 3, "nv12": 4}
 COLORS = {"bgr": 0, "rgb": 1, "gray": 2}
 DTYPES = {"float32": 0, "float16": 1, "uint8": 2, "int8": 3}
 
-# YUYV and NV12 share one U and V among two neighbours; where the width is odd, the last pixel has a pair of its own.
+# YUYV and NV12 have one U and V for two neighbouring pixels; at an odd width the last pixel has its own pair.
 _ROW_BYTES: dict[str, Callable[[int], int]] = {
     "bgr": lambda width: 3 * width,
     "rgb": lambda width: 3 * width,
@@ -71,18 +71,18 @@ _CUBINS = ("sm_87", "sm_110")  # Orin, Thor
 
 @dataclass(frozen=True)
 class TargetSettings:
-    """What an engine's input holds: x = level * scale + bias in each of its channels, divided by `int8_scale`."""
+    """Layout and values of an engine's input: (level * scale + bias) / `int8_scale` in each channel."""
 
     width: int
     height: int
     channels: int  # 3, or 1 for gray
     planar: bool  # N×C×H×W, else N×H×W×C
-    dtype: np.dtype[Any]  # one of DTYPES; whole numbers are rounded to the nearest, ties to even, and kept in range
+    dtype: np.dtype[Any]  # one of DTYPES; integers are rounded to nearest, ties to even, and clamped
     color: str  # one of COLORS
-    scale: tuple[float, ...]  # one a channel, in the input's order
+    scale: tuple[float, ...]  # one per channel, in the input's order
     bias: tuple[float, ...]
-    pad: int  # grey level where no picture is, 0…255
-    int8_scale: float = 1.0  # what a step of an int8 input stands for
+    pad: int  # grey level outside the picture, 0…255
+    int8_scale: float = 1.0  # value of one step of an int8 input
 
 
 def picture_record(
@@ -95,10 +95,10 @@ def picture_record(
     place: Box,
     chroma: tuple[int, int] | None = None,
 ) -> Record:
-    """Return the PICTURE at `address` whose `region` goes to the `place` in its row of the input.
+    """Return the PICTURE record of a picture at `address`, whose `region` is scaled to `place` in its input row.
 
-    `chroma` is the address and the pitch of NV12's second plane; None: directly below the first, of the same pitch.
-    What lies outside the picture would be read all the same, which ends the process's use of the GPU, so it is refused.
+    `chroma` is the address and pitch of NV12's second plane; None: directly below the first, with the same pitch. A
+    region outside the picture is refused: reading there would end the process's use of the GPU.
     """
     width, height = size_px
     (x, y, region_width, region_height), (_, _, place_width, place_height) = region, place
@@ -125,19 +125,21 @@ def picture_record(
 
 
 def _half_step(source_px: int, input_px: int) -> int:
-    """Return half the source pixels between two neighbours of the input, in 2^-32, to the nearest."""
+    """Return half the distance of neighbouring input pixels in the source, in units of 2^-32, rounded to nearest."""
     return ((source_px << 32) + input_px) // (2 * input_px)
 
 
 def target_record(settings: TargetSettings, address: int) -> Record:
-    """Return the TARGET of an input buffer at `address`; raise EngineError where the kernel cannot make such rows."""
+    """Return the TARGET record of an input buffer at `address`; raise EngineError if the kernel does not support it."""
     channels = 1 if settings.color == "gray" else 3
     if {settings.channels, len(settings.scale), len(settings.bias)} != {channels}:
         counts = f"{settings.channels} channels, {len(settings.scale)} scales and {len(settings.bias)} biases"
         raise EngineError(f"engine input in {settings.color}: found {counts}, wanted {channels} of each")
     if settings.dtype.name not in DTYPES:
         wanted = ", ".join(DTYPES)
-        raise EngineError(f"engine input: found {settings.dtype.name}, which the GPU does not fill; wanted {wanted}")
+        raise EngineError(
+            f"engine input: found {settings.dtype.name}, which the GPU kernel does not support; wanted {wanted}"
+        )
     unused = (0.0,) * (3 - channels)
     return (
         address,
@@ -153,12 +155,12 @@ def target_record(settings: TargetSettings, address: int) -> Record:
 
 
 def launch_shape(width: int, height: int, batch: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Return the grid and the block that fill `batch` rows of an input of this size."""
+    """Return the grid and block that fill `batch` rows of an input of this size."""
     rows = _BLOCK[1] * _ROWS_A_THREAD
     return (-(-width // _BLOCK[0]), -(-height // rows), batch), _BLOCK
 
 
 def kernel_file(architecture: str) -> Path:
-    """Return the compiled kernel for a GPU, named as compilers do (`sm_87`); PTX where it has none of its own."""
+    """Return the compiled kernel for a GPU architecture such as `sm_87`; PTX if there is none for it."""
     name = f"letterbox.{architecture}.cubin" if architecture in _CUBINS else "letterbox.ptx"
     return _FOLDER / name

@@ -16,9 +16,9 @@ from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
 
 @dataclass(frozen=True)
 class PlanKey:
-    """All that must be equal for a plan to be used."""
+    """Everything that must match for a plan to be used."""
 
-    onnx_sha256: str  # of the form that it was built from
+    onnx_sha256: str  # of the variant that it was built from
     precision: str
     device: str
     max_batch: int
@@ -27,7 +27,7 @@ class PlanKey:
     flags: tuple[str, ...]  # by name
     library: str  # tensorrt or tensorrt-rtx
     version: str
-    cuda: str | None  # this and the next three: None where it was built for no certain GPU
+    cuda: str | None  # this and the next three: None if built without a GPU
     gpu: str | None
     compute_capability: str | None
     sm_count: int | None
@@ -35,7 +35,7 @@ class PlanKey:
 
     @property
     def digest(self) -> str:
-        """The key as one hexadecimal number."""
+        """Hash of the key, in hexadecimal."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def mismatches(self, found: Mapping[str, Any]) -> list[str]:
