@@ -1,7 +1,7 @@
-"""What a quantized model computes with: ranges of tensors and integer weights, by one method or the best of two.
+"""Calibration: ranges of tensors and integer weights of a quantized model, by one method or the better of two.
 
-No method is the best for all tensors: one that clips outliers loses what they mean in some layers, one that keeps them
-is coarse in others. So each tensor gets the range with which the layers that read it, quantized alone, do least harm.
+No method is best for all tensors: one that clips outliers loses information in some layers, one that keeps them is
+coarse in others. So each tensor gets the range for which the layers that read it, quantized alone, are least sensitive.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ AUTO = "auto"
 TRIED = ("percentile", "mse")  # by `auto`; the first also serves the tensors that no layer reads
 CHOICES = (AUTO, *METHODS)
 
-Inputs = Callable[[str], Iterator[NDArray[Any]]]  # what is done → the model's inputs, a picture after the other
+Inputs = Callable[[str], Iterator[NDArray[Any]]]  # phase, for the progress → the model's inputs, image by image
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """What a quantized model computes with."""
+class QuantizationParameters:
+    """Ranges and integer weights of a quantized model."""
 
     ranges: Mapping[str, Range]  # of each tensor
     weights: Mapping[str, IntegerWeights]  # of each layer that has any
 
 
 class Calibration:
-    """What the tensors of a model are on calibration frames."""
+    """Statistics of a model's tensors on calibration frames."""
 
     def __init__(self, model: ModelProto, layers: Sequence[QuantizableLayer], inputs: Inputs, threads: int) -> None:
         self._model, self._layers, self._inputs = model, layers, inputs
@@ -42,31 +42,35 @@ class Calibration:
         self._histograms = calibrate(self._probe, tensors, inputs("calibrating"))
         products = {layer.name: self._histograms[layer.counted].size * layer.products for layer in layers}
         total = sum(products.values())
-        self.shares = {name: count / total for name, count in products.items()}  # of all multiplications
+        self.fractions = {name: count / total for name, count in products.items()}  # of all multiplications
 
-    def numbers(self, method: str) -> Numbers:
+    def parameters(self, method: str) -> QuantizationParameters:
         """Return ranges by this method, and weights rounded for them."""
         ranges = {name: histogram.range(method) for name, histogram in self._histograms.items()}
-        pictures = self._inputs(f"rounding weights, {method}")
-        return Numbers(ranges, round_weights(self._model, self._layers, ranges, self._probe, pictures))
+        images = self._inputs(f"rounding weights, {method}")
+        return QuantizationParameters(ranges, round_weights(self._model, self._layers, ranges, self._probe, images))
 
 
-def best_of(
-    layers: Sequence[QuantizableLayer], tried: Mapping[str, Numbers], harms: Mapping[str, Mapping[str, float]]
-) -> tuple[Numbers, dict[str, float], dict[str, str]]:
-    """Give each tensor the method whose range does least harm; return the numbers, each layer's harm, and its method.
+def best_parameters(
+    layers: Sequence[QuantizableLayer],
+    tried: Mapping[str, QuantizationParameters],
+    sensitivities: Mapping[str, Mapping[str, float]],
+) -> tuple[QuantizationParameters, dict[str, float], dict[str, str]]:
+    """Choose the method for each tensor; return the parameters, each layer's sensitivity, and its method.
 
-    `harms`: of each method, what each layer does when it alone is quantized. They add up by their squares.
+    `sensitivities` are those of each layer, by method. The method of a tensor is the one for which the squares of its
+    readers' sensitivities add up to the least.
     """
     readers: dict[str, list[str]] = {}
     for layer in layers:
         readers.setdefault(layer.input, []).append(layer.name)
     first = next(iter(tried))
     methods = {
-        tensor: min(tried, key=lambda method: sum(harms[method][name] ** 2 for name in names))
+        tensor: min(tried, key=lambda method: sum(sensitivities[method][name] ** 2 for name in names))
         for tensor, names in readers.items()
     }
     chosen = {layer.name: methods[layer.input] for layer in layers}
     ranges = {name: tried[methods.get(name, first)].ranges[name] for name in tried[first].ranges}
     weights = {name: tried[method].weights[name] for name, method in chosen.items() if name in tried[method].weights}
-    return Numbers(ranges, weights), {name: harms[method][name] for name, method in chosen.items()}, chosen
+    by_layer = {name: sensitivities[method][name] for name, method in chosen.items()}
+    return QuantizationParameters(ranges, weights), by_layer, chosen

@@ -1,4 +1,4 @@
-"""Calibration frames that are kept, so that a model's engines can be verified on this device at any time."""
+"""Stored calibration frames, with which a model's engines can be verified on this device at any time."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ KEPT_FRAMES = 32
 
 
 def stored_folder(onnx: Path, state_dir: Path) -> Path:
-    """Return where pictures of a model are kept."""
+    """Return the folder of a model's stored frames."""
     return derived_folder(onnx, state_dir) / "frames"
 
 
 def store_frames(folder: Path, frames: Sequence[Image]) -> None:
-    """Keep some of the pictures, as PNG, in the place of those kept before."""
+    """Store a sample of the frames as PNG, in place of earlier ones."""
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(KEPT_FRAMES, len(frames))).round().astype(int))
     fresh = folder.with_name(f".{folder.name}.new")
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        for number, place in enumerate(chosen):
-            _write_png(fresh / f"{number:03}.png", frames[place])
+        for number, index in enumerate(chosen):
+            _write_png(fresh / f"{number:03}.png", frames[index])
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     except OSError as error:
         raise EdgeError(
-            f"calibration frames cannot be kept in {folder} ({error.strerror}); see the folder's rights and the space "
-            "left"
+            f"calibration frames cannot be stored in {folder} ({error.strerror}); check the folder's permissions and "
+            "the free space"
         ) from None
 
 
 def read_stored(folder: Path) -> Iterator[Image]:
-    """Yield the pictures that are kept; none where there are none, and what cannot be decoded is passed over."""
+    """Yield the stored frames, if any; skip those that cannot be decoded."""
     for path in sorted(folder.glob("*.png")):
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if picture is not None:
-            yield np.asarray(picture, np.uint8)
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is not None:
+            yield np.asarray(image, np.uint8)
 
 
 def _write_png(path: Path, frame: Image) -> None:

@@ -31,7 +31,7 @@ _WEIGHT_AXIS = {"Conv": 0, "ConvTranspose": 1}  # of the output's channels
 _TAKE_QUANTIZED = ("Add",)
 
 
-def place(
+def insert_qdq(
     model: ModelProto,
     layers: Collection[str],
     ranges: Mapping[str, Range],
@@ -59,7 +59,7 @@ def place(
     return result
 
 
-def checked(model: ModelProto, origin: str) -> bytes:
+def serialize(model: ModelProto, origin: str) -> bytes:
     """Return the file of a quantized model; `origin` tells what it was made from."""
     kept = [each for each in model.metadata_props if each.key != _TOOLS_KEY]
     model.ClearField("metadata_props")
@@ -70,7 +70,7 @@ def checked(model: ModelProto, origin: str) -> bytes:
     return data
 
 
-def naive(onnx: Path, inputs: Iterable[NDArray[Any]]) -> bytes:
+def naive_quantization(onnx: Path, inputs: Iterable[NDArray[Any]]) -> bytes:
     """Return what `quantize_static` of ONNX Runtime makes of the file with its defaults, to compare with."""
     from onnxruntime.quantization import quantize_static  # noqa: PLC0415 -- slow to import
 

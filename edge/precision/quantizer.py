@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,20 @@ from edge.core.process import usable_cores
 from edge.core.records import Image
 from edge.inference.derived_files import derived_folder, source_sha256, write_variant
 from edge.inference.predictor import Predictor
-from edge.precision.calibration import AUTO, TRIED, Calibration, Numbers, best_of
+from edge.precision.calibration import AUTO, TRIED, Calibration, QuantizationParameters, best_parameters
 from edge.precision.calibration_frames import store_frames, stored_folder
 from edge.precision.frames import FrameSelection
-from edge.precision.layer_search import Evaluate, Layers, LayerSearch, LayerSelection, Notes, Score
-from edge.precision.qdq import ORIGIN_KEY, Placement, checked, library, naive, place
+from edge.precision.layer_search import Evaluate, Layers, LayerSearch, LayerSelection, Score, ScoreStore
+from edge.precision.qdq import ORIGIN_KEY, Placement, insert_qdq, library, naive_quantization, serialize
 from edge.precision.quantizable_graph import layers_of, prepare
 from edge.precision.scorer import QuantizationScorer, run_ms
 from edge.precision.search_plot import plot
 
 log = logging.getLogger(__name__)
 
-_RULES = 1  # counts up when the same layers are quantized differently, so that older notes are not used
+_RULES = 1  # counts up when the same layers are quantized differently, so that older scores are not used
 # On frames that the search has not seen, a model agrees about as well as it is alike on those that it has, and less
-# than it agrees on them: so likeness is to be above the tolerance, by this part of what is left to 1.
+# than it agrees on them: so the similarity must exceed the tolerance by this fraction of its distance to 1.
 _MARGIN = 0.35
 _NAIVE_FRAMES = 16  # its tool keeps all of them, with their tensors, in memory
 _FEW_FRAMES = 24
@@ -69,7 +69,7 @@ def quantize(
     report = work.report(forms) | {"files": dict.fromkeys(PLACEMENTS) | files}
     drawn = plot(onnx.stem, work.choices, order.tolerance)
     report |= _keep(derived_folder(onnx, order.state_dir), report, drawn)
-    work.forget_notes()
+    work.remove_stores()
     return report
 
 
@@ -105,7 +105,7 @@ class _Work:
         self._judge = QuantizationScorer(predictor, self._prepared.SerializeToString(), held_back)
         self._calibration = Calibration(self._prepared, self._layers, self._inputs, usable_cores())
         self.choices: dict[Placement, LayerSelection] = {}
-        self._notes: list[Notes] = []
+        self._stores: list[ScoreStore] = []
 
     def _inputs(self, phase: str) -> Iterator[NDArray[Any]]:
         for number, rows in enumerate(self._predictor.inputs(self._calibrating)):
@@ -113,48 +113,48 @@ class _Work:
             yield rows
 
     def forms(self) -> dict[Placement, bytes]:
-        """Search for each placement; the harm of layers alone is measured for one of them."""
-        numbers, harms, self._methods = self._numbers()
+        """Search for each placement; the sensitivity of layers is measured for one of them."""
+        parameters, sensitivities, self._methods = self._parameters()
         forms: dict[Placement, bytes] = {}
         for placement in PLACEMENTS:
-            choice = self._search(numbers, placement, "search").run(harms)
+            choice = self._search(parameters, placement, "search").run(sensitivities)
             self.choices[placement] = choice
-            forms[placement] = self._form(numbers, placement, choice.layers)
+            forms[placement] = self._form(parameters, placement, choice.layers)
         return forms
 
-    def _numbers(self) -> tuple[Numbers, dict[str, float], dict[str, str]]:
-        """Return what to compute with, what harm each layer does so, and by which method its input's range is."""
+    def _parameters(self) -> tuple[QuantizationParameters, dict[str, float], dict[str, str]]:
+        """Return the parameters, and each layer's sensitivity and method."""
         method = self._order.method
-        tried = {name: self._calibration.numbers(name) for name in (TRIED if method == AUTO else (method,))}
-        harms = {
-            name: self._search(numbers, "tensorrt", f"harms-{name}").measure_alone(name)
-            for name, numbers in tried.items()
+        tried = {name: self._calibration.parameters(name) for name in (TRIED if method == AUTO else (method,))}
+        sensitivities = {
+            name: self._search(parameters, "tensorrt", f"harms-{name}").measure_alone(name)
+            for name, parameters in tried.items()
         }
-        return best_of(self._layers, tried, harms)
+        return best_parameters(self._layers, tried, sensitivities)
 
-    def _search(self, numbers: Numbers, placement: Placement, name: str) -> LayerSearch:
+    def _search(self, parameters: QuantizationParameters, placement: Placement, name: str) -> LayerSearch:
         tolerance = self._order.tolerance
         aim = Score(tolerance, tolerance, tolerance + _MARGIN * (1 - tolerance))
-        evaluate = self._remembering(numbers, placement, name)
-        return LayerSearch(self._calibration.shares, evaluate, aim, self._told)
+        evaluate = self._caching(parameters, placement, name)
+        return LayerSearch(self._calibration.fractions, evaluate, aim, self._told)
 
-    def _remembering(self, numbers: Numbers, placement: Placement, name: str) -> Evaluate:
+    def _caching(self, parameters: QuantizationParameters, placement: Placement, name: str) -> Evaluate:
         facts = [_RULES, self._source_sha256, digest(self.frames), self._order.method, library()]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        place = derived_folder(self._onnx, self._order.state_dir) / f"{name}-{placement}.json"
-        notes = Notes(place, key)
-        self._notes.append(notes)
-        if notes.count:
-            log.warning("%d measurements of an earlier search are used: %s", notes.count, place)
-        return notes.remembering(lambda layers: self._judge.score(self._form(numbers, placement, layers)))
+        path = derived_folder(self._onnx, self._order.state_dir) / f"{name}-{placement}.json"
+        store = ScoreStore(path, key)
+        self._stores.append(store)
+        if store.count:
+            log.warning("continuing an earlier search with %d stored measurements: %s", store.count, path)
+        return store.caching(lambda layers: self._judge.score(self._form(parameters, placement, layers)))
 
-    def _form(self, numbers: Numbers, placement: Placement, layers: Layers) -> bytes:
-        placed = place(self._prepared, layers, numbers.ranges, numbers.weights, placement)
-        return checked(placed, self._source_sha256)
+    def _form(self, parameters: QuantizationParameters, placement: Placement, layers: Layers) -> bytes:
+        placed = insert_qdq(self._prepared, layers, parameters.ranges, parameters.weights, placement)
+        return serialize(placed, self._source_sha256)
 
-    def forget_notes(self) -> None:
-        for notes in self._notes:
-            notes.remove()
+    def remove_stores(self) -> None:
+        for store in self._stores:
+            store.remove()
 
     def report(self, forms: Mapping[Placement, bytes]) -> dict[str, Any]:
         """Return what was found, for people and programs."""
@@ -179,20 +179,20 @@ class _Work:
         return {
             "f1": choice.score.exact,
             "agreement": choice.score.agreement,
-            "likeness": choice.score.likeness,
-            "int8_share": choice.share,
-            "layers": len(choice.harms),
-            "kept": sum(each.kept for each in choice.harms),
+            "likeness": choice.score.similarity,
+            "int8_share": choice.fraction,
+            "layers": len(choice.sensitivities),
+            "kept": sum(each.kept for each in choice.sensitivities),
             "ms": round(run_ms(data), 2),
             "bytes": len(data),
-            "table": [asdict(each) | {"method": self._methods[each.layer]} for each in choice.harms],
-            "curve": [asdict(each) for each in choice.curve],
+            "table": [each.to_json() | {"method": self._methods[each.layer]} for each in choice.sensitivities],
+            "curve": [each.to_json() for each in choice.curve],
         }
 
     def _naive(self) -> dict[str, Any]:
         """Return what ONNX Runtime's `quantize_static` with its defaults is worth on the same frames."""
         self._told("the naive recipe", 0, 1)
-        data = naive(self._onnx, self._predictor.inputs(self._calibrating[:_NAIVE_FRAMES]))
+        data = naive_quantization(self._onnx, self._predictor.inputs(self._calibrating[:_NAIVE_FRAMES]))
         score = self._judge.score(data)
         return {"f1": score.exact, "agreement": score.agreement, "ms": round(run_ms(data), 2)}
 

@@ -57,7 +57,7 @@ class QuantizationScorer:
     def _score(self, got: Sequence[Findings]) -> Score:
         found = [self._agreement(got, share * self._threshold) for share in _THRESHOLDS]
         agreements = [each for each in found if each is not None]
-        alike = likeness(self._wanted, got)
+        alike = similarity(self._wanted, got)
         if not agreements:
             return Score(alike, alike, alike)
         mean = sum(agreements) / len(agreements)
@@ -75,7 +75,7 @@ def _above(findings: Findings, threshold: float) -> Findings:
     return Detections(findings.boxes[kept], findings.scores[kept], findings.class_ids[kept])
 
 
-def likeness(wanted: Sequence[Findings], got: Sequence[Findings]) -> float:
+def similarity(wanted: Sequence[Findings], got: Sequence[Findings]) -> float:
     """Return how alike scores and places are, 0…1: 2·Σ(IoU·the smaller score) / Σ(all scores); 1 is the same."""
     shared = sum(_shared(one, other) for one, other in zip(wanted, got, strict=True))
     total = sum(float(findings.scores.sum()) for findings in (*wanted, *got))

@@ -1,4 +1,4 @@
-"""The agreement of a model against the share of its work in INT8, drawn as an SVG."""
+"""SVG plot of a model's agreement against the fraction of its work in INT8."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _COLORS = ("#0b6fb8", "#c8500a")
 _TICKS = 5
 
 
-def plot(title: str, choices: Mapping[Placement, LayerSelection], tolerance: float) -> str:
-    """Return the picture: a point for each choice of layers that was measured, a ring around the one that was taken."""
-    lowest = min((point.agreement for choice in choices.values() for point in choice.curve), default=0.0)
+def plot(title: str, selections: Mapping[Placement, LayerSelection], tolerance: float) -> str:
+    """Draw a point for each measured selection of layers, and a ring around the chosen one; return the SVG."""
+    lowest = min((point.agreement for each in selections.values() for point in each.curve), default=0.0)
     axes = _Axes(min(lowest, tolerance) - 0.02)
     size = f'width="{_WIDTH_PX + 100}" height="{_HEIGHT_PX + 100}"'
     parts = [
@@ -24,8 +24,8 @@ def plot(title: str, choices: Mapping[Placement, LayerSelection], tolerance: flo
         f'<text x="{_LEFT_PX}" y="24" font-size="15">{escape(title)}: agreement with FP32 on held-back frames</text>',
         *axes.draw(tolerance),
     ]
-    for row, ((name, choice), color) in enumerate(zip(choices.items(), _COLORS, strict=False)):
-        parts += _series(axes, choice, color)
+    for row, ((name, selection), color) in enumerate(zip(selections.items(), _COLORS, strict=False)):
+        parts += _series(axes, selection, color)
         parts.append(
             f'<text x="{_LEFT_PX + 10}" y="{_TOP_PX + _HEIGHT_PX - 30 + 16 * row}" fill="{color}">{escape(name)}</text>'
         )
@@ -33,20 +33,20 @@ def plot(title: str, choices: Mapping[Placement, LayerSelection], tolerance: flo
 
 
 class _Axes:
-    """Shares of the work from 0 to 1 to the right, agreements from `lowest` to 1 upwards."""
+    """Axes: the fraction of work from 0 to 1, and the agreement from `lowest` to 1."""
 
     def __init__(self, lowest: float) -> None:
         self._lowest = max(0.0, lowest)
 
-    def at(self, share: float, agreement: float) -> tuple[float, float]:
+    def at(self, fraction: float, agreement: float) -> tuple[float, float]:
         height = (1 - agreement) / (1 - self._lowest)
-        return _LEFT_PX + share * _WIDTH_PX, _TOP_PX + height * _HEIGHT_PX
+        return _LEFT_PX + fraction * _WIDTH_PX, _TOP_PX + height * _HEIGHT_PX
 
     def draw(self, tolerance: float) -> list[str]:
         middle = f'x="{_LEFT_PX + _WIDTH_PX / 2}" y="{_TOP_PX + _HEIGHT_PX + 40}" text-anchor="middle"'
         parts = [
             f'<rect x="{_LEFT_PX}" y="{_TOP_PX}" width="{_WIDTH_PX}" height="{_HEIGHT_PX}" fill="none" stroke="#888"/>',
-            f"<text {middle}>share of multiplications in INT8</text>",
+            f"<text {middle}>fraction of multiplications in INT8</text>",
         ]
         for tick in range(_TICKS + 1):
             part = tick / _TICKS
@@ -59,14 +59,16 @@ class _Axes:
         return parts
 
 
-def _series(axes: _Axes, choice: LayerSelection, color: str) -> list[str]:
-    taken = CurvePoint(len(choice.layers), choice.share, choice.score.agreement, choice.score.likeness)
-    return [_circle(axes, point, color, 3, color) for point in choice.curve] + [_circle(axes, taken, color, 7, "none")]
+def _series(axes: _Axes, selection: LayerSelection, color: str) -> list[str]:
+    score = selection.score
+    chosen = CurvePoint(len(selection.layers), selection.fraction, score.agreement, score.similarity)
+    points = [_circle(axes, point, color, 3, color) for point in selection.curve]
+    return [*points, _circle(axes, chosen, color, 7, "none")]
 
 
 def _circle(axes: _Axes, point: CurvePoint, color: str, radius: int, fill: str) -> str:
-    x, y = axes.at(point.share, point.agreement)
-    told = f"{point.layers} layers, {point.share:.0%} of the work in INT8, agreement {point.agreement:.3f}"
+    x, y = axes.at(point.fraction, point.agreement)
+    title = f"{point.layers} layers, {point.fraction:.0%} of the work in INT8, agreement {point.agreement:.3f}"
     return (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{color}"><title>{told}</title></circle>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{fill}" stroke="{color}"><title>{title}</title></circle>'
     )

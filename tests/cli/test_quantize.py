@@ -18,7 +18,7 @@ from edge.cli.main import INTERRUPTED, main
 from edge.core.records import Classes, Detections
 from edge.inference.derived_files import source_sha256
 from edge.precision.layer_search import Score
-from edge.precision.scorer import QuantizationScorer, likeness
+from edge.precision.scorer import QuantizationScorer, similarity
 from tests.support.configuration import write_toml
 from tests.support.process import run_edge
 from tests.support.project import CONVEYOR
@@ -147,7 +147,7 @@ def test_an_interrupted_search_goes_on(
     assert quantize(classifier, pictures) == INTERRUPTED
     assert not list(classifier.glob("*.int8*"))
     assert quantize(classifier, pictures) == 0
-    assert "3 measurements of an earlier search are used" in caplog.text
+    assert "continuing an earlier search with 3 stored measurements" in caplog.text
 
 
 def test_where_the_models_folder_cannot_be_written_the_state_folder_takes_the_files(
@@ -300,13 +300,13 @@ def boxes(*rows: tuple[float, float, float, float, float]) -> Detections:
 
 def test_likeness_of_boxes_is_computed_by_hand() -> None:
     wanted, got = boxes((0, 0, 10, 10, 0.8)), boxes((0, 0, 10, 8, 0.6), (50, 50, 60, 60, 0.2))
-    assert likeness([wanted], [got]) == pytest.approx(2 * 0.8 * 0.6 / (0.8 + 0.8))
-    assert likeness([wanted], [wanted]) == pytest.approx(1)
-    assert likeness([wanted], [boxes()]) == 0
-    assert likeness([boxes()], [boxes()]) == 1
+    assert similarity([wanted], [got]) == pytest.approx(2 * 0.8 * 0.6 / (0.8 + 0.8))
+    assert similarity([wanted], [wanted]) == pytest.approx(1)
+    assert similarity([wanted], [boxes()]) == 0
+    assert similarity([boxes()], [boxes()]) == 1
 
 
 def test_likeness_of_classes_is_computed_by_hand() -> None:
     wanted = Classes(np.array([0.7, 0.3], np.float32), np.array([4, 2]))
     got = Classes(np.array([0.6, 0.4], np.float32), np.array([2, 4]))
-    assert likeness([wanted], [got]) == pytest.approx(2 * (0.4 + 0.3) / 2)
+    assert similarity([wanted], [got]) == pytest.approx(2 * (0.4 + 0.3) / 2)

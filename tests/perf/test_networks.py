@@ -36,7 +36,7 @@ from edge.inference.fp16.ranges import check_ranges
 from edge.perf.bench.networks import NAMES, Network, find, write
 from edge.pipeline.served_model import ServedModel
 from edge.precision.activation_ranges import Probe, calibrate
-from edge.precision.qdq import checked, place
+from edge.precision.qdq import insert_qdq, serialize
 from edge.precision.quantizable_graph import activations, layers_of, prepare
 
 # One process writes the networks: 1.6 GB.
@@ -362,7 +362,7 @@ def test_int8_is_close_to_fp32(name: str, written: Written) -> None:
     layers = [layer.name for layer in layers_of(prepared)]
     wanted = np.log(run(file, rows))
     for placement in ("tensorrt", "cpu"):
-        data = checked(place(prepared, layers, ranges, {}, placement), "abc")
+        data = serialize(insert_qdq(prepared, layers, ranges, {}, placement), "abc")
         assert np.corrcoef(np.log(run(data, rows))[0], wanted[0])[0, 1] > 0.99
 
 

@@ -26,7 +26,7 @@ def test_frames_are_kept_as_they_are_and_replace_those_before(tmp_path: Path) ->
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EdgeError, match=r"calibration frames cannot be kept in .*; see the folder's rights"):
+    with pytest.raises(EdgeError, match=r"calibration frames cannot be stored in .*; check the folder's permissions"):
         store_frames(tmp_path / "file" / "frames", [np.zeros((4, 4, 3), np.uint8)])
 
 

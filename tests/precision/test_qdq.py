@@ -17,7 +17,7 @@ from edge.core.errors import EngineError, ModelError
 from edge.inference.backends.tensorrt import builder as build_module
 from edge.inference.backends.tensorrt.library import load_tensorrt, make_logger
 from edge.precision.activation_ranges import Probe, Range, calibrate
-from edge.precision.qdq import Placement, checked, naive, place
+from edge.precision.qdq import Placement, insert_qdq, naive_quantization, serialize
 from edge.precision.quantizable_graph import activations, layers_of, prepare
 from edge.precision.weight_rounding import InputStatistics, Window, round_weights
 from tests.support.emulated_engines import build_plan_here
@@ -40,7 +40,7 @@ def prepared(tmp_path: Path) -> ModelProto:
 
 
 def placed(model: ModelProto, layers: Collection[str] = ALL, placement: Placement = "tensorrt") -> ModelProto:
-    return place(model, layers, ranges_of(model, images(8)), {}, placement)
+    return insert_qdq(model, layers, ranges_of(model, images(8)), {}, placement)
 
 
 def run(model: ModelProto, rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -78,7 +78,7 @@ def test_layers_tell_their_work(prepared: ModelProto) -> None:
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_the_result_is_valid_and_close_to_fp32(prepared: ModelProto, placement: Placement) -> None:
-    model = onnx.load_from_string(checked(placed(prepared, placement=placement), "abc"))
+    model = onnx.load_from_string(serialize(placed(prepared, placement=placement), "abc"))
     assert {each.key: each.value for each in model.metadata_props} == {"edge.int8_of": "abc"}
     row = images(1)[0]
     wanted = run(prepared, row)
@@ -149,7 +149,7 @@ def test_rounding_for_what_a_layer_sees_beats_the_nearest_level(prepared: ModelP
     assert set(rounded) == {"stem", "deep", "mix", "head"}
     wanted = np.concatenate([run(prepared, row) for row in unseen])
     for name in rounded:
-        plain, better = (place(prepared, [name], ranges, each, "tensorrt") for each in ({}, rounded))
+        plain, better = (insert_qdq(prepared, [name], ranges, each, "tensorrt") for each in ({}, rounded))
         errors = [
             np.abs(np.concatenate([run(model, row) for row in unseen]) - wanted).mean() for model in (plain, better)
         ]
@@ -162,7 +162,7 @@ def test_rounded_weights_reach_the_file_as_they_are(prepared: ModelProto, placem
     ranges = ranges_of(prepared, rows)
     probe = Probe(prepared, activations(prepared), 1)
     rounded = round_weights(prepared, layers_of(prepared), ranges, probe, iter(rows))
-    model = place(prepared, ALL, ranges, rounded, placement)
+    model = insert_qdq(prepared, ALL, ranges, rounded, placement)
     values, made = constants(model), makers(model)
     for name, found in rounded.items():
         dequantize = made[named(model, name).input[1]]
@@ -209,7 +209,7 @@ def test_a_free_batch_stays_free(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opset", [7, 11, 13, 17, 20])
 def test_any_opset_in_use_becomes_int8(tmp_path: Path, opset: int) -> None:
-    checked(placed(prepare(network(tmp_path, opset=opset))), "abc")
+    serialize(placed(prepare(network(tmp_path, opset=opset))), "abc")
 
 
 def test_weights_that_are_also_inputs_are_constants(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_weights_that_are_also_inputs_are_constants(tmp_path: Path) -> None:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     onnx.save(model, path)
     assert len(layers_of(prepare(path))) == 5
-    assert naive(path, images(2))
+    assert naive_quantization(path, images(2))
 
 
 def control_flow() -> list[Any]:
@@ -295,7 +295,7 @@ def builder() -> None:
 @pytest.mark.parametrize("batch", [1, "N"])
 def test_nvidias_parser_and_builder_take_the_form(tmp_path: Path, batch: int | str) -> None:
     path = tmp_path / "quantized.onnx"
-    path.write_bytes(checked(placed(prepare(network(tmp_path, batch=batch))), "abc"))
+    path.write_bytes(serialize(placed(prepare(network(tmp_path, batch=batch))), "abc"))
     assert build_plan_here(path, tmp_path, 1)
 
 
@@ -306,5 +306,5 @@ def test_nvidias_parser_and_builder_take_the_built_in_model(tmp_path: Path) -> N
     layers = [layer.name for layer in layers_of(model)]
     for number, chosen in enumerate((layers, layers[::2])):
         path = tmp_path / f"{number}.onnx"
-        path.write_bytes(checked(place(model, chosen, ranges_of(model, rows), {}, "tensorrt"), "abc"))
+        path.write_bytes(serialize(insert_qdq(model, chosen, ranges_of(model, rows), {}, "tensorrt"), "abc"))
         assert build_plan_here(path, tmp_path, 1)

@@ -19,7 +19,7 @@ from edge.core.process import usable_cores
 from edge.inference.derived_files import source_sha256, write_variant
 from edge.inference.model_variants import variant_file
 from edge.precision.activation_ranges import Probe, calibrate
-from edge.precision.qdq import ORIGIN_KEY, Placement, checked, place
+from edge.precision.qdq import ORIGIN_KEY, Placement, insert_qdq, serialize
 from edge.precision.quantizable_graph import activations, layers_of, prepare
 from edge.precision.quantizer import PLACEMENTS
 
@@ -39,7 +39,7 @@ def make_int8_variant(onnx: Path, backend: str, state_dir: Path) -> None:
     if _exists(onnx, kind, backend, state_dir):
         return
     log.info("%s: making its INT8 variant for %s", onnx.stem, placement)
-    data = checked(_quantized(prepare(onnx), placement), source_sha256(onnx))
+    data = serialize(_quantized(prepare(onnx), placement), source_sha256(onnx))
     write_variant(data, onnx, state_dir, kind, ORIGIN_KEY)
 
 
@@ -54,7 +54,7 @@ def _quantized(model: ModelProto, placement: Placement) -> ModelProto:
     tensors = activations(model)
     histograms = calibrate(Probe(model, tensors, usable_cores()), tensors, _inputs(model))
     ranges = {name: histogram.range("minmax") for name, histogram in histograms.items()}
-    return place(model, [layer.name for layer in layers_of(model)], ranges, {}, placement)
+    return insert_qdq(model, [layer.name for layer in layers_of(model)], ranges, {}, placement)
 
 
 def _inputs(model: ModelProto) -> Iterator[NDArray[np.float32]]:
