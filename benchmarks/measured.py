@@ -23,7 +23,7 @@ import edge.capture.camera
 from edge.capture import Source, open_source
 from edge.core.config import ModelSettings, load_config
 from edge.core.records import Image, Message
-from edge.core.source_url import Address, parse_address
+from edge.core.source_address import SourceAddress, parse_address
 from edge.core.state_dir import default_state_dir
 from edge.daemon.daemon import Daemon
 from edge.inference.backends.ort import OrtEngine
@@ -80,7 +80,7 @@ def serve(config: str, pictures: list[Image] | None = None, frames: int = 0, per
     if pictures is not None:
         shown = pictures
 
-        def open_memory(address: Address) -> Source:  # noqa: ARG001 -- whatever the address, the pictures are given
+        def open_memory(address: SourceAddress) -> Source:  # noqa: ARG001 -- whatever the address, the pictures are given
             return MemorySource(shown, frames, period_s)
 
         edge.capture.camera.open_source = open_memory  # type: ignore[attr-defined]  # the one place to put them in

@@ -17,7 +17,7 @@ from edge.core.backoff import Backoff
 from edge.core.clock import now_ns, wall_ns
 from edge.core.errors import SourceError
 from edge.core.records import Frame, FrameOwner, Image, StreamState
-from edge.core.source_url import Address
+from edge.core.source_address import SourceAddress
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class CameraSettings:
     """Capture settings of one stream."""
 
     name: str
-    address: Address
+    address: SourceAddress
     every: bool = False  # each frame, as fast as the pipeline takes them; else live, at the source's own pace
     loop: bool = False
     fps: float = 0.0  # upper limit; 0: none

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from edge.core.errors import SourceError
 from edge.core.records import Image
-from edge.core.source_url import Address
+from edge.core.source_address import SourceAddress
 
 
 class Source(Protocol):
@@ -29,7 +29,7 @@ class Source(Protocol):
         """Release the source."""
 
 
-def open_source(address: Address) -> Source:
+def open_source(address: SourceAddress) -> Source:
     """Open a source; raise SourceError, without credentials, if that fails."""
     if address.scheme == "synthetic":
         from edge.capture.synthetic import SyntheticSource  # noqa: PLC0415 -- each library only for its own sources
@@ -42,7 +42,7 @@ def open_source(address: Address) -> Source:
     return VideoSource(address)
 
 
-def _open_file(path: Path, address: Address) -> Source:
+def _open_file(path: Path, address: SourceAddress) -> Source:
     """Open a folder of pictures, a picture, or a video."""
     if not path.exists():
         raise SourceError(f"{path} does not exist; wanted a picture, a folder of pictures or a video", permanent=True)

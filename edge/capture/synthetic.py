@@ -7,7 +7,7 @@ import numpy as np
 from edge.capture.scene.conveyor import Conveyor
 from edge.core.errors import SourceError
 from edge.core.records import Image
-from edge.core.source_url import Address
+from edge.core.source_address import SourceAddress
 
 DEFAULTS = {"fps": "30", "size": "640x480", "seed": "1", "frames": "0"}
 LARGEST_PX = 8192
@@ -16,7 +16,7 @@ LARGEST_PX = 8192
 class SyntheticSource:
     """The built-in scene; endless unless the address limits its frames."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: SourceAddress) -> None:
         options = _options(address)
         try:
             width, height = (int(number) for number in options["size"].split("x"))
@@ -56,7 +56,7 @@ def _example() -> str:
     return "synthetic://conveyor?" + "&".join(f"{key}={value}" for key, value in DEFAULTS.items())
 
 
-def _options(address: Address) -> dict[str, str]:
+def _options(address: SourceAddress) -> dict[str, str]:
     unknown = set(address.options) - set(DEFAULTS)
     if address.location != "conveyor" or unknown:
         raise SourceError(

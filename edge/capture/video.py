@@ -9,7 +9,7 @@ import cv2
 
 from edge.core.errors import SourceError
 from edge.core.records import Image
-from edge.core.source_url import Address
+from edge.core.source_address import SourceAddress
 
 # Calls into the libraries below cannot be interrupted, so none may take longer than this.
 TIMEOUT_MS = 3000
@@ -35,7 +35,7 @@ NETWORK_SCHEMES = ("rtsp", "rtsps")
 class VideoSource:
     """Video file or camera in an OpenCV capture."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: SourceAddress) -> None:
         self._address = address
         self._grabbed = 0
         self._capture = _open_capture(address)
@@ -105,7 +105,7 @@ def _took_time_out(start_s: float) -> bool:
     return monotonic() - start_s >= SILENT_FRACTION * TIMEOUT_MS / 1000
 
 
-def _open_capture(address: Address) -> cv2.VideoCapture:
+def _open_capture(address: SourceAddress) -> cv2.VideoCapture:
     if address.scheme == "v4l2":
         capture = cv2.VideoCapture(address.location, cv2.CAP_V4L2)
     else:
@@ -117,7 +117,7 @@ def _open_capture(address: Address) -> cv2.VideoCapture:
     return capture
 
 
-def _cannot_open(address: Address) -> SourceError:
+def _cannot_open(address: SourceAddress) -> SourceError:
     if address.scheme == "file":
         wanted = "a video that FFmpeg reads, or a picture"
     elif address.scheme == "v4l2":

@@ -15,7 +15,7 @@ from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError, EdgeError
 from edge.core.manifest import find_model
 from edge.core.records import Findings, Image
-from edge.core.source_url import Address, parse_address
+from edge.core.source_address import SourceAddress, parse_address
 from edge.host.board import board_name
 from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.predictor import PredictorSession
@@ -48,7 +48,7 @@ def detect(
             number += 1
 
 
-def _address(source: str) -> Address:
+def _address(source: str) -> SourceAddress:
     try:
         address = parse_address(source, Path())
     except ValueError as error:

@@ -1,11 +1,11 @@
-"""Exponential back-off: the pause before the next attempt."""
+"""Exponential back-off: growing, random pauses between attempts."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 
-_MAX_DOUBLINGS = 30  # beyond any bound in use, and far from what a float cannot hold
+_MAX_DOUBLINGS = 30  # beyond any bound in use
 
 
 class Backoff:

@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from edge.core.errors import ConfigError
 from edge.core.manifest import built_in_model
 from edge.core.secret_files import CREDENTIAL, check_private, credential_path, read_secret
-from edge.core.source_url import Address, expand_home, parse_address
+from edge.core.source_address import SourceAddress, expand_home, parse_address
 from edge.core.validation import Table, read_settings
 
 log = logging.getLogger(__name__)
@@ -267,7 +267,7 @@ def _polygon(points: Any) -> tuple[tuple[int, int], ...]:
 class StreamSettings(Table):
     """One camera or file: its capture, and the filter of its results."""
 
-    source: Annotated[Address, BeforeValidator(_address)]
+    source: Annotated[SourceAddress, BeforeValidator(_address)]
     model: Name
     delivery: Literal["live", "every"] = "live"
     max_age_ms: float = Field(0.0, ge=0, le=3_600_000)
@@ -300,7 +300,7 @@ class StreamSettings(Table):
             raise ValueError("password_file is set without username; wanted both")
         return self
 
-    def address(self) -> Address:
+    def address(self) -> SourceAddress:
         """Return the source with its credentials; username and password_file override those in the URL."""
         return replace(
             self.source,

@@ -16,7 +16,7 @@ _NOT_SYNCABLE = (errno.EINVAL, errno.ENOTSUP)
 
 
 def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool, mode: int | None = None) -> None:
-    """Write a file in one step, through a temporary file beside it; raise OSError where that fails.
+    """Write a file in one step, through a temporary file beside it; raise OSError if that fails.
 
     `durable`: once this returns, a loss of power cannot undo it. `mode`: permissions; None: as the umask has it.
     """
@@ -42,7 +42,7 @@ def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool, mode: i
 
 
 def permissions(path: Path) -> int:
-    """Return a file's permission bits, for another that is to have the same."""
+    """Return a file's permission bits, for a file that is to have the same."""
     return stat.S_IMODE(path.stat().st_mode)
 
 

@@ -18,7 +18,7 @@ from edge.capture.camera import Camera, CameraSettings
 from edge.core.clock import now_ns, wall_ns
 from edge.core.errors import SourceError
 from edge.core.records import DropCause, Frame, Result, StreamState
-from edge.core.source_url import Address, parse_address
+from edge.core.source_address import SourceAddress, parse_address
 from edge.pipeline.batch import EVERY_BATCHES_AHEAD, Batcher
 
 LONG_S = 15.0  # a wait that only a failing test reaches
@@ -277,7 +277,7 @@ def opening(monkeypatch: pytest.MonkeyPatch, *sources: Scripted | SourceError) -
     """Let the camera find these, one after the other, at its address."""
     coming = iter(sources)
 
-    def open_next(_address: Address) -> Scripted:
+    def open_next(_address: SourceAddress) -> Scripted:
         source = next(coming)
         if isinstance(source, SourceError):
             raise source

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edge.capture import Source, open_source
 from edge.core.errors import SourceError
-from edge.core.source_url import parse_address
+from edge.core.source_address import parse_address
 
 SHADE_STEP = 20  # between the pictures of a test video
 

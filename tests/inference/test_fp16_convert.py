@@ -28,7 +28,7 @@ from edge.capture import open_source
 from edge.core.errors import EngineError, ModelError
 from edge.core.manifest import Manifest, read_manifest
 from edge.core.records import Detections
-from edge.core.source_url import parse_address
+from edge.core.source_address import parse_address
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.backends.tensorrt.library import bits, load_tensorrt, make_logger
 from edge.inference.decode import Decoder

@@ -61,7 +61,7 @@ class _Part:
     sprite: Sprite
 
 
-def _make_belt(width_px: int, height_px: int, scale: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _make_belt(width_px: int, height_px: int, scale: float, rng: np.random.Generator) -> Bytes:
     """Draw rubber with ribs, stains and scratches that repeats after width_px; (H, W, 3), BGR."""
     base = np.array(_BELTS[rng.integers(len(_BELTS))]) * rng.uniform(0.85, 1.2)
     ribs = max(1, round(width_px / (rng.uniform(7, 16) * scale)))

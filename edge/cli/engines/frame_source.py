@@ -15,7 +15,7 @@ from edge.core.clock import now_ns
 from edge.core.errors import ConfigError, SourceError
 from edge.core.manifest import Task
 from edge.core.records import Image
-from edge.core.source_url import Address, parse_address
+from edge.core.source_address import SourceAddress, parse_address
 from edge.precision.frames import FrameSelection, LabelledFrame
 from edge.precision.ground_truth import Label, read_boxes, read_classes
 
@@ -110,18 +110,18 @@ def _readable(paths: Sequence[Path]) -> Iterator[LabelledFrame]:
 
 
 def _read(path: Path) -> Image:
-    with _opened(Address("file", str(path))) as source:
+    with _opened(SourceAddress("file", str(path))) as source:
         source.grab()
         return source.retrieve(None)
 
 
 @contextlib.contextmanager
-def _opened(address: Address) -> Iterator[Source]:
+def _opened(address: SourceAddress) -> Iterator[Source]:
     with contextlib.closing(open_source(address)) as source:
         yield source
 
 
-def _length(address: Address) -> int:
+def _length(address: SourceAddress) -> int:
     """Count a source's frames by reading them: a file's own count can be wrong."""
     with _opened(address) as source:
         length = 0
@@ -130,7 +130,7 @@ def _length(address: Address) -> int:
     return length
 
 
-def _at(address: Address, places: Sequence[int]) -> Iterator[LabelledFrame]:
+def _at(address: SourceAddress, places: Sequence[int]) -> Iterator[LabelledFrame]:
     with _opened(address) as source:
         wanted = set(places)
         for place in range(max(places) + 1):
@@ -140,7 +140,7 @@ def _at(address: Address, places: Sequence[int]) -> Iterator[LabelledFrame]:
                 yield LabelledFrame(f"frame {place}", source.retrieve(None))
 
 
-def _at_intervals(address: Address) -> Iterator[LabelledFrame]:
+def _at_intervals(address: SourceAddress) -> Iterator[LabelledFrame]:
     with _opened(address) as source:
         place, due_s = 0, 0.0
         while True:

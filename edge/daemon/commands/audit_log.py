@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edge.core.source_url import without_secrets
+from edge.core.source_address import without_secrets
 from edge.core.validation import without_credentials
 
 log = logging.getLogger(__name__)

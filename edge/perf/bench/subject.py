@@ -14,7 +14,7 @@ from edge.core.config import Config, EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError, ModelError, SourceError
 from edge.core.manifest import built_in_models, find_model
 from edge.core.records import Image
-from edge.core.source_url import Address
+from edge.core.source_address import SourceAddress
 from edge.perf.bench.networks import NAMES, Network, find, write
 from edge.perf.bench.system_serving import PICTURES
 
@@ -28,7 +28,7 @@ class Subject:
     name: str  # as in rows
     settings: ModelSettings
     engines: EnginesSettings = field(default_factory=EnginesSettings)
-    sources: tuple[Address, ...] = ()  # of its images; without any, they are random
+    sources: tuple[SourceAddress, ...] = ()  # of its images; without any, they are random
     is_random: bool = False  # random weights, so that INT8 needs no verification: the results mean nothing
 
 
@@ -72,7 +72,7 @@ def check_name(what: str) -> None:
             _by_other_case(what)
 
 
-def pictures(sources: tuple[Address, ...]) -> list[Image]:
+def pictures(sources: tuple[SourceAddress, ...]) -> list[Image]:
     """Return the first pictures of each source; raise SourceError if one has none."""
     found: list[Image] = []
     for address in sources:
@@ -80,7 +80,7 @@ def pictures(sources: tuple[Address, ...]) -> list[Image]:
     return found
 
 
-def _first(address: Address, count: int) -> Iterator[Image]:
+def _first(address: SourceAddress, count: int) -> Iterator[Image]:
     source = open_source(address)
     try:
         for number in range(count):

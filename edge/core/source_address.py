@@ -16,7 +16,7 @@ _IN_PATH = re.compile(r"((?:user|pass|pwd)[a-z]{0,32})=[^_&/]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Address:
+class SourceAddress:
     """A parsed source address."""
 
     scheme: str
@@ -52,7 +52,7 @@ class Address:
         return urlunsplit(parts._replace(netloc=f"{secret}@{parts.netloc}"))
 
 
-def parse_address(text: str, folder: Path) -> Address:
+def parse_address(text: str, folder: Path) -> SourceAddress:
     """Parse a `source` value; relative paths start at `folder`.
 
     Raises ValueError, whose sentence never contains the credentials.
@@ -68,12 +68,12 @@ def parse_address(text: str, folder: Path) -> Address:
     if "\0" in rest:
         raise ValueError("contains a NUL byte; wanted a path or a URL")
     if scheme == "file":
-        return Address(scheme, str(folder / expand_home(unquote(rest) if separator else rest)))
+        return SourceAddress(scheme, str(folder / expand_home(unquote(rest) if separator else rest)))
     if scheme == "v4l2":
-        return Address(scheme, rest)
+        return SourceAddress(scheme, rest)
     if scheme == "synthetic":
         name, _, query = rest.partition("?")
-        return Address(scheme, name, dict(parse_qsl(query, keep_blank_values=True)))
+        return SourceAddress(scheme, name, dict(parse_qsl(query, keep_blank_values=True)))
     return _parse_network_address(scheme, rest)
 
 
@@ -91,7 +91,7 @@ def expand_home(path: str) -> Path:
         raise ValueError(f"found {path!r}, whose home folder is unknown; wanted a path") from None
 
 
-def _parse_network_address(scheme: str, rest: str) -> Address:
+def _parse_network_address(scheme: str, rest: str) -> SourceAddress:
     """Parse a URL, and separate user name and password from it."""
     try:
         parts = urlsplit(f"{scheme}://{rest}")
@@ -109,4 +109,4 @@ def _parse_network_address(scheme: str, rest: str) -> Address:
     netloc = parts.netloc.rpartition("@")[2]
     username = unquote(parts.username) if parts.username else None
     password = unquote(parts.password) if parts.password else None
-    return Address(scheme, urlunsplit(parts._replace(netloc=netloc)), {}, username, password)
+    return SourceAddress(scheme, urlunsplit(parts._replace(netloc=netloc)), {}, username, password)

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.core.source_url import SCHEMES, Address, parse_address
+from edge.core.source_address import SCHEMES, SourceAddress, parse_address
 
 HERE = Path("/srv/edge")
 SECRET = "S3cret"  # no part of any other text below
 HOSTS = st.from_regex(r"[a-z][a-z0-9]{0,10}(\.[a-z0-9]{1,5}){0,2}(:[1-9][0-9]{0,3})?", fullmatch=True)
 
 
-def shown_everywhere(address: Address) -> str:
+def shown_everywhere(address: SourceAddress) -> str:
     return f"{address.shown} {address!r} {address.location} {address.options}"
 
 
 def test_a_relative_path_starts_at_the_folder() -> None:
-    assert parse_address("clips/a.mp4", HERE) == Address("file", "/srv/edge/clips/a.mp4")
+    assert parse_address("clips/a.mp4", HERE) == SourceAddress("file", "/srv/edge/clips/a.mp4")
 
 
 def test_an_absolute_path_stays() -> None:
