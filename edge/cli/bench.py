@@ -10,7 +10,6 @@ from edge.cli.arguments import PRECISIONS, count, counts, names, positive
 
 HELP = "measure models: images/s, latency and watts, by batch, precision and power mode"
 WORSE = 4  # exit code: a row is worse than in the earlier run
-INTERRUPTED = 130  # exit code of a shell command that Ctrl-C ended
 _SCENARIOS = ("single-stream", "multi-stream", "server", "offline")
 
 
@@ -108,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     report = bench(plan, board_power(), Sensors())
     sections.publish(report, next((form for form in FORMS if getattr(options, form)), "table"))
     if report.partial:
-        return INTERRUPTED
+        raise KeyboardInterrupt  # for its exit code
     return WORSE if sections.is_worse else 0
 
 

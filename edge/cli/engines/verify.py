@@ -9,7 +9,7 @@ from pathlib import Path
 from edge.cli.arguments import MODEL_HELP
 from edge.core.errors import ConfigError
 
-HELP = "compare a model's INT8 or FP16 variant with FP32, here"
+HELP = "compare a model's INT8 or FP16 variant with FP32 on this machine"
 NOT_ADMITTED = 4  # exit code
 _MAX_FRAMES = 100_000
 _FP32_ON_CPU = {"backend": "onnxruntime", "device": "cpu", "max_batch": 1}
