@@ -136,7 +136,7 @@ class InspectedModel:
             return error
 
 
-def described(layers: Iterable[tuple[EngineLayer, float | None]]) -> dict[str, Any]:
+def describe_layers(layers: Iterable[tuple[EngineLayer, float | None]]) -> dict[str, Any]:
     """Return layers and their counts for the JSON document."""
     timed = list(layers)
     counts = asdict(count([found for found, _ in timed]))

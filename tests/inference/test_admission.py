@@ -1,4 +1,4 @@
-"""Which forms may serve, by what was measured; and how that is kept."""
+"""Admission of variants by what was measured, and the records of it."""
 
 from __future__ import annotations
 

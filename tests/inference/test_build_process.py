@@ -1,4 +1,4 @@
-"""The builder as a process: its end, whichever way it comes, never reaches us."""
+"""The builder as a process: however it ends, the parent goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a build is."""
+"""Progress of a build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX → plan: with NVIDIA's parser and builder where they are installed; a stand-in does what needs a board."""
+"""Building plans with NVIDIA's parser and builder where they are installed; a stand-in plays what needs a board."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Raw outputs → findings, each with numbers that can be worked out by hand, and the refusals word by word."""
+"""Decoding with numbers worked out by hand, and the errors word by word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hash of a model's source, and the places of what is derived from it."""
+"""Paths of derived files, and the hash of their source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The emulation refuses what the real libraries refuse; else what runs on it would prove nothing."""
+"""The emulation refuses what the real libraries refuse, else tests on it would prove nothing."""
 
 from __future__ import annotations
 

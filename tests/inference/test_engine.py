@@ -1,4 +1,4 @@
-"""The contract of an engine: one suite for ONNX Runtime, TensorRT emulated in host memory, and TensorRT on a GPU."""
+"""Contract of an engine: one suite for ONNX Runtime, TensorRT emulated in host memory, and TensorRT on a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model → FP16: valid, in order, its inputs and outputs kept, in agreement with FP32; and the file it is kept in."""
+"""Conversion to FP16: valid models in agreement with FP32, and the file that caches them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ranges of a model's tensors on real inputs, and the nodes that stay FP32 for them."""
+"""Ranges of a model's tensors on real inputs, and the nodes that stay in FP32 for them."""
 
 from __future__ import annotations
 

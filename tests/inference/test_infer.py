@@ -1,4 +1,4 @@
-"""An engine context in use: batch limits, padding, warm-up, and one picture's outputs."""
+"""Batched runs: batch limits, padding, warm-up, and one picture's outputs."""
 
 from __future__ import annotations
 

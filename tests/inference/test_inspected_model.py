@@ -1,4 +1,4 @@
-"""`edge engines inspect`: what is told without a GPU, with one, and why the rest is not."""
+"""`edge engines inspect`: its answer without a GPU, with one, and the reasons for gaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layers of a model, from each form of TensorRT's answer, from a parsed network, and from the ONNX file."""
+"""Layers of a model, from each version's inspector, from a parsed network, and from the ONNX file."""
 
 from __future__ import annotations
 

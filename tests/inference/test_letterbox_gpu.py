@@ -1,4 +1,4 @@
-"""The files that ship, on a real GPU: the same bytes as on the host, and so what OpenCV makes, within a level."""
+"""Shipped kernels on a real GPU: the same bytes as on the host, and OpenCV's result within a level."""
 
 from __future__ import annotations
 

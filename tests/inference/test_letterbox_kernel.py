@@ -1,4 +1,4 @@
-"""The kernel compiled as C++ for the host and held against OpenCV, its records, and the files that ship."""
+"""The kernel compiled as C++ for the host and compared with OpenCV, its records, and the shipped files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine: its label, and what it says of files that it cannot run."""
+"""ONNX Runtime as an engine: its label, and its errors for files that it cannot run."""
 
 from __future__ import annotations
 

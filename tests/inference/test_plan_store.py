@@ -1,4 +1,4 @@
-"""The cache of plans: what it hands out is what was put in, for this very machine, or nothing."""
+"""Cache of plans: it returns what was stored, for this machine only, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in the model's input after a picture was filled in, held beside a plain NumPy reference."""
+"""The model's input after preprocessing, compared with a plain NumPy reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorRT engines on the emulation: what they compute, what they prepare, and what each fault becomes."""
+"""TensorRT engines on the emulation: results, preparation, and the error for each fault."""
 
 from __future__ import annotations
 

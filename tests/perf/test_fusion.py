@@ -21,7 +21,7 @@ from rich.console import Console
 from edge.core.errors import EngineError, ModelError
 from edge.inference import inspected_model
 from edge.inference.backends.cuda import Gpu
-from edge.inference.backends.ort_profile import layers_run, read_profile
+from edge.inference.backends.ort_profile import profile_layers, read_profile
 from edge.inference.backends.tensorrt import library as trt_library
 from edge.perf.bench import fusion as fusion_module
 from edge.perf.bench.fusion import PUBLISHED, Fusion, fusion, show_fusion
@@ -106,7 +106,7 @@ def test_what_onnx_runtime_fuses_is_counted_as_one_layer(small: Path, tmp_path: 
 
 
 def test_reformats_are_counted_apart_from_layers(small: Path, tmp_path: Path) -> None:
-    layers = layers_run(small / "small.onnx", tmp_path / "scratch")
+    layers = profile_layers(small / "small.onnx", tmp_path / "scratch")
     reformats = {each.kind for each in layers if each.is_reformat}
     assert reformats <= {"ReorderInput", "ReorderOutput"}, "which there are depends on the processor"
     assert not list((tmp_path / "scratch").iterdir()), "the profile is removed"
@@ -230,13 +230,13 @@ def test_the_tables_fit_their_terminal_and_say_what_a_layer_is(columns: int, sma
 def test_a_model_that_onnx_runtime_cannot_open_is_told(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(ModelError, match=r"broken\.onnx cannot be loaded"):
-        layers_run(tmp_path / "broken.onnx", tmp_path)
+        profile_layers(tmp_path / "broken.onnx", tmp_path)
 
 
 def test_a_scratch_folder_that_cannot_be_made_is_told(small: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EngineError, match=r"file/scratch cannot be written"):
-        layers_run(small / "small.onnx", tmp_path / "file" / "scratch")
+        profile_layers(small / "small.onnx", tmp_path / "file" / "scratch")
 
 
 def test_what_a_loop_runs_several_times_is_one_layer(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_what_a_loop_runs_several_times_is_one_layer(tmp_path: Path) -> None:
         [numpy_helper.from_array(np.array(5, np.int64), "turns")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "l.onnx")
-    kinds = [each.kind for each in layers_run(tmp_path / "l.onnx", tmp_path)]
+    kinds = [each.kind for each in profile_layers(tmp_path / "l.onnx", tmp_path)]
     assert kinds.count("Sin") == 1
     assert kinds.count("Loop") == 1
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from edge.core.errors import EdgeError
 from edge.inference.backends.tensorrt.build_protocol import MB
-from edge.inference.inspected_model import InspectedModel, described
+from edge.inference.inspected_model import InspectedModel, describe_layers
 
 # Titles of what may be null, for people.
 _TITLES = {
@@ -49,11 +49,11 @@ def report_of(name: str, inspected: InspectedModel) -> dict[str, Any]:
         "max_batch": inspected.max_batch,
         "tensors": attempt("tensors", lambda: [asdict(each) for each in inspected.tensors()]),
         "onnx_nodes": attempt("onnx_nodes", lambda: _counted(inspected.onnx_facts.nodes)),
-        "network": attempt("network", lambda: described((layer, None) for layer in inspected.network())),
+        "network": attempt("network", lambda: describe_layers((layer, None) for layer in inspected.network())),
         "plan": attempt("plan", lambda: {"path": str(inspected.plan[0]), **inspected.plan[1]}),
         "header": attempt("header", inspected.header),
         "device_memory_bytes": attempt("device_memory_bytes", lambda: inspected.inspection.device_memory_bytes),
-        "layers": attempt("layers", lambda: described(inspected.layers())),
+        "layers": attempt("layers", lambda: describe_layers(inspected.layers())),
         "layer_times_ms": attempt("layer_times_ms", inspected.layer_times_ms),
     }
     return report | {"why": why}

@@ -18,7 +18,7 @@ _END = "_kernel_time"  # suffix of the events of nodes that ran
 _REFORMATS = frozenset({"ReorderInput", "ReorderOutput", "Cast"})
 
 
-def layers_run(onnx: Path, scratch: Path) -> tuple[EngineLayer, ...]:
+def profile_layers(onnx: Path, scratch: Path) -> tuple[EngineLayer, ...]:
     """Run a model once on the CPU, on zeros at batch 1; return each node that ONNX Runtime ran, once.
 
     `scratch` is a folder for the profile. Raises ModelError if the model cannot be opened, EngineError if it cannot be

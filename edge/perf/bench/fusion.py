@@ -18,12 +18,12 @@ from edge.core.manifest import Manifest, model_file, read_manifest
 from edge.host.board import board_name
 from edge.inference.backends.cuda import find_gpu
 from edge.inference.backends.ort import import_onnxruntime
-from edge.inference.backends.ort_profile import layers_run
+from edge.inference.backends.ort_profile import profile_layers
 from edge.inference.backends.tensorrt.layers import EngineLayer
 from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
 from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.fp16.convert import fp16_file
-from edge.inference.inspected_model import InspectedModel, described
+from edge.inference.inspected_model import InspectedModel, describe_layers
 from edge.inference.model_variants import Precision, variant_file
 from edge.perf.bench.networks import find
 from edge.perf.bench.tables import cell_text
@@ -48,7 +48,7 @@ class CountedLayers:
     constants: int = 0  # not among the layers
 
     def to_json(self) -> dict[str, Any]:
-        return {"source": self.source, "constants": self.constants, **described(self.layers)}
+        return {"source": self.source, "constants": self.constants, **describe_layers(self.layers)}
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _inspected(inspected: InspectedModel, folder: Path, manifest: Manifest) -> C
 
 def _run_by_onnxruntime(inspected: InspectedModel) -> CountedLayers:
     onnx = variant_file(inspected.onnx, inspected.precision, "ort-cpu", inspected.state_dir)
-    layers = layers_run(onnx, inspected.state_dir / "bench")
+    layers = profile_layers(onnx, inspected.state_dir / "bench")
     version = import_onnxruntime().__version__
     return CountedLayers(f"ONNX Runtime {version} on the CPU", tuple((each, None) for each in layers))
 
