@@ -125,13 +125,13 @@ class Camera:
 
     def _play(self, source: Source) -> None:
         """Deliver the frames of the source until it ends."""
-        pace = _Pacer(self._settings, self._stop)
+        pacer = _Pacer(self._settings, self._stop)
         while not self._stop.is_set():
-            media_s = self._grab(source, pace)
+            media_s = self._grab(source, pacer)
             if media_s is None:
-                pace.wait_out()
+                pacer.wait_out()
                 return
-            if not pace.keep(media_s):
+            if not pacer.keep(media_s):
                 continue
             picture = source.retrieve(self._buffers.pop() if self._buffers else None)
             if not self._running:
@@ -140,13 +140,13 @@ class Camera:
                 self._running = True
             self._deliver_picture(picture)
 
-    def _grab(self, source: Source, pace: _Pacer) -> float | None:
+    def _grab(self, source: Source, pacer: _Pacer) -> float | None:
         """Grab a frame; a single time-out of the source is not yet a stall."""
         while not self._stop.is_set():
             try:
                 return source.grab()
             except TimeoutError:
-                if pace.silent_s() >= self._settings.stall_s:
+                if pacer.silent_s() >= self._settings.stall_s:
                     raise SourceError(
                         f"{self._settings.address.shown} delivered no frame for {self._settings.stall_s:g} s"
                     ) from None
