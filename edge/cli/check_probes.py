@@ -29,7 +29,7 @@ from edge.inference.backends.cuda_runtime import graphs_work
 from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.engine_provider import EngineEnvironment
 from edge.mqtt.connection import try_connection
-from edge.mqtt.tls import tls_context, why_away
+from edge.mqtt.tls import explain_failure, tls_context
 from edge.pipeline.served_model import ServedModel
 from edge.power.modes import read_modes
 
@@ -154,7 +154,7 @@ def _connect(settings: MqttSettings) -> str:
         return try_connection(settings)
     except (OSError, UnansweredError) as error:
         raise EdgeError(
-            f"broker {settings.shown} cannot be reached ({why_away(settings, error)}); check that it runs "
+            f"broker {settings.shown} cannot be reached ({explain_failure(settings, error)}); check that it runs "
             "and that [mqtt] url is right"
         ) from None
 

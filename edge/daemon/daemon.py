@@ -193,7 +193,7 @@ class Daemon:
 
     @property
     def _is_hurried(self) -> bool:
-        """Whether somebody waits for the daemon's end."""
+        """True once somebody waits for the daemon to end."""
         return self._stop_signal is not None or self._restart_asked
 
     def _stop(self) -> None:
@@ -297,7 +297,7 @@ class Daemon:
 
     @property
     def is_falling_back(self) -> bool:
-        """Whether a crash loop has other engines serve than the configured ones."""
+        """True if a crash loop has other engines serve than the configured ones."""
         return self._crash_loop is not None
 
     @property

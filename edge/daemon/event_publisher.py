@@ -46,7 +46,7 @@ class DaemonState(Protocol):
 
     @property
     def is_falling_back(self) -> bool:
-        """Whether a crash loop has it serve with other engines than the configured ones."""
+        """True if a crash loop has other engines serve than the configured ones."""
 
 
 class EventPublisher:

@@ -40,7 +40,7 @@ class Start:
 
     @property
     def was_bad(self) -> bool:
-        """Whether it ended by a crash or a lost GPU shortly after starting."""
+        """True if it ended by a crash or a lost GPU shortly after starting."""
         return not self.settled and self.ended != "clean"
 
 

@@ -89,7 +89,7 @@ class MqttConnection:
 
     @property
     def version(self) -> str:
-        """The MQTT version that is tried first: the one that worked last."""
+        """MQTT version to try first: the one that worked last."""
         return "5" if self._protocols[0] == mqtt.MQTTv5 else "3.1.1"
 
     def open(self) -> None:
@@ -108,7 +108,7 @@ class MqttConnection:
         if self._connack is None:
             raise UnansweredError("it hung up on CONNECT, or did not answer; see the broker's log")
         raise BrokerRefusedError(
-            f"it refused the connection: {self._connack}; see user name, password and the broker's log"
+            f"it refused the connection: {self._connack}; check user name, password and the broker's log"
         )
 
     def close(self) -> None:
@@ -189,11 +189,11 @@ class MqttConnection:
         size = PUBLISH_HEAD_BYTES + len(message.topic.encode()) + len(properties.pack()) + len(message.body)
         if size <= self._max_packet_bytes:
             return None
-        return f"it takes packets of at most {self._max_packet_bytes} bytes"
+        return f"it accepts packets of at most {self._max_packet_bytes} bytes"
 
     @property
     def wants_write(self) -> bool:
-        """Whether packets are queued for the socket."""
+        """True while packets are queued for the socket."""
         return self._client.want_write()
 
     def write(self) -> None:
@@ -217,7 +217,7 @@ def try_connection(settings: MqttSettings) -> str:
     connection = MqttConnection(settings, "", Message("edge/check", b""))
     connection.open()
     connection.close()
-    return f"{settings.shown} takes MQTT {connection.version}"
+    return f"{settings.shown} accepts MQTT {connection.version}"
 
 
 def _limits(protocol: Any) -> Properties | None:

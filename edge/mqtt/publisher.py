@@ -23,11 +23,11 @@ from edge.core.errors import EdgeError
 from edge.core.records import CommandRequest, DropReason, Message, OutboxState
 from edge.mqtt.connection import MqttConnection
 from edge.mqtt.outbox.entry import Entry
-from edge.mqtt.tls import why_away
+from edge.mqtt.tls import explain_failure
 
 log = logging.getLogger(__name__)
 
-MOST_REFUSED_TOLD = 100  # topics a connection
+MOST_REFUSED_LOGGED = 100  # topics per connection
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0  # results are live again within 10 s of the link's return
 IDLE_POLL_MS = 500
@@ -39,7 +39,7 @@ class Store(Protocol):
 
     def put(self, message: Message) -> None: ...
 
-    on_ready: Callable[[], None]  # called where something to be sent comes from elsewhere than `put`
+    on_ready: Callable[[], None]  # called when something to send comes from elsewhere than `put`
 
     def pop(self, *, backlog: bool) -> Entry | None: ...
 
@@ -83,7 +83,7 @@ class Publisher:
         self._refused_topics: set[str] = set()  # logged on this connection
         # Reset when a message is acknowledged: a broker that only accepts connections does not work.
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
-        self._told_connected = False
+        self._logged_connected = False
         self._finish_by_ns: int | None = None
         self._finish_backlog = True
         self._is_asleep = True  # the thread waits, or is about to
@@ -98,7 +98,7 @@ class Publisher:
     def put(self, message: Message) -> None:
         """Queue a message; never waits."""
         self._store.put(message)
-        if self._is_asleep:  # a system call for each message would hand the interpreter to and fro
+        if self._is_asleep:  # a system call per message would hand the interpreter lock back and forth
             self._is_asleep = False
             self._wake()
 
@@ -106,7 +106,7 @@ class Publisher:
         return self._store.state(list(self._in_flight.values()))
 
     def finish(self, timeout_s: float, *, backlog: bool = True) -> None:
-        """Send what waits for at most `timeout_s`, then disconnect; an unreachable broker is not waited for.
+        """Send what is queued for at most `timeout_s`, then disconnect; do not wait for an unreachable broker.
 
         Without `backlog`, what is on disk stays there.
         """
@@ -115,7 +115,7 @@ class Publisher:
         self._wake()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for the thread's end after `finish`; False where it has not come. Nothing may be put after it."""
+        """Wait for the thread to end after `finish`; return whether it has. Nothing may be put after it."""
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             return False
@@ -130,7 +130,7 @@ class Publisher:
                 with self._connected():
                     self._serve()
             except (OSError, ValueError, EdgeError) as error:
-                self._tell_away(error)
+                self._log_failure(error)
                 if self._finish_by_ns is not None:
                     return
                 self._pause()
@@ -149,11 +149,11 @@ class Publisher:
         state = self.outbox()
         return state.messages <= (0 if self._finish_backlog else state.disk_messages)
 
-    def _tell_away(self, error: Exception) -> None:
-        if not self._backoff.failures:  # once a loss, not once a try
-            self._told_connected = False
-            why = why_away(self._settings, error)
-            log.warning("MQTT broker %s is away (%s); messages wait for it", self._settings.shown, why)
+    def _log_failure(self, error: Exception) -> None:
+        if not self._backoff.failures:  # once per loss, not per attempt
+            self._logged_connected = False
+            reason = explain_failure(self._settings, error)
+            log.warning("MQTT broker %s is unreachable (%s); messages are queued", self._settings.shown, reason)
 
     def _pause(self) -> None:
         """Pause before the next attempt to connect, or until `finish` is called."""
@@ -177,9 +177,9 @@ class Publisher:
         """Connect; on the way out, put back what was not acknowledged."""
         self._connection.open()
         try:
-            if not self._told_connected:
+            if not self._logged_connected:
                 log.info("connected to MQTT broker %s", self._settings.shown)
-            self.connected = self._told_connected = True
+            self.connected = self._logged_connected = True
             self._store.set_connected(connected=True)
             self._refused_topics.clear()
             self._store.renew_retained()
@@ -217,14 +217,14 @@ class Publisher:
         return self._backlog_in_flight < max(self._connection.window // 2, 1)
 
     def _idle_ms(self) -> int:
-        """Return how long to wait; what is handed over from now on wakes us, as does a link that takes more."""
+        """Return how long to wait; messages put from now on wake the thread, as does a link that accepts more."""
         self._is_asleep = True
         has_room = len(self._in_flight) < self._connection.window and not self._connection.wants_write
         return 0 if has_room and self._store.has_waiting(backlog=self._takes_backlog) else IDLE_POLL_MS
 
     def _fill_window(self) -> None:
-        """Send while fewer messages than the window are without acknowledgement."""
-        # A link that takes nothing gets nothing: of QoS 0, which is never acknowledged, the library would hold it all.
+        """Send until the window of unacknowledged messages is full."""
+        # A blocked link gets nothing: the library would queue all of QoS 0, which is never acknowledged.
         if self._connection.wants_write:
             return
         for _ in range(self._connection.window - len(self._in_flight)):
@@ -251,17 +251,17 @@ class Publisher:
     def _refuse(self, entry: Entry, reason: object) -> None:
         """Drop what the broker does not accept; log a topic once a connection, not with each message."""
         message = entry.message
-        if message.topic not in self._refused_topics and len(self._refused_topics) < MOST_REFUSED_TOLD:
+        if message.topic not in self._refused_topics and len(self._refused_topics) < MOST_REFUSED_LOGGED:
             self._refused_topics.add(message.topic)
-            told = "broker %s refused a message on %s (%s); further ones on this topic are only counted"
-            log.warning(told, self._settings.shown, message.topic, reason)
+            text = "broker %s refused a message on %s (%s); further ones on this topic are only counted"
+            log.warning(text, self._settings.shown, message.topic, reason)
         self._store.settle(entry, "refused")
 
     @staticmethod
     def _stamp_age(entry: Entry) -> None:
         message = entry.message
         if message.stream is not None and not entry.times_sent:
-            age_ms = max(elapsed_ms(message.captured_ns, now_ns()), 0.0)  # a clock may have been set back meanwhile
+            age_ms = max(elapsed_ms(message.captured_ns, now_ns()), 0.0)  # the clock may have been set back meanwhile
             message.body = b'%b,"age_ms":%.1f}' % (message.body[:-1], age_ms)
 
     def _acknowledge(self, packet_id: int, reason: Any) -> None:

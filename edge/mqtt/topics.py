@@ -1,10 +1,10 @@
-"""Where each message is published: `prefix/device/…`."""
+"""Topics of messages, commands and answers: `prefix/device/…`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-MOST_TOPIC_BYTES = 1024  # of a topic that somebody else names
+MOST_TOPIC_BYTES = 1024  # of a response topic, which a requester chooses
 
 
 @dataclass(frozen=True)
@@ -47,18 +47,18 @@ class Topics:
         return f"{self._root}/streams/{stream}/snapshot"
 
     def switch(self, stream: str) -> str:
-        """Where ON and OFF are taken for a stream; `+` for all of them."""
+        """Return the topic that accepts ON and OFF for a stream; `+` for all of them."""
         return f"{self._root}/streams/{stream}/set"
 
     def switched_stream(self, topic: str) -> str | None:
-        """Return the stream that a message on this topic switches."""
+        """Return the stream that a message on this topic switches, if any."""
         head, tail = f"{self._root}/streams/", "/set"
         name = topic[len(head) : -len(tail)]
         return name if topic == f"{head}{name}{tail}" and name and "/" not in name else None
 
     @property
     def commands(self) -> str:
-        """What all commands are subscribed to by; their acknowledgements are one level below."""
+        """Subscription for all commands; their acknowledgements are one level below."""
         return self.command("+")
 
     def command(self, name: str) -> str:
@@ -68,13 +68,13 @@ class Topics:
         return f"{self.command(name)}/ack"
 
     def commanded(self, topic: str) -> str | None:
-        """Return the name of the command that comes on this topic."""
+        """Return the name of the command on this topic, if any."""
         head = self.command("")
         name = topic[len(head) :]
         return name if topic.startswith(head) and name and "/" not in name else None
 
     def is_for_answers(self, topic: str) -> bool:
-        """Tell whether an answer may go where its asker wants it: none to be taken for a message or command of ours."""
+        """Return whether a response topic is allowed: an answer must not pass for a message or command of ours."""
         levels = topic.removeprefix(f"{self.prefix}/").split("/")
         is_ours = topic.startswith(f"{self.prefix}/") and (levels[0] == self.device or "cmd" in levels)
         is_name = 0 < len(topic.encode(errors="replace")) <= MOST_TOPIC_BYTES and topic.isprintable()

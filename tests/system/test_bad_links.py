@@ -107,12 +107,12 @@ def test_a_link_that_drops_everything_for_a_while_costs_no_result_and_is_live_ag
         link.is_cut = True
         cut_at_s = time.monotonic()
         if cut_s > NOTICED_S:
-            here.daemon.await_log("is away", timeout_s=NOTICED_S)
+            here.daemon.await_log("is unreachable", timeout_s=NOTICED_S)
         time.sleep(max(0.0, cut_at_s + cut_s - time.monotonic()))
         assert here.rss_bytes() - before_bytes < GROWTH_BYTES
         here.heal(before_ms)
         assert link.lost_packets > 0
-        assert here.daemon.log.count("is away") <= 1, "once a loss"
+        assert here.daemon.log.count("is unreachable") <= 1, "once a loss"
         here.end()
 
 
@@ -124,7 +124,7 @@ def test_a_link_that_takes_two_seconds_each_way_serves(tmp_path: Path, link: Bad
         here.subscriber.wait_for_results("belt", 50)
         here.heal(0.0)
         here.end()
-        assert "is away" not in here.daemon.log
+        assert "is unreachable" not in here.daemon.log
 
 
 @pytest.mark.broker

@@ -133,7 +133,7 @@ def test_what_waits_for_a_broker_while_the_clock_is_set_is_neither_too_old_nor_t
         daemon = start_edge(config, environment=clock.environment)
         subscriber.wait_for_results("belt", FPS)
         broker.end()
-        daemon.await_log("is away")
+        daemon.await_log("is unreachable")
         time.sleep(2)  # some results wait from before the step, and some from after it
         clock.move(step_s)
         time.sleep(2)

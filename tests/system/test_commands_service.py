@@ -112,7 +112,7 @@ def test_a_stream_is_added_with_the_settings_of_the_file_and_removed_with_all_th
             "fps: found 'x', wanted a number",
         ),
         ({"source": "no/such/file", "model": "conveyor"}, "does not exist"),
-        ({"source": "rtsp://127.0.0.1:1/a", "model": "conveyor", "password_file": "/etc/passwd"}, "is not taken"),
+        ({"source": "rtsp://127.0.0.1:1/a", "model": "conveyor", "password_file": "/etc/passwd"}, "is not accepted"),
         ({"source": "synthetic://conveyor", "model": "conveyor", "labels": ["none"]}, "wanted labels of the model"),
     ],
 )
@@ -298,7 +298,7 @@ def test_a_restart_is_answered_before_it_ends_the_daemon_with_exit_code_3(
     subscriber.wait_for_results("belt", 1)
     early = commander.ask("restart")
     assert not early["ok"]
-    assert "systemd gives up a service that is started too often" in early["reason"]
+    assert "systemd gives up on a service that restarts too often" in early["reason"]
     for _ in range(30):
         if commander.ask("restart")["ok"]:
             break

@@ -42,7 +42,7 @@ def test_the_disk_is_touched_only_while_the_broker_is_away(
     assert subscriber.telemetry()[-1]["outbox"]["journal"], "what waits in memory had its copies all the time"
     # What is measured here does move where the disk is used.
     broker.end()
-    daemon.await_log("is away")
+    daemon.await_log("is unreachable")
     eventually(lambda: (state / "outbox.db").exists() and written_bytes(pid) > bytes_before, "the disk is used")
     assert contents(state) != before
     broker.start()

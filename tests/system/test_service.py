@@ -93,7 +93,7 @@ def test_without_a_broker_sigterm_ends_the_daemon_in_time_and_the_next_start_sen
     time.sleep(1)
     assert daemon.end(timeout_s=STOP_S) == 0
     told = re.search(
-        r"(\d+) messages were not acknowledged by broker mqtt://127\.0\.0\.1:\d+: they wait on", daemon.log
+        r"(\d+) messages were not acknowledged by broker mqtt://127\.0\.0\.1:\d+ and are kept on", daemon.log
     )
     assert told is not None
     summary = json.loads(daemon.output)
@@ -181,7 +181,7 @@ def test_what_was_found_before_the_broker_came_arrives_from_the_first_result_on(
     broker.end()  # it keeps the subscriber's session, and so whatever comes before the subscriber is back
     # What waits in memory keeps its place before what comes later.
     daemon = start_edge(configure({"outbox": {"memory_s": 3600}, "streams.belt": belt()}))
-    daemon.await_log("is away")
+    daemon.await_log("is unreachable")
     daemon.await_log("stream belt is running")
     time.sleep(1)
     broker.start()
@@ -218,7 +218,7 @@ def test_a_broker_that_restarts_costs_no_result(
     daemon = start_edge(configure({"streams.belt": belt(frames=frames, size="160x120", delivery="every")}))
     subscriber.wait_for_results("belt", 100)
     broker.end()
-    daemon.await_log("is away")
+    daemon.await_log("is unreachable")
     broker.start()
     assert daemon.wait() == 0
     subscriber.wait_for_state("stopped")
@@ -292,8 +292,8 @@ def test_a_bad_new_configuration_is_refused_and_the_old_one_runs_on(
             "cannot be loaded",
         ),
         (good | {"streams.b": belt(labels=["cat"])}, "found 'cat'"),
-        (good | {"mqtt": {"prefix": "other"}}, "[mqtt] has changed, which takes a restart"),
-        (good | {"device": {"name": "other"}}, "[device] has changed, which takes a restart"),
+        (good | {"mqtt": {"prefix": "other"}}, "[mqtt] has changed, which requires a restart"),
+        (good | {"device": {"name": "other"}}, "[device] has changed, which requires a restart"),
     ]
     daemon = start_edge(configure(good))
     subscriber.wait_for_results("belt", 5)

@@ -58,17 +58,17 @@ class Discovery:
             "qos": 1,
         }
 
-    def body(self, shown: DiscoveredDevice, former: Mapping[str, Component] | None = None) -> dict[str, Any]:
+    def body(self, device: DiscoveredDevice, former: Mapping[str, Component] | None = None) -> dict[str, Any]:
         """Return the message; components of the `former` one that are gone are listed, so that they disappear."""
-        components = self._of_device(shown)
-        for stream in shown.streams:
-            components |= self._of_stream(stream, shown.allow)
+        components = self._of_device(device)
+        for stream in device.streams:
+            components |= self._of_stream(stream, device.allow)
         for key, component in components.items():
             component["unique_id"] = f"{self._id}_{key}"
         gone = {key: {"platform": each["platform"]} for key, each in (former or {}).items() if key not in components}
         return self._head | {"components": components | gone}
 
-    def _of_device(self, shown: DiscoveredDevice) -> dict[str, Component]:
+    def _of_device(self, device: DiscoveredDevice) -> dict[str, Component]:
         hottest = f"{_path('board', 'temperature_c')} or {{}}"
         throttled = _path("board", "throttled")
         components = {
@@ -88,11 +88,11 @@ class Discovery:
                 "value_template": f"{{{{ none if {throttled} is none else ('ON' if {throttled} else 'OFF') }}}}",
             },
         }
-        for model in shown.models:
+        for model in device.models:
             energy = _value("models", model, "energy_j_per_image")
             components[f"model_{model}_energy"] = _sensor(f"{model} energy per inference", energy, "J")
-        if "power_mode" in shown.allow and shown.power_modes:
-            components["power_mode"] = self._power_mode(shown.power_modes)
+        if "power_mode" in device.allow and device.power_modes:
+            components["power_mode"] = self._power_mode(device.power_modes)
         return components
 
     def _power_mode(self, modes: Sequence[str]) -> Component:

@@ -36,7 +36,7 @@ class Exposition:
     """The figures of the newest period as text, written once per format and period, however often they are read."""
 
     def __init__(self) -> None:
-        self._totals = Counters()
+        self._counters = Counters()
         self._newest = _Period([])
 
     def update(
@@ -50,10 +50,10 @@ class Exposition:
         is_connected: bool,
     ) -> None:
         """Replace the figures by those of a period: its telemetry message, its meters, and the standing alarms."""
-        self._totals.update(body, streams, models)
-        families = [*_infos(body), *_standing(alarms), *_gauges(body), *_counters(self._totals.values)]
+        self._counters.update(body, streams, models)
+        families = [*_infos(body), *_standing(alarms), *_gauges(body), *_counters(self._counters.values)]
         families += [
-            _latency(self._totals.spreads),
+            _latency(self._counters.spreads),
             core.GaugeMetricFamily("edge_mqtt_connected", "Whether the broker is connected.", float(is_connected)),
             core.CounterMetricFamily(
                 "edge_scrape_dropped_connections_total",

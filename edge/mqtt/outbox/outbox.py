@@ -179,7 +179,7 @@ class Outbox:
 
     @property
     def is_near_limit(self) -> bool:
-        """Whether more waits than memory, or the journal, should hold."""
+        """True while more waits than memory, or the journal, should hold."""
         with self._lock:
             return self._is_near_limit()
 

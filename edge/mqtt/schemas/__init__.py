@@ -1,4 +1,4 @@
-"""The JSON Schemas of all messages, as files of this package."""
+"""JSON Schemas of all messages, as files of this package."""
 
 from importlib.resources import files
 
@@ -8,7 +8,7 @@ NAMES = ("result", "telemetry", "status", "stream-status", "alarm", "governor", 
 
 
 def read(name: str) -> str:
-    """Return a schema as JSON text; raise ConfigError for a name that there is not."""
+    """Return a schema as JSON text; raise ConfigError for an unknown name."""
     if name not in NAMES:
         raise ConfigError(f"schema {name!r} does not exist; wanted one of {', '.join(NAMES)}")
     return (files(__package__) / f"{name}.json").read_text(encoding="utf-8")
