@@ -1,4 +1,4 @@
-"""How well two engines agree on the same pictures: pure functions over raw outputs, what was found, and pictures."""
+"""Agreement of two engines on the same images: pure functions over raw outputs, findings and images."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _C1, _C2 = (0.01 * _PEAK) ** 2, (0.03 * _PEAK) ** 2
 
 @dataclass(frozen=True)
 class OutputError:
-    """How far raw outputs lie from those wanted, in parts of the wanted outputs' spread (their standard deviation)."""
+    """Deviation of raw outputs from the reference, relative to the reference's standard deviation."""
 
     max: float
     mean: float
 
 
 def output_error(wanted: Mapping[str, NDArray[Any]], got: Mapping[str, NDArray[Any]]) -> OutputError:
-    """Compare one picture's outputs by name; the worst counts. Infinite where one is missing or not finite."""
+    """Compare the outputs of one image by name; the worst counts. Infinite if one is missing or not finite."""
     errors = [_array_error(array, got.get(name)) for name, array in wanted.items()]
     return OutputError(max(error.max for error in errors), max(error.mean for error in errors))
 
@@ -47,28 +47,28 @@ def _array_error(wanted: NDArray[Any], got: NDArray[Any] | None) -> OutputError:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well what was found agrees over pictures, `wanted` taken as the truth; None where no picture tells it."""
+    """Agreement of findings over images, with `wanted` as the reference; None for what no image determines."""
 
     frames: int
     wanted: int = 0  # boxes, as the next two
     got: int = 0
-    matched: int = 0  # of the same class, overlapping by `MATCH_IOU` or more, each once, best first
+    matched: int = 0  # of the same class, with an IoU of `MATCH_IOU` or more, each once, best first
     f1: float | None = None  # 2·TP / (2·TP + FP + FN)
     precision: float | None = None
     recall: float | None = None
     mean_iou: float | None = None  # of the matched
-    score_shift: float | None = None  # mean of got minus wanted, where boxes match or best classes are the same
-    top1: float | None = None  # share of pictures of the same best class
-    top5: float | None = None  # share of pictures whose wanted best class is among the best five
+    score_shift: float | None = None  # mean of got minus wanted, for matching boxes or equal best classes
+    top1: float | None = None  # fraction of images with the same best class
+    top5: float | None = None  # fraction of images whose wanted best class is among the best five
 
     @property
     def figure(self) -> float | None:
-        """The one that admission goes by."""
+        """The figure that decides admission."""
         return self.f1 if self.top1 is None else self.top1
 
 
 class Tally:
-    """Counts agreement, picture by picture."""
+    """Accumulates agreement, image by image."""
 
     def __init__(self) -> None:
         self._frames = self._wanted = self._got = 0
@@ -78,7 +78,7 @@ class Tally:
         self._top5: list[bool] = []
 
     def add(self, wanted: Findings, got: Findings) -> None:
-        """Count one picture."""
+        """Count one image."""
         self._frames += 1
         if isinstance(wanted, Classes) or isinstance(got, Classes):
             self._add_classes(wanted, got)
@@ -102,31 +102,31 @@ class Tally:
             self._shifts.append(float(got.scores[0]) - float(wanted.scores[0]))
 
     def result(self) -> Agreement:
-        """Return how well all pictures so far agree."""
+        """Return the agreement over all images so far."""
         matched = len(self._overlaps)
         return Agreement(
             frames=self._frames,
             wanted=self._wanted,
             got=self._got,
             matched=matched,
-            f1=_share(2 * matched, self._wanted + self._got),
-            precision=_share(matched, self._got),
-            recall=_share(matched, self._wanted),
-            mean_iou=_share(sum(self._overlaps), matched),
-            score_shift=_share(sum(self._shifts), len(self._shifts)),
-            top1=_share(sum(self._top1), len(self._top1)),
-            top5=_share(sum(self._top5), len(self._top5)),
+            f1=_ratio(2 * matched, self._wanted + self._got),
+            precision=_ratio(matched, self._got),
+            recall=_ratio(matched, self._wanted),
+            mean_iou=_ratio(sum(self._overlaps), matched),
+            score_shift=_ratio(sum(self._shifts), len(self._shifts)),
+            top1=_ratio(sum(self._top1), len(self._top1)),
+            top5=_ratio(sum(self._top5), len(self._top5)),
         )
 
 
-def _share(part: float, whole: int) -> float | None:
+def _ratio(part: float, whole: int) -> float | None:
     return part / whole if whole else None
 
 
 def agreement(wanted: Sequence[Findings], got: Sequence[Findings]) -> float | None:
-    """Return how well what was found agrees, 0…1, over pictures; None where neither found anything.
+    """Return the agreement of findings over images, 0…1; None if neither found anything.
 
-    For boxes it is F1, for classes the share of pictures whose best class is the same.
+    For boxes it is F1, for classes the fraction of images with the same best class.
     """
     tally = Tally()
     for one, other in zip(wanted, got, strict=True):
@@ -139,7 +139,7 @@ def _best_class(findings: Findings) -> int | None:
 
 
 def disagreement(wanted: Findings, got: Findings) -> float:
-    """Return how far one picture's findings lie apart, to put the worst first: boxes without a match weigh most."""
+    """Return the disagreement on one image, for sorting the worst first: unmatched boxes weigh most."""
     tally = Tally()
     tally.add(wanted, got)
     found = tally.result()
@@ -149,7 +149,7 @@ def disagreement(wanted: Findings, got: Findings) -> float:
 
 
 def matches(wanted: Findings, got: Findings) -> list[tuple[int, int]]:
-    """Return which box of `wanted` each box of `got` stands for, as pairs of their places; best boxes choose first."""
+    """Match boxes of `got` with boxes of `wanted`, best first; return pairs of indices into `wanted` and `got`."""
     if not isinstance(wanted, Detections) or not isinstance(got, Detections):
         return []
     overlaps = iou(wanted.boxes, got.boxes)
@@ -178,24 +178,24 @@ def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def psnr(wanted: Image, got: Image) -> float:
-    """Return the peak signal-to-noise ratio of two pictures of one shape, in dB; infinite where they are equal."""
+    """Return the peak signal-to-noise ratio of two images of one shape, in dB; infinite if they are equal."""
     error = float(np.square(wanted.astype(np.float64) - got).mean())
     return 10 * float(np.log10(_PEAK**2 / error)) if error else np.inf
 
 
 def ssim(wanted: Image, got: Image) -> float:
-    """Return the structural similarity (-1…1) of two pictures, H×W or H×W×C: the mean over pixels and channels.
+    """Return the structural similarity (-1…1) of two images, H×W or H×W×C: the mean over pixels and channels.
 
-    Pixels whose window reaches beyond the picture are left out, but in pictures smaller than a window.
+    Pixels whose window reaches beyond the image are omitted, unless the image is smaller than a window.
     """
     a, b = wanted.astype(np.float64), got.astype(np.float64)
     mean_a, mean_b = _blurred(a), _blurred(b)
     var_a, var_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
     covariance = _blurred(a * b) - mean_a * mean_b
-    likeness = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
-    likeness /= (mean_a**2 + mean_b**2 + _C1) * (var_a + var_b + _C2)
+    similarity = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
+    similarity /= (mean_a**2 + mean_b**2 + _C1) * (var_a + var_b + _C2)
     rim = _WINDOW_PX // 2 if min(a.shape[:2]) >= _WINDOW_PX else 0
-    return float(likeness[rim : a.shape[0] - rim, rim : a.shape[1] - rim].mean())
+    return float(similarity[rim : a.shape[0] - rim, rim : a.shape[1] - rim].mean())
 
 
 def _blurred(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What stands in pictures as people have labelled them: boxes of a COCO file, or a folder of pictures a class."""
+"""Ground truth: labelled boxes of a COCO file, or a folder of images for each class."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from edge.core.records import IMAGE_SUFFIXES, Detections, Findings
 from edge.core.validation import one_line
 from edge.precision.average_precision import TrueBoxes, mean_average_precision
 
-Label = TrueBoxes | int  # what stands in a picture, or the class that it is of
+Label = TrueBoxes | int  # boxes of an image, or its class
 
 _TOP_K = 5
-_SHOWN = 3  # names in a sentence
-_WORDNET = re.compile(r"n\d{8}")  # how ImageNet names its folders
+_SHOWN = 3  # names in a message
+_WORDNET = re.compile(r"n\d{8}")  # ImageNet's names of folders
 
 
 class _CocoRecord(BaseModel):
-    """A part of a COCO file; the rest of its keys are not looked at."""
+    """A part of a COCO file; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -53,10 +53,10 @@ class _Coco(_CocoRecord):
 
 
 def read_boxes(path: Path, pictures: Path, labels: Sequence[str]) -> dict[Path, TrueBoxes]:
-    """Read a COCO file: which boxes stand in each of its pictures, found in the folder `pictures`.
+    """Read the boxes of each image of a COCO file; the images are in the folder `pictures`.
 
-    A category is the model's label of its name; where the file names none, its id is the model's class id. Raises
-    ConfigError in one sentence where the file does not fit the model or the pictures.
+    A category stands for the model's label of the same name; if the file has no names, its id is the model's class id.
+    Raises ConfigError if the file does not fit the model or the images.
     """
     coco = _read_coco(path)
     ids = _class_ids(path, coco, labels)
@@ -64,7 +64,7 @@ def read_boxes(path: Path, pictures: Path, labels: Sequence[str]) -> dict[Path, 
     by_image: dict[int, list[_Annotation]] = {image.id: [] for image in coco.images}
     for each in coco.annotations:
         if each.image_id not in by_image:
-            raise ConfigError(f"truth {path}: a box is of image {each.image_id}, which is none of its images; mend it")
+            raise ConfigError(f"truth {path}: a box refers to image {each.image_id}, which is not in the file; fix it")
         by_image[each.image_id].append(each)
     return {paths[image_id]: _true_boxes(boxes, ids) for image_id, boxes in by_image.items()}
 
@@ -77,11 +77,11 @@ def _read_coco(path: Path) -> _Coco:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise ConfigError(f"truth {path} is no COCO file of boxes: {place}: {one_line(first['msg'])}") from None
+        raise ConfigError(f"truth {path} is not a COCO file of boxes: {place}: {one_line(first['msg'])}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"truth {path} is not valid JSON ({error}); wanted a COCO file") from None
     if not coco.images:
-        raise ConfigError(f"truth {path} names no images; wanted a COCO file with the pictures to judge by")
+        raise ConfigError(f"truth {path} lists no images; wanted a COCO file with the images to verify on")
     return coco
 
 
@@ -95,7 +95,7 @@ def _class_ids(path: Path, coco: _Coco, labels: Sequence[str]) -> Mapping[int, i
         if unknown:
             raise ConfigError(
                 f"truth {path}: found categories {_some(unknown)}, wanted labels of the model ({_some(labels)}); "
-                "name them alike"
+                "use the same names"
             )
         return {each: places[_plain(names[each])] for each in used}
     if unknown := [str(each) for each in sorted(used) if each < 0 or (labels and each >= len(labels))]:
@@ -108,12 +108,12 @@ def _class_ids(path: Path, coco: _Coco, labels: Sequence[str]) -> Mapping[int, i
 
 def _found_pictures(path: Path, images: Sequence[_Image], folder: Path) -> dict[int, Path]:
     if not folder.is_dir():
-        raise ConfigError(f"--frames {folder}: found no folder, wanted the folder of the pictures that {path} names")
+        raise ConfigError(f"--frames {folder}: found no folder, wanted the folder of the images in {path}")
     paths = {image.id: folder / image.file_name for image in images}
     if missing := [image.file_name for image in images if not paths[image.id].is_file()]:
         raise ConfigError(
-            f"truth {path}: {len(missing)} of its {len(images)} pictures are not in {folder}: {_some(missing)}; "
-            "give the folder that they lie in by --frames"
+            f"truth {path}: {len(missing)} of its {len(images)} images are not in {folder}: {_some(missing)}; "
+            "give their folder with --frames"
         )
     return paths
 
@@ -126,14 +126,14 @@ def _true_boxes(annotations: Sequence[_Annotation], ids: Mapping[int, int]) -> T
 
 
 def read_classes(folder: Path, labels: Sequence[str]) -> dict[Path, int]:
-    """Read a folder with a folder of pictures for each class: which class each picture is of.
+    """Read the class of each image from a folder with a folder of images for each class.
 
-    The folders are named as labels or by class ids; those of ImageNet's own names are taken in their order, where there
-    is one for each label. Raises ConfigError in one sentence where they do not fit the model.
+    The folders are named after labels or class ids; ImageNet's own names are taken in order if there is one for each
+    label. Raises ConfigError if they do not fit the model.
     """
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not folders:
-        raise ConfigError(f"truth {folder} holds no folders; wanted one a class, with its pictures in it")
+        raise ConfigError(f"truth {folder} contains no folders; wanted one for each class, with its images")
     ids = _folder_ids(folder, [path.name for path in folders], labels)
     found = {
         path: class_id
@@ -142,7 +142,7 @@ def read_classes(folder: Path, labels: Sequence[str]) -> dict[Path, int]:
         if path.suffix.lower() in IMAGE_SUFFIXES
     }
     if not found:
-        raise ConfigError(f"truth {folder} holds no picture in its {len(folders)} folders; wanted .jpg or .png files")
+        raise ConfigError(f"truth {folder} contains no image in its {len(folders)} folders; wanted .jpg or .png files")
     return found
 
 
@@ -162,12 +162,12 @@ def _folder_ids(folder: Path, names: Sequence[str], labels: Sequence[str]) -> li
 
 
 def accuracy(truth: Sequence[Label], found: Sequence[Findings]) -> dict[str, float]:
-    """Return map50 and map50_95 of boxes, top1 and top5 of classes; nothing where no picture shows anything."""
+    """Return map50 and map50_95 of boxes, or top1 and top5 of classes; nothing if no image has a labelled object."""
     boxes = [(true, each) for true, each in zip(truth, found, strict=True) if isinstance(true, TrueBoxes)]
     if boxes:
         pairs = [(true, each) for true, each in boxes if isinstance(each, Detections)]
-        judged = mean_average_precision([true for true, _ in pairs], [each for _, each in pairs])
-        return {} if judged is None else {"map50": judged.map50, "map50_95": judged.map50_95}
+        mean = mean_average_precision([true for true, _ in pairs], [each for _, each in pairs])
+        return {} if mean is None else {"map50": mean.map50, "map50_95": mean.map50_95}
     if not truth:
         return {}
     best = [each.class_ids[:_TOP_K].tolist() for each in found]
@@ -178,7 +178,7 @@ def accuracy(truth: Sequence[Label], found: Sequence[Findings]) -> dict[str, flo
 
 
 def _plain(label: str) -> str:
-    """Return a label as it is compared: file names have no blanks, and no case that matters."""
+    """Return a label for comparison: without underscores, which replace blanks in file names, and without case."""
     return label.strip().replace("_", " ").casefold()
 
 

@@ -1,7 +1,7 @@
-"""An FP32 ONNX model → the same with explicit Q/DQ nodes, by ONNX Runtime's quantizer, with ranges of our own.
+"""Insertion of explicit Q/DQ nodes into an FP32 ONNX model, by ONNX Runtime's quantizer with ranges of our own.
 
-Two placements come of one calibration. `tensorrt`: symmetric int8, biases and outputs of layers left as they are, so
-that TensorRT fuses Conv → activation → Q. `cpu`: what ONNX Runtime runs as integer kernels, outputs quantized too.
+One calibration serves two placements. `tensorrt`: symmetric int8, with biases and outputs of layers left in FP32, so
+that TensorRT fuses Conv → activation → Q. `cpu`: as ONNX Runtime runs integer kernels, with outputs quantized too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from edge.precision.weight_rounding import IntegerWeights
 
 Placement = Literal["tensorrt", "cpu"]
 
-ORIGIN_KEY = "edge.int8_of"  # in the file's metadata: the hash of what it was made from
-_TOOLS_KEY = "onnx.infer"  # a note of ONNX Runtime's tools to themselves
+ORIGIN_KEY = "edge.int8_of"  # in the file's metadata: the hash of its source
+_TOOLS_KEY = "onnx.infer"  # internal metadata of ONNX Runtime's tools
 _WEIGHT_AXIS = {"Conv": 0, "ConvTranspose": 1}  # of the output's channels
-# Where a tensor is quantized for a layer, these take it so as well: TensorRT fuses the sum with the layer before it.
+# These also read a tensor that is quantized for a layer: TensorRT fuses the sum with the layer before it.
 _TAKE_QUANTIZED = ("Add",)
 
 
@@ -38,9 +38,9 @@ def insert_qdq(
     rounded: Mapping[str, IntegerWeights],
     placement: Placement,
 ) -> ModelProto:
-    """Return a prepared model with these layers quantized; `ranges` are those of all activations.
+    """Return a prepared model with some layers quantized, given the ranges of all activations.
 
-    `rounded` are the weights of those layers that are not simply rounded to the nearest level.
+    `rounded` has the weights of those layers that are not simply rounded to the nearest level.
     """
     quantized = ModelProto()
     quantized.CopyFrom(model)
@@ -54,13 +54,13 @@ def insert_qdq(
     quantizer.model.topological_sort()
     result: ModelProto = quantizer.model.model
     if placement == "tensorrt":
-        _give_floats(result.graph, layers)
+        _bypass_quantization(result.graph, layers)
     drop_unused_domains(result)
     return result
 
 
 def serialize(model: ModelProto, origin: str) -> bytes:
-    """Return the file of a quantized model; `origin` tells what it was made from."""
+    """Check a quantized model and return the content of its file; `origin` is the hash of its source."""
     kept = [each for each in model.metadata_props if each.key != _TOOLS_KEY]
     model.ClearField("metadata_props")
     model.metadata_props.extend(kept)
@@ -71,7 +71,7 @@ def serialize(model: ModelProto, origin: str) -> bytes:
 
 
 def naive_quantization(onnx: Path, inputs: Iterable[NDArray[Any]]) -> bytes:
-    """Return what `quantize_static` of ONNX Runtime makes of the file with its defaults, to compare with."""
+    """Return the model as quantized by ONNX Runtime's `quantize_static` with its defaults, for comparison."""
     from onnxruntime.quantization import quantize_static  # noqa: PLC0415 -- slow to import
 
     name = next(iter(real_inputs(load(onnx, load_external_data=False))))
@@ -83,7 +83,7 @@ def naive_quantization(onnx: Path, inputs: Iterable[NDArray[Any]]) -> bytes:
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Keep back the advice of ONNX Runtime's tools, which goes to the root logger."""
+    """Suppress the advice of ONNX Runtime's tools, which goes to the root logger."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -93,7 +93,7 @@ def _unlogged() -> Iterator[None]:
 
 
 class _Reader:
-    """Calibration inputs, as ONNX Runtime's quantizer asks for them."""
+    """Calibration inputs in the interface of ONNX Runtime's quantizer."""
 
     def __init__(self, name: str, inputs: Iterable[NDArray[Any]]) -> None:
         self._name = name
@@ -105,14 +105,14 @@ class _Reader:
 
 
 def library() -> str:
-    """Return which version of the quantizer is at work."""
+    """Return the name and version of the quantizer."""
     import onnxruntime  # noqa: PLC0415 -- slow to import
 
     return f"onnxruntime {onnxruntime.__version__}"
 
 
 def _set_weights(model: ModelProto, rounded: Mapping[str, IntegerWeights]) -> dict[str, Any]:
-    """Give layers their rounded weights; return these weights' scales as the quantizer takes them."""
+    """Set the layers' rounded weights; return their scales in the quantizer's format."""
     scales: dict[str, Any] = {}
     zero = np.array(0, np.int8)
     for node in model.graph.node:
@@ -130,7 +130,7 @@ def _set_weights(model: ModelProto, rounded: Mapping[str, IntegerWeights]) -> di
 
 
 def _between(model: ModelProto, layers: Collection[str], ranges: Mapping[str, Range]) -> set[str]:
-    """Return the nodes, all of whose results go to quantized ones, that ONNX Runtime can run on integers too."""
+    """Return the nodes that ONNX Runtime can run on integers and whose outputs only feed quantized nodes."""
     found: set[str] = set()
     readers = _readers(model.graph)
     for node in reversed(model.graph.node):
@@ -143,7 +143,7 @@ def _between(model: ModelProto, layers: Collection[str], ranges: Mapping[str, Ra
 
 
 def _readers(graph: GraphProto) -> dict[str, set[str]]:
-    """Return the names of the nodes that read each tensor; what is an output of the model is read by a nameless one."""
+    """Return the names of the nodes that read each tensor; an output of the model also has a nameless reader."""
     readers: dict[str, set[str]] = {value.name: {""} for value in graph.output}
     for node in graph.node:
         for name in node.input:
@@ -188,8 +188,8 @@ def _quantizer(
     )
 
 
-def _give_floats(graph: GraphProto, layers: Collection[str]) -> None:
-    """Let nodes that are not quantized read a tensor as it was before it was quantized for others."""
+def _bypass_quantization(graph: GraphProto, layers: Collection[str]) -> None:
+    """Let nodes that are not quantized read the FP32 tensor instead of the one quantized for others."""
     makers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         if node.name in layers or node.op_type in (*QUANTIZING, *_TAKE_QUANTIZED):

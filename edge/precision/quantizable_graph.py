@@ -1,4 +1,4 @@
-"""An FP32 ONNX model in the form that is quantized, and the layers in it that can be."""
+"""Preparation of an FP32 ONNX model for quantization, and its quantizable layers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from onnx import (
 from edge.core.errors import ModelError, error_text
 from edge.inference.onnx_graph import has_inner, label, value_type
 
-OPSET = 17  # the least: below 13 there are no scales for each channel
-# Beside layers, what ONNX Runtime runs on integers faster than on floats.
+OPSET = 17  # at least; below 13 there are no scales per channel
+# Beside layers, the operators that ONNX Runtime runs faster on integers than on floats.
 INTEGER_OPS = ("Add", "Concat", "MaxPool", "Resize")
 QUANTIZING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _LEAST_IR_VERSION = 8
@@ -34,7 +34,7 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 @dataclass(frozen=True)
 class QuantizableLayer:
-    """A node with weights, which may be quantized."""
+    """A node with weights that can be quantized."""
 
     name: str
     op: str
@@ -42,14 +42,14 @@ class QuantizableLayer:
     weight: str
     bias: str | None
     output: str
-    counted: str  # the tensor for each of whose numbers there are so many …
-    products: int  # … multiplications
+    counted: str  # the tensor by whose size the multiplications are counted
+    products: int  # multiplications for each of its values
 
 
 def prepare(onnx: Path) -> ModelProto:
-    """Load a model and bring it into the form that is quantized: opset 17 or later, batch normalisation folded.
+    """Load a model and prepare it for quantization: opset 17 or later, batch normalisation folded.
 
-    Raises ModelError in one sentence where that is not possible.
+    Raises ModelError if that is not possible.
     """
     try:
         model = load(onnx)
@@ -68,18 +68,18 @@ def prepare(onnx: Path) -> ModelProto:
 def _check(onnx: Path, model: ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type in QUANTIZING or node.op_type.startswith("QLinear"):
-            raise _cannot(onnx, f"{label(node)} is quantized already; wanted the FP32 model that it was made from")
+            raise _cannot(onnx, f"{label(node)} is already quantized; wanted the original FP32 model")
         if has_inner(node):
-            wanted = "wanted one graph without branches and loops: export it so"
-            raise _cannot(onnx, f"{label(node)} holds graphs of its own (control flow); {wanted}")
+            wanted = "wanted a graph without branches and loops: export it that way"
+            raise _cannot(onnx, f"{label(node)} contains subgraphs (control flow); {wanted}")
     own = {function.name for function in model.functions}
     for node in model.graph.node:
         if node.domain not in _DOMAINS and node.op_type not in own:
-            wanted = "wanted operators of ONNX's own, which TensorRT knows: export it so"
-            raise _cannot(onnx, f"{label(node)} is of the domain {node.domain!r}; {wanted}")
+            wanted = "wanted standard ONNX operators, which TensorRT supports: export it that way"
+            raise _cannot(onnx, f"{label(node)} belongs to the domain {node.domain!r}; {wanted}")
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT16:
-            raise _cannot(onnx, f"weight {tensor.name!r} is FP16; wanted the FP32 model that it was made from")
+            raise _cannot(onnx, f"weight {tensor.name!r} is FP16; wanted the original FP32 model")
 
 
 def _cannot(onnx: Path, reason: str) -> ModelError:
@@ -87,7 +87,7 @@ def _cannot(onnx: Path, reason: str) -> ModelError:
 
 
 def _raised(model: ModelProto) -> ModelProto:
-    """Return the model in an opset that has scales for each channel."""
+    """Return the model in an opset that has scales per channel."""
     if model.functions:
         model = inliner.inline_local_functions(model)
     drop_unused_domains(model)
@@ -101,13 +101,13 @@ def _raised(model: ModelProto) -> ModelProto:
 
 
 def real_inputs(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """Return the inputs that are no weights, as older files list those too."""
+    """Return the inputs without the weights, which older files list too."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return {value.name: value for value in model.graph.input if value.name not in weights}
 
 
 def _folded(model: ModelProto) -> ModelProto:
-    """Return the model with what is constant computed, and batch normalisation in the weights before it."""
+    """Return the model with constants folded, and batch normalisation folded into the weights before it."""
     import onnxruntime  # noqa: PLC0415 -- slow to import
 
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +123,7 @@ def _folded(model: ModelProto) -> ModelProto:
 
 
 def drop_unused_domains(model: ModelProto) -> None:
-    """Remove the operator sets that no node is of: the version converter refuses them."""
+    """Remove the operator sets that no node uses: the version converter rejects them."""
     used = {node.domain for node in model.graph.node} | {""}
     imports = [each for each in model.opset_import if each.domain in used]
     model.ClearField("opset_import")
@@ -131,7 +131,7 @@ def drop_unused_domains(model: ModelProto) -> None:
 
 
 def _named(model: ModelProto) -> ModelProto:
-    """Return the model with a name for each node, and the types of all tensors."""
+    """Return the model with a unique name for each node, and the types of all tensors."""
     taken: set[str] = set()
     for number, node in enumerate(model.graph.node):
         if not node.name or node.name in taken:
@@ -141,7 +141,7 @@ def _named(model: ModelProto) -> ModelProto:
 
 
 def layers_of(model: ModelProto) -> list[QuantizableLayer]:
-    """Return the layers that can be quantized: those whose weights are constant, in the order of the graph."""
+    """Return the quantizable layers, which have constant weights, in the order of the graph."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
     return [
         _layer(node, weights[node.input[1]])
@@ -151,7 +151,7 @@ def layers_of(model: ModelProto) -> list[QuantizableLayer]:
 
 
 def _has_channels(node: NodeProto, weights: Mapping[str, TensorProto]) -> bool:
-    """Tell whether only the weights are constant, with one scale for each channel of the output."""
+    """Return whether only the weights are constant, with one scale per channel of the output."""
     if node.input[1] not in weights or node.input[0] in weights:
         return False
     if node.op_type == "MatMul":

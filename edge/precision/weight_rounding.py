@@ -1,8 +1,8 @@
-"""Integer weights of convolutions, rounded so that their errors cancel on the inputs that a layer sees.
+"""Rounding of convolution weights to integers such that errors cancel on a layer's actual inputs.
 
-Rounding each number to the nearest level is best for inputs that vary independently; those of a network do not. Here
-one number after the other is rounded, and those to come make good what that changed in the output, as far as the
-inputs vary together on calibration frames. Last, the bias makes good what is left of a shift of the mean.
+Rounding each weight to the nearest level is best for independent inputs; those of a network are correlated. Here
+weights are rounded one after the other, and those still to come compensate for the change of the output, as far as
+inputs are correlated on calibration frames. Finally the bias compensates for the remaining shift of the mean.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from edge.precision.quantizable_graph import QuantizableLayer
 Floats = NDArray[np.float64]
 Values = NDArray[np.float32]
 
-_PLACES = 512  # of each picture's output that are sampled
-_DAMPING = 0.01  # in parts of the inputs' mean square: as if they had so much noise of their own
-# Numbers that one output number depends on: beyond it, memory (the square) and time (the cube) are too much, and
-# numbers are rounded to the nearest level.
+_POSITIONS = 512  # of each image's output that are sampled
+_DAMPING = 0.01  # fraction of the inputs' mean square, added as independent noise
+# Inputs of one output value: beyond this, memory (quadratic) and time (cubic) are too much, and weights are rounded to
+# the nearest level.
 _MOST_INPUTS = 1152
-_PICTURE_AXES = 4  # batch, channel, height, width
+_IMAGE_AXES = 4  # batch, channel, height, width
 
 
 @dataclass(frozen=True)
 class Window:
-    """How a convolution moves over its input."""
+    """Geometry of a convolution."""
 
     groups: int
     kernel: tuple[int, int]
@@ -42,7 +42,7 @@ class Window:
 
 @dataclass(frozen=True)
 class IntegerWeights:
-    """What a layer computes with once it is quantized."""
+    """Weights and bias of a quantized layer."""
 
     levels: NDArray[np.int8]  # of the weights' shape, -127…127
     scales: Values  # of each output channel
@@ -59,32 +59,32 @@ def round_weights(
     layers: Iterable[QuantizableLayer],
     ranges: Mapping[str, Range],
     probe: Probe,
-    pictures: Iterable[NDArray[Any]],
+    images: Iterable[NDArray[Any]],
 ) -> dict[str, IntegerWeights]:
-    """Return the integer weights of each convolution over pictures."""
+    """Return the integer weights of each two-dimensional convolution."""
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     chosen = {layer: window for layer in layers if (window := _window(nodes[layer.name], weights[layer.weight]))}
     samples = {layer: InputStatistics(window, weights[layer.weight]) for layer, window in chosen.items()}
-    for picture in pictures:
-        found = probe(picture)
-        seen = {name: quantized(found[name], ranges[name]) for name in {layer.input for layer in chosen}}
+    for image in images:
+        tensors = probe(image)
+        inputs = {name: quantized(tensors[name], ranges[name]) for name in {layer.input for layer in chosen}}
         for layer, sample in samples.items():
-            sample.add(seen[layer.input][:1], found[layer.output][:1])
+            sample.add(inputs[layer.input][:1], tensors[layer.output][:1])
     return {layer.name: sample.round() for layer, sample in samples.items()}
 
 
 def quantized(values: NDArray[Any], limits: Range) -> Values:
-    """Return the values as symmetric int8 holds them."""
+    """Return the values rounded to symmetric int8."""
     step = np.float32(limits.magnitude / LEVELS or 1.0)
-    held: Values = np.clip(np.rint(values / step), -LEVELS - 1, LEVELS) * step
-    return held
+    rounded: Values = np.clip(np.rint(values / step), -LEVELS - 1, LEVELS) * step
+    return rounded
 
 
 def _window(node: NodeProto, weights: Values) -> Window | None:
-    """Return how a node moves over its input; None where it is no convolution over pictures, with its pads written."""
+    """Return a node's geometry; None unless it is a two-dimensional convolution with explicit pads."""
     found = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-    if node.op_type != "Conv" or weights.ndim != _PICTURE_AXES or found.get("auto_pad", b"NOTSET") != b"NOTSET":
+    if node.op_type != "Conv" or weights.ndim != _IMAGE_AXES or found.get("auto_pad", b"NOTSET") != b"NOTSET":
         return None
     height, width = weights.shape[2:]
     return Window(
@@ -97,7 +97,7 @@ def _window(node: NodeProto, weights: Values) -> Window | None:
 
 
 class InputStatistics:
-    """How a layer's inputs vary together, and the mean of its outputs: sums that do not grow with the frames."""
+    """Correlation of a layer's inputs, and the mean of its outputs: sums whose size does not grow with the frames."""
 
     def __init__(self, window: Window, weights: Values) -> None:
         groups, inputs = window.groups, int(np.prod(weights.shape[1:]))
@@ -109,16 +109,16 @@ class InputStatistics:
         self._count = 0
         self._random = np.random.default_rng(0)
 
-    def add(self, seen: Values, wanted: Values) -> None:
-        """Take one picture: the input as quantization leaves it (1×C×H×W), and the FP32 output (1×D×H×W)."""
-        rows, columns = wanted.shape[2:]
-        places = self._random.choice(rows * columns, min(_PLACES, rows * columns), replace=False)
-        patches = _patches(seen[0], self._window, places // columns, places % columns)
+    def add(self, inputs: Values, outputs: Values) -> None:
+        """Add one image: the quantized input (1×C×H×W), and the FP32 output (1×D×H×W)."""
+        rows, columns = outputs.shape[2:]
+        positions = self._random.choice(rows * columns, min(_POSITIONS, rows * columns), replace=False)
+        patches = _patches(inputs[0], self._window, positions // columns, positions % columns)
         if self._products is not None:
             self._products += patches.transpose(0, 2, 1) @ patches
         self._inputs += patches.sum(axis=1, dtype=np.float64)
-        self._outputs += wanted[0].reshape(len(self._weights), -1)[:, places].sum(axis=1, dtype=np.float64)
-        self._count += len(places)
+        self._outputs += outputs[0].reshape(len(self._weights), -1)[:, positions].sum(axis=1, dtype=np.float64)
+        self._count += len(positions)
 
     def round(self) -> IntegerWeights:
         """Return the integer weights; `add` must have been called."""
@@ -131,39 +131,39 @@ class InputStatistics:
         else:
             means = self._products / np.float32(self._count)
             levels = np.stack([_round(*group) for group in zip(weights, scales, means, strict=True)])
-        given = np.einsum("gdk,gk->gd", levels * scales[..., None], self._inputs / self._count).ravel()
+        computed = np.einsum("gdk,gk->gd", levels * scales[..., None], self._inputs / self._count).ravel()
         return IntegerWeights(
             levels.reshape(self._weights.shape).astype(np.int8),
             scales.ravel().astype(np.float32),
-            (self._outputs / self._count - given).astype(np.float32),
+            (self._outputs / self._count - computed).astype(np.float32),
         )
 
 
 def _patches(x: Values, window: Window, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Values:
-    """Return what the kernel sees for these places of the output: groups × places × K."""
+    """Return the kernel's inputs at positions of the output: groups × positions × K."""
     top, left, bottom, right = window.pads
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
     down, along = (
-        place[:, None] * stride + np.arange(size) * gap
-        for place, stride, size, gap in zip(
+        position[:, None] * stride + np.arange(size) * gap
+        for position, stride, size, gap in zip(
             (rows, columns), window.strides, window.kernel, window.dilations, strict=True
         )
     )
-    seen = padded[:, down[:, :, None], along[:, None, :]]  # C × places × height × width
-    grouped = seen.reshape(window.groups, -1, *seen.shape[1:]).transpose(0, 2, 1, 3, 4)
+    taken = padded[:, down[:, :, None], along[:, None, :]]  # C × positions × height × width
+    grouped = taken.reshape(window.groups, -1, *taken.shape[1:]).transpose(0, 2, 1, 3, 4)
     patches: Values = grouped.reshape(window.groups, len(rows), -1)
     return patches
 
 
 def _round(weights: Floats, scales: Floats, products: Values) -> Floats:
-    """Round the weights (D×K) of one group, input after input."""
+    """Round the weights (D×K) of one group, input by input."""
     size = len(products)
     damped = products + np.eye(size) * (_DAMPING * float(np.trace(products)) / size or 1.0)
-    # Row k of this factor tells how the inputs after k make good for it, once those before it are fixed.
-    repairs = np.linalg.cholesky(np.linalg.inv(damped)).T
+    # Row k of this factor says how the inputs after k compensate for it, once those before it are fixed.
+    compensation = np.linalg.cholesky(np.linalg.inv(damped)).T
     work, levels = weights.copy(), np.empty_like(weights)
-    for place in range(size):
-        levels[:, place] = np.clip(np.rint(work[:, place] / scales), -LEVELS, LEVELS)
-        error = (work[:, place] - levels[:, place] * scales) / repairs[place, place]
-        work[:, place:] -= error[:, None] * repairs[place, place:]
+    for k in range(size):
+        levels[:, k] = np.clip(np.rint(work[:, k] / scales), -LEVELS, LEVELS)
+        error = (work[:, k] - levels[:, k] * scales) / compensation[k, k]
+        work[:, k:] -= error[:, None] * compensation[k, k:]
     return levels

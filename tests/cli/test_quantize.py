@@ -221,7 +221,7 @@ def test_a_quantized_model_is_told_in_a_sentence(
     assert quantize(classifier, pictures) == 0
     capsys.readouterr()
     shutil.move(classifier / "network.int8.onnx", classifier / "network.onnx")
-    assert "is quantized already" in fails(capsys, quantize(classifier, pictures))
+    assert "is already quantized" in fails(capsys, quantize(classifier, pictures))
 
 
 def test_a_dynamic_size_is_told_in_a_sentence(

@@ -75,10 +75,10 @@ def test_crowds_are_marked(tmp_path: Path) -> None:
         ({"categories": None}, "category ids '12' and no names, wanted class ids of the model: 0 to 2"),
         ({"categories": None, "annotations": [box(-1)]}, "category ids '-1'"),
         ({"categories": None, "annotations": [box(2), box(3)]}, "category ids '3' and no names"),
-        ({"images": [{"id": 7, "file_name": "c.png"}]}, "1 of its 1 pictures are not in"),
-        ({"images": []}, "names no images"),
+        ({"images": [{"id": 7, "file_name": "c.png"}]}, "1 of its 1 images are not in"),
+        ({"images": []}, "lists no images"),
         ({"images": None}, "images: Field required"),
-        ({"annotations": [box(12, image=8)]}, "a box is of image 8, which is none of its images"),
+        ({"annotations": [box(12, image=8)]}, "a box refers to image 8, which is not in the file"),
         ({"annotations": [box(12, bbox=[0, 0, 1])]}, "annotations.0.bbox"),
         ({"annotations": [box(12, bbox=[0, 0, -1, 1])]}, "annotations.0.bbox.2"),
     ],
@@ -91,7 +91,7 @@ def test_a_coco_file_that_does_not_fit_is_told_in_a_sentence(tmp_path: Path, par
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("{", "not valid JSON"), ("[1]", "no COCO file"), ("\xff", "not valid JSON")]
+    ("text", "told"), [("{", "not valid JSON"), ("[1]", "not a COCO file"), ("\xff", "not valid JSON")]
 )
 def test_another_file_is_no_coco_file(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "truth.json"
@@ -151,11 +151,11 @@ def test_folders_of_other_names_are_told(
 
 
 def test_a_set_without_folders_or_pictures_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="holds no folders"):
+    with pytest.raises(ConfigError, match="contains no folders"):
         read_classes(tmp_path, LABELS)
     (tmp_path / "nut").mkdir()
     (tmp_path / "nut" / "notes.txt").touch()
-    with pytest.raises(ConfigError, match="holds no picture"):
+    with pytest.raises(ConfigError, match="contains no image"):
         read_classes(tmp_path, LABELS)
 
 
