@@ -1,4 +1,4 @@
-"""The least energy for a day known in advance: dynamic programming over modes and the time since a switch."""
+"""Least energy for a day known in advance: dynamic programming over modes and the time since a switch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ Array = NDArray[np.float64]
 
 
 def best_path(cost: Array, switched_cost: Array, dwell: int) -> NDArray[np.int64]:
-    """Return the mode of each step, steps×lanes, that costs least altogether.
+    """Return the cheapest sequence of modes, steps×lanes.
 
-    `cost` is steps×modes×lanes: what a step costs in a mode. `switched_cost` is the same for a step that starts with a
-    switch into that mode. A mode that was switched to is kept for at least `dwell` steps; the first may be any.
+    `cost`, steps×modes×lanes, is the cost of a step in a mode; `switched_cost` is that of a step that starts with a
+    switch into the mode. After a switch, the mode is kept for at least `dwell` steps; the first mode is free.
     """
     steps, modes, lanes = cost.shape
-    # Value of being in a mode in the age's step since the switch; at the last age a switch is allowed.
+    # Value of a mode by the steps since the switch into it; at the last of them another switch is allowed.
     value = np.zeros((modes, dwell + 1, lanes))
     goes = np.zeros((steps, modes, lanes), np.int8)
     for step in range(steps - 1, -1, -1):
@@ -30,7 +30,7 @@ def best_path(cost: Array, switched_cost: Array, dwell: int) -> NDArray[np.int64
 
 
 def _of_others(arrived: Array, mode: int) -> Array:
-    """Return the least of the other modes' values and which mode that is: 2×lanes."""
+    """Return the lowest value of the other modes, and its mode: 2×lanes."""
     others = arrived.copy()
     others[mode] = np.inf
     return np.stack([others.min(axis=0), others.argmin(axis=0)])

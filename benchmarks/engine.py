@@ -1,8 +1,8 @@
-"""What our Python costs in each call of a TensorRT engine: `.venv/bin/python benchmarks/engine.py [--json OUT]`.
+"""Cost of our Python per call of a TensorRT engine: `.venv/bin/python benchmarks/engine.py [--json OUT]`.
 
-On the emulation in host memory, whose engine does nothing here and whose tensors are tiny, so that what is left is our
-code and the emulation's own.
-Blocks of calls for each kind of memory take turns; a figure is the median of its blocks' medians.
+It runs on the emulation in host memory, with an engine that does nothing and tiny tensors, so that only our code and
+the emulation's are measured. Blocks of calls for each kind of memory are interleaved; a figure is the median of its
+blocks' medians.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.support.emulated_engines import build_and_load, emulated_gpu  # noqa:
 from tests.support.small_models import identity  # noqa: E402 -- likewise
 
 DEVICES = {"orin-nano": "mapped", "thor": "registered", "discrete": "pinned"}
-CALLS = 2000  # a block
+CALLS = 2000  # per block
 TARGET_US = 60.0
 
 
@@ -39,7 +39,12 @@ def main() -> int:
         for device, medians_us in blocks_us.items():
             medians_us.append(call_us(device))
     table = Table(
-        "memory", "µs a call, batch 1", "least", "most", "target", title="TrtContext.infer on an engine of no cost"
+        "memory",
+        "µs per call, batch 1",
+        "least",
+        "most",
+        "target",
+        title="TrtContext.infer on an idle engine",
     )
     for device, medians_us in blocks_us.items():
         cells = (statistics.median(medians_us), min(medians_us), max(medians_us))

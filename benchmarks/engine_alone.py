@@ -1,9 +1,9 @@
-"""`edge bench --engine-only` beside ONNX Runtime's own bare loop: `python benchmarks/engine_alone.py [MODEL]`.
+"""Comparison of `edge bench --engine-only` with ONNX Runtime's bare loop: `python benchmarks/engine_alone.py [MODEL]`.
 
-Short blocks of both take turns, and turns as to which is first, so that what else runs here falls on both alike. The
-ratio is the median of the rounds' ratios of mean latencies; 1 says that the load generator and our engine context cost
-nothing. With it stands the interval that holds it 19 times of 20: where that reaches beyond 3 %, a busy machine has
-told nothing, and only what lies beyond 3 % as a whole is a difference (exit code 4).
+Short blocks of both are interleaved, in alternating order, so that other work on the machine affects both alike. The
+ratio is the median of the rounds' ratios of mean latencies; 1 means that the load generator and our engine context
+cost nothing. It has an interval of 95 % confidence: one that extends beyond 3 % is inconclusive, on a busy machine,
+and only one that lies beyond 3 % as a whole is a difference (exit code 4).
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def main() -> int:
         f"ratio {ratio:.4f} ({low:.4f} to {high:.4f}): {verdict(low, high)}"
     )
     if options.json:
-        told = {"model": folder.name, "batch": options.batch, "ours_ms": ours_ms, "bare_ms": bare_ms, "ratio": ratio}
-        told |= {"low": low, "high": high, "verdict": verdict(low, high)}
-        options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        figures = {"model": folder.name, "batch": options.batch, "ours_ms": ours_ms, "bare_ms": bare_ms, "ratio": ratio}
+        figures |= {"low": low, "high": high, "verdict": verdict(low, high)}
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 4 if verdict(low, high) == DIFFERS else 0
 
 
 def verdict(low: float, high: float) -> str:
-    """Judge the interval of a ratio."""
+    """Return the verdict on the interval of a ratio."""
     if low > 1 + WITHIN or high < 1 - WITHIN:
         return DIFFERS
     return AGREES if low >= 1 - WITHIN and high <= 1 + WITHIN else UNCLEAR
@@ -74,18 +74,18 @@ def blocks(onnx: Path, batch: int, rounds: int, seconds: float) -> tuple[list[fl
             ours_ms.append(statistics.fmean(query.latency_ms for query in taken))
             if not number % 2:
                 bare_ms.append(bare.mean_ms(seconds))
-    return ours_ms[1:], bare_ms[1:]  # the first round warms both up
+    return ours_ms[1:], bare_ms[1:]  # the first round is a warm-up of both
 
 
 def interval(ordered: list[float]) -> tuple[float, float]:
-    """Return what holds the median of such numbers 19 times of 20: by the sign test, whatever their distribution."""
+    """Return the 95 % confidence interval of the median, by the sign test, for any distribution."""
     count = len(ordered)
     place = max(int((count - 1.96 * math.sqrt(count)) / 2), 0)
     return ordered[place], ordered[count - 1 - place]
 
 
 class BareLoop:
-    """ONNX Runtime as its own documentation shows it, on the same numbers and as many threads."""
+    """Loop over ONNX Runtime as in its documentation, on the same input and as many threads."""
 
     def __init__(self, onnx: Path, batch: int) -> None:
         onnxruntime = import_onnxruntime()
@@ -98,7 +98,7 @@ class BareLoop:
             self._inputs = {name: array.copy() for name, array in context.inputs.items()}
 
     def mean_ms(self, seconds: float) -> float:
-        """Run for some seconds; return the mean time of a run."""
+        """Run for some seconds, and return the mean time of a run."""
         start_s = end_s = time.perf_counter()
         runs = 0
         while end_s - start_s < seconds:

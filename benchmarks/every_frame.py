@@ -1,4 +1,4 @@
-"""A governed day once more, frame by frame: what the grid of rates leaves out is seen in the difference."""
+"""Frame-by-frame replay of a governed day, to show what the grid of rates neglects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TARGET_S = TARGET_MS / 1e3
 
 
 def replay(day: Day, board: Board, ran: Ran) -> tuple[float, float]:
-    """Return energy in J and the share of late frames of the day, with the settings that the governor chose."""
+    """Return the energy in J and the fraction of late frames of the day, with the settings that the governor chose."""
     rng = np.random.default_rng((day.seed, 3))
     tables = {
         setting.mode: (published.latency_s.tolist(), published.power_w.tolist())

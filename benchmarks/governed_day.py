@@ -1,4 +1,4 @@
-"""A day on the simulated TX2: what each setting would cost in each period, and the governor let loose on it."""
+"""Day on the simulated TX2: the cost of each setting in each period, and the governor's run through it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from simulated_tx2 import (
 from edge.core.tuned_profile import Machine, OperatingPoint, TunedProfile
 from edge.power.governor import Decision, Governor, GovernorInput, Rules, StreamLoad
 
-PERIOD_S = 5  # between decisions: the telemetry's
-STALL_S = 0.5  # in which a switch serves nothing
+PERIOD_S = 5  # between decisions, as in telemetry
+STALL_S = 0.5  # without service during a switch
 DWELL_S = 60
-# Standard deviations, relative: of all rates of a mode alike, of each figure that `edge tune` measured by itself, of
+# Relative standard deviations: of all rates of a mode together, of each figure of `edge tune` by itself, of
 # the gain of the board's one power sensor, and of a period's power.
 MODE_ERROR, POINT_ERROR, GAIN_ERROR, SENSOR_ERROR = 0.03, 0.01, 0.03, 0.02
 
@@ -37,17 +37,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Costs:
-    """What each setting does in each period of a day: arrays are settings×periods."""
+    """Behaviour of each setting in each period of a day; arrays are settings×periods."""
 
-    asked: Array  # images, expected; one dimension
+    asked: Array  # expected images; one dimension
     busy_s: Array
-    busy_j: Array  # of the busy time, idle watts included
+    busy_j: Array  # of the busy time, including idle watts
     late: Array  # frames
     dropped: Array  # frames
 
 
 def costs(behaviour: Behaviour, rates: Array) -> Costs:
-    """Put a day together from what every second's rate (images/s) does."""
+    """Assemble a day from the behaviour at each second's rate (images/s)."""
     periods = len(rates) // PERIOD_S
 
     def of_periods(per_second: Array) -> Array:
@@ -65,7 +65,7 @@ def costs(behaviour: Behaviour, rates: Array) -> Costs:
 
 @dataclass(frozen=True)
 class Board:
-    """What the table of published results lacks."""
+    """Properties of the board that the published results lack."""
 
     idle_w: Mapping[str, float]  # by mode
     switch_j: float
@@ -77,24 +77,24 @@ class Board:
 
 @dataclass(frozen=True)
 class Ran:
-    """A day as it went."""
+    """Outcome of a day."""
 
     energy_j: Array  # of each period
     late: Array  # frames
-    settings: NDArray[np.int64]  # places in SETTINGS
+    settings: NDArray[np.int64]  # indices into SETTINGS
     switches: int
-    reasons: tuple[str, ...]  # of the switches
+    reasons: tuple[str, ...]  # of all switches
 
 
 class Day:
-    """A day's chance and its costs, shared by all boards and policies that are compared on it."""
+    """Random draws and costs of a day, shared by all boards and policies compared on it."""
 
     def __init__(self, network: str, behaviour: Behaviour, rates: Array, seed: int) -> None:
         self.network, self.behaviour, self.rates, self.seed = network, behaviour, rates, seed
         self.costs = costs(behaviour, rates)
         rng = np.random.default_rng((seed, 1))
         self.frames = rng.poisson(self.costs.asked).astype(np.float64)
-        # The rank of p99 among the frames of a period: an order statistic of as many draws.
+        # The rank of the p99 among the frames of a period: an order statistic of as many draws.
         ranks = np.ceil((1 - LATE_SHARE) * np.maximum(self.frames, 1))
         self.rank = rng.beta(ranks, np.maximum(self.frames, 1) - ranks + 1)
         self.sensor_gain = float(rng.normal(1, GAIN_ERROR))
@@ -109,7 +109,7 @@ class Day:
 
 
 def make_profile(network: str, board: Board, gain: float, seed: int, *, are_gains_apart: bool = False) -> TunedProfile:
-    """Return what `edge tune` would have measured, with its errors; the sensor's is one for all modes, or not."""
+    """Return the profile that `edge tune` would have measured, with errors; the sensor's may be common to all modes."""
     rng = np.random.default_rng((seed, 2))
     apart = np.random.default_rng((seed, 4))
     points = []
@@ -141,7 +141,7 @@ def make_profile(network: str, board: Board, gain: float, seed: int, *, are_gain
 def govern(
     day: Day, board: Board, *, has_profile: bool = True, tells_late: bool = True, are_gains_apart: bool = False
 ) -> Ran:
-    """Let the governor run the day; it sees a period only when that is over."""
+    """Run the governor through the day; it sees each period only after its end."""
     measured = make_profile(day.network, board, day.sensor_gain, day.seed, are_gains_apart=are_gains_apart)
     profile = measured if has_profile else None
     settings = Rules(
@@ -200,7 +200,7 @@ class _Run:
         return GovernorInput((period + 1.0) * PERIOD_S, setting.mode, (stream,), power_w=float(power_w))
 
     def _p99_ms(self, period: int, setting: Setting) -> float:
-        """Return the p99 of as many frames as came, at the period's mean rate."""
+        """Draw the p99 of the frames of a period, at its mean rate."""
         day = self._day
         rates = day.behaviour.rates
         place = min(int(np.searchsorted(rates, day.costs.asked[period] / PERIOD_S)), len(rates) - 1)
@@ -208,10 +208,10 @@ class _Run:
 
 
 def _drawn(frames: float, share: float, chance: float) -> float:
-    """Return the share that was late among as many frames, rounded at random to whole frames with a normal spread."""
+    """Draw the fraction of late frames, rounded at random to whole frames with a normal spread."""
     mean = frames * share
     spread = np.sqrt(mean * max(0.0, 1 - share))
-    # The inverse of the logistic function: near enough to the normal one's, and quick.
+    # The inverse of the logistic function: close enough to the normal one's, and fast.
     drawn = mean + spread * np.log(chance / (1 - chance)) / 1.702
     return float(min(frames, max(0.0, round(drawn))) / frames)
 

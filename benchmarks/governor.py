@@ -1,7 +1,7 @@
-"""How near the governor comes to the least energy: `.venv/bin/python benchmarks/governor.py [--seeds N] [--plot PNG]`.
+"""Energy of the governor against the optimum: `.venv/bin/python benchmarks/governor.py [--seeds N] [--plot PNG]`.
 
-A simulated TX2 serves a day of camera load under the governor, in fixed modes, and as one would who knew the day in
-advance. What is modelled and what came out: `benchmarks/governor.md`, whose table this command writes.
+A simulated TX2 serves a day of camera load under the governor, in fixed modes, and with the day known in advance. The
+model and the results are in `benchmarks/governor.md`, whose table this command writes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ IDLE_W = ((1.5, 1.5), (1.5, 3.5), (2.0, 3.0), (3.5, 3.5))  # in Max-Q, in Max-P
 SWITCH_J = (1.0, 20.0)
 FIRST_SEED = 100  # the governor's constants were chosen on days of lower seeds
 FRAMES = 60_000
-# Of the most that the board holds within the target at all; beyond it every policy fails alike.
+# Of the highest load that the board sustains within the target; beyond it every policy fails alike.
 HIGHEST = 0.97
-# For each frame beyond the 1 % of a period: far more than any mode can save on it.
+# For each frame beyond the 1 % of a period: far more than any mode can save.
 LATE_COST_J = 20.0
 TARGETS = {"reached": 0.90, "above": 0.05, "late": LATE_SHARE, "switches_per_h": 12.0}
 _IS_MAX_Q = np.array([each.mode == MAX_Q for each in SETTINGS])
@@ -44,7 +44,7 @@ _MODES = (np.flatnonzero(_IS_MAX_Q), np.flatnonzero(~_IS_MAX_Q))
 
 @dataclass(frozen=True)
 class Plan:
-    """A day as one with foresight runs it."""
+    """Plan of a day known in advance."""
 
     energy_j: Array  # of each period
     late: Array  # frames
@@ -53,7 +53,7 @@ class Plan:
 
 
 def plan(day: Day, boards: Sequence[Board]) -> tuple[list[Plan], list[float]]:
-    """Return the clairvoyant's day on each board, and the energy of Max-P with the clairvoyant's batching."""
+    """Return the clairvoyant plan on each board, and the energy of Max-P with the same batching."""
     energies_j = [np.stack([day.energy_j(board, place) for place in range(len(SETTINGS))]) for board in boards]
     excess = np.maximum(0.0, day.costs.late - LATE_SHARE * day.costs.asked)
     chosen = []  # boards × modes × periods: the best setting of the mode
@@ -83,14 +83,14 @@ def _planned(day: Day, board: Board, energy_j: Array, path: NDArray[np.int64], s
 
 
 def make_day(network: str, behaviour: Behaviour, mean_load: float, seed: int) -> Day:
-    """Return a day whose load of 1 is what Max-P holds within the target at batch 1."""
+    """Return a day in units of the load that Max-P sustains within the target at batch 1."""
     unit = behaviour.highest_rate(Setting(MAX_P, 1, 0.0))
     highest = HIGHEST * max(behaviour.highest_rate(each) for each in SETTINGS)
     return Day(network, behaviour, unit * camera_day(mean_load, highest / unit, seed), seed)
 
 
 def compare(job: tuple[str, Behaviour, float, int]) -> list[dict[str, Any]]:
-    """Run one day on every board; return one row a board."""
+    """Run one day on every board; return one row per board."""
     network, behaviour, mean_load, seed = job
     day = make_day(network, behaviour, mean_load, seed)
     boards = [Board({MAX_Q: q, MAX_P: p}, switch_j) for (q, p), switch_j in itertools.product(IDLE_W, SWITCH_J)]
@@ -134,18 +134,18 @@ KEYS = ("network", "mean_load", "idle_w", "switch_j")
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the mean of each point of the sweep over its seeds, with the worst seed's figure of each target."""
+    """Return the mean of each point of the sweep over its seeds, with the worst seed for each target."""
     points: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         points.setdefault(json.dumps([row[key] for key in KEYS]), []).append(row)
-    told = []
+    summaries = []
     for of_point in points.values():
         means = {
             key: statistics.fmean(row[key] for row in of_point) for key in of_point[0] if key not in (*KEYS, "seed")
         }
         worst = {f"worst_{key}": (min if key == "reached" else max)(row[key] for row in of_point) for key in TARGETS}
-        told.append({key: of_point[0][key] for key in KEYS} | means | worst | {"missed": _missed(means)})
-    return told
+        summaries.append({key: of_point[0][key] for key in KEYS} | means | worst | {"missed": _missed(means)})
+    return summaries
 
 
 def _missed(figures: Mapping[str, float]) -> list[str]:
@@ -156,7 +156,7 @@ def _missed(figures: Mapping[str, float]) -> list[str]:
 
 CHECKS: Sequence[tuple[str, dict[str, bool]]] = (
     ("as above", {}),
-    ("p99 and counts alone, no share of late frames", {"tells_late": False}),
+    ("p99 and counts alone, no fraction of late frames", {"tells_late": False}),
     ("a profile whose power is off by 3 % in each mode by itself", {"are_gains_apart": True}),
     ("no profile", {"has_profile": False}),
 )
@@ -164,15 +164,15 @@ CHECKED_DAYS = 4
 
 
 def check(job: tuple[str, Behaviour]) -> list[dict[str, Any]]:
-    """Run days of the hardest point with less known, and once more frame by frame."""
+    """Run days of the hardest point with less knowledge, and replay them frame by frame."""
     network, behaviour = job
     board = Board({MAX_Q: IDLE_W[0][0], MAX_P: IDLE_W[0][1]}, SWITCH_J[-1])
     days = [make_day(network, behaviour, LOADS[-1], FIRST_SEED + each) for each in range(CHECKED_DAYS)]
     rows = []
-    for told, options in CHECKS:
+    for name, options in CHECKS:
         of_days = [_checked(day, board, options) for day in days]
         means = {key: statistics.fmean(row[key] for row in of_days) for key in of_days[0]}
-        rows.append({"network": network, "governor": told} | means)
+        rows.append({"network": network, "governor": name} | means)
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The table of `benchmarks/governor.md`, and the picture of a day."""
+"""Table of `benchmarks/governor.md`, and the plot of a day."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ _HEADS = (
 
 
 def write_table(path: Path, document: Mapping[str, Any]) -> None:
-    """Put what came out between the two marks of the file."""
+    """Write the results between the two marks of the file."""
     text = path.read_text(encoding="utf-8")
     before, after = text.split(START, 1)[0], text.split(END, 1)[1]
-    lines = [*_told(document), "", *_table(document["points"]), "", *_others(document["other"])]
+    lines = [*_summary(document), "", *_table(document["points"]), "", *_others(document["other"])]
     path.write_text(f"{before}{START}\n\n" + "\n".join(lines) + f"\n\n{END}{after}", encoding="utf-8")
 
 
-def _told(document: Mapping[str, Any]) -> list[str]:
+def _summary(document: Mapping[str, Any]) -> list[str]:
     points, (first, last) = document["points"], document["seeds"]
     units = ", ".join(f"{network} {rate:.1f}" for network, rate in document["unit_images_per_s"].items())
     missed = [point for point in points if point["missed"]]
@@ -66,7 +66,7 @@ def _told(document: Mapping[str, Any]) -> list[str]:
         ),
         _line(points, "above", "energy above the clairvoyant's", "≤ 5 %", "{:.2%}"),
         _line(points, "late", "frames over the target", "≤ 1 %", "{:.2%}"),
-        _line(points, "switches_per_h", "switches an hour", "≤ 12", "{:.1f}"),
+        _line(points, "switches_per_h", "switches per hour", "≤ 12", "{:.1f}"),
         _line(points, "saved_to_max_p", "energy saved against Max-P at batch 1", "", "{:.1%}", worst=min, day=False),
         _line(points, "saved_to_max_p_same_batching", "… with the same batching", "", "{:.1%}", worst=min, day=False),
         _line(
@@ -128,7 +128,7 @@ def _others(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def draw(path: Path, day: Day, board: Board, ran: Ran, planned: NDArray[np.int64]) -> None:
-    """Draw one day: what was asked, the governor's modes and the clairvoyant's, power, and late frames."""
+    """Draw one day: the demand, the governor's and the clairvoyant's modes, power, and late frames."""
     import matplotlib as mpl  # noqa: PLC0415 -- optional: only the picture needs it
 
     mpl.use("Agg")

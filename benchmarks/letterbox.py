@@ -1,8 +1,8 @@
-"""How fast the GPU makes an engine's input out of pictures: `.venv/bin/python benchmarks/letterbox.py [--json OUT]`.
+"""Speed of preprocessing on the GPU: `.venv/bin/python benchmarks/letterbox.py [--json OUT]`.
 
-By default eight pictures of 1920×1080 in BGR become 640×640 in float16, N×C×H×W, in one launch. The kernel's share is
-the bytes that must move (the source rows that have weight, once each, and the whole input) a second, beside the bytes
-that the GPU's own copy moves (read and written) a second. Needs an NVIDIA GPU and pycuda, and says so without them.
+By default, eight BGR images of 1920×1080 become 640×640 in float16, N×C×H×W, in one launch. The figure is the bytes per
+second that must move (the source rows with a weight, once each, and the whole input), as a fraction of those that the
+GPU's own copy moves (read and written). It needs an NVIDIA GPU and pycuda, and says so without them.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ SOURCE_PX = (1920, 1080)
 PLACE = (0, 140, 640, 360)
 BATCH = 8
 COPY_BYTES = 256 << 20
-CALLS_A_ROUND = 10  # one after another, so that what it costs to start one is hidden behind another
+CALLS_A_ROUND = 10  # one after another, which hides the cost of each launch
 UNCOUNTED_ROUNDS = 10
-CACHES = 4  # the pictures of all sets together are so many times larger than the GPU's L2 cache
+CACHES = 4  # size of all sets together ÷ the GPU's L2 cache
 INPUT = TargetSettings(
     width=640,
     height=640,
@@ -50,12 +50,12 @@ INPUT = TargetSettings(
     bias=(0.0,) * 3,
     pad=114,
 )
-# Bytes of a row of the first plane, and of rows that two rows of pixels share, per pixel.
+# Bytes per pixel of a row of the first plane, and of the plane that two rows of pixels share.
 ROW_BYTES = {"bgr": (3, 0), "rgb": (3, 0), "gray": (1, 0), "yuyv": (2, 0), "nv12": (1, 1)}
 
 
 def open_gpu() -> Any:
-    """Return pycuda's driver with the first GPU's context made current; end with a sentence where there is none."""
+    """Return pycuda's driver with a context on the first GPU; exit with a message if there is none."""
     try:
         import pycuda.driver as cuda  # noqa: PLC0415 -- only a machine with a GPU has it
     except ImportError as error:
@@ -66,12 +66,12 @@ def open_gpu() -> Any:
         cuda.init()
         cuda.Device(0).retain_primary_context().push()
     except cuda.Error as error:
-        sys.exit(f"nothing was measured: no NVIDIA GPU can be used here ({error})")
+        sys.exit(f"nothing was measured: no NVIDIA GPU is usable here ({error})")
     return cuda
 
 
 def measured_ms(cuda: Any, queue: Callable[[int], None], rounds: int) -> list[float]:
-    """Return the GPU's time of a call in each round; calls are numbered, and the first rounds do not count."""
+    """Return the GPU's time per call in each round after the warm-up rounds; calls are numbered."""
     marks = [(cuda.Event(), cuda.Event()) for _ in range(UNCOUNTED_ROUNDS + rounds)]
     for start, end in marks:
         start.record()
@@ -83,7 +83,7 @@ def measured_ms(cuda: Any, queue: Callable[[int], None], rounds: int) -> list[fl
 
 
 def measure_copy(cuda: Any, rounds: int) -> list[float]:
-    """Return the bytes a second, read and written, of copies within the GPU's memory."""
+    """Return the bytes per second, read and written, of copies within the GPU's memory."""
     size = min(COPY_BYTES, cuda.mem_get_info()[0] // 8)
     source, copy = cuda.mem_alloc(size), cuda.mem_alloc(size)
     times_ms = measured_ms(cuda, lambda _: cuda.memcpy_dtod_async(copy, source, size, None), rounds)
@@ -91,7 +91,7 @@ def measure_copy(cuda: Any, rounds: int) -> list[float]:
 
 
 def weighted_rows(source: int, wanted: int) -> int:
-    """Count the source rows that have a weight in any row of the picture that is made of them."""
+    """Count the source rows with a weight in any output row."""
     rows: set[int] = set()
     for row in range(wanted):
         before, rest = divmod((2 * row + 1) * source - wanted, 2 * wanted)
@@ -100,7 +100,7 @@ def weighted_rows(source: int, wanted: int) -> int:
 
 
 def bytes_needed(pixel_format: str) -> int:
-    """Return the bytes that one launch must move at least."""
+    """Return the minimum of bytes that one launch must move."""
     width, height = SOURCE_PX
     first, second = ROW_BYTES[pixel_format]
     rows = weighted_rows(height, PLACE[3])
@@ -110,7 +110,7 @@ def bytes_needed(pixel_format: str) -> int:
 
 
 def make_launch(cuda: Any, pixel_format: str) -> Callable[[int], None]:
-    """Prepare sets of pictures of noise, in turn launched, so that none is found in a cache."""
+    """Prepare sets of noise images that are launched in turn, so that none is in a cache."""
     device = cuda.Context.get_device()
     width, height = SOURCE_PX
     first, second = ROW_BYTES[pixel_format]
@@ -129,7 +129,7 @@ def make_launch(cuda: Any, pixel_format: str) -> Callable[[int], None]:
     records = [[picture_record(int(each), pixel_format, SOURCE_PX, **boxes) for each in batch] for batch in pictures]
     on_gpu = [cuda.to_device(np.array(batch, PICTURE)) for batch in records]
     grid, block = launch_shape(INPUT.width, INPUT.height, BATCH)
-    memory = (pictures, on_gpu, rows, target)  # lives as long as the function that is returned
+    memory = (pictures, on_gpu, rows, target)  # lives as long as the returned function
 
     def launch(number: int) -> None:
         _, records, _, target = memory
@@ -174,7 +174,7 @@ def show(figures: dict[str, Any]) -> None:
     table.add_row("kernel, GB/s", f"{figures['kernel_bytes_per_s'] / 1e9:.1f}", "")
     share = figures["share_of_copy"]
     table.add_row(
-        "share of the copy", f"{share:.2f}", "" if share >= TARGET_SHARE else f"target {TARGET_SHARE}: missed"
+        "fraction of the copy", f"{share:.2f}", "" if share >= TARGET_SHARE else f"target {TARGET_SHARE}: missed"
     )
     Console().print(table)
 
@@ -183,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--format", choices=sorted(FORMATS), default="bgr")
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures, each round's too")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures, including each round's")
     arguments = parser.parse_args()
     figures = measure(arguments.format, arguments.rounds)
     show(figures)

@@ -1,6 +1,6 @@
-"""What `pipeline.py` measures, each in a process of its own: `measured.py PART JSON-ARGUMENTS` prints JSON.
+"""Parts that `pipeline.py` measures in a process each: `measured.py PART JSON-ARGUMENTS` prints JSON.
 
-serve   the whole daemon on a configuration; frames from its source, or from memory
+serve   the whole daemon on a configuration; frames from its source or from memory
 bare    the engine's session on ready tensors, lanes × threads
 parts   processor time of one frame in decoding, preprocessing, decoding of outputs
 """
@@ -31,7 +31,7 @@ from edge.pipeline.served_model import ServedModel
 
 
 class MemorySource:
-    """Decoded pictures, again and again, without a copy."""
+    """Source that repeats decoded images without a copy."""
 
     def __init__(self, pictures: list[Image], frames: int, period_s: float) -> None:
         self._pictures = pictures
@@ -54,7 +54,7 @@ class MemorySource:
 
 
 def pictures_of(video: str, count: int) -> list[Image]:
-    """Decode the first pictures of a video."""
+    """Decode the first images of a video."""
     with contextlib.closing(open_source(parse_address(video, Path()))) as source:
         pictures: list[Image] = []
         while len(pictures) < count and source.grab() is not None:
@@ -63,7 +63,7 @@ def pictures_of(video: str, count: int) -> list[Image]:
 
 
 class MeasuredDaemon(Daemon):
-    """The daemon, with the time of each acknowledgement kept."""
+    """Daemon that records the time of each acknowledgement."""
 
     def __init__(self, config_path: Path) -> None:
         config = load_config(config_path)
@@ -83,7 +83,7 @@ def serve(config: str, pictures: list[Image] | None = None, frames: int = 0, per
         def open_memory(address: SourceAddress) -> Source:  # noqa: ARG001 -- whatever the address, the pictures are given
             return MemorySource(shown, frames, period_s)
 
-        edge.capture.camera.open_source = open_memory  # type: ignore[attr-defined]  # the one place to put them in
+        edge.capture.camera.open_source = open_memory  # type: ignore[attr-defined]  # the only place to inject them
     daemon = MeasuredDaemon(Path(config))
     start_cpu_s = time.process_time()
     code = daemon.run()
@@ -101,7 +101,7 @@ def serve(config: str, pictures: list[Image] | None = None, frames: int = 0, per
 
 
 def _beside_engine_ms(message: Message, at_ns: int) -> float:
-    """Return capture to acknowledgement, without the engine's own time."""
+    """Return the times from capture to acknowledgement, without the engine's own time."""
     infer_ms: float = json.loads(message.body)["latency_ms"]["infer"]
     return (at_ns - message.captured_ns) / 1e6 - infer_ms
 
@@ -136,7 +136,7 @@ def bare(onnx: str, lanes: int, threads: int, seconds: float) -> dict[str, Any]:
 
 
 def parts(model: str, video: str, frames: int) -> dict[str, Any]:
-    """Measure one thread's processor time of each part around the engine, in milliseconds a frame."""
+    """Measure the processor time of each part around the engine on one thread, in ms per frame."""
     cv2.setNumThreads(1)
     opened = ServedModel(
         "model", ModelSettings.model_validate({"path": model, "max_batch": 1, "lanes": 1, "threads": 1})

@@ -1,12 +1,12 @@
-"""What publishing costs and how much of it is sustained: `.venv/bin/python benchmarks/messages.py [--json OUT]`.
+"""Cost and sustained rate of publishing: `.venv/bin/python benchmarks/messages.py [--json OUT]`.
 
-All parts run in turn, in each round, each in a process of its own, at QoS 1 to a Mosquitto started for it, with a
+In each round, all parts run in turn, each in a process of its own, at QoS 1 to a Mosquitto started for it, with a
 subscriber (mosquitto_sub) on the same cores.
 
-daemon      the whole daemon: 8×8 pictures in memory, a model that does nothing, several streams
-publisher   the publisher by itself, from ready messages
-put         what a lane pays to hand a message over, in a running outbox, with and without the journal's copy
-disk        messages from memory to the disk and back, with a commit's fsync
+daemon      the whole daemon: 8×8 images in memory, a model that does nothing, several streams
+publisher   the publisher alone, from prepared messages
+put         a lane's cost of handing a message over, in a running outbox, with and without the journal's copy
+disk        messages from memory to disk and back, with the fsync of each commit
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STREAMS = 4
 FRAMES = 5000  # of each stream
 MESSAGES = 20_000
 ON_DISK = 50_000
-WAITING = 500  # messages that the publisher's part keeps ready
+WAITING = 500  # messages kept ready for the publisher
 TARGET = {"daemon_results_per_s": "≥ 2000", "put_us": "≤ 40"}
 BODY = (
     b'{"v":1,"device":"bench","boot":"0123456789abcdef0123456789abcdef","stream":"s0","model":"model","seq":1234,'
@@ -56,7 +56,7 @@ def message() -> Message:
 
 
 def publisher(port: int) -> dict[str, float]:
-    """Publish ready messages as fast as they are acknowledged."""
+    """Publish prepared messages as fast as they are acknowledged."""
     settings = MqttSettings(url=f"mqtt://127.0.0.1:{port}")
     will = Message("edge/bench/status", b"{}", retain=True)
     outbox = Outbox(settings.queue_messages)
@@ -78,8 +78,8 @@ def publisher(port: int) -> dict[str, float]:
 
 
 def put(folder: str) -> dict[str, float]:
-    """Hand messages over and take them away again, as a lane and a publisher do."""
-    told = dict[str, float]()
+    """Put messages and pop them again, as a lane and a publisher do."""
+    figures = dict[str, float]()
     for name, journal in (("put_us", Journal(Path(folder) / "journal")), ("put_without_journal_us", None)):
         outbox, spent_ns = Outbox(10_000, journal), list[int]()
         for _ in range(MESSAGES):
@@ -89,8 +89,8 @@ def put(folder: str) -> dict[str, float]:
             spent_ns.append(time.perf_counter_ns() - start_ns)
             if (taken := outbox.pop()) is not None:
                 outbox.settle(taken)
-        told[name] = statistics.median(spent_ns) / 1000
-    return told
+        figures[name] = statistics.median(spent_ns) / 1000
+    return figures
 
 
 def disk(folder: str) -> dict[str, float]:
@@ -138,8 +138,8 @@ def daemon(folder: Path, port: int) -> dict[str, float]:
 def apart(part: str, argument: str | int) -> dict[str, float]:
     """Run a part in a process of its own."""
     command = [sys.executable, __file__, "--part", part, str(argument)]
-    told: dict[str, float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
-    return told
+    figures: dict[str, float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return figures
 
 
 def run_round(folder: Path, port: int, broker: psutil.Process) -> dict[str, float]:
@@ -160,7 +160,7 @@ PARTS: dict[str, Callable[..., dict[str, float]]] = {"publisher": publisher, "pu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write figures and raw rounds here too")
+    parser.add_argument("--json", type=Path, help="write figures and raw rounds to this file")
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:

@@ -1,7 +1,8 @@
-"""What the runtime costs beside its engine: `.venv/bin/python benchmarks/pipeline.py --data FOLDER [--json OUT]`.
+"""Cost of the runtime besides its engine: `.venv/bin/python benchmarks/pipeline.py --data FOLDER [--json OUT]`.
 
-FOLDER holds `models/yolox_nano.onnx`, `models/coco.names` and `person.mp4`. All parts run in turn, in each round, each
-in a process of its own, publishing to a Mosquitto started for it; ratios are of one round, and medians are told.
+FOLDER holds `models/yolox_nano.onnx`, `models/coco.names` and `person.mp4`. In each round, all parts run in turn, each
+in a process of its own, publishing to a Mosquitto started for it; ratios are within a round, and their medians are
+printed.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def decode(outputs, options):
 
 
 class Bench:
-    """The folders, the broker and the processes of one benchmark."""
+    """Folders and processes of one benchmark."""
 
     def __init__(self, data: Path, folder: Path, port: int) -> None:
         self._folder = folder
@@ -146,7 +147,7 @@ def _write_identity_onnx(path: Path) -> None:
 
 
 def run_round(bench: Bench, cores: int) -> dict[str, float]:
-    """Measure everything once; ratios are of this round."""
+    """Measure everything once, with ratios within this round."""
     bare = bench.measure("bare", onnx=bench.onnx, lanes=cores, threads=1, seconds=5)["frames_per_s"]
     in_memory = bench.measure(
         "serve",
@@ -227,9 +228,9 @@ def mosquitto() -> Iterator[int]:
 
 
 def report(rounds: list[dict[str, float]], console: Console) -> dict[str, Any]:
-    """Print the medians, and return them with the raw rounds and the machine."""
+    """Print the medians, and return them with the raw rounds and the machine as JSON."""
     medians = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
-    table = Table("figure", "median", "least", "most", "target", title=f"edge beside its engine, {len(rounds)} rounds")
+    table = Table("figure", "median", "least", "most", "target", title=f"edge and its engine, {len(rounds)} rounds")
     for key, median in medians.items():
         values = [each[key] for each in rounds]
         table.add_row(key, f"{median:.3f}", f"{min(values):.3f}", f"{max(values):.3f}", TARGETS.get(key, ""))
@@ -245,9 +246,9 @@ def report(rounds: list[dict[str, float]], console: Console) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder with the model and the video")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the model and the video")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write figures and raw rounds here too")
+    parser.add_argument("--json", type=Path, help="write figures and raw rounds to this file")
     options = parser.parse_args()
     console = Console(stderr=True)
     rounds = []

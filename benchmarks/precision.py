@@ -1,11 +1,11 @@
-"""What FP16 and INT8 cost in accuracy: `.venv/bin/python benchmarks/precision.py [--json OUT] [--markdown]`.
+"""Accuracy of FP16 and INT8: `.venv/bin/python benchmarks/precision.py [--json OUT] [--markdown]`.
 
-Two networks whose accuracy is known from truth that no training saw: the conveyor detector on scenes of other seeds,
-and the digit classifier on the held-out part of scikit-learn's digits (`pip install scikit-learn`). All forms of a
-network read each picture in turn: the runtime's own preprocessing, ONNX Runtime on one thread, decoding.
+Two networks are scored on ground truth unseen in training: the conveyor detector on scenes of other seeds, and the
+digit classifier on the held-out part of scikit-learn's digits (`pip install scikit-learn`). All variants of a network
+read each image in turn: the runtime's own preprocessing, ONNX Runtime on one thread, decoding.
 
-ONNX Runtime computes an FP16 file in FP32 where the CPU has no instructions for FP16, so one more row has each tensor
-of the FP16 file rounded to FP16: that one tells of a GPU.
+On a CPU without FP16 instructions, ONNX Runtime computes an FP16 file in FP32, so a further row has each tensor of the
+FP16 file rounded to FP16, which is representative of a GPU.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from edge.inference.preprocess import Preprocessor
 from edge.precision.average_precision import TrueBoxes, mean_average_precision
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "engines" / "digits"))  # for its pictures
+sys.path.insert(0, str(ROOT / "engines" / "digits"))  # for its images
 
 
 # As engines/conveyor/train.py evaluates: no training frame is of these seeds.
@@ -54,20 +54,20 @@ ROUNDED = "FP16, each tensor rounded"
 
 
 class Network(Protocol):
-    """A model with pictures whose truth is known."""
+    """Model with images of known ground truth."""
 
     folder: Path
     metric: str
-    calibration: str  # commands that make the INT8 forms
+    calibration: str  # commands that make the INT8 variants
 
     def samples(self) -> Iterator[tuple[Image, Any]]:
-        """Yield pictures (H×W×3, BGR) with what is true of them."""
+        """Yield images (H×W×3, BGR) with their ground truth."""
 
     def accuracy(self, truths: Sequence[Any], found: Sequence[Findings]) -> float: ...
 
 
 class Scenes:
-    """The conveyor detector on unseen scenes."""
+    """Conveyor detector on unseen scenes."""
 
     folder = ROOT / "engines" / "conveyor"
     metric = "mAP50"
@@ -93,7 +93,7 @@ class Scenes:
 
 
 class Digits:
-    """The digit classifier on the held-out part."""
+    """Digit classifier on the held-out part."""
 
     folder = ROOT / "engines" / "digits"
     metric = "top-1"
@@ -114,7 +114,7 @@ class Digits:
 
 
 class Reader:
-    """One form of a model at work."""
+    """Opened variant of a model."""
 
     def __init__(self, folder: Path, onnx: Path) -> None:
         manifest = read_manifest(folder)
@@ -129,7 +129,7 @@ class Reader:
         self._inference.warm_up()
 
     def read(self, picture: Image) -> tuple[Findings, float]:
-        """Return what is found, and the engine's own time in milliseconds."""
+        """Return the findings, and the engine's own time in ms."""
         geometry = self._preprocessor.fill(picture, self._context.inputs[self._spec.name][0])
         times = self._inference.run(1)
         return self._decoder.decode(self._inference.outputs_of(0), geometry, self._floor), times.compute_ms
@@ -137,7 +137,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Row:
-    """One form of a network."""
+    """Figures of one variant of a network."""
 
     network: str
     form: str
@@ -147,11 +147,11 @@ class Row:
     difference: float | None = None  # to FP32
     bytes: int | None = None
     ms: float | None = None  # median, batch 1
-    lacking: str | None = None  # why there are no figures
+    lacking: str | None = None  # the reason for no figures
 
 
 def measure(network: Network, forms: Mapping[str, Path]) -> dict[str, tuple[float, float]]:
-    """Return accuracy and median time of each form, which take turns in who reads a picture first."""
+    """Return accuracy and median time of each variant, which alternate in reading an image first."""
     readers = {name: Reader(network.folder, path) for name, path in forms.items()}
     found: dict[str, list[Findings]] = {name: [] for name in forms}
     times_ms: dict[str, list[float]] = {name: [] for name in forms}
@@ -168,7 +168,7 @@ def measure(network: Network, forms: Mapping[str, Path]) -> dict[str, tuple[floa
 
 
 def rows_of(network: Network, scratch: Path) -> list[Row]:
-    """Measure the forms of a network that are there; those that are not get a row that says why."""
+    """Measure the existing variants of a network; a missing one gets a row with the reason."""
     onnx = model_file(network.folder, read_manifest(network.folder))
     half = fp16_file(onnx, default_state_dir())
     int8 = {
@@ -202,11 +202,13 @@ def _row(network: Network, form: str, path: Path, figures: Mapping[str, tuple[fl
 
 
 def _why_not(path: Path, onnx: Path, network: Network) -> str | None:
-    """Tell why there are no figures of an INT8 file; None where it can be measured."""
+    """Return the reason that an INT8 file cannot be measured; None if it can."""
     if not path.is_file():
-        return f"INT8 forms are made by {network.calibration}"
+        return f"make INT8 variants with {network.calibration}"
     made_of_this = source_sha256(onnx).encode() in path.read_bytes()
-    return None if made_of_this else f"{path.name} was made from another {onnx.name}; again: {network.calibration}"
+    return (
+        None if made_of_this else f"{path.name} is made from another {onnx.name}; remake it with {network.calibration}"
+    )
 
 
 def cells(row: Row) -> list[str]:
@@ -234,7 +236,7 @@ def main() -> int:
     networks: list[Network] = [Scenes(options.scenes), Digits()]
     left_out = None
     if importlib.util.find_spec("sklearn") is None:
-        left_out = "digits: scikit-learn, which holds the pictures, is not installed: pip install scikit-learn"
+        left_out = "digits: scikit-learn, which contains the images, is not installed: pip install scikit-learn"
         networks.pop()
     with tempfile.TemporaryDirectory() as scratch:
         rows = [row for network in networks for row in rows_of(network, Path(scratch))]
@@ -242,8 +244,12 @@ def main() -> int:
     for note in dict.fromkeys([*(f"{row.network}: {row.lacking}" for row in rows if row.lacking), left_out or ""]):
         print(note, file=sys.stderr)
     if options.json:
-        told = {"rows": [asdict(row) for row in rows], "left_out": left_out, "frames": FRAMES_PER_SEED * options.scenes}
-        options.json.write_text(json.dumps(told | machine(), indent=1) + "\n", encoding="utf-8")
+        document = {
+            "rows": [asdict(row) for row in rows],
+            "left_out": left_out,
+            "frames": FRAMES_PER_SEED * options.scenes,
+        }
+        options.json.write_text(json.dumps(document | machine(), indent=1) + "\n", encoding="utf-8")
     return 0
 
 

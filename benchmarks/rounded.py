@@ -1,6 +1,6 @@
-"""An FP16 file as ONNX Runtime can be trusted to compute it on a CPU: in FP32, with each tensor rounded to FP16.
+"""FP16 arithmetic on a CPU: an FP16 file computed in FP32 with each tensor rounded to FP16.
 
-Between operators that it has in FP32 only, ONNX Runtime leaves the rounding out, and with it what overflows.
+Between operators that exist only in FP32, ONNX Runtime omits the rounding, and thereby any overflow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FLOAT, HALF = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 
 
 def rounded(half: Path, path: Path) -> Path:
-    """Write this form of an FP16 file without branches and loops to `path`, and return that."""
+    """Write the rounded variant of an FP16 file without branches and loops to `path`, and return `path`."""
     model = shape_inference.infer_shapes(onnx.load(half))
     graph = model.graph
     values = [*graph.value_info, *graph.output]
@@ -34,7 +34,7 @@ def rounded(half: Path, path: Path) -> Path:
 
 
 def _with_rounding(node: NodeProto, halves: set[str]) -> Iterator[NodeProto]:
-    """Yield the node in FP32, and what rounds its outputs."""
+    """Yield the node in FP32, and the nodes that round its outputs."""
     outputs = [name for name in node.output if name in halves]
     for place, name in enumerate(node.output):
         if name in halves:

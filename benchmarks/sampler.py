@@ -1,7 +1,7 @@
-"""Measure how much of one core the threads of the sensors take, on emulated boards.
+"""Processor time of the sensor threads on emulated boards, as a fraction of a core.
 
-Each board runs in a process of its own, which does nothing else; what the same process takes without sensors is
-subtracted. Exit code 4 where a board takes more than 1 % of a core.
+Each board runs in an otherwise idle process of its own; the time of the same process without sensors is subtracted.
+Exit code 4 if a board takes more than 1 % of a core.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ TELEMETRY_S = 5.0
 
 
 def measure(seconds: float, *, with_sensors: bool) -> float:
-    """Return the share of one core that this process takes, with what a daemon does with its sensors."""
+    """Return the fraction of one core that this process takes while using the sensors as a daemon does."""
     sensors = Sensors()
     if with_sensors:
         sensors.start()
-        time.sleep(1.0)  # what is paid once
+        time.sleep(1.0)  # one-time costs
     start_s, start_cpu_s = time.monotonic(), time.process_time()
     while time.monotonic() - start_s < seconds:
         time.sleep(TELEMETRY_S)
@@ -42,14 +42,14 @@ def measure(seconds: float, *, with_sensors: bool) -> float:
 
 
 def measured(board: str, seconds: float, *, with_sensors: bool) -> float:
-    """Measure in a process of its own."""
+    """Measure a board in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         root = boards.build(board, Path(folder))
         command = [sys.executable, __file__, "--seconds", str(seconds), "--part", "sensors" if with_sensors else "none"]
-        told = subprocess.run(
+        done = subprocess.run(
             command, env=os.environ | {"EDGE_ROOT": str(root)}, capture_output=True, text=True, check=True
         )
-    return float(told.stdout)
+    return float(done.stdout)
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
-"""What each stream costs beside others: `.venv/bin/python benchmarks/scaling.py --json OUT.json --plot OUT.png`.
+"""Cost per stream by number of streams: `.venv/bin/python benchmarks/scaling.py --json OUT.json --plot OUT.png`.
 
 For 1, 2, 4 … 64 synthetic streams, `edge run` in a fresh process publishes to a Mosquitto started for it, all on this
-machine. Once every stream has published, the daemon's processor time, memory, results and their ages are taken over
-some seconds. Exit code 4 where a result costs more with many streams than with few.
+machine. Once every stream has published, the daemon's processor time, memory, results and their ages are recorded for
+some seconds. Exit code 4 if a result costs more with many streams than with few.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from edge.core.process import usable_cores
 from edge.host.board import board_name
 
 ALL_PUBLISH_S = 60.0  # from the daemon's start
-SETTLE_S = 2.0  # after that, before anything is counted
+SETTLE_S = 2.0  # afterwards, before counting starts
 END_S = 15.0
-SERVED = 0.97  # of the frames that the cameras give; below it the machine is saturated
-FLAT = 1.25  # a result may cost so much of what it costs with fewer streams
+SERVED = 0.97  # of the cameras' frames; with fewer results the machine is saturated
+FLAT = 1.25  # highest cost of a result ÷ the cost with fewer streams
 LEAST_FOR_P99 = 100
 PANELS = {
     "results/s": {"frames of all cameras": "wanted_per_s", "results": "results_per_s"},
@@ -50,18 +50,18 @@ PANELS = {
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured with one number of streams."""
+    """Measurement with one number of streams."""
 
     streams: int
     wanted_per_s: float  # frames of all cameras
     results_per_s: float
-    age_p50_ms: float  # of a result when it is sent, from the capture of its frame
+    age_p50_ms: float  # of a result when sent, from the capture of its frame
     age_p99_ms: float | None  # None: fewer than 100 results
     cpu_cores: float  # of the daemon
     cpu_ms_per_result: float
     rss_mb: float
     threads: int
-    others_cores: float  # what all else on this machine took meanwhile, broker and subscriber included
+    others_cores: float  # used by everything else on this machine, including broker and subscriber
     seconds: float
 
     @property
@@ -70,7 +70,7 @@ class Point:
 
 
 class Subscriber:
-    """Keeps the age of each result that comes."""
+    """Subscriber that records the age of each result."""
 
     def __init__(self, port: int) -> None:
         self._lock = threading.Lock()
@@ -88,7 +88,7 @@ class Subscriber:
             self._ages_ms.append(age_ms)
             self.streams.add(message.topic.split("/")[3])
 
-    def take_ages_ms(self) -> list[float]:
+    def pop_ages_ms(self) -> list[float]:
         """Return the ages since the last call."""
         with self._lock:
             taken, self._ages_ms = self._ages_ms, []
@@ -100,7 +100,7 @@ class Subscriber:
 
 
 def measure(streams: int, options: argparse.Namespace) -> Point:
-    """Run the daemon with so many streams, and count."""
+    """Run the daemon with a number of streams, and count."""
     with mosquitto() as port, tempfile.TemporaryDirectory() as folder:
         config = write_config(
             Path(folder) / "edge.toml",
@@ -139,10 +139,10 @@ def _wait_for(streams: int, subscriber: Subscriber, daemon: psutil.Popen) -> Non
 
 
 def _count(streams: int, options: argparse.Namespace, subscriber: Subscriber, daemon: psutil.Popen) -> Point:
-    subscriber.take_ages_ms()
+    subscriber.pop_ages_ms()
     start_s, start_cpu_s, start_busy_s = time.monotonic(), _cpu_s(daemon), _busy_s()
     time.sleep(options.seconds)
-    ages_ms = subscriber.take_ages_ms()
+    ages_ms = subscriber.pop_ages_ms()
     seconds = time.monotonic() - start_s
     cpu_s, busy_s = _cpu_s(daemon) - start_cpu_s, _busy_s() - start_busy_s
     return Point(
@@ -166,24 +166,24 @@ def _cpu_s(process: psutil.Popen) -> float:
 
 
 def _busy_s() -> float:
-    """Return the processor time of the whole machine; a container may see more than its own."""
+    """Return the processor time of the whole machine, which a container may see in full."""
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
 def verdict(points: list[Point]) -> tuple[str, bool]:
-    """Tell how the cost of a result grows with the streams, and whether it stays flat."""
+    """Return a sentence on the growth of the cost per result, and whether it is flat."""
     fit = [point for point in points if not point.is_saturated]
     if len(fit) < 2:  # noqa: PLR2004 -- a ratio needs two
-        return "fewer than two numbers of streams were served whole: nothing can be told of what a stream costs", False
+        return "fewer than two numbers of streams were served completely, so the cost per stream is unknown", False
     least, most = fit[0], fit[-1]
     cheapest = min(fit, key=lambda point: point.cpu_ms_per_result)
     to_least = most.cpu_ms_per_result / least.cpu_ms_per_result
     to_cheapest = most.cpu_ms_per_result / cheapest.cpu_ms_per_result
     is_flat = to_cheapest <= FLAT
     return (
-        f"CPU time of a result with {most.streams} streams ÷ with {least.streams}: {to_least:.2f}; ÷ the least, with "
-        f"{cheapest.streams}: {to_cheapest:.2f} (flat: at most {FLAT:g}): {'flat' if is_flat else 'it grows'}"
+        f"CPU time per result with {most.streams} streams ÷ with {least.streams}: {to_least:.2f}; ÷ the least, with "
+        f"{cheapest.streams}: {to_cheapest:.2f} (flat: at most {FLAT:g}): {'flat' if is_flat else 'growing'}"
     ), is_flat
 
 

@@ -1,9 +1,9 @@
-"""A simulated Jetson TX2: published power and latency by mode and batch, and frames that queue before one engine.
+"""Simulated Jetson TX2: published power and latency by mode and batch, and frames that queue for one engine.
 
 Frames are simulated one by one, at a grid of rates: Poisson arrivals; a batch leaves when the engine is free and the
-batch is full or its oldest frame has waited `max_wait_ms`, as `edge/pipeline/batch.py` has it; a frame that is older
-than the target when its batch forms is dropped (`max_age_ms`). As that bound lets the queue forget within a tenth of a
-second, a day is put together from the grid, second by second.
+batch is full or its oldest frame has waited `max_wait_ms`, as in `edge/pipeline/batch.py`; a frame older than the
+target when its batch forms is dropped (`max_age_ms`). Since that bound makes the queue forget within a tenth of a
+second, a day is assembled from the grid, second by second.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge.perf.bench.published import published_rows
 
-MODES = {"max-q": "MAXQ", "max-p": "MAXP_CORE_ARM"}  # as published → as a TX2's nvpmodel has it
+MODES = {"max-q": "MAXQ", "max-p": "MAXP_CORE_ARM"}  # published name → name in a TX2's nvpmodel
 MAX_Q, MAX_P = MODES.values()
 BATCHES = (1, 2, 4, 8)
 WAITS_MS = (0.0, 5.0, 10.0, 20.0)
@@ -24,13 +24,13 @@ TARGET_MS = 50.0
 LATE_SHARE = 0.01  # p99
 _GRID = 48  # rates
 BIN_MS = 0.5
-_BINS = 220  # up to 110 ms: a frame waits 50 ms at most, and no batch takes more than 49.4 ms but ResNet-50's of 8
+_BINS = 220  # up to 110 ms: a frame waits at most 50 ms, and only ResNet-50's batch of 8 takes more than 49.4 ms
 
 Array = NDArray[np.float64]
 
 
 class Setting(NamedTuple):
-    """How the board runs."""
+    """Mode, batch and wait under which the board runs."""
 
     mode: str
     max_batch: int
@@ -48,7 +48,7 @@ PLACES = {setting: place for place, setting in enumerate(SETTINGS)}
 
 @dataclass(frozen=True)
 class Published:
-    """What was published of one network in one mode; index 0 is batch 1, and what lies between is interpolated."""
+    """Published figures of one network in one mode, interpolated between batches; index 0 is batch 1."""
 
     images_per_s: Array
     latency_s: Array
@@ -56,7 +56,7 @@ class Published:
 
 
 def read_published(network: str, mode: str) -> Published:
-    """Read the TX2's rows of a network in a mode, which is named as nvpmodel has it."""
+    """Read the TX2's rows of a network in a mode, given by its name in nvpmodel."""
     rows = [
         row
         for row in published_rows()
@@ -75,24 +75,24 @@ def read_published(network: str, mode: str) -> Published:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What each setting does at each rate of a grid, per second of time: arrays are settings×rates."""
+    """Behaviour of each setting at each rate of a grid, per second; arrays are settings×rates."""
 
     rates: Array  # images/s offered; one dimension
-    busy: Array  # share of the time
-    busy_j: Array  # watts of the busy time alone, idle ones included
-    late: Array  # frames/s over the target, dropped ones included
+    busy: Array  # fraction of the time
+    busy_j: Array  # power during busy time, including idle power
+    late: Array  # frames/s over the target, including dropped ones
     dropped: Array  # frames/s
-    latency: Array  # settings×rates×bins: share of the results that are at most (bin + 1) · BIN_MS old
+    latency: Array  # settings×rates×bins: fraction of results at most (bin + 1) · BIN_MS old
 
     def highest_rate(self, setting: Setting) -> float:
-        """Return the highest rate below which the setting holds the target for all but `LATE_SHARE` of the frames."""
+        """Return the highest rate up to which the setting meets the target for all but `LATE_SHARE` of the frames."""
         shares = self.late[PLACES[setting]] / self.rates
         first = int(np.argmax(shares > LATE_SHARE))
         return float(np.interp(LATE_SHARE, shares[first - 1 : first + 1], self.rates[first - 1 : first + 1]))
 
 
 def simulate(network: str, frames: int, seed: int) -> Behaviour:
-    """Simulate every setting at rates up to what the board can do at all, with `frames` frames each."""
+    """Simulate every setting at rates up to the board's maximum, with `frames` frames each."""
     published = {mode: read_published(network, mode) for mode in (MAX_Q, MAX_P)}
     highest = float(published[MAX_P].images_per_s.max())
     rates = np.concatenate([[0.25, 0.5, 1.0, 2.0], np.linspace(0, highest, _GRID + 1)[1:]])
@@ -109,7 +109,7 @@ def simulate(network: str, frames: int, seed: int) -> Behaviour:
 
 
 class _Queues:
-    """Many queues at once, each with its own rate and setting: one batch of each a step."""
+    """Queues simulated in parallel, each with its own rate and setting; each step forms one batch of each."""
 
     def __init__(
         self, rates: Array, latency_s: Array, power_w: Array, max_batch: NDArray[np.int64], max_wait_s: Array
@@ -117,14 +117,14 @@ class _Queues:
         self._rates, self._latency_s, self._power_w = rates, latency_s, power_w
         self._max_batch, self._max_wait_s = max_batch, max_wait_s
         count = len(rates)
-        self._place = np.zeros(count, np.int64)  # of the oldest frame that waits
+        self._place = np.zeros(count, np.int64)  # of the oldest waiting frame
         self._free_s = np.zeros(count)
         self._busy_s, self._busy_j = np.zeros(count), np.zeros(count)
         self._dropped, self._late = np.zeros(count), np.zeros(count)
         self._results = np.zeros(count * _BINS)
 
     def run(self, rng: np.random.Generator, frames: int) -> None:
-        # All queues see the same frames, faster or slower, so that settings differ by themselves and not by chance.
+        # All queues see the same frames, only faster or slower, so that differences between settings are not by chance.
         self._arrivals = np.cumsum(rng.exponential(1.0, frames + max(BATCHES)))
         self._end_s = self._arrivals[frames - 1] / self._rates
         queues = np.arange(len(self._rates))

@@ -1,8 +1,8 @@
-"""Nothing grows, nothing is lost: `.venv/bin/python benchmarks/soak.py --minutes 30 --json OUT.json --plot OUT.png`.
+"""Soak test for growth and loss: `.venv/bin/python benchmarks/soak.py --minutes 30 --json OUT.json --plot OUT.png`.
 
-`edge run` with 8 streams publishes to a Mosquitto that is killed (-9) and started again, is told to reload changed
-configurations, and has streams taken out and added, in a random order drawn from a seed. Meanwhile its memory, threads
-and descriptors are read once a second. Exit code 4 where one of them grows, or a frame or a result is unaccounted for.
+`edge run` with 8 streams publishes to a Mosquitto that is killed (-9) and restarted, reloads changed configurations,
+and has streams removed and added, in a random order drawn from a seed. Its memory, threads and descriptors are read
+once a second. Exit code 4 if one of them grows, or a frame or a result is unaccounted for.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from edge.perf.plotting import check_plot
 STREAMS = 8
 SAMPLE_S = 1.0
 START_S = 60.0  # by then every stream has published
-RELOAD_S = 30.0  # within which a reload must be told
+RELOAD_S = 30.0  # within which a reload must be logged
 END_S = 60.0  # from SIGTERM to the last message at the subscriber
 AWAY_S = (0.5, 3.0)  # how long the broker stays away
 ROOT = Path(__file__).parents[1]
-# What may grow over the judged time and is none: a megabyte of memory, half a thread, half a descriptor.
+# Tolerated growth over the assessed time: a megabyte of memory, half a thread, half a descriptor.
 TOLERANCES = {"rss_mb": 1.0, "threads": 0.5, "descriptors": 0.5}
 TITLES = {"rss_mb": "memory (RSS), MB", "threads": "threads", "descriptors": "file descriptors"}
 BROKER = """
@@ -74,12 +74,12 @@ CHANGES: tuple[dict[str, Any], ...] = (
 
 
 class SoakError(Exception):
-    """What was to be shown cannot be."""
+    """The test cannot be carried out."""
 
 
 @dataclass
 class Samples:
-    """One reading a second, each figure in a list of its own."""
+    """Readings, one per second, with a list for each figure."""
 
     time_s: list[float] = field(default_factory=list)
     rss_mb: list[float] = field(default_factory=list)
@@ -92,14 +92,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that was done to the daemon."""
+    """Disturbance of the daemon."""
 
     time_s: float
     kind: str
 
 
 class Broker:
-    """A Mosquitto that keeps its port, and what it has taken, over kill -9."""
+    """Mosquitto that keeps its port and its messages across kill -9."""
 
     def __init__(self, folder: Path) -> None:
         path = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
@@ -130,10 +130,10 @@ class Broker:
 
 
 class Subscriber:
-    """Keeps account of all that comes, in a session at the broker that outlives its connections.
+    """Subscriber that accounts for all messages, in a broker session that outlives its connections.
 
-    It listens once more at QoS 0: a broker that is killed has acknowledged messages that it kept in memory alone. They
-    are in the subscriber's socket by then, but a client that cannot acknowledge one of them throws the rest away.
+    It also listens at QoS 0: a killed broker has acknowledged messages that it kept only in memory. They are in the
+    subscriber's socket by then, but a client that cannot acknowledge one of them discards the rest.
     """
 
     def __init__(self, port: int) -> None:
@@ -145,7 +145,7 @@ class Subscriber:
     def _connect(name: str, port: int, qos: int, take: Callable[[str, Json], None]) -> mqtt.Client:
         client = mqtt.Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
         client.on_connect = lambda client, *_: client.subscribe("edge/#", qos=qos)
-        # An empty message only takes away what the broker has retained.
+        # An empty message only clears a retained one.
         client.on_message = lambda _client, _data, message: (
             take(message.topic, json.loads(message.payload)) if message.payload else None
         )
@@ -157,12 +157,12 @@ class Subscriber:
         return client
 
     def _take(self, topic: str, body: Json) -> None:
-        self.ledger.take(topic, body)
+        self.ledger.record(topic, body)
         if topic.endswith("/results"):
             self.streams.add(body["stream"])
 
     def _hear(self, topic: str, body: Json) -> None:
-        self._heard.take(topic, body)
+        self._heard.record(topic, body)
 
     def close(self) -> None:
         for client in self._clients:
@@ -170,12 +170,12 @@ class Subscriber:
             client.loop_stop()
 
     def only_heard(self) -> int:
-        """Add to the ledger what came at QoS 0 alone, and return how much that was."""
+        """Add the messages received only at QoS 0 to the ledger, and return their number."""
         return self.ledger.add(self._heard)
 
 
 class Subject:
-    """The daemon under test, and its configuration."""
+    """Daemon under test, and its configuration."""
 
     def __init__(self, folder: Path, port: int, options: argparse.Namespace) -> None:
         self._port = port
@@ -194,8 +194,8 @@ class Subject:
             "--state-dir",
             str(folder / "state"),
         ]
-        with self._log.open("wb") as told:
-            self.process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=told)
+        with self._log.open("wb") as log:
+            self.process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
 
     def _write(self) -> None:
         options = self._options
@@ -216,14 +216,14 @@ class Subject:
         return self._log.read_text(encoding="utf-8", errors="replace")
 
     def reload(self) -> None:
-        """Write the configuration and have it read; wait until it is told."""
+        """Write the configuration and reload it; wait until the log confirms it."""
         before = self.log.count("configuration reloaded")
         self._write()
         self.process.send_signal(signal.SIGHUP)
         until_s = time.monotonic() + RELOAD_S
         while self.log.count("configuration reloaded") == before:
             if self.process.poll() is not None or time.monotonic() > until_s:
-                raise SoakError(f"a reload was not told within {RELOAD_S:g} s; the log ends:\n{self.log[-2000:]}")
+                raise SoakError(f"a reload was not logged within {RELOAD_S:g} s; the log ends:\n{self.log[-2000:]}")
             time.sleep(0.05)
 
 
@@ -241,7 +241,7 @@ def sample(samples: Samples, start_s: float, subject: Subject, ledger: Ledger) -
 
 
 class Trouble:
-    """What is done to the daemon: each kind as often as the others, in an order drawn from a seed."""
+    """Disturbances of the daemon, each kind equally often, in an order drawn from a seed."""
 
     def __init__(self, subject: Subject, broker: Broker, seed: int) -> None:
         self._subject = subject
@@ -256,7 +256,7 @@ class Trouble:
         self._next: list[str] = []
 
     def make(self) -> str:
-        """Do the next thing, and return what it was."""
+        """Cause the next disturbance, and return its kind."""
         if not self._next:
             self._next = list(self._kinds)
             self._random.shuffle(self._next)
@@ -299,7 +299,7 @@ def running(options: argparse.Namespace) -> Iterator[tuple[Broker, Subscriber, S
 
 
 def soak(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Run it all, and return the document."""
+    """Run the test, and return its document."""
     samples, events = Samples(), list[Event]()
     with running(options) as (broker, subscriber, subject):
         _await(lambda: len(subscriber.streams) == STREAMS, START_S, "not every stream has published", subject)
@@ -318,18 +318,18 @@ def soak(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             time.sleep(max(0.0, next_sample_s - time.monotonic()))
         subject.process.terminate()
         code = subject.process.wait(END_S)
-        _await(lambda: subscriber.ledger.has_stopped, END_S, "the last status has not come", None)
+        _await(lambda: subscriber.ledger.has_stopped, END_S, "the last status has not arrived", None)
         log, only_heard = subject.log, subscriber.only_heard()
     document = _document(options, samples, events, subscriber.ledger, code, log)
     return document | {"only_heard": only_heard}
 
 
-def _await(condition: Callable[[], bool], timeout_s: float, told: str, subject: Subject | None) -> None:
+def _await(condition: Callable[[], bool], timeout_s: float, problem: str, subject: Subject | None) -> None:
     until_s = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > until_s or (subject is not None and subject.process.poll() is not None):
             more = "" if subject is None else f"; the daemon's log ends:\n{subject.log[-2000:]}"
-            raise SoakError(f"{told} within {timeout_s:g} s{more}")
+            raise SoakError(f"{problem} within {timeout_s:g} s{more}")
         time.sleep(0.1)
 
 
@@ -343,7 +343,7 @@ def _document(
         *(f"{TITLES[name]}: {_growth(verdict)}" for name, verdict in verdicts.items() if not verdict.is_flat),
         *(f"never came: {each}" for each in ledger.missing),
         *(f"not accounted for: {each}" for each in ledger.unaccounted),
-        *([f"{ledger.outbox_dropped} messages were given up"] if ledger.outbox_dropped else []),
+        *([f"{ledger.outbox_dropped} messages were dropped"] if ledger.outbox_dropped else []),
         *([f"exit code {code}"] if code else []),
         *(["the log holds a traceback"] if "Traceback" in log else []),
     ]
@@ -365,7 +365,7 @@ def _document(
 
 def _growth(verdict: Verdict) -> str:
     whole = verdict.whole
-    return f"{whole.slope:+.2f} an hour ({whole.low:+.2f} to {whole.high:+.2f}), {whole.growth:+.2f} in the judged time"
+    return f"{whole.slope:+.2f} per hour ({whole.low:+.2f} to {whole.high:+.2f}), {whole.growth:+.2f} in total"
 
 
 def _machine() -> dict[str, Any]:
@@ -376,24 +376,24 @@ def _machine() -> dict[str, Any]:
 def tell(document: dict[str, Any], console: Console) -> None:
     samples, events = document["samples"], document["events"]
     console.print(
-        f"{len(samples['time_s'])} readings; {document['results']} results, {document['duplicates']} came twice, "
-        f"{document['only_heard']} were lost by the broker and heard; "
-        f"{document['telemetry_messages']} telemetry messages; {len(events)} troubles"
+        f"{len(samples['time_s'])} readings; {document['results']} results, {document['duplicates']} duplicates, "
+        f"{document['only_heard']} lost by the broker but heard; "
+        f"{document['telemetry_messages']} telemetry messages; {len(events)} disturbances"
     )
-    for name, told in document["verdicts"].items():
-        whole = told["whole"]
+    for name, verdict in document["verdicts"].items():
+        whole = verdict["whole"]
         console.print(
-            f"{TITLES[name]}: {whole['slope']:+.3f} an hour ({whole['low']:+.3f} to {whole['high']:+.3f}), "
-            f"{'flat' if told['is_flat'] else 'it grows'}"
+            f"{TITLES[name]}: {whole['slope']:+.3f} per hour ({whole['low']:+.3f} to {whole['high']:+.3f}), "
+            f"{'flat' if verdict['is_flat'] else 'growing'}"
         )
-    console.print("all is accounted for" if not document["faults"] else "\n".join(document["faults"]))
+    console.print("everything is accounted for" if not document["faults"] else "\n".join(document["faults"]))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--every", type=float, default=10.0, help="seconds between two troubles")
-    parser.add_argument("--seed", type=int, default=1, help="of the order of troubles")
+    parser.add_argument("--every", type=float, default=10.0, help="seconds between two disturbances")
+    parser.add_argument("--seed", type=int, default=1, help="of the order of disturbances")
     parser.add_argument("--fps", type=float, default=5.0, help="of each stream")
     parser.add_argument("--size", default="320x240")
     parser.add_argument("--model", type=Path, default=ROOT / "engines" / "conveyor")

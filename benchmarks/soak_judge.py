@@ -1,4 +1,4 @@
-"""Does a process grow? The slope of a series of readings, how sure it is, and whether it is more than noise."""
+"""Growth of a process: the slope of a series of readings, its confidence, and whether it exceeds the noise."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WARM_UP = 0.25  # share of the time that is not judged: caches and pools fill
-POINTS = 60  # medians of so many stretches of equal length are judged, so that single readings weigh nothing
+WARM_UP = 0.25  # fraction of the time that is not assessed: caches and pools fill
+POINTS = 60  # number of equal stretches whose medians are assessed, so that single readings do not matter
 LEAST_POINTS = 12
 DRAWS = 400  # of the bootstrap
 CONFIDENCE = 0.95
@@ -21,22 +21,22 @@ Series = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trend:
-    """How a series goes on; all in its unit an hour but for the last two."""
+    """Trend of a series, in its unit per hour except for the last two fields."""
 
     slope: float
     low: float  # of the confidence interval
     high: float
-    growth: float  # over the time that was judged
-    noise: float  # standard deviation of a point about the line
+    growth: float  # over the assessed time
+    noise: float  # standard deviation of the points about the line
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one figure: it grows only where it does so in the whole time and in the second half of it."""
+    """Verdict on one figure: it grows only if it does so in the whole time and in its second half."""
 
     whole: Trend
     second_half: Trend
-    tolerance: float  # growth over the time that was judged that is none
+    tolerance: float  # tolerated growth over the assessed time
 
     @property
     def is_flat(self) -> bool:
@@ -50,7 +50,7 @@ class Verdict:
 def judge(
     times_s: Sequence[float] | Series, values: Sequence[float] | Series, tolerance: float, seed: int = 0
 ) -> Verdict:
-    """Judge a series of readings after its warm-up; raise ValueError where there are too few to tell."""
+    """Assess a series of readings after its warm-up; raise ValueError if there are too few."""
     times, points = medians(np.asarray(times_s, np.float64), np.asarray(values, np.float64))
     random = np.random.default_rng(seed)
     half = len(times) // 2
@@ -58,7 +58,7 @@ def judge(
 
 
 def medians(times_s: Series, values: Series) -> tuple[Series, Series]:
-    """Cut the warm-up off, and return the medians of the stretches of what is left."""
+    """Return the medians of the stretches after the warm-up."""
     start_s = times_s[0] + WARM_UP * (times_s[-1] - times_s[0]) if len(times_s) else 0.0
     kept = times_s >= start_s
     count = min(POINTS, int(kept.sum()) // 2)
@@ -72,7 +72,7 @@ def medians(times_s: Series, values: Series) -> tuple[Series, Series]:
 
 
 def trend(times_s: Series, values: Series, random: np.random.Generator) -> Trend:
-    """Fit a line; its confidence comes from lines through what is left, in blocks, as neighbours are alike."""
+    """Fit a line, with the confidence of lines through residuals resampled in blocks, since neighbours correlate."""
     slope = theil_sen(times_s, values)
     line = slope * times_s
     left = values - line
@@ -86,7 +86,7 @@ def trend(times_s: Series, values: Series, random: np.random.Generator) -> Trend
 
 
 def theil_sen(times_s: Series, values: Series) -> float:
-    """Return the median slope of all pairs of points: a few that stand out do not turn it."""
+    """Return the median slope of all pairs of points, which outliers hardly affect."""
     first, second = np.triu_indices(len(times_s), 1)
     return float(np.median((values[second] - values[first]) / (times_s[second] - times_s[first])))
 

@@ -1,4 +1,4 @@
-"""A soak run on one page: memory with its trend, threads and descriptors, results, and what was done when."""
+"""Plot of a soak run: memory with its trend, threads and descriptors, results, and the disturbances."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _draw_trend(axes: Any, document: dict[str, Any]) -> None:
 
 
 def _draw_events(axes: Any, events: list[dict[str, Any]]) -> None:
-    """Mark what was done along the lower edge."""
+    """Mark the disturbances along the lower edge."""
     for kind, colour in COLOURS.items():
         when = [event["time_s"] / 60 for event in events if event["kind"] == kind]
         axes.plot(when, [0] * len(when), "|", color=colour, markersize=12, label=kind, clip_on=False)

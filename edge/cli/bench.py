@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         return _run_fusion(options)
     from edge.host.sensors.sensors import Sensors
     from edge.perf.bench.plan import BenchPlan
-    from edge.perf.bench.report import FORMS
+    from edge.perf.bench.report import REPORT_FORMATS
     from edge.perf.bench.report_sections import ReportOptions, ReportSections
     from edge.perf.bench.session import bench
     from edge.power.mode_switch import board_power
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
     )
     sections = ReportSections(wanted)
     report = bench(plan, board_power(), Sensors())
-    sections.publish(report, next((form for form in FORMS if getattr(options, form)), "table"))
+    sections.publish(report, next((form for form in REPORT_FORMATS if getattr(options, form)), "table"))
     if report.partial:
         raise KeyboardInterrupt  # for its exit code
     return WORSE if sections.is_worse else 0

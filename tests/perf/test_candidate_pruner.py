@@ -1,4 +1,4 @@
-"""What `edge tune` need not measure, by numbers worked out by hand."""
+"""Pruning of `edge tune`, by numbers worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is drawn and the page: real files, and the page in a real browser where there is one."""
+"""Plots and the HTML page: real files, and the page in a real browser if there is one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an interrupted search finds again."""
+"""Resumption of an interrupted search."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What `edge bench` runs, measures, judges and tells."""
+"""Benchmark: plan, measurement, assessment and report of `edge bench`."""

@@ -18,8 +18,8 @@ from edge.core.errors import EdgeError
 from edge.perf.bench.row import BenchRow
 from edge.perf.bench.tables import Sheet, cell_text, rows_sheet, to_csv, to_markdown
 
-Form = Literal["table", "json", "csv", "markdown"]
-FORMS: tuple[Form, ...] = ("json", "csv", "markdown")  # by option; otherwise a table
+ReportFormat = Literal["table", "json", "csv", "markdown"]
+REPORT_FORMATS: tuple[ReportFormat, ...] = ("json", "csv", "markdown")  # by option; otherwise a table
 
 _UNTRUSTED = "not trustworthy"
 _FIRST_TO_HIDE = ("spread", "max ms", "images/s/W (GPU)", "p90 ms", "lanes", "J/image")
@@ -71,9 +71,9 @@ def _rank(row: BenchRow) -> tuple[bool, float]:
     return row.valid, row.images_per_s or 0.0
 
 
-def show(report: Report, form: Form) -> None:
+def show(report: Report, form: ReportFormat) -> None:
     """Print a report on standard output; raise EdgeError if it cannot be written."""
-    shown: Mapping[Form, Callable[[Report], None]] = {
+    shown: Mapping[ReportFormat, Callable[[Report], None]] = {
         "json": lambda each: print(json.dumps(each.to_json(), allow_nan=False)),  # noqa: T201 -- the command's output
         "csv": lambda each: print(to_csv([row.to_json() for row in each.rows]), end=""),  # noqa: T201 -- likewise
         "markdown": lambda each: print(markdown(each), end=""),  # noqa: T201 -- likewise

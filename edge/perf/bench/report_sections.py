@@ -13,7 +13,7 @@ from edge.perf.bench.html_report import check_page, write_page
 from edge.perf.bench.plot import plot
 from edge.perf.bench.published import Pair, paired, published_device, published_sheet
 from edge.perf.bench.regression import TOLERANCE, BaselineComparison, check_tolerance, compare, comparison_sheet
-from edge.perf.bench.report import Form, Report, show, title_of
+from edge.perf.bench.report import Report, ReportFormat, show, title_of
 from edge.perf.bench.speedup import speedup_sheet
 from edge.perf.plotting import check_plot
 
@@ -58,7 +58,7 @@ class ReportSections:
         """True if a row is worse than in the earlier run."""
         return self._comparison is not None and self._comparison.is_worse
 
-    def publish(self, report: Report, form: Form) -> None:
+    def publish(self, report: Report, form: ReportFormat) -> None:
         """Print the report with its sections, and write its plot and page even if printing fails."""
         if report.rows:
             self._add_to(report)
