@@ -59,9 +59,9 @@ def read_profile(profile: str) -> tuple[EngineLayer, ...]:
     return tuple(nodes.values())
 
 
-def _layer(event: Any) -> EngineLayer | None:
-    """Return the node of an event; None for an event of another kind."""
-    name, args = (event.get("name"), event.get("args")) if isinstance(event, dict) else (None, None)
+def _layer(entry: Any) -> EngineLayer | None:
+    """Return the node of a profile entry; None for an entry of another kind."""
+    name, args = (entry.get("name"), entry.get("args")) if isinstance(entry, dict) else (None, None)
     if not (isinstance(name, str) and name.endswith(_END) and isinstance(args, dict)):
         return None
     kind = args.get("op_name") if isinstance(args.get("op_name"), str) else None
