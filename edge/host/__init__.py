@@ -1,1 +1,1 @@
-"""The machine: what it is, and how the service is told apart from its parts."""
+"""The machine, read only: board, sensors, systemd and journal."""

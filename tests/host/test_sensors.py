@@ -150,7 +150,7 @@ def test_an_unknown_number_of_images_gives_no_idle_power(opened: Opened) -> None
 
 
 def test_an_over_current_event_is_told_once_as_throttling(opened: Opened) -> None:
-    """What was counted before the start is not told."""
+    """Events before the start are not reported."""
     sensors = opened("orin-nano")
     eventually(lambda: sensors.read().throttled is False, "counters")
     tree.write(opened.root / COUNTER, 5)

@@ -25,7 +25,7 @@ CALM = StreamLoad("door", 50.0, 12.0, 2.0, 2.0, 0.0)
 
 @dataclass
 class Heard:
-    """What an outlet is told."""
+    """Records the reports to an outlet."""
 
     troubles: list[str | None] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
@@ -88,17 +88,17 @@ def test_keep_changes_nothing(board: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "power_mode", "told"),
+    ("name", "power_mode", "message"),
     [("tx2", "MAXX", "'MAXX' is not in"), ("orin-nano", "7W", "needs a reboot")],
 )
 def test_a_mode_that_cannot_be_set_is_told_and_the_board_stays(
-    board: Callable[..., Path], name: str, power_mode: str, told: str
+    board: Callable[..., Path], name: str, power_mode: str, message: str
 ) -> None:
     board(name)
     with steered(heard := Heard(), power_mode) as steering:
         eventually(lambda: bool(heard.troubles), "what is the matter")
         assert steering.power_mode is not None
-    assert told in (heard.troubles[0] or "")
+    assert message in (heard.troubles[0] or "")
 
 
 def test_off_a_jetson_there_is_no_mode_and_only_who_asked_for_one_is_told(

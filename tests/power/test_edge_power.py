@@ -138,11 +138,11 @@ def test_it_imports_the_standard_library_alone() -> None:
 
 def test_it_tells_the_modes_and_the_one_that_is_set(start: Start) -> None:
     helper = start("agx-orin")
-    told = helper.ask(verb="modes")
-    assert told["ok"]
-    assert (told["file"], told["default"]) == ("nvpmodel_p3701_0000.conf", 2)
-    assert [mode["name"] for mode in told["modes"]] == ["MAXN", "MODE_15W", "MODE_30W", "MODE_50W"]
-    assert told["reboot_groups"] == [[0, 3], [1], [2]]
+    message = helper.ask(verb="modes")
+    assert message["ok"]
+    assert (message["file"], message["default"]) == ("nvpmodel_p3701_0000.conf", 2)
+    assert [mode["name"] for mode in message["modes"]] == ["MAXN", "MODE_15W", "MODE_30W", "MODE_50W"]
+    assert message["reboot_groups"] == [[0, 3], [1], [2]]
     assert helper.ask(verb="get") == {"ok": True, "mode": 2, "name": "MODE_30W"}
 
 
@@ -210,7 +210,7 @@ def test_a_question_that_nobody_expected_is_not_answered(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_line", "told"),
+    ("request_line", "message"),
     [
         (b"", "is not JSON"),
         (b"{", "is not JSON"),
@@ -232,13 +232,13 @@ def test_a_question_that_nobody_expected_is_not_answered(start: Start) -> None:
         (b"x" * 5000, "longer than 4096 bytes"),
     ],
 )
-def test_what_is_no_request_is_refused_in_a_sentence(request_line: bytes, told: str, start: Start) -> None:
+def test_what_is_no_request_is_refused_in_a_sentence(request_line: bytes, message: str, start: Start) -> None:
     helper = start("tx2")
     with helper.connect() as connection, connection.makefile("rb") as answers:
         connection.sendall(request_line + b"\n")
         answer = json.loads(answers.readline())
     assert not answer["ok"]
-    assert told.replace("\\\\", "\\") in answer["error"]
+    assert message.replace("\\\\", "\\") in answer["error"]
     assert helper.noted("starts") == []
     assert helper.ask(verb="get")["ok"]
 
@@ -346,9 +346,9 @@ def test_ten_thousand_fuzzed_requests_change_nothing(start: Start) -> None:
     slow = [helper.connect() for _ in range(3)]
     for connection in slow:
         connection.sendall(b'{"verb":"set","mode":1,')  # and then nothing more
-    told: list[tuple[int, list[Json]]] = []
+    message: list[tuple[int, list[Json]]] = []
     clients = [
-        threading.Thread(target=lambda seed=seed: told.append(fuzz(helper, seed, FUZZED // 4))) for seed in range(4)
+        threading.Thread(target=lambda seed=seed: message.append(fuzz(helper, seed, FUZZED // 4))) for seed in range(4)
     ]
     for client in clients:
         client.start()
@@ -356,8 +356,8 @@ def test_ten_thousand_fuzzed_requests_change_nothing(start: Start) -> None:
         client.join(10 * PATIENCE_S)
     for connection in slow:
         connection.close()
-    assert sum(sent for sent, _ in told) == FUZZED
-    answers = [answer for _, found in told for answer in found]
+    assert sum(sent for sent, _ in message) == FUZZED
+    answers = [answer for _, found in message for answer in found]
     assert len(answers) > 0.9 * FUZZED  # the rest is what the end of a connection took along
     assert not any(answer["ok"] for answer in answers)
     assert {answer["kind"] for answer in answers} == {"refused", "no-such-mode"}
@@ -409,7 +409,7 @@ def _ask_without_root(helper: Helper) -> Json:
     os.setgid(NOBODY)
     os.setuid(NOBODY)
     with helper.connect() as connection, connection.makefile("rb") as answers:
-        with contextlib.suppress(BrokenPipeError):  # one who is refused is told so at once
+        with contextlib.suppress(BrokenPipeError):  # a refusal may come before the request is written
             connection.sendall(b'{"verb":"set","mode":1,"name":"MAXQ","allow_reboot":false}\n')
         answer: Json = json.loads(answers.readline())
         return answer
@@ -504,7 +504,7 @@ def test_a_second_service_at_the_same_place_does_not_start(start: Start) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--user", "no-such-user"), "user 'no-such-user' does not exist"),
         (("--group", "no-such-group"), "group 'no-such-group' does not exist"),
@@ -513,11 +513,11 @@ def test_a_second_service_at_the_same_place_does_not_start(start: Start) -> None
         (("--socket", "/etc/passwd"), "exists and is not a socket"),
     ],
 )
-def test_what_keeps_it_from_starting_is_one_sentence(arguments: tuple[str, ...], told: str, start: Start) -> None:
+def test_what_keeps_it_from_starting_is_one_sentence(arguments: tuple[str, ...], message: str, start: Start) -> None:
     helper = start("tx2", *arguments)
     assert helper.process.wait(PATIENCE_S) == 1
     assert helper.log.startswith("edge-power: ")
-    assert told in helper.log
+    assert message in helper.log
     assert len(helper.log.splitlines()) == 1
 
 

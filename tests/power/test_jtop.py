@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("jtop")
 DRIVE = Path(__file__).parents[1] / "support" / "jtop_service" / "drive.py"
 STATE = "/var/lib/nvpmodel/fake_mode"
 
-# Behaves as the client library of jetson-stats 7.2.0 with a service behind it, with a fault where it is told so.
+# Behaves as the client library of jetson-stats 7.2.0 with a service behind it, with a fault on request.
 STAND_IN = """
 import os, time
 
@@ -92,10 +92,10 @@ def test_real_service_changes_the_mode_of_the_board_for_a_member_of_its_group(ma
 
 def test_silent_refusal_of_the_real_service_is_reported_as_a_refusal(machine: Machine) -> None:
     before = machine.run(["cat", STATE], 0).out
-    told = driven(machine, "set", "MODE_15W")
-    assert told["error"] == "JtopRefusedError"
-    assert "MODE_15W" in told["told"]
-    assert "needs a reboot" in told["told"]
+    message = driven(machine, "set", "MODE_15W")
+    assert message["error"] == "JtopRefusedError"
+    assert "MODE_15W" in message["message"]
+    assert "needs a reboot" in message["message"]
     assert machine.run(["cat", STATE], 0).out == before
     assert "different mask" in machine.run(["cat", "/run/service.log"], 0).out, "the service alone has said why"
 
@@ -103,24 +103,24 @@ def test_silent_refusal_of_the_real_service_is_reported_as_a_refusal(machine: Ma
 def test_change_that_nvpmodel_itself_refuses_behind_the_real_service_is_a_refusal_too(machine: Machine) -> None:
     driven(machine, "set", "MODE_50W")
     machine.run(["touch", f"{STATE}.drifted"], 0)
-    told = driven(machine, "set", "MAXN")
+    message = driven(machine, "set", "MAXN")
     machine.run(["rm", f"{STATE}.drifted"], 0)
-    assert told["error"] == "JtopRefusedError"
-    assert "MODE_50W" in told["told"], "the mode that is still set"
+    assert message["error"] == "JtopRefusedError"
+    assert "MODE_50W" in message["message"], "the mode that is still set"
 
 
 def test_mode_that_the_board_does_not_have_is_named_with_those_it_has(machine: Machine) -> None:
-    told = driven(machine, "set", "TURBO")
-    assert told["error"] == "JtopError"
-    assert "'TURBO'" in told["told"]
-    assert "MODE_30W" in told["told"]
+    message = driven(machine, "set", "TURBO")
+    assert message["error"] == "JtopError"
+    assert "'TURBO'" in message["message"]
+    assert "MODE_30W" in message["message"]
 
 
 def test_real_service_is_closed_to_a_user_outside_of_its_group(machine: Machine) -> None:
-    told = driven(machine, "set", "MAXN", user=OUTSIDER)
-    assert told["available"] is False
-    assert f"user number {OUTSIDER} may not use jtop's service" in told["told"]
-    assert "usermod -aG jtop" in told["told"]
+    message = driven(machine, "set", "MAXN", user=OUTSIDER)
+    assert message["available"] is False
+    assert f"user number {OUTSIDER} may not use jtop's service" in message["message"]
+    assert "usermod -aG jtop" in message["message"]
     # The client's own look at the rights is not what keeps the outsider away.
     bridge = ["sh", "-c", f"""echo '{{"verb": "get"}}' | {machine.python} -m edge.power.jtop_bridge"""]
     assert reply(machine.run(bridge, OUTSIDER))["error"] == "forbidden"
@@ -155,7 +155,7 @@ def test_mode_is_set_and_read_back_whatever_jtop_prints(client: MakeClient) -> N
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("version", "restart the service"),
         ("forbidden", "usermod -aG jtop"),
@@ -165,10 +165,10 @@ def test_mode_is_set_and_read_back_whatever_jtop_prints(client: MakeClient) -> N
         ("gaps", "gaps"),
     ],
 )
-def test_what_keeps_jtop_from_setting_a_mode_is_told_in_one_line(client: MakeClient, fault: str, told: str) -> None:
+def test_what_keeps_jtop_from_setting_a_mode_is_told_in_one_line(client: MakeClient, fault: str, message: str) -> None:
     with pytest.raises(JtopError) as raised:
         client(fault).set_mode("MAXN")
-    assert told in str(raised.value)
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

@@ -143,7 +143,7 @@ def test_the_mode_that_is_set_already_is_not_set_again(emulate: Callable[[str], 
 
 @as_root
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("silent", r"was not set although nvpmodel reported no error: the board is in MAXP_CORE_ARM \(mode 3\)"),
         ("error", r"was not set: nvpmodel reported 'NVPM ERROR: Error writing 255 .*the board is in MAXP_CORE_ARM"),
@@ -156,12 +156,12 @@ def test_the_mode_that_is_set_already_is_not_set_again(emulate: Callable[[str], 
     ],
 )
 def test_whatever_nvpmodel_does_wrong_is_told(
-    wrong: str, told: str, emulate: Callable[[str], Emulated], monkeypatch: pytest.MonkeyPatch
+    wrong: str, message: str, emulate: Callable[[str], Emulated], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emulated = emulate("tx2")
     conf = read().conf
     monkeypatch.setenv("FAKE_NVPMODEL", wrong)
-    with pytest.raises(edge_power.PowerError, match=told):
+    with pytest.raises(edge_power.PowerError, match=message):
         edge_power.set_mode(conf, conf.modes[1], limit_s=0.5 if wrong == "hang" else 30)
     assert emulated.noted("reboots") == []
     for child in emulated.noted("children"):
@@ -301,8 +301,8 @@ def test_jtop_is_not_asked_for_a_mode_that_needs_a_reboot(emulate: Callable[[str
 def test_one_who_may_not_is_told_each_way_and_the_next_step(emulate: Callable[[str], Emulated]) -> None:
     emulated = emulate("tx2")
     modes = read()
-    told = "edge-power cannot be reached at .*; no jtop here; run as root, or enable the service: systemctl enable"
-    with pytest.raises(PowerModeError, match=told):
+    message = "edge-power cannot be reached at .*; no jtop here; run as root, or enable the service: systemctl enable"
+    with pytest.raises(PowerModeError, match=message):
         set_mode(modes, named(modes, "MAXQ"), jtop=Jtop(emulated, lacks="no jtop here"))
     assert emulated.noted("starts") == []
 
@@ -392,9 +392,9 @@ def test_show_explains_the_modes(emulate: Callable[[str], Emulated], capsys: pyt
     assert "30W_6CORE" in shown
     assert "max-q is 15W_DESKTOP (mode 7): the lowest budget within reach (15 W), and among 2 such modes" in shown
     assert main(["power", "show", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["file"], told["current"], told["default"]) == ("nvpmodel_t194.conf", 2, 2)
-    assert told["modes"][1] == {
+    message = json.loads(capsys.readouterr().out)
+    assert (message["file"], message["current"], message["default"]) == ("nvpmodel_t194.conf", 2, 2)
+    assert message["modes"][1] == {
         "id": 1,
         "name": "10W",
         "cores": 2,
@@ -407,9 +407,9 @@ def test_show_explains_the_modes(emulate: Callable[[str], Emulated], capsys: pyt
         "budget_w": 10,
         "without_reboot": False,
     }
-    assert told["modes"][0]["budget_w"] is None
-    assert told["reboot_groups"] == [[0, 2, 3, 4, 5, 6, 7], [1]]
-    assert (told["max_q"]["name"], told["max_p"]["name"]) == ("15W_DESKTOP", "MAXN")
+    assert message["modes"][0]["budget_w"] is None
+    assert message["reboot_groups"] == [[0, 2, 3, 4, 5, 6, 7], [1]]
+    assert (message["max_q"]["name"], message["max_p"]["name"]) == ("15W_DESKTOP", "MAXN")
 
 
 @pytest.mark.parametrize("board", BOARDS)

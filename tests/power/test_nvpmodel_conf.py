@@ -59,8 +59,8 @@ def refusal(*lines: str) -> str:
     return sentence
 
 
-def cap(told: float | tuple[float, ...] | None) -> float | None:
-    caps = told if isinstance(told, tuple) else (told,)
+def cap(message: float | tuple[float, ...] | None) -> float | None:
+    caps = message if isinstance(message, tuple) else (message,)
     return max(caps, key=lambda each: each or 0) or None
 
 
@@ -80,8 +80,8 @@ def test_every_boards_modes_are_read_with_their_caps(
         assert mode.gpu_max_mhz == cap(row.gpu_mhz)
         assert mode.emc_max_mhz == cap(row.emc_mhz)
         assert mode.dla_max_mhz == cap(row.dla_mhz)
-        told = {"cpu": row.cpu_mhz, "gpu": row.gpu_mhz, "emc": row.emc_mhz, "dla": row.dla_mhz}
-        assert mode.unstated == {unit for unit, value in told.items() if value is None}
+        message = {"cpu": row.cpu_mhz, "gpu": row.gpu_mhz, "emc": row.emc_mhz, "dla": row.dla_mhz}
+        assert mode.unstated == {unit for unit, value in message.items() if value is None}
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -163,7 +163,7 @@ def test_masks_are_kept_in_any_notation_and_by_any_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "message"),
     [
         ([""], "contains no power mode"),
         (["garbage"], "line 1: 'garbage' is not understood (outside any section)"),
@@ -181,18 +181,18 @@ def test_masks_are_kept_in_any_notation_and_by_any_path() -> None:
         (["< POWER_MODEL ID=1 NAME=A >", "< PM_CONFIG DEFAULT=first >"], "wanted a number"),
     ],
 )
-def test_garbage_is_one_sentence(lines: list[str], told: str) -> None:
-    assert told in refusal(*lines)
+def test_garbage_is_one_sentence(lines: list[str], message: str) -> None:
+    assert message in refusal(*lines)
 
 
 @given(st.text(alphabet=st.sampled_from("<> =#/POWERMODLNAIDCGUTSKFQ_019-\n\t\x00é"), max_size=300))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    told = ""
+    message = ""
     try:
         assert parse_conf(text).modes
     except PowerError as error:
-        told = str(error)
-    assert "\n" not in told
+        message = str(error)
+    assert "\n" not in message
 
 
 _rows = st.builds(

@@ -126,11 +126,11 @@ def test_stricter_bounds_never_raise_it_and_all_figures_lie_between_none_and_all
 
 @given(st.lists(scenes(), min_size=1, max_size=4))
 def test_the_truth_itself_is_perfect(pictures: list[tuple[TrueBoxes, Detections]]) -> None:
-    told = [
+    detections = [
         found(*((*box, 0.5, class_id) for box, class_id in zip(each.boxes, each.class_ids, strict=True)))
         for each, _ in pictures
     ]
-    assert judged(*zip([each for each, _ in pictures], told, strict=True)) == MeanPrecision(1.0, 1.0)
+    assert judged(*zip([each for each, _ in pictures], detections, strict=True)) == MeanPrecision(1.0, 1.0)
 
 
 @given(st.lists(scenes(), min_size=1, max_size=4))

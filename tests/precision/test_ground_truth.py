@@ -65,7 +65,7 @@ def test_crowds_are_marked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "told"),
+    ("parts", "message"),
     [
         (
             {"categories": [{"id": 12, "name": "horse"}]},
@@ -83,20 +83,22 @@ def test_crowds_are_marked(tmp_path: Path) -> None:
         ({"annotations": [box(12, bbox=[0, 0, -1, 1])]}, "annotations.0.bbox.2"),
     ],
 )
-def test_a_coco_file_that_does_not_fit_is_told_in_a_sentence(tmp_path: Path, parts: dict[str, Any], told: str) -> None:
+def test_a_coco_file_that_does_not_fit_is_told_in_a_sentence(
+    tmp_path: Path, parts: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         read_boxes(coco(tmp_path, **parts), tmp_path, LABELS)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("{", "not valid JSON"), ("[1]", "not a COCO file"), ("\xff", "not valid JSON")]
+    ("text", "message"), [("{", "not valid JSON"), ("[1]", "not a COCO file"), ("\xff", "not valid JSON")]
 )
-def test_another_file_is_no_coco_file(tmp_path: Path, text: str, told: str) -> None:
+def test_another_file_is_no_coco_file(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "truth.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         read_boxes(path, tmp_path, LABELS)
 
 
@@ -134,7 +136,7 @@ def test_folders_are_labels_or_class_ids_or_imagenets(
 
 
 @pytest.mark.parametrize(
-    ("names", "labels", "told"),
+    ("names", "labels", "message"),
     [
         (("nut", "horse"), LABELS, "found folders 'horse', wanted labels of the model"),
         (("0", "3"), LABELS, "found folders '0', '3'"),
@@ -143,11 +145,11 @@ def test_folders_are_labels_or_class_ids_or_imagenets(
     ],
 )
 def test_folders_of_other_names_are_told(
-    tmp_path: Path, names: tuple[str, ...], labels: tuple[str, ...], told: str
+    tmp_path: Path, names: tuple[str, ...], labels: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         read_classes(folders(tmp_path, *names), labels)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_set_without_folders_or_pictures_is_told(tmp_path: Path) -> None:

@@ -163,11 +163,11 @@ def test_stored_scores_that_cannot_be_written_do_not_end_the_search(
 
 
 def test_progress_is_told() -> None:
-    told: list[tuple[str, int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     sensitivities = {"a": 0.001, "b": 0.3}
-    whole(LayerSearch({"a": 0.5, "b": 0.5}, network(sensitivities), AIM, lambda *each: told.append(each)))
-    assert told[:2] == [("measuring each layer, mse", 0, 2), ("measuring each layer, mse", 1, 2)]
-    assert {phase for phase, _, _ in told} == {
+    whole(LayerSearch({"a": 0.5, "b": 0.5}, network(sensitivities), AIM, lambda *each: progress.append(each)))
+    assert progress[:2] == [("measuring each layer, mse", 0, 2), ("measuring each layer, mse", 1, 2)]
+    assert {phase for phase, _, _ in progress} == {
         "measuring each layer, mse",
         "choosing layers",
         "retrying excluded layers",

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 SIDE = 16
 Images = NDArray[np.float32]
@@ -61,3 +62,10 @@ def images(count: int, seed: int = 1) -> list[Images]:
     random = np.random.default_rng(seed)
     coarse = random.random((count, 1, 3, 4, 4), np.float32)
     return [each.repeat(4, axis=2).repeat(4, axis=3) for each in coarse]
+
+
+def run(model: ModelProto, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the first output of a model for rows of images."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: NDArray[np.float32] = session.run(None, {"images": rows})[0]
+    return found
