@@ -1,4 +1,4 @@
-"""What machine this is, on every emulated board, in a container, and on machines that are no Jetson."""
+"""Identity of every emulated board, of a container, and of machines other than a Jetson."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Energy from samples, against sums worked out by hand and against properties that any integral has."""
+"""Energy from samples, compared with sums worked out by hand and with properties of any integral."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log records in the journal's own protocol, over a real socket, and read by journald itself where it is installed."""
+"""Log records in the journal's native protocol, over a real socket, and read by journald itself if installed."""
 
 from __future__ import annotations
 

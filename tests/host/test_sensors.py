@@ -1,4 +1,4 @@
-"""The sensors as the daemon sees them: on emulated boards, and with files that vanish, freeze, lie or hang."""
+"""The sensors as the daemon uses them: on emulated boards, and with files that vanish, freeze, lie or hang."""
 
 from __future__ import annotations
 

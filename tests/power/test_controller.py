@@ -1,4 +1,4 @@
-"""The power mode while the daemon serves: set as configured, steered by the governor, never in a person's way."""
+"""Control of the power mode: set as configured, changed by the governor, held for a person."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The root service over a real socket: who may ask, what is refused, and that nothing a client does stops it."""
+"""The root service over a real socket: permitted users, refusals, and clients that cannot stop it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The governor on made-up boards: what it decides, what it never does, and a day of the simulated TX2."""
+"""The governor on synthetic boards: decisions, limits, and what it never does."""
 
 from __future__ import annotations
 

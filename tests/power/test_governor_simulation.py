@@ -1,4 +1,4 @@
-"""A few days of the benchmark: the simulation agrees with what is known, and the governor stays within its bounds."""
+"""A few days of the benchmark: the simulation agrees with known results, and the governor stays within its bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Power modes through jtop: the real service where it can run, and a stand-in for what that one does not do."""
+"""Power modes through jtop: the real service where it can run, and a stand-in for faults that it does not produce."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mode from before is put back, whatever comes between."""
+"""The initial power mode is restored, whatever happens in between."""
 
 from __future__ import annotations
 

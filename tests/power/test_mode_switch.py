@@ -1,4 +1,4 @@
-"""Power modes of emulated boards as `edge tune` goes through them."""
+"""Power modes of emulated boards as edge tune switches between them."""
 
 from __future__ import annotations
 

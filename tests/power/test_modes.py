@@ -1,76 +1,19 @@
-"""Power modes as the daemon and the commands see them: what is read, what is meant, what is set, and what refused."""
+"""Power modes of emulated boards: reading, setting through each way, and refusals."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from edge.cli.main import main
-from edge.core.errors import ConfigError, EdgeError
+from edge.core.errors import EdgeError
 from edge.power import edge_power
-from edge.power.edge_power import Conf, Mode
-from edge.power.mode_selection import budget_w, resolve
-from edge.power.modes import NoSuchModeError, PowerModeError, PowerModes, read_modes, set_mode
-from tests.support.emulated_boards.power_modes import BOARDS, install_tools, write_power_modes
+from edge.power.mode_selection import resolve
+from edge.power.modes import NoSuchModeError, PowerModeError, read_modes, set_mode
+from tests.support.emulated_boards.emulated_power import MEANT, Emulated, as_root, named, read
+from tests.support.emulated_boards.power_modes import BOARDS
 from tests.support.waiting import eventually
-
-# In the mode that the board starts in.
-MEANT = {
-    "tx2": ("MAXQ", "MAXP_CORE_ARM"),
-    "xavier-nx": ("10W_4CORE", "20W_6CORE"),
-    "agx-xavier": ("15W_DESKTOP", "MAXN"),
-    "orin-nano": ("15W", "15W"),
-    "orin-nano-super": ("15W", "MAXN_SUPER"),
-    "orin-nx": ("10W", "15W"),
-    "orin-nx-super": ("25W", "MAXN_SUPER"),
-    "agx-orin": ("MODE_30W", "MODE_30W"),
-    "thor": ("120W", "MAXN"),
-}
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes power modes")
-
-
-@dataclass(frozen=True)
-class Emulated:
-    """A board below EDGE_ROOT, its programs on PATH."""
-
-    root: Path
-
-    @property
-    def state(self) -> Path:
-        return self.root / "var/lib/nvpmodel"
-
-    def noted(self, file: str) -> list[int]:
-        path = self.state / file
-        return [int(line) for line in path.read_text().split()] if path.exists() else []
-
-
-@pytest.fixture
-def emulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Emulated]:
-    monkeypatch.setenv("EDGE_ROOT", str(tmp_path))
-    monkeypatch.setenv("PATH", install_tools(tmp_path / "bin"))
-    monkeypatch.delenv("FAKE_NVPMODEL", raising=False)
-
-    def board(name: str) -> Emulated:
-        write_power_modes(tmp_path, name)
-        return Emulated(tmp_path)
-
-    return board
-
-
-def read() -> PowerModes:
-    modes = read_modes()
-    assert modes is not None
-    return modes
-
-
-def named(modes: PowerModes, name: str) -> Mode:
-    return next(mode for mode in modes.modes if mode.name == name)
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -305,161 +248,6 @@ def test_one_who_may_not_is_told_each_way_and_the_next_step(emulate: Callable[[s
     with pytest.raises(PowerModeError, match=message):
         set_mode(modes, named(modes, "MAXQ"), jtop=Jtop(emulated, lacks="no jtop here"))
     assert emulated.noted("starts") == []
-
-
-def made(*rows: Mode, current: int = 0) -> PowerModes:
-    conf = Conf("made.conf", rows, None)
-    return PowerModes(conf, conf.mode(current))
-
-
-def test_a_measured_mode_comes_before_all_others(emulate: Callable[[str], Emulated]) -> None:
-    emulate("tx2")
-    choice = resolve("max-q", read(), {"max-q": "MAXP_CORE_ALL", "max-p": "MAXN"})
-    assert (choice.mode.name, choice.reason) == ("MAXP_CORE_ALL", "measured here: least energy per image")
-    choice = resolve("MAX-P", read(), {"max-p": "0"})
-    assert (choice.mode.name, choice.reason) == ("MAXN", "measured here: most images per second")
-
-
-def test_a_measured_mode_that_is_gone_is_told(emulate: Callable[[str], Emulated]) -> None:
-    emulate("tx2")
-    choice = resolve("max-q", read(), {"max-q": "MODE_30W"})
-    assert choice.mode.name == "MAXQ"
-    assert choice.reason == (
-        "the measured mode MODE_30W is not a single mode of nvpmodel_t186.conf; the board has a mode of that name"
-    )
-
-
-def test_what_lies_beyond_a_reboot_is_told(emulate: Callable[[str], Emulated]) -> None:
-    emulate("agx-orin")
-    assert resolve("max-q", read()).reason == "the lowest budget within reach (30 W); MODE_15W would need a reboot"
-    reason = resolve("max-p", read()).reason
-    assert reason == "the highest budget within reach (30 W); MAXN and MODE_50W would need a reboot"
-
-
-def test_among_equal_budgets_the_gpu_counts_first_then_cores_times_clock() -> None:
-    slow_gpu = Mode(0, "10W_A", 8, 2000, 500)
-    few_cores = Mode(1, "10W_B", 2, 1500, 800)
-    more_cores = Mode(2, "10W_C", 4, 1200, 800)
-    assert resolve("max-q", made(slow_gpu, few_cores, more_cores)).mode == more_cores
-    assert resolve("max-p", made(more_cores, few_cores, slow_gpu)).mode == more_cores
-    uncapped = Mode(3, "10W_D", 1, 100, None)
-    assert resolve("max-p", made(more_cores, few_cores, slow_gpu, uncapped)).mode == uncapped
-
-
-def test_modes_without_a_budget_are_not_guessed_at() -> None:
-    with pytest.raises(PowerModeError, match=r"max-q is not clear: .* wanted one of QUIET \(mode 0\), LOUD \(mode 1\)"):
-        resolve("max-q", made(Mode(0, "QUIET", 1), Mode(1, "LOUD", 1)))
-
-
-def test_a_name_that_two_modes_have_needs_the_id() -> None:
-    modes = made(Mode(0, "A B", 1), Mode(3, "twin", 1), Mode(5, "twin", 2))
-    with pytest.raises(NoSuchModeError, match=r"'twin' is ambiguous: twin \(mode 3\), twin \(mode 5\); give the id"):
-        resolve("twin", modes)
-    assert resolve("5", modes).mode.cores == 2
-    assert resolve("a b", modes).mode.id == 0
-
-
-def test_an_unknown_mode_is_told_with_those_there_are() -> None:
-    with pytest.raises(
-        ConfigError, match=r"'fast' is not in made.conf; wanted max-q, max-p, keep or one of A \(mode 0\)"
-    ):
-        resolve("fast", made(Mode(0, "A", 1)))
-
-
-@pytest.mark.parametrize(
-    ("name", "watts"),
-    [
-        ("MODE_15W", 15),
-        ("15W_2CORE", 15),
-        ("7W_AI", 7),
-        ("120W", 120),
-        ("7.5W", 7.5),
-        ("MAXN", math.inf),
-        ("MAXN_SUPER", math.inf),
-        ("MAXQ", None),
-        ("MAXNOT", None),
-        ("WARM2WORK", None),
-    ],
-)
-def test_a_budget_is_read_from_the_name(name: str, watts: float | None) -> None:
-    assert budget_w(Mode(0, name, 1)) == watts
-
-
-def test_show_explains_the_modes(emulate: Callable[[str], Emulated], capsys: pytest.CaptureFixture[str]) -> None:
-    emulate("agx-xavier")
-    assert main(["power", "show"]) == 0
-    shown = capsys.readouterr().out
-    assert "30W_6CORE" in shown
-    assert "max-q is 15W_DESKTOP (mode 7): the lowest budget within reach (15 W), and among 2 such modes" in shown
-    assert main(["power", "show", "--json"]) == 0
-    message = json.loads(capsys.readouterr().out)
-    assert (message["file"], message["current"], message["default"]) == ("nvpmodel_t194.conf", 2, 2)
-    assert message["modes"][1] == {
-        "id": 1,
-        "name": "10W",
-        "cores": 2,
-        "cpu_max_mhz": 1200,
-        "gpu_max_mhz": 520,
-        "emc_max_mhz": 1065.6,
-        "dla_max_mhz": 550,
-        "masks": {"TPC_PG_MASK": 5},
-        "unstated": [],
-        "budget_w": 10,
-        "without_reboot": False,
-    }
-    assert message["modes"][0]["budget_w"] is None
-    assert message["reboot_groups"] == [[0, 2, 3, 4, 5, 6, 7], [1]]
-    assert (message["max_q"]["name"], message["max_p"]["name"]) == ("15W_DESKTOP", "MAXN")
-
-
-@pytest.mark.parametrize("board", BOARDS)
-def test_every_boards_modes_are_shown(
-    board: str, emulate: Callable[[str], Emulated], capsys: pytest.CaptureFixture[str]
-) -> None:
-    emulate(board)
-    assert main(["power", "show"]) == 0
-    shown = capsys.readouterr().out
-    assert f"max-q is {MEANT[board][0]} (mode " in shown
-    assert f"max-p is {MEANT[board][1]} (mode " in shown
-
-
-def test_elsewhere_show_tells_that_there_are_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("EDGE_ROOT", str(tmp_path))
-    assert main(["power", "show"]) == 0
-    assert "not a Jetson: no power modes" in capsys.readouterr().out
-    assert main(["power", "show", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["modes"] is None
-    assert main(["power", "set", "max-q"]) == 1
-    assert "not a Jetson" in capsys.readouterr().err
-
-
-@as_root
-def test_set_ends_with_0_when_done_1_when_refused_and_2_for_no_such_mode(
-    emulate: Callable[[str], Emulated], capsys: pytest.CaptureFixture[str]
-) -> None:
-    emulated = emulate("orin-nx-super")
-    assert main(["power", "set", "max-p", "--json"]) == 0
-    done = json.loads(capsys.readouterr().out)
-    assert (done["mode"], done["name"], done["before"], done["rebooting"]) == (0, "MAXN_SUPER", 4, False)
-    assert main(["power", "set", "10w"]) == 1
-    assert "needs a reboot; request it with --allow-reboot" in capsys.readouterr().err
-    assert main(["power", "set", "5W"]) == 2
-    assert "wanted max-q, max-p, keep or one of MAXN_SUPER (mode 0), 10W (mode 1)" in capsys.readouterr().err
-    assert main(["power", "set", "keep"]) == 0
-    assert "MAXN_SUPER (mode 0), unchanged" in capsys.readouterr().out
-    assert main(["power", "set", "10W", "--allow-reboot"]) == 0
-    assert "10W (mode 1); the board reboots" in capsys.readouterr().out
-    assert (emulated.noted("changes"), emulated.noted("reboots")) == ([0, 1], [1])
-
-
-@pytest.mark.parametrize("arguments", [["power"], ["power", "fly"], ["power", "set"], ["power", "set", "a", "b"]])
-def test_wrong_usage_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as raised:
-        main(arguments)
-    assert raised.value.code == 2
-    assert "usage: edge" in capsys.readouterr().err
 
 
 def test_errors_of_power_modes_are_errors_of_edge() -> None:

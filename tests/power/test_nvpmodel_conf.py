@@ -1,4 +1,4 @@
-"""The text of nvpmodel.conf and what nvpmodel answers, with all their quirks; the modes of every emulated board."""
+"""Parsing nvpmodel.conf and nvpmodel's answers, with their quirks, for every emulated board."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranges of tensors: streaming histograms lose nothing that matters, and each method does what its name says."""
+"""Activation ranges: streaming histograms lose nothing that matters, and each method does what its name says."""
 
 from __future__ import annotations
 

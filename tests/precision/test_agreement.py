@@ -1,4 +1,4 @@
-"""How well two sets of outputs agree, held against figures computed by hand and against laws true of any boxes."""
+"""Agreement of outputs, compared with figures worked out by hand and with properties of any boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mean average precision, held against figures computed by hand and against laws true of any boxes."""
+"""Mean average precision, compared with figures worked out by hand and with properties of any boxes."""
 
 from __future__ import annotations
 

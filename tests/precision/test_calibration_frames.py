@@ -1,4 +1,4 @@
-"""Calibration frames that are kept: as they are, few, and read again whatever became of the files."""
+"""Stored calibration frames: unchanged, few, and readable whatever became of the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels of people: what fits the model and the pictures, and one sentence for what does not."""
+"""Ground truth: what fits the model and the images, and one sentence for what does not."""
 
 from __future__ import annotations
 
