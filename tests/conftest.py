@@ -31,8 +31,26 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
 
+SYSTEM = Path(__file__).parent / "system"
+
 # A shell's background job ignores Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Fixtures that start a process, or are of use only with one.
+PROCESS_FIXTURES = {
+    "mosquitto", "broker", "subscriber", "start_edge", "configure", "rtsp_server", "service_manager",
+    "letterbox_library", "wheel",
+}  # fmt: skip
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Refuse a test that starts processes outside of tests/system: the fast tests need none."""
+    started = PROCESS_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+    if started and SYSTEM not in item.path.parents:
+        raise pytest.UsageError(
+            f"{item.nodeid} starts a process by its fixture {', '.join(sorted(started))}: move it to tests/system"
+        )
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

@@ -14,7 +14,6 @@ from edge.cli.engines.frame_source import open_frames, spread
 from edge.core.errors import ConfigError, SourceError
 from edge.core.records import Image
 from tests.support.project import real_data
-from tests.support.rtsp import RtspServer
 
 
 def read(source: str | Path, count: int) -> list[Image]:
@@ -56,11 +55,6 @@ def test_a_video_is_read_to_its_end() -> None:
     frames = read(real_data("person.mp4"), 4)
     assert len(frames) == 4
     assert not np.array_equal(frames[0], frames[3])
-
-
-@pytest.mark.rtsp
-def test_a_camera_gives_frames(rtsp_server: RtspServer) -> None:
-    assert len(read(rtsp_server.secret_url, 3)) == 3
 
 
 def test_a_picture_of_a_folder_that_is_damaged_is_left_out_and_told(

@@ -20,7 +20,6 @@ from edge.inference.derived_files import source_sha256
 from edge.precision.layer_search import Score
 from edge.precision.scorer import QuantizationScorer, similarity
 from tests.support.configuration import write_toml
-from tests.support.process import run_edge
 from tests.support.project import CONVEYOR
 from tests.support.quantizable import SIDE, network
 
@@ -282,15 +281,6 @@ def test_without_the_package_onnx_it_is_told(
 ) -> None:
     monkeypatch.setitem(sys.modules, "edge.precision.quantizer", None)
     assert "cannot be quantized: the Python package" in fails(capsys, quantize(classifier, pictures))
-
-
-def test_the_command_runs_as_a_process(classifier: Path, pictures: Path, tmp_path: Path) -> None:
-    done = run_edge(
-        *("engines", "quantize", classifier, "--calibration", pictures, "--state-dir", tmp_path / "state", "--json"),
-        folder=tmp_path,
-    )
-    assert done.returncode == 0
-    assert Path(json.loads(done.stdout)["files"]["tensorrt"]).exists()
 
 
 def boxes(*rows: tuple[float, float, float, float, float]) -> Detections:

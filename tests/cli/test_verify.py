@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,26 +12,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.capture.scene.conveyor import LABELS, Conveyor
+from edge.capture.scene.conveyor import LABELS
 from edge.cli.engines.verify import NOT_ADMITTED
 from edge.cli.main import main
 from edge.core.manifest import read_manifest
 from edge.inference.admission import FILE, admit, read_entries
 from edge.inference.model_variants import model_files
 from edge.inference.runtime_identity import onnxruntime_identity
-from tests.support.configuration import Json
-from tests.support.emulated_engines import emulated_gpu
 from tests.support.project import CONVEYOR
 from tests.support.quantized import quantize
+from tests.support.verified import scene, verify
 
 SCENE = "synthetic://conveyor?seed=11&frames=400&size=320x240"
 COLORS = {"blue": (255, 30, 30), "green": (30, 255, 30), "red": (30, 30, 255)}
-
-
-def scene(number: int) -> tuple[Any, Any]:
-    """Return a frame of the belt, and what stands in it."""
-    picture = np.empty((240, 320, 3), np.uint8)
-    return picture, Conveyor(320, 240, 300 + number // 2).render(40 + 90 * (number % 2), picture)
 
 
 @pytest.fixture(scope="session")
@@ -60,15 +52,6 @@ def naive(model: Path) -> Path:
     """Give the model with an INT8 form that has lost its scores: they share a tensor with the boxes."""
     (model / "conveyor.naive.onnx").replace(model / "conveyor.int8-cpu.onnx")
     return model
-
-
-def verify(capsys: pytest.CaptureFixture[str], model: Path, *more: str | Path, code: int = 0) -> Json:
-    arguments = ["engines", "verify", model, "--json", "--state-dir", model.parent / "state", *more]
-    if "--precision" not in more:
-        arguments += ["--precision", "int8"]
-    assert main([str(each) for each in arguments]) == code
-    found: Json = json.loads(capsys.readouterr().out)
-    return found
 
 
 def refused(capsys: pytest.CaptureFixture[str], model: Path, *more: str | Path) -> str:
@@ -337,24 +320,6 @@ def test_wrong_input_is_told_in_a_sentence(
 def test_a_precision_is_not_held_against_itself(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = refused(capsys, model, "--frames", SCENE, "--precision", "fp16", "--against", "fp16")
     assert "--against: found fp16, as --precision" in told
-
-
-def test_a_gpu_has_an_entry_of_its_own(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    verify(capsys, model, "--frames", SCENE, "--count", "4", "--precision", "fp16")
-    (model / "conveyor.int8-cpu.onnx").rename(model / "conveyor.int8.onnx")
-    with emulated_gpu():
-        found = verify(capsys, model, "--frames", SCENE, "--count", "4", "--precision", "fp16")
-        int8 = verify(capsys, model, "--frames", SCENE, "--count", "4")
-    assert (found["backend"], found["instructions"]) == ("trt", None)
-    assert found["library"].startswith("tensorrt ")
-    assert "sm_" in found["gpu"]
-    assert int8["backend"] == "trt"
-    entries = read_entries(model / "conveyor.onnx", model)
-    assert sorted((each.backend, each.precision) for each in entries) == [
-        ("ort-cpu", "fp16"),
-        ("trt", "fp16"),
-        ("trt", "int8"),
-    ]
 
 
 def test_what_goes_beyond_fp16_on_the_frames_stays_fp32(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

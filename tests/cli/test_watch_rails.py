@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,6 @@ import pytest
 from edge.cli.main import main
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
-from tests.support.process import clean_environment, edge_command
-from tests.support.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -57,13 +53,3 @@ def test_without_a_sensor_it_is_told(
 def test_wrong_numbers_are_told(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["power", "watch", *wrong]) == 2
     assert wrong[0] in capsys.readouterr().err
-
-
-def test_ctrl_c_ends_it(xavier: Path) -> None:
-    command = edge_command("power", "watch", "--json", "--interval", "0.2")
-    environment = clean_environment({"EDGE_ROOT": str(xavier)})
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
-        assert child.stdout is not None
-        assert json.loads(child.stdout.readline())["rails_w"]
-        child.send_signal(signal.SIGINT)
-        assert child.wait(PATIENCE_S) == 0

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,29 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from tests.support.emulated_engines import EMULATION, emulated_gpu
+from tests.support.emulated_engines import emulated_gpu
+from tests.support.one_node_model import model
 
-FLOAT = TensorProto.FLOAT
 ROWS = 3  # of the profile's largest batch
 NON_BLOCKING = 1
-
-
-def model(op: str = "Relu", shape: tuple[int | str, ...] = ("N", 4), **keys: Any) -> bytes:
-    """Return an ONNX file of one node, from x to y."""
-    dtype = keys.pop("dtype", FLOAT)
-    out = keys.pop("out", shape)
-    node = helper.make_node(op, ["x"], ["y"], name="only", **keys)
-    x = helper.make_tensor_value_info("x", dtype, shape)
-    y = helper.make_tensor_value_info("y", keys.pop("out_dtype", TensorProto.INT64 if op == "NonZero" else dtype), out)
-    graph = helper.make_graph([node], "small", [x], [y])
-    content: bytes = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    ).SerializeToString()
-    return content
-
-
 NONZERO = model("NonZero", out=(2, "found"))
 
 
@@ -1012,38 +993,3 @@ def test_a_plan_is_a_buffer_and_nothing_else(rig: Rig) -> None:
     assert plan.nbytes == len(bytes(plan))
     with pytest.raises(TypeError, match="no len"):
         len(plan)
-
-
-# In a child process
-
-BUILD = """if True:
-    import sys
-    import tensorrt as trt
-    builder = trt.Builder(trt.Logger())
-    network = builder.create_network(0)
-    assert trt.OnnxParser(network, trt.Logger()).parse(sys.stdin.buffer.read())
-    print(trt.__version__, builder.build_serialized_network(network, builder.create_builder_config()) is not None)
-"""
-
-
-def child(program: str, given: bytes = b"", **controls: Any) -> subprocess.CompletedProcess[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(EMULATION), "EDGE_EMULATION": json.dumps(controls)}
-    command = [sys.executable, "-c", program]
-    return subprocess.run(command, input=given, env=environment, capture_output=True, check=False, timeout=60)
-
-
-@pytest.mark.parametrize(("builder", "code"), [("abort", -6), ("kill", -9), ("", 0)])
-def test_a_builder_takes_its_process_down(builder: str, code: int) -> None:
-    done = child(BUILD, model(shape=(2, 4)), builder=builder, tensorrt_version="11.4.0.106")
-    assert done.returncode == code, done.stderr
-    assert done.stdout == (b"" if builder else b"11.4.0.106 True\n")
-
-
-def test_misuses_of_a_child_reach_the_test(tmp_path: Path) -> None:
-    program = """if True:
-        import pycuda.driver as driver
-        driver.init()
-        driver.Device(0).retain_primary_context().push()
-    """
-    child(program, misuse_file=str(tmp_path / "misuses"))
-    assert "the real pycuda aborts it" in (tmp_path / "misuses").read_text(encoding="utf-8")

@@ -10,8 +10,8 @@ from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt import plan_key as plan_key_module
 from edge.inference.backends.tensorrt.build_protocol import BuildSettings
 from edge.inference.backends.tensorrt.plan_key import plan_key
-from tests.inference.test_plan_store import KEY
 from tests.support import stand_in_tensorrt
+from tests.support.plan_samples import KEY
 
 ORIN = Gpu(
     name="Orin",

@@ -7,9 +7,6 @@ import hashlib
 import json
 import os
 import resource
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,45 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.errors import EngineError
-from edge.inference.backends.tensorrt.build_protocol import MB, BuildFacts, BuiltPlan
+from edge.inference.backends.tensorrt.build_protocol import MB, BuiltPlan
 from edge.inference.backends.tensorrt.plan_key import PlanKey
 from edge.inference.backends.tensorrt.plan_store import PlanStore, StalePlanError, read_header
+from tests.support.plan_samples import FACTS, KEY, header, plan
 from tests.support.waiting import PATIENCE_S
-
-KEY = PlanKey(
-    onnx_sha256="c0ffee",
-    precision="fp16",
-    device="gpu",
-    max_batch=4,
-    builder_level=3,
-    workspace_mb=512,
-    flags=("STRONGLY_TYPED",),
-    library="tensorrt",
-    version="10.3.0",
-    cuda="12.6",
-    gpu="Orin",
-    compute_capability="8.7",
-    sm_count=8,
-    board="Jetson Orin Nano",
-)
-FACTS = BuildFacts(
-    flags=("STRONGLY_TYPED", "TF32"),
-    workspace_mb=512,
-    layers=136,
-    inputs={"images": {"shape": [-1, 3, 8, 8], "dtype": "FLOAT"}},
-    outputs={},
-    profile={},
-    placement=None,
-    build_s=1.5,
-)
-
-
-def header(magic: bytes = b"ftrt", version: tuple[int, ...] = (10, 3, 0, 30)) -> bytes:
-    return magic + bytes(20) + bytes(version)
-
-
-def plan(content: bytes = b"kernels and weights", name: str = "net") -> BuiltPlan:
-    return BuiltPlan(name, header() + content, FACTS)
 
 
 @pytest.fixture
@@ -360,52 +323,6 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"cannot be stored in .*plans"):
         store.store(KEY, plan())
     assert "cannot be read (Not a directory)" in refusal(store)
-
-
-# Stores once in peace, then a second plan, and kills itself at its Nth change of the folder.
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tests.inference.test_plan_store import KEY, plan
-from edge.inference.backends.tensorrt.plan_store import PlanStore
-
-left = int(sys.argv[2])
-
-def counted(change):
-    def wrapped(*arguments, **keys):
-        global left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return change(*arguments, **keys)
-    return wrapped
-
-store = PlanStore(Path(sys.argv[1]), 100)
-store.store(KEY, plan(b"old"))
-for name in ("open", "unlink", "replace", "fsync"):
-    setattr(os, name, counted(getattr(os, name)))
-store.store(KEY, plan(b"new" * 100_000))
-"""
-
-
-def test_a_kill_at_any_moment_of_storing_leaves_a_whole_plan_or_none(tmp_path: Path) -> None:
-    outcomes = []
-    for moment in range(100):
-        state_dir = tmp_path / str(moment)
-        command = [sys.executable, "-c", KILLED, str(state_dir), str(moment)]
-        code = subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode
-        store = PlanStore(state_dir, 100)
-        try:
-            outcomes.append(store.load(KEY))
-        except StalePlanError:
-            outcomes.append(b"none")
-        store.store(replace(KEY, max_batch=9), plan())
-        assert not list(store.folder.glob(".*"))
-        assert len(list(store.folder.iterdir())) == 2 + 2 * (outcomes[-1] != b"none")
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL
-    assert set(outcomes) == {plan(b"old").plan, b"none", plan(b"new" * 100_000).plan}
 
 
 def test_several_may_store_and_load_at_once(store: PlanStore) -> None:

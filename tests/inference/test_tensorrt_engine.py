@@ -16,7 +16,7 @@ from edge.core.manifest import InputSettings
 from edge.inference.backends.cuda import find_gpu, open_device
 from edge.inference.backends.cuda_runtime import CudaGraph, graphs_work
 from edge.inference.backends.ort import OrtEngine
-from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
+from edge.inference.preprocess import target_settings
 from tests.support.emulated_engines import build_and_load, build_plan_here, emulated_gpu, load
 from tests.support.project import CONVEYOR
 from tests.support.small_models import identity, nonzero, numbers, save
@@ -263,35 +263,6 @@ def test_several_inputs_are_taken(tmp_path: Path, discrete: Any) -> None:
         context.infer(2)
         assert context.outputs["y"].tolist() == [[2, 2], [2, 2]]
     engine.close()
-
-
-@pytest.mark.parametrize("device", KINDS)
-def test_rows_made_on_the_device_are_those_made_on_the_cpu(tmp_path: Path, letterbox_library: str, device: str) -> None:
-    """Pictures of several sizes in one batch, larger and smaller than those before them."""
-    onnx = CONVEYOR / "conveyor.onnx"
-    settings = InputSettings(resize="letterbox", anchor="center", scale=1 / 255)
-    random = np.random.default_rng(7)
-    pictures = [
-        random.integers(0, 256, size, np.uint8) for size in ((40, 60, 3), (480, 640, 3), (33, 21, 3), (320, 320, 3))
-    ]
-    with emulated_gpu(device=device, letterbox_library=letterbox_library):
-        engine = build_and_load(onnx, tmp_path, 2)
-        spec = engine.inputs[0]
-        cpu = Preprocessor(spec, settings)
-        with engine.make_context(2) as by_cpu, engine.make_context(2, target_settings(spec, settings)) as by_gpu:
-            assert by_gpu.pictures is not None
-            gpu = DevicePreprocessor(by_gpu.pictures, spec, settings)
-            by_gpu.infer(2)  # as when warming up: no picture is there yet
-            for start in (0, 2, 1):
-                batch = pictures[start : start + 2]
-                wanted = [cpu.fill(picture, by_cpu.inputs[spec.name][row]) for row, picture in enumerate(batch)]
-                assert [gpu.fill(picture, row) for row, picture in enumerate(batch)] == wanted
-                by_cpu.infer(2)
-                times = by_gpu.infer(2)
-                assert times.h2d_ms is not None
-                for name, array in by_cpu.outputs.items():
-                    np.testing.assert_allclose(by_gpu.outputs[name], array, rtol=0.02, atol=0.5)
-        engine.close()
 
 
 def test_without_a_kernel_for_the_gpu_rows_are_made_on_the_cpu(

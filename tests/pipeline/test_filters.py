@@ -17,9 +17,7 @@ from edge.perf.tune.tuned_config import config_of_model
 from edge.pipeline.filters import FindingsFilter, ResultFilter
 from edge.pipeline.meters import PeriodStats, StreamMeter
 from edge.pipeline.reorder import ReorderBuffer
-from tests.support.configuration import Configure, Json, belt, write_config
-from tests.support.process import StartEdge
-from tests.support.subscriber import Subscriber
+from tests.support.configuration import belt, write_config
 
 SECOND_NS = 1_000_000_000
 
@@ -167,37 +165,6 @@ def test_tuning_measures_every_frame_whether_or_not_it_would_be_published(tmp_pa
     config = load_config(write_config(tmp_path / "edge.toml", "mqtt://127.0.0.1", tables))
     tuned = config_of_model(config, "conveyor", saturate=False).streams
     assert [(each.only_changes, each.max_results_per_s) for each in tuned.values()] == [(False, 0.0)] * 2
-
-
-def counts_of(found: Json) -> list[str]:
-    return sorted(each["label"] for each in found["detections"])
-
-
-@pytest.mark.broker
-def test_the_daemon_publishes_changes_alone_and_accounts_for_the_rest(
-    configure: Configure, start_edge: StartEdge, subscriber: Subscriber
-) -> None:
-    scene = belt(frames=150, size="320x240", delivery="every")
-    streams = {
-        "streams.all": scene,
-        "streams.changes": scene | {"only_changes": True},
-        "streams.slow": belt(fps=30, frames=45, size="320x240", max_results_per_s=4),
-    }
-    daemon = start_edge(configure(streams))
-    assert daemon.wait() == 0
-    subscriber.wait_for_state("stopped")
-    every = [counts_of(each) for each in subscriber.results("all")]
-    assert len(every) == 150
-    changed = [now for before, now in zip([None, *every], every, strict=False) if now != before]
-    assert [counts_of(each) for each in subscriber.results("changes")] == changed
-    assert 1 < len(changed) < len(every)
-    last = subscriber.telemetry()[-1]["streams"]
-    for name, stream in last.items():
-        assert stream["frames"] == stream["results"] + sum(stream["dropped"].values()) + stream["in_flight"]
-        assert subscriber.seqs(name) == list(range(stream["results"]))
-    assert last["changes"]["dropped"]["gated"] == 150 - len(changed)
-    assert 0 < last["slow"]["results"] <= 45 / 30 * 4 + 2 + last["slow"]["dropped"]["overrun"]
-    assert last["slow"]["dropped"]["gated"] > 0
 
 
 LABELS = ("person", "car", "dog")
