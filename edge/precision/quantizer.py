@@ -1,4 +1,4 @@
-"""A model on its way to INT8: calibrated, searched for what stands it, placed for TensorRT and for ONNX Runtime."""
+"""Quantization of a model to INT8: calibration, layer search, and variants for TensorRT and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from edge.precision.search_plot import plot
 
 log = logging.getLogger(__name__)
 
-_RULES = 1  # counts up when the same layers are quantized differently, so that older scores are not used
-# On frames that the search has not seen, a model agrees about as well as it is alike on those that it has, and less
-# than it agrees on them: so the similarity must exceed the tolerance by this fraction of its distance to 1.
+_RULES = 1  # incremented when the same layers are quantized differently, so that older scores are not used
+# On unseen frames a model's agreement is about its similarity on the frames of the search, and lower than its agreement
+# on those: so the similarity must exceed the tolerance by this fraction of its distance to 1.
 _MARGIN = 0.35
-_NAIVE_FRAMES = 16  # its tool keeps all of them, with their tensors, in memory
+_NAIVE_FRAMES = 16  # that tool keeps all of them, with their tensors, in memory
 _FEW_FRAMES = 24
-# placement → how the files are called: NAME.int8.onnx, NAME.int8-cpu.onnx
+# placement → kind in the files' names: NAME.int8.onnx, NAME.int8-cpu.onnx
 PLACEMENTS: dict[Placement, str] = {"tensorrt": "int8", "cpu": "int8-cpu"}
 
-ProgressCallback = Callable[[str, int, int], None]  # phase, done, of how many
+ProgressCallback = Callable[[str, int, int], None]  # phase, done, total
 
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """What is to be quantized, and how."""
+    """Options of a quantization."""
 
     method: str
     tolerance: float
@@ -51,47 +51,52 @@ class QuantizeRequest:
 
 
 def quantize(
-    predictor: Predictor, chosen: FrameSelection, order: QuantizeRequest, told: ProgressCallback
+    predictor: Predictor, selection: FrameSelection, request: QuantizeRequest, on_progress: ProgressCallback
 ) -> dict[str, Any]:
-    """Make the INT8 forms of a model beside its ONNX file; return what they are worth.
+    """Write the INT8 variants of a model beside its ONNX file; return the report on them.
 
-    There is no file of a form in which no layer can be quantized.
+    A variant in which no layer can be quantized has no file.
     """
     onnx = model_file(predictor.folder, predictor.manifest)
-    work = _Work(predictor, onnx, chosen, order, told)
-    forms = work.forms()
+    quantization = _Quantization(predictor, onnx, selection, request, on_progress)
+    variants = quantization.variants()
     files = {
-        placement: str(write_variant(data, onnx, order.state_dir, PLACEMENTS[placement], ORIGIN_KEY))
-        for placement, data in forms.items()
-        if work.choices[placement].layers
+        placement: str(write_variant(data, onnx, request.state_dir, PLACEMENTS[placement], ORIGIN_KEY))
+        for placement, data in variants.items()
+        if quantization.selections[placement].layers
     }
-    store_frames(stored_folder(onnx, order.state_dir), work.frames)
-    report = work.report(forms) | {"files": dict.fromkeys(PLACEMENTS) | files}
-    drawn = plot(onnx.stem, work.choices, order.tolerance)
-    report |= _keep(derived_folder(onnx, order.state_dir), report, drawn)
-    work.remove_stores()
+    store_frames(stored_folder(onnx, request.state_dir), quantization.frames)
+    report = quantization.report(variants) | {"files": dict.fromkeys(PLACEMENTS) | files}
+    svg = plot(onnx.stem, quantization.selections, request.tolerance)
+    report |= _write_report(derived_folder(onnx, request.state_dir), report, svg)
+    quantization.remove_stores()
     return report
 
 
-def _keep(folder: Path, report: Mapping[str, Any], drawn: str) -> dict[str, str]:
-    """Write the report and the plot, and return their places."""
-    places = {"report": folder / "quantization.json", "plot": folder / "quantization.svg"}
+def _write_report(folder: Path, report: Mapping[str, Any], svg: str) -> dict[str, str]:
+    """Write the report and the plot; return their paths."""
+    paths = {"report": folder / "quantization.json", "plot": folder / "quantization.svg"}
     try:
-        places["report"].write_text(json.dumps(report, indent=1), encoding="utf-8")
-        places["plot"].write_text(drawn, encoding="utf-8")
+        paths["report"].write_text(json.dumps(report, indent=1), encoding="utf-8")
+        paths["plot"].write_text(svg, encoding="utf-8")
     except OSError as error:
-        raise EdgeError(f"{error.filename} cannot be written ({error.strerror}); see the space left") from None
-    return {name: str(place) for name, place in places.items()}
+        raise EdgeError(f"{error.filename} cannot be written ({error.strerror}); check the free space") from None
+    return {name: str(path) for name, path in paths.items()}
 
 
-class _Work:
-    """One model on its way to INT8."""
+class _Quantization:
+    """Quantization of one model."""
 
     def __init__(
-        self, predictor: Predictor, onnx: Path, chosen: FrameSelection, order: QuantizeRequest, told: ProgressCallback
+        self,
+        predictor: Predictor,
+        onnx: Path,
+        selection: FrameSelection,
+        request: QuantizeRequest,
+        on_progress: ProgressCallback,
     ) -> None:
         """Read the frames and calibrate."""
-        self._onnx, self._order, self._told = onnx, order, told
+        self._onnx, self._request, self._on_progress = onnx, request, on_progress
         self._source_sha256 = source_sha256(onnx)
         self._prepared = prepare(onnx)
         self._layers = layers_of(self._prepared)
@@ -99,32 +104,32 @@ class _Work:
             raise ModelError(
                 f"model {onnx} has no convolution or matrix product with constant weights: nothing to quantize"
             )
-        self.frames = _frames(chosen, told)
+        self.frames = _frames(selection, on_progress)
         calibrating, held_back = hold_back(self.frames)
         self._predictor, self._calibrating = predictor, calibrating
-        self._judge = QuantizationScorer(predictor, self._prepared.SerializeToString(), held_back)
+        self._scorer = QuantizationScorer(predictor, self._prepared.SerializeToString(), held_back)
         self._calibration = Calibration(self._prepared, self._layers, self._inputs, usable_cores())
-        self.choices: dict[Placement, LayerSelection] = {}
+        self.selections: dict[Placement, LayerSelection] = {}
         self._stores: list[ScoreStore] = []
 
     def _inputs(self, phase: str) -> Iterator[NDArray[Any]]:
         for number, rows in enumerate(self._predictor.inputs(self._calibrating)):
-            self._told(phase, number, len(self._calibrating))
+            self._on_progress(phase, number, len(self._calibrating))
             yield rows
 
-    def forms(self) -> dict[Placement, bytes]:
+    def variants(self) -> dict[Placement, bytes]:
         """Search for each placement; the sensitivity of layers is measured for one of them."""
         parameters, sensitivities, self._methods = self._parameters()
-        forms: dict[Placement, bytes] = {}
+        variants: dict[Placement, bytes] = {}
         for placement in PLACEMENTS:
-            choice = self._search(parameters, placement, "search").run(sensitivities)
-            self.choices[placement] = choice
-            forms[placement] = self._form(parameters, placement, choice.layers)
-        return forms
+            selection = self._search(parameters, placement, "search").run(sensitivities)
+            self.selections[placement] = selection
+            variants[placement] = self._variant(parameters, placement, selection.layers)
+        return variants
 
     def _parameters(self) -> tuple[QuantizationParameters, dict[str, float], dict[str, str]]:
         """Return the parameters, and each layer's sensitivity and method."""
-        method = self._order.method
+        method = self._request.method
         tried = {name: self._calibration.parameters(name) for name in (TRIED if method == AUTO else (method,))}
         sensitivities = {
             name: self._search(parameters, "tensorrt", f"harms-{name}").measure_alone(name)
@@ -133,100 +138,100 @@ class _Work:
         return best_parameters(self._layers, tried, sensitivities)
 
     def _search(self, parameters: QuantizationParameters, placement: Placement, name: str) -> LayerSearch:
-        tolerance = self._order.tolerance
+        tolerance = self._request.tolerance
         aim = Score(tolerance, tolerance, tolerance + _MARGIN * (1 - tolerance))
         evaluate = self._caching(parameters, placement, name)
-        return LayerSearch(self._calibration.fractions, evaluate, aim, self._told)
+        return LayerSearch(self._calibration.fractions, evaluate, aim, self._on_progress)
 
     def _caching(self, parameters: QuantizationParameters, placement: Placement, name: str) -> Evaluate:
-        facts = [_RULES, self._source_sha256, digest(self.frames), self._order.method, library()]
+        facts = [_RULES, self._source_sha256, digest(self.frames), self._request.method, library()]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        path = derived_folder(self._onnx, self._order.state_dir) / f"{name}-{placement}.json"
+        path = derived_folder(self._onnx, self._request.state_dir) / f"{name}-{placement}.json"
         store = ScoreStore(path, key)
         self._stores.append(store)
         if store.count:
             log.warning("continuing an earlier search with %d stored measurements: %s", store.count, path)
-        return store.caching(lambda layers: self._judge.score(self._form(parameters, placement, layers)))
+        return store.caching(lambda layers: self._scorer.score(self._variant(parameters, placement, layers)))
 
-    def _form(self, parameters: QuantizationParameters, placement: Placement, layers: Layers) -> bytes:
-        placed = insert_qdq(self._prepared, layers, parameters.ranges, parameters.weights, placement)
-        return serialize(placed, self._source_sha256)
+    def _variant(self, parameters: QuantizationParameters, placement: Placement, layers: Layers) -> bytes:
+        quantized = insert_qdq(self._prepared, layers, parameters.ranges, parameters.weights, placement)
+        return serialize(quantized, self._source_sha256)
 
     def remove_stores(self) -> None:
         for store in self._stores:
             store.remove()
 
-    def report(self, forms: Mapping[Placement, bytes]) -> dict[str, Any]:
-        """Return what was found, for people and programs."""
-        self._told("timing", 0, 1)
+    def report(self, variants: Mapping[Placement, bytes]) -> dict[str, Any]:
+        """Return the report on the variants, in JSON."""
+        self._on_progress("timing", 0, 1)
         fp32 = self._prepared.SerializeToString()
         return {
             "model": str(self._onnx),
             "onnx_sha256": self._source_sha256,
-            "method": self._order.method,
-            "tolerance": self._order.tolerance,
+            "method": self._request.method,
+            "tolerance": self._request.tolerance,
             "frames": {
                 "calibration": len(self._calibrating),
                 "held_back": len(self.frames) - len(self._calibrating) or 1,
             },
-            "found_by_fp32": self._judge.found,
+            "found_by_fp32": self._scorer.found,
             "fp32": {"ms": round(run_ms(fp32), 2), "bytes": len(fp32)},
             "naive": self._naive(),
-            "forms": {name: self._told_of(self.choices[name], data) for name, data in forms.items()},
+            "forms": {name: self._variant_report(self.selections[name], data) for name, data in variants.items()},
         }
 
-    def _told_of(self, choice: LayerSelection, data: bytes) -> dict[str, Any]:
+    def _variant_report(self, selection: LayerSelection, data: bytes) -> dict[str, Any]:
         return {
-            "f1": choice.score.exact,
-            "agreement": choice.score.agreement,
-            "likeness": choice.score.similarity,
-            "int8_share": choice.fraction,
-            "layers": len(choice.sensitivities),
-            "kept": sum(each.kept for each in choice.sensitivities),
+            "f1": selection.score.exact,
+            "agreement": selection.score.agreement,
+            "likeness": selection.score.similarity,
+            "int8_share": selection.fraction,
+            "layers": len(selection.sensitivities),
+            "kept": sum(each.kept for each in selection.sensitivities),
             "ms": round(run_ms(data), 2),
             "bytes": len(data),
-            "table": [each.to_json() | {"method": self._methods[each.layer]} for each in choice.sensitivities],
-            "curve": [each.to_json() for each in choice.curve],
+            "table": [each.to_json() | {"method": self._methods[each.layer]} for each in selection.sensitivities],
+            "curve": [each.to_json() for each in selection.curve],
         }
 
     def _naive(self) -> dict[str, Any]:
-        """Return what ONNX Runtime's `quantize_static` with its defaults is worth on the same frames."""
-        self._told("the naive recipe", 0, 1)
+        """Return the score of ONNX Runtime's `quantize_static` with its defaults on the same frames."""
+        self._on_progress("the naive recipe", 0, 1)
         data = naive_quantization(self._onnx, self._predictor.inputs(self._calibrating[:_NAIVE_FRAMES]))
-        score = self._judge.score(data)
+        score = self._scorer.score(data)
         return {"f1": score.exact, "agreement": score.agreement, "ms": round(run_ms(data), 2)}
 
 
-def _frames(chosen: FrameSelection, told: ProgressCallback) -> list[Image]:
-    """Read the frames; raise ConfigError where they cannot calibrate anything."""
+def _frames(selection: FrameSelection, on_progress: ProgressCallback) -> list[Image]:
+    """Read the frames; raise ConfigError if they are unsuitable for calibration."""
     frames = []
-    for number, frame in enumerate(chosen.frames):
-        told("reading frames", number, chosen.count)
+    for number, frame in enumerate(selection.frames):
+        on_progress("reading frames", number, selection.count)
         frames.append(frame.picture)
     if not frames:
-        raise ConfigError(f"--calibration {chosen.source} gave no frame; wanted pictures that can be decoded")
+        raise ConfigError(f"--calibration {selection.source} gave no frame; wanted images that can be decoded")
     if are_blank(frames):
         raise ConfigError(
-            f"the {len(frames)} calibration frames of {chosen.source} show nothing: each is of one colour; wanted "
-            "frames of what the model is to see"
+            f"the {len(frames)} calibration frames of {selection.source} are blank: each has a single colour; wanted "
+            "frames like those that the model will process"
         )
     if len(frames) < _FEW_FRAMES:
-        log.warning("only %d calibration frames: the ranges, and the agreement, may not hold on others", len(frames))
+        log.warning("only %d calibration frames: ranges and agreement may differ on other frames", len(frames))
     return frames
 
 
 def hold_back(frames: Sequence[Image]) -> tuple[list[Image], list[Image]]:
-    """Return the frames that ranges are taken from, and every second one, held back to judge by; one serves as both."""
+    """Return the frames for calibration, and every second one, held back for scoring; a single frame serves as both."""
     return list(frames[::2]), list(frames[1::2]) or list(frames)
 
 
 def are_blank(frames: Sequence[Image]) -> bool:
-    """Tell whether nothing is to be seen in any of the pictures: each is of one colour."""
+    """Return whether every image has a single colour."""
     return all((frame == frame[:1, :1]).all() for frame in frames)
 
 
 def digest(frames: Sequence[Image]) -> str:
-    """Return the SHA-256 of pictures: of their sizes and pixels."""
+    """Return the SHA-256 of the sizes and pixels of images."""
     found = hashlib.sha256()
     for frame in frames:
         found.update(repr(frame.shape).encode())

@@ -1,4 +1,4 @@
-"""How far a quantized model is from its FP32 form, on the same pictures through the same preprocessing and decoding."""
+"""Scores of a quantized model against its FP32 form, on the same images, preprocessing and decoding."""
 
 from __future__ import annotations
 
@@ -17,55 +17,55 @@ from edge.inference.predictor import Predictor
 from edge.precision.agreement import agreement, iou, matches
 from edge.precision.layer_search import Score
 
-# Below the model's threshold there are more boxes to compare, whose scores tell more than their number.
+# Below the model's threshold there are more boxes to compare, and their scores say more than their number.
 _LOW = 0.3  # of the threshold
-# A box near the threshold comes and goes by chance: what is found is compared at several thresholds.
+# A box near the threshold appears and disappears by chance: findings are compared at several thresholds.
 _THRESHOLDS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3)  # of the model's
 _TIMED_RUNS = 15
 
 
 class QuantizationScorer:
-    """Compares forms of one model with its FP32 form on some pictures."""
+    """Compares forms of one model with its FP32 form on some images."""
 
-    def __init__(self, predictor: Predictor, fp32: bytes, pictures: Sequence[Image]) -> None:
-        """Raise ConfigError where the model finds nothing in any picture: then nothing can be compared."""
-        self._predictor = predictor  # of the model, on whatever engine
-        self._pictures = pictures
+    def __init__(self, predictor: Predictor, fp32: bytes, images: Sequence[Image]) -> None:
+        """Run the FP32 form; raise ConfigError if it finds nothing in any image, as nothing can be compared then."""
+        self._predictor = predictor  # of the model, on any engine
+        self._images = images
         self._threshold = predictor.manifest.output.score_threshold
-        self._wanted = self.findings(fp32)
-        self.found = sum(len(_above(each, self._threshold).scores) for each in self._wanted)
-        if not any(len(each.scores) for each in self._wanted):
+        self._reference = self.findings(fp32)
+        self.found = sum(len(_above(each, self._threshold).scores) for each in self._reference)
+        if not any(len(each.scores) for each in self._reference):
             raise ConfigError(
-                f"the model finds nothing in the {len(pictures)} frames that are held back to judge by, not even at a "
-                f"score of {_LOW * self._threshold:.2g}; wanted frames that show what it is to find"
+                f"the model finds nothing in the {len(images)} frames held back for scoring, not even at a score of "
+                f"{_LOW * self._threshold:.2g}; wanted frames with objects that it detects"
             )
 
     def findings(self, onnx: bytes) -> list[Findings]:
-        """Return what a form of the model finds, down to a low score."""
+        """Return the findings of a form of the model, down to a low score."""
         with tempfile.TemporaryDirectory() as folder:
             predictor = self._predictor.with_engine(_opened(onnx, Path(folder), usable_cores()))
             with predictor.session() as session:
-                return [session.predict(picture, _LOW * self._threshold) for picture in self._pictures]
+                return [session.predict(image, _LOW * self._threshold) for image in self._images]
 
     def score(self, onnx: bytes) -> Score:
-        """Compare a form of the model; one whose outputs cannot be read is not alike at all."""
+        """Score a form of the model; one whose outputs cannot be decoded scores 0."""
         try:
             return self._score(self.findings(onnx))
         except EngineError:
             return Score(0.0, 0.0, 0.0)
 
-    def _score(self, got: Sequence[Findings]) -> Score:
-        found = [self._agreement(got, share * self._threshold) for share in _THRESHOLDS]
+    def _score(self, candidate: Sequence[Findings]) -> Score:
+        found = [self._agreement(candidate, factor * self._threshold) for factor in _THRESHOLDS]
         agreements = [each for each in found if each is not None]
-        alike = similarity(self._wanted, got)
+        finer = similarity(self._reference, candidate)
         if not agreements:
-            return Score(alike, alike, alike)
+            return Score(finer, finer, finer)
         mean = sum(agreements) / len(agreements)
-        exact = self._agreement(got, self._threshold)
-        return Score(mean, mean if exact is None else exact, alike)
+        exact = self._agreement(candidate, self._threshold)
+        return Score(mean, mean if exact is None else exact, finer)
 
-    def _agreement(self, got: Sequence[Findings], threshold: float) -> float | None:
-        return agreement(*([_above(each, threshold) for each in side] for side in (self._wanted, got)))
+    def _agreement(self, candidate: Sequence[Findings], threshold: float) -> float | None:
+        return agreement(*([_above(each, threshold) for each in side] for side in (self._reference, candidate)))
 
 
 def _above(findings: Findings, threshold: float) -> Findings:
@@ -75,10 +75,10 @@ def _above(findings: Findings, threshold: float) -> Findings:
     return Detections(findings.boxes[kept], findings.scores[kept], findings.class_ids[kept])
 
 
-def similarity(wanted: Sequence[Findings], got: Sequence[Findings]) -> float:
-    """Return how alike scores and places are, 0…1: 2·Σ(IoU·the smaller score) / Σ(all scores); 1 is the same."""
-    shared = sum(_shared(one, other) for one, other in zip(wanted, got, strict=True))
-    total = sum(float(findings.scores.sum()) for findings in (*wanted, *got))
+def similarity(reference: Sequence[Findings], candidate: Sequence[Findings]) -> float:
+    """Return the similarity of scores and positions, 0…1: 2·Σ(IoU·the smaller score) / Σ(all scores)."""
+    shared = sum(_shared(one, other) for one, other in zip(reference, candidate, strict=True))
+    total = sum(float(findings.scores.sum()) for findings in (*reference, *candidate))
     return 2 * shared / total if total else 1.0
 
 
@@ -93,7 +93,7 @@ def _shared(one: Findings, other: Findings) -> float:
 
 
 def run_ms(onnx: bytes) -> float:
-    """Return how long one picture takes in ONNX Runtime on one core of this machine, the median of several runs."""
+    """Return the time for one image in ONNX Runtime on one core of this machine, the median of several runs."""
     with tempfile.TemporaryDirectory() as folder:
         engine = _opened(onnx, Path(folder), 1)
         with engine.make_context(1) as context:

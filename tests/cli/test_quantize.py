@@ -196,7 +196,7 @@ def test_black_frames_are_told_in_a_sentence(
     folder.mkdir()
     for number in range(3):
         cv2.imwrite(str(folder / f"{number}.png"), np.zeros((SIDE, SIDE, 3), np.uint8))
-    assert "show nothing: each is of one colour; wanted frames of what the model is to see" in fails(
+    assert "are blank: each has a single colour; wanted frames like those that the model will process" in fails(
         capsys, quantize(classifier, folder)
     )
 
@@ -211,7 +211,7 @@ def test_frames_without_anything_to_find_are_told_in_a_sentence(
         fog[::2] += 1
         cv2.imwrite(str(folder / f"{number}.png"), fog)
     told = fails(capsys, quantize(conveyor, folder))
-    assert "the model finds nothing in the 2 frames that are held back to judge by" in told
+    assert "the model finds nothing in the 2 frames held back for scoring" in told
 
 
 def test_a_quantized_model_is_told_in_a_sentence(
