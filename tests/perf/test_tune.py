@@ -214,9 +214,11 @@ def test_precision_that_the_model_does_not_have_is_left_out_at_once(
 
 
 def test_saturated_source_gives_what_is_taken(wish: TunePlan, tuned: Tune) -> None:
+    # A slow camera, so that a busy machine outpaces it as well.
+    write_toml(wish.config, MODEL | {"streams.a": belt(size="160x120", fps=4)})
     told = tuned(replace(wish, saturate=True, batches=(2,)))
     measured = told["points"][0]
-    assert measured["point"]["images_per_s"] > 44, "the camera alone would give 40"
+    assert measured["point"]["images_per_s"] > 4.4, "the camera alone would give 4"
     assert measured["batch_most"] == 2
     assert measured["dropped_share"] == 0
     # Two batches wait ahead of the lane, which is the source's doing and not the engine's.
