@@ -14,9 +14,10 @@ import pytest
 
 from edge.core.config import CommandsSettings, Config, HomeAssistantSettings
 from edge.core.records import MESSAGE_KINDS, Classes, CommandRequest, Message, Result
+from edge.daemon.commands.arguments import MOST_BYTES
 from edge.daemon.commands.dispatcher import Outcome
 from edge.daemon.commands.handlers import DaemonControl
-from edge.daemon.commands.service import CommandService
+from edge.daemon.commands.service import MOST_WAITING, CommandService, Inbox
 from edge.daemon.commands.snapshots import Snapshots
 from edge.mqtt.encode import MessageHead
 from edge.mqtt.topics import Topics
@@ -158,3 +159,18 @@ def test_a_picture_gives_way_to_results_and_not_they_to_it() -> None:
     assert [each.reason for each in outcomes] == [None]
     assert [each.topic for each in sent] == [TOPICS.snapshot("door")]
     assert MESSAGE_KINDS.index(sent[0].kind) > MESSAGE_KINDS.index("result")
+
+
+def test_a_full_inbox_turns_the_newest_away_and_then_only_counts() -> None:
+    woken: list[None] = []
+    inbox = Inbox(lambda: woken.append(None))
+    for number in range(3 * MOST_WAITING):
+        inbox.put(CommandRequest(str(number), b"x" * (2 * MOST_BYTES), retained=False))
+    taken = []
+    while (each := inbox.pop()) is not None:
+        taken.append(each)
+    assert [int(request.topic) for request, _ in taken] == list(range(2 * MOST_WAITING))
+    assert [has_room for _, has_room in taken] == [True] * MOST_WAITING + [False] * MOST_WAITING
+    assert inbox.lost == MOST_WAITING
+    assert len(woken) == 3 * MOST_WAITING
+    assert len(taken[0][0].body) == MOST_BYTES + 1, "no more is kept of a body than says that it is too large"

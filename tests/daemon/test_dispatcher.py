@@ -19,7 +19,6 @@ from edge.daemon.commands.arguments import ARGS, MOST_BYTES, CommandError, check
 from edge.daemon.commands.audit_log import MOST_BYTES as MOST_AUDITED
 from edge.daemon.commands.audit_log import AuditLog, shown_args
 from edge.daemon.commands.dispatcher import MOST_KNOWN, WINDOW_NS, Dispatcher, Outcome, RateLimit
-from edge.daemon.commands.service import MOST_WAITING, Inbox
 from edge.mqtt import schemas
 from edge.mqtt.encode import MessageHead
 from edge.mqtt.topics import Topics
@@ -314,21 +313,6 @@ def test_so_many_are_taken_in_any_minute(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not rate_limit.acquire()
     now = WINDOW_NS
     assert [rate_limit.acquire() for _ in range(3)] == [True, True, False]
-
-
-def test_a_full_inbox_turns_the_newest_away_and_then_only_counts() -> None:
-    woken: list[None] = []
-    inbox = Inbox(lambda: woken.append(None))
-    for number in range(3 * MOST_WAITING):
-        inbox.put(CommandRequest(str(number), b"x" * (2 * MOST_BYTES), retained=False))
-    taken = []
-    while (each := inbox.pop()) is not None:
-        taken.append(each)
-    assert [int(request.topic) for request, _ in taken] == list(range(2 * MOST_WAITING))
-    assert [has_room for _, has_room in taken] == [True] * MOST_WAITING + [False] * MOST_WAITING
-    assert inbox.lost == MOST_WAITING
-    assert len(woken) == 3 * MOST_WAITING
-    assert len(taken[0][0].body) == MOST_BYTES + 1, "no more is kept of a body than says that it is too large"
 
 
 def test_credentials_are_not_recorded_wherever_they_stand() -> None:

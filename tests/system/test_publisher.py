@@ -274,8 +274,9 @@ def pump(source: socket.socket, sink: socket.socket, answers: int | None) -> Non
 
 @pytest.mark.broker
 @needs_broker
-def test_a_connection_can_be_tried(broker: int) -> None:
-    assert "5" in try_connection(mqtt_settings(broker))
+@pytest.mark.parametrize(("version", "spoken"), [("auto", "5"), ("5", "5"), ("3.1.1", "3.1.1")])
+def test_a_connection_can_be_tried(broker: int, version: str, spoken: str) -> None:
+    assert try_connection(mqtt_settings(broker, version=version)) == f"mqtt://127.0.0.1:{broker} accepts MQTT {spoken}"
 
 
 # What MQTT 5 adds
