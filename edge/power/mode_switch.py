@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from edge.core.errors import EdgeError
 from edge.power.edge_power import Mode
 from edge.power.jtop import JtopClient
-from edge.power.mode_selection import resolve
+from edge.power.mode_selection import is_capped_within, resolve
 from edge.power.modes import PowerModeError, PowerModes, read_modes, set_mode
 
 
@@ -38,7 +36,7 @@ class BoardPower:
         # Unstated caps cannot be compared; but a board whose modes never mention a DLA has none.
         if slower.unstated != faster.unstated or slower.unstated - {"dla"} or not (slower.cores and faster.cores):
             return False
-        return slower != faster and all(a <= b for a, b in zip(_caps(slower), _caps(faster), strict=True))
+        return slower != faster and is_capped_within(slower, faster)
 
     def set_mode(self, mode: str, *, allow_reboot: bool = False) -> bool:
         """Set a mode; return whether the board reboots for it. Raises EdgeError if it was not set."""
@@ -65,9 +63,3 @@ def board_power() -> BoardPower | None:
     """Return this board's power modes; None if it has none."""
     modes = read_modes()
     return None if modes is None else BoardPower(modes)
-
-
-def _caps(mode: Mode) -> tuple[float, ...]:
-    """Return cores and clocks; no cap ranks above any cap."""
-    clocks = (mode.cpu_max_mhz, mode.gpu_max_mhz, mode.emc_max_mhz, mode.dla_max_mhz)
-    return (mode.cores or 0, *(math.inf if each is None else each for each in clocks))

@@ -40,6 +40,20 @@ def test_show_explains_the_modes(emulate: Callable[[str], Emulated], capsys: pyt
     assert (report["max_q"]["name"], report["max_p"]["name"]) == ("15W_DESKTOP", "MAXN")
 
 
+def test_show_tells_why_a_custom_mode_is_max_q(
+    emulate: Callable[[str], Emulated], capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulated = emulate("agx-xavier")
+    conf = next((emulated.root / "etc/nvpmodel").glob("nvpmodel_*.conf"))
+    sections = conf.read_text().split("< POWER_MODEL")
+    slower = next(section for section in sections if "NAME=15W_DESKTOP " in section)
+    slower = slower.replace("ID=7 NAME=15W_DESKTOP", "ID=12 NAME=SOLAR").replace("670", "520")
+    conf.write_text("< POWER_MODEL".join([*sections[:-1], slower, sections[-1]]))
+    assert main(["power", "show"]) == 0
+    shown = capsys.readouterr().out
+    assert "max-q is SOLAR (mode 12): its caps are all at or below those of 15W_DESKTOP, the lowest budget" in shown
+
+
 @pytest.mark.parametrize("board", BOARDS)
 def test_every_boards_modes_are_shown(
     board: str, emulate: Callable[[str], Emulated], capsys: pytest.CaptureFixture[str]
