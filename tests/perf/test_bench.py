@@ -41,7 +41,7 @@ def decode(outputs, options):
 
 
 @pytest.fixture
-def wish(tmp_path: Path) -> BenchPlan:
+def plan(tmp_path: Path) -> BenchPlan:
     return BenchPlan((str(CONVEYOR),), seconds=0.3, quick=True, state_dir=tmp_path / "state")
 
 
@@ -49,15 +49,15 @@ def wish(tmp_path: Path) -> BenchPlan:
 def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """Measure without any sensor or power mode, unless they are given."""
 
-    def run(wish: BenchPlan, power: Power | None = None, root: Path | None = None) -> Report:
+    def run(plan: BenchPlan, power: Power | None = None, root: Path | None = None) -> Report:
         monkeypatch.setenv("EDGE_ROOT", str(root or tmp_path))
-        return bench(wish, power, Sensors())
+        return bench(plan, power, Sensors())
 
     return run
 
 
-def test_what_no_option_names_is_not_swept(wish: BenchPlan, measured: Bench) -> None:
-    (row,) = measured(wish).rows
+def test_what_no_option_names_is_not_swept(plan: BenchPlan, measured: Bench) -> None:
+    (row,) = measured(plan).rows
     assert (row.scenario, row.batch, row.precision, row.lanes) == ("single-stream", 1, "fp32", 1)
     assert row.network == "conveyor"
     assert row.power_mode is None
@@ -65,9 +65,9 @@ def test_what_no_option_names_is_not_swept(wish: BenchPlan, measured: Bench) -> 
 
 @pytest.mark.parametrize("engine_only", [True, False])
 def test_rate_times_mean_latency_is_the_batch_in_single_stream(
-    wish: BenchPlan, measured: Bench, *, engine_only: bool
+    plan: BenchPlan, measured: Bench, *, engine_only: bool
 ) -> None:
-    report = measured(replace(wish, batches=(1, 3), engine_only=engine_only))
+    report = measured(replace(plan, batches=(1, 3), engine_only=engine_only))
     assert [row.batch for row in report.rows] == [1, 3]
     for row in report.rows:
         latencies_ms = [each for block in row.samples for each in block.latency_ms]
@@ -76,22 +76,22 @@ def test_rate_times_mean_latency_is_the_batch_in_single_stream(
         assert len(row.samples) >= 5
 
 
-def test_every_scenario_runs_the_serving_path_in_full_batches(wish: BenchPlan, measured: Bench) -> None:
-    report = measured(replace(wish, scenarios=("single-stream", "multi-stream", "offline"), batches=(2,), lanes=(2,)))
+def test_every_scenario_runs_the_serving_path_in_full_batches(plan: BenchPlan, measured: Bench) -> None:
+    report = measured(replace(plan, scenarios=("single-stream", "multi-stream", "offline"), batches=(2,), lanes=(2,)))
     assert [row.scenario for row in report.rows] == ["single-stream", "multi-stream", "offline"]
     assert all(row.lanes == 2 and row.images_per_s for row in report.rows)
 
 
-def test_watts_are_null_and_the_reason_is_one_line(wish: BenchPlan, measured: Bench) -> None:
-    report = measured(wish)
+def test_watts_are_null_and_the_reason_is_one_line(plan: BenchPlan, measured: Bench) -> None:
+    report = measured(plan)
     assert all(row.power_w is None and row.images_per_s_per_w is None for row in report.rows)
     (note,) = report.notes
     assert "no power sensor was found" in note
 
 
-def test_row_of_an_emulated_board_tells_its_power_and_machine(wish: BenchPlan, measured: Bench, tmp_path: Path) -> None:
+def test_row_of_an_emulated_board_tells_its_power_and_machine(plan: BenchPlan, measured: Bench, tmp_path: Path) -> None:
     root = boards.build("tx2", tmp_path / "board")
-    report = measured(replace(wish, seconds=1.0), root=root)
+    report = measured(replace(plan, seconds=1.0), root=root)
     (row,) = report.rows
     watts = boards.BOARDS["tx2"].watts()
     assert row.device == "Jetson TX2"
@@ -104,72 +104,72 @@ def test_row_of_an_emulated_board_tells_its_power_and_machine(wish: BenchPlan, m
     assert len(report.machine["sha256"]["conveyor"]) == 64
 
 
-def test_power_modes_are_gone_through_and_put_back(wish: BenchPlan, measured: Bench) -> None:
+def test_power_modes_are_gone_through_and_put_back(plan: BenchPlan, measured: Bench) -> None:
     power = KnownPower()
-    report = measured(replace(wish, power_modes=("max-p", "Low")), power)
+    report = measured(replace(plan, power_modes=("max-p", "Low")), power)
     assert [row.power_mode for row in report.rows] == ["HIGH", "LOW"]
     assert power.switched == ["HIGH", "LOW", "MID"]
-    report = measured(replace(wish, power_modes=("all",)), power)
+    report = measured(replace(plan, power_modes=("all",)), power)
     assert [row.power_mode for row in report.rows] == ["HIGH", "MID", "LOW"]
     assert any("OTHER needs a reboot" in note for note in report.notes)
     assert power.mode == "MID"
 
 
-def test_power_mode_is_told_where_none_is_asked_for(wish: BenchPlan, measured: Bench) -> None:
+def test_power_mode_is_told_where_none_is_asked_for(plan: BenchPlan, measured: Bench) -> None:
     power = KnownPower()
-    assert measured(wish, power).rows[0].power_mode == "MID"
+    assert measured(plan, power).rows[0].power_mode == "MID"
     assert power.switched == []
 
 
-def test_best_row_within_the_target_is_marked(wish: BenchPlan, measured: Bench) -> None:
-    report = measured(replace(wish, batches=(1, 2), target_p99_ms=10_000.0, engine_only=True))
+def test_best_row_within_the_target_is_marked(plan: BenchPlan, measured: Bench) -> None:
+    report = measured(replace(plan, batches=(1, 2), target_p99_ms=10_000.0, engine_only=True))
     rates = [row.images_per_s or 0 for row in report.rows if row.valid] or [
         row.images_per_s or 0 for row in report.rows
     ]
     (place,) = report.best()
     assert report.rows[place].images_per_s == max(rates)
-    assert measured(replace(wish, target_p99_ms=0.001)).best() == []
+    assert measured(replace(plan, target_p99_ms=0.001)).best() == []
 
 
 def test_precision_that_cannot_be_had_is_left_out_with_the_reason(
-    wish: BenchPlan, measured: Bench, tmp_path: Path
+    plan: BenchPlan, measured: Bench, tmp_path: Path
 ) -> None:
     folder = str(tiny_model(tmp_path / "tiny"))
-    report = measured(replace(wish, what=(folder,), precisions=("fp32", "int8")))
+    report = measured(replace(plan, what=(folder,), precisions=("fp32", "int8")))
     assert [row.precision for row in report.rows] == ["fp32"]
     assert any("int8 batch 1 is skipped" in note for note in report.notes)
     with pytest.raises(ModelError, match="nothing could be measured: tiny int8"):
-        measured(replace(wish, what=(folder,), precisions=("int8",)))
+        measured(replace(plan, what=(folder,), precisions=("int8",)))
 
 
-def test_configuration_brings_its_pictures_model_and_state(wish: BenchPlan, measured: Bench, tmp_path: Path) -> None:
+def test_configuration_brings_its_pictures_model_and_state(plan: BenchPlan, measured: Bench, tmp_path: Path) -> None:
     tables: Tables = {
         "device": {"state_dir": str(tmp_path / "of-config")},
         "models.conveyor": {"path": str(CONVEYOR), "lanes": 2},
         "streams.a": belt(size="160x120"),
     }
     config = write_toml(tmp_path / "edge.toml", tables)
-    (row,) = measured(replace(wish, what=(str(config),), state_dir=None)).rows
+    (row,) = measured(replace(plan, what=(str(config),), state_dir=None)).rows
     assert (row.network, row.lanes) == ("conveyor", 2)
     assert (tmp_path / "of-config" / "lock").exists()
 
 
-def test_engine_that_stalls_is_seen_by_all_who_came_meanwhile(wish: BenchPlan, measured: Bench, tmp_path: Path) -> None:
+def test_engine_that_stalls_is_seen_by_all_who_came_meanwhile(plan: BenchPlan, measured: Bench, tmp_path: Path) -> None:
     """At 4 ms a picture nearly all rates below 250/s meet 300 ms, but for those that came while the decoder hung."""
     folder = str(tiny_model(tmp_path / "tiny", SLOW))
-    server = replace(wish, what=(folder,), scenarios=("server",), target_p99_ms=10_000.0, frames=100, lanes=(1,))
+    server = replace(plan, what=(folder,), scenarios=("server",), target_p99_ms=10_000.0, frames=100, lanes=(1,))
     (row,) = measured(server).rows
     assert row.latency_p99_ms is not None
     assert row.images_per_s
-    offline = replace(wish, what=(folder,), scenarios=("single-stream",), frames=100)
+    offline = replace(plan, what=(folder,), scenarios=("single-stream",), frames=100)
     (alone,) = measured(offline).rows
     latencies_ms = [each for block in alone.samples for each in block.latency_ms]
     assert len([each for each in latencies_ms if each > 300]) == 1, "one query at a time: only one was in the stall"
 
 
-def test_machine_in_use_by_a_daemon_is_not_measured(wish: BenchPlan, measured: Bench, tmp_path: Path) -> None:
+def test_machine_in_use_by_a_daemon_is_not_measured(plan: BenchPlan, measured: Bench, tmp_path: Path) -> None:
     with state_lock(tmp_path / "state"), pytest.raises(EdgeError, match="another edge process holds"):
-        measured(wish)
+        measured(plan)
 
 
 @pytest.mark.parametrize(
@@ -185,16 +185,16 @@ def test_machine_in_use_by_a_daemon_is_not_measured(wish: BenchPlan, measured: B
         ({"what": ("nowhere.toml",)}, "nowhere.toml cannot be read"),
     ],
 )
-def test_wrong_input_is_one_sentence(wish: BenchPlan, measured: Bench, changes: dict[str, Any], told: str) -> None:
+def test_wrong_input_is_one_sentence(plan: BenchPlan, measured: Bench, changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        measured(replace(wish, **changes))
+        measured(replace(plan, **changes))
 
 
 def test_batch_beyond_the_engines_own_is_refused_before_anything_is_measured(
-    wish: BenchPlan, measured: Bench, tmp_path: Path
+    plan: BenchPlan, measured: Bench, tmp_path: Path
 ) -> None:
     folder = tiny_model(tmp_path / "tiny")
     identity(folder, 2).rename(folder / "tiny.onnx")
     for engine_only in (True, False):
         with pytest.raises(ConfigError, match="--batch: found 4, but tiny was exported for batches of 2"):
-            measured(replace(wish, what=(str(folder),), batches=(1, 4), engine_only=engine_only))
+            measured(replace(plan, what=(str(folder),), batches=(1, 4), engine_only=engine_only))

@@ -40,24 +40,24 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def wish(tmp_path: Path) -> TunePlan:
+def plan(tmp_path: Path) -> TunePlan:
     config = write_toml(tmp_path / "edge.toml", MODEL | STREAM)
     return TunePlan(config, seconds=1.0, batches=(1,), lanes=(1,), precisions=("fp32",), state_dir=tmp_path / "state")
 
 
 @pytest.fixture
 def tuned(capsys: pytest.CaptureFixture[str]) -> Tune:
-    def run(wish: TunePlan, power: Power | None = None, sensors: TrialSensors | None = None) -> Any:
-        assert session.tune(wish, power, sensors, as_json=True) == 0
+    def run(plan: TunePlan, power: Power | None = None, sensors: TrialSensors | None = None) -> Any:
+        assert session.tune(plan, power, sensors, as_json=True) == 0
         return json.loads(capsys.readouterr().out)
 
     return run
 
 
-def test_power_and_energy_of_each_mode_are_those_that_are_known(wish: TunePlan, tuned: Tune) -> None:
+def test_power_and_energy_of_each_mode_are_those_that_are_known(plan: TunePlan, tuned: Tune) -> None:
     power = KnownPower()
     sensors = KnownSensors(power)
-    told = tuned(replace(wish, power_modes=("HIGH", "LOW", "MID"), target_p99_ms=5000.0), power, sensors)
+    told = tuned(replace(plan, power_modes=("HIGH", "LOW", "MID"), target_p99_ms=5000.0), power, sensors)
     points = {each["point"]["power_mode"]: each["point"] for each in told["points"]}
     assert list(points) == ["HIGH", "MID", "LOW"], "the fastest first"
     for mode, point in points.items():
@@ -76,9 +76,9 @@ def test_power_and_energy_of_each_mode_are_those_that_are_known(wish: TunePlan, 
     assert not sensors.running
 
 
-def test_profile_is_written_for_max_q_max_p_and_lanes(wish: TunePlan, tuned: Tune, tmp_path: Path) -> None:
+def test_profile_is_written_for_max_q_max_p_and_lanes(plan: TunePlan, tuned: Tune, tmp_path: Path) -> None:
     power = KnownPower()
-    told = tuned(replace(wish, power_modes=("LOW", "MID")), power, KnownSensors(power))
+    told = tuned(replace(plan, power_modes=("LOW", "MID")), power, KnownSensors(power))
     path = profile_path(tmp_path / "state", "conveyor")
     assert told["profile"] == str(path)
     profile = TunedProfile.model_validate_json(path.read_bytes())
@@ -87,8 +87,8 @@ def test_profile_is_written_for_max_q_max_p_and_lanes(wish: TunePlan, tuned: Tun
     assert profile.max_q.power_mode == "MID"
 
 
-def test_what_cannot_be_measured_is_null_and_said(wish: TunePlan, tuned: Tune) -> None:
-    told = tuned(wish)
+def test_what_cannot_be_measured_is_null_and_said(plan: TunePlan, tuned: Tune) -> None:
+    told = tuned(plan)
     point = told["points"][0]["point"]
     assert [point[key] for key in ("power_mode", "power_w", "energy_j_per_image", "idle_w", "is_throttled")] == [
         None
@@ -99,7 +99,7 @@ def test_what_cannot_be_measured_is_null_and_said(wish: TunePlan, tuned: Tune) -
     assert point["images_per_s"] > 0
 
 
-def test_samples_of_a_throttling_board_are_left_out_and_told(wish: TunePlan, tuned: Tune) -> None:
+def test_samples_of_a_throttling_board_are_left_out_and_told(plan: TunePlan, tuned: Tune) -> None:
     power = KnownPower()
     sensors = KnownSensors(power)
     seen: dict[str, int] = {}
@@ -109,7 +109,7 @@ def test_samples_of_a_throttling_board_are_left_out_and_told(wish: TunePlan, tun
         return mode == "HIGH" or (mode == "MID" and seen[mode] % 4 == 0)
 
     sensors.throttled = throttled
-    told = tuned(replace(wish, power_modes=("HIGH", "MID")), power, sensors)
+    told = tuned(replace(plan, power_modes=("HIGH", "MID")), power, sensors)
     high, mid = told["points"]
     assert high["point"]["is_throttled"] is True
     assert mid["point"]["is_throttled"] is False
@@ -130,93 +130,93 @@ def interrupt_in(power: KnownPower, mode: str) -> KnownSensors:
     return KnownSensors(power, at_read)
 
 
-def test_interrupted_search_puts_the_mode_back_and_goes_on_where_it_was(wish: TunePlan, tuned: Tune) -> None:
-    wish = replace(wish, power_modes=("HIGH", "LOW"))
+def test_interrupted_search_puts_the_mode_back_and_goes_on_where_it_was(plan: TunePlan, tuned: Tune) -> None:
+    plan = replace(plan, power_modes=("HIGH", "LOW"))
     power = KnownPower()
     with pytest.raises(KeyboardInterrupt):
-        session.tune(wish, power, interrupt_in(power, "LOW"), as_json=True)
+        session.tune(plan, power, interrupt_in(power, "LOW"), as_json=True)
     assert power.switched == ["HIGH", "LOW", "MID"]
     power.switched.clear()
-    told = tuned(wish, power, KnownSensors(power))
+    told = tuned(plan, power, KnownSensors(power))
     assert power.switched == ["LOW", "MID"], "HIGH is not measured again"
     assert len(told["points"]) == 2
     power.switched.clear()
-    again = tuned(wish, power, KnownSensors(power))
+    again = tuned(plan, power, KnownSensors(power))
     assert (power.switched, again["points"]) == ([], told["points"])
-    tuned(replace(wish, fresh=True), power, KnownSensors(power))
+    tuned(replace(plan, fresh=True), power, KnownSensors(power))
     assert power.switched == ["HIGH", "LOW", "MID"]
 
 
-def test_mode_behind_a_reboot_is_left_out_and_told_unless_it_is_allowed(wish: TunePlan, tuned: Tune) -> None:
+def test_mode_behind_a_reboot_is_left_out_and_told_unless_it_is_allowed(plan: TunePlan, tuned: Tune) -> None:
     power = KnownPower()
-    told = tuned(replace(wish, power_modes=("OTHER", "LOW")), power, KnownSensors(power))
+    told = tuned(replace(plan, power_modes=("OTHER", "LOW")), power, KnownSensors(power))
     assert [each["point"]["power_mode"] for each in told["points"]] == ["LOW"]
     assert any("OTHER needs a reboot" in note and "--allow-reboot" in note for note in told["notes"])
 
 
 def test_search_goes_on_after_the_reboot_and_puts_the_first_mode_back(
-    wish: TunePlan, tuned: Tune, capsys: pytest.CaptureFixture[str]
+    plan: TunePlan, tuned: Tune, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wish = replace(wish, power_modes=("OTHER", "LOW"), allow_reboot=True)
+    plan = replace(plan, power_modes=("OTHER", "LOW"), allow_reboot=True)
     power = KnownPower()
-    assert session.tune(wish, power, KnownSensors(power), as_json=True) == 0
+    assert session.tune(plan, power, KnownSensors(power), as_json=True) == 0
     out, told = capsys.readouterr()
     assert (out, power.mode) == ("", "OTHER")
     assert "is rebooting into OTHER; run the same command again" in " ".join(told.split())
     after = KnownPower("OTHER")
-    told = tuned(wish, after, KnownSensors(after))
+    told = tuned(plan, after, KnownSensors(after))
     assert {each["point"]["power_mode"] for each in told["points"]} == {"LOW", "OTHER"}
     assert after.switched == ["MID"], "LOW was measured before the reboot; MID is what the user had set"
 
 
-def test_end_after_a_reboot_that_is_no_longer_allowed_says_how_to_put_the_mode_back(wish: TunePlan) -> None:
+def test_end_after_a_reboot_that_is_no_longer_allowed_says_how_to_put_the_mode_back(plan: TunePlan) -> None:
     power = KnownPower()
-    session.tune(replace(wish, power_modes=("OTHER",), allow_reboot=True), power, KnownSensors(power), as_json=True)
+    session.tune(replace(plan, power_modes=("OTHER",), allow_reboot=True), power, KnownSensors(power), as_json=True)
     after = KnownPower("OTHER")
     with pytest.raises(EdgeError, match=r"stays in OTHER.*edge power set MID --allow-reboot"):
-        session.tune(replace(wish, power_modes=("OTHER",)), after, KnownSensors(after), as_json=True)
+        session.tune(replace(plan, power_modes=("OTHER",)), after, KnownSensors(after), as_json=True)
     assert after.mode == "OTHER"
 
 
-def test_mode_that_somebody_set_meanwhile_is_the_one_that_stays(wish: TunePlan, tuned: Tune) -> None:
+def test_mode_that_somebody_set_meanwhile_is_the_one_that_stays(plan: TunePlan, tuned: Tune) -> None:
     power = KnownPower()
-    wish = replace(wish, power_modes=("HIGH",))
+    plan = replace(plan, power_modes=("HIGH",))
     with pytest.raises(KeyboardInterrupt):
-        session.tune(wish, power, interrupt_in(power, "HIGH"), as_json=True)
-    state = json.loads((wish.state_dir or Path()).joinpath("tune/conveyor.json").read_text())
+        session.tune(plan, power, interrupt_in(power, "HIGH"), as_json=True)
+    state = json.loads((plan.state_dir or Path()).joinpath("tune/conveyor.json").read_text())
     state |= {"mode_before": "MID", "mode_set": "HIGH"}  # as where the power was lost in between
-    (wish.state_dir or Path()).joinpath("tune/conveyor.json").write_text(json.dumps(state))
+    (plan.state_dir or Path()).joinpath("tune/conveyor.json").write_text(json.dumps(state))
     by_hand = KnownPower("LOW")
-    tuned(wish, by_hand, KnownSensors(by_hand))
+    tuned(plan, by_hand, KnownSensors(by_hand))
     assert by_hand.mode == "LOW"
 
 
-def test_mode_that_cannot_be_set_is_left_out_with_the_reason(wish: TunePlan, tuned: Tune) -> None:
+def test_mode_that_cannot_be_set_is_left_out_with_the_reason(plan: TunePlan, tuned: Tune) -> None:
     power = KnownPower(fails="HIGH")
-    told = tuned(wish, power, KnownSensors(power))
+    told = tuned(plan, power, KnownSensors(power))
     assert [each["point"]["power_mode"] for each in told["points"]] == ["MID", "LOW"]
     assert [each["reason"] for each in told["left_out"]] == ["mode HIGH cannot be set"]
     with pytest.raises(EdgeError, match="HIGH cannot be set"):
-        session.tune(replace(wish, power_modes=("HIGH",)), power, KnownSensors(power), as_json=True)
+        session.tune(replace(plan, power_modes=("HIGH",)), power, KnownSensors(power), as_json=True)
 
 
 def test_precision_that_the_model_does_not_have_is_left_out_at_once(
-    wish: TunePlan, tuned: Tune, tmp_path: Path
+    plan: TunePlan, tuned: Tune, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     for name in ("model.toml", "conveyor.onnx", "labels.txt"):
         folder.joinpath(name).write_bytes((CONVEYOR / name).read_bytes())
-    write_toml(wish.config, {"models.conveyor": {"path": str(folder)}} | STREAM)
-    told = tuned(replace(wish, precisions=("fp32", "int8"), lanes=(1, 2)))
+    write_toml(plan.config, {"models.conveyor": {"path": str(folder)}} | STREAM)
+    told = tuned(replace(plan, precisions=("fp32", "int8"), lanes=(1, 2)))
     assert [each["point"]["precision"] for each in told["points"]] == ["fp32", "fp32"]
     assert {each["precision"] for each in told["left_out"]} == {"int8"}
 
 
-def test_saturated_source_gives_what_is_taken(wish: TunePlan, tuned: Tune) -> None:
+def test_saturated_source_gives_what_is_taken(plan: TunePlan, tuned: Tune) -> None:
     # A slow camera, so that a busy machine outpaces it as well.
-    write_toml(wish.config, MODEL | {"streams.a": belt(size="160x120", fps=4)})
-    told = tuned(replace(wish, saturate=True, batches=(2,)))
+    write_toml(plan.config, MODEL | {"streams.a": belt(size="160x120", fps=4)})
+    told = tuned(replace(plan, saturate=True, batches=(2,)))
     measured = told["points"][0]
     assert measured["point"]["images_per_s"] > 4.4, "the camera alone would give 4"
     assert measured["batch_most"] == 2
@@ -247,37 +247,37 @@ def test_saturated_source_gives_what_is_taken(wish: TunePlan, tuned: Tune) -> No
     ],
 )
 def test_wrong_input_is_one_sentence_before_anything_is_measured(
-    wish: TunePlan, changes: dict[str, Any], tables: dict[str, Any], told: str
+    plan: TunePlan, changes: dict[str, Any], tables: dict[str, Any], told: str
 ) -> None:
-    write_toml(wish.config, tables)
+    write_toml(plan.config, tables)
     power = KnownPower()
     with pytest.raises(ConfigError, match=told):
-        session.tune(replace(wish, **changes), power, KnownSensors(power), as_json=True)
+        session.tune(replace(plan, **changes), power, KnownSensors(power), as_json=True)
     assert power.switched == []
 
 
-def test_machine_without_power_modes_takes_none(wish: TunePlan) -> None:
+def test_machine_without_power_modes_takes_none(plan: TunePlan) -> None:
     with pytest.raises(ConfigError, match="no power modes that edge can set"):
-        session.tune(replace(wish, power_modes=("MAXN",)), None, None, as_json=True)
+        session.tune(replace(plan, power_modes=("MAXN",)), None, None, as_json=True)
 
 
 def test_target_that_nothing_meets_is_exit_code_4_with_the_nearest_setting(
-    wish: TunePlan, capsys: pytest.CaptureFixture[str]
+    plan: TunePlan, capsys: pytest.CaptureFixture[str]
 ) -> None:
     power = KnownPower()
-    wish = replace(wish, power_modes=("MID",), target_p99_ms=0.001)
-    assert session.tune(wish, power, KnownSensors(power), as_json=False) == 4
+    plan = replace(plan, power_modes=("MID",), target_p99_ms=0.001)
+    assert session.tune(plan, power, KnownSensors(power), as_json=False) == 4
     out = " ".join(capsys.readouterr().out.split())
     assert "no Max-Q or Max-P; the nearest is MID cpu fp32 batch 1 1 lane with" in out
 
 
 @pytest.mark.parametrize("columns", [80, 150])
 def test_table_fits_its_terminal(
-    wish: TunePlan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+    plan: TunePlan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     power = KnownPower()
-    session.tune(replace(wish, power_modes=("HIGH", "MID")), power, KnownSensors(power), as_json=False)
+    session.tune(replace(plan, power_modes=("HIGH", "MID")), power, KnownSensors(power), as_json=False)
     head, *rest = capsys.readouterr().out.splitlines()
     assert "conveyor on" in head
     table = [line for line in rest if "fp32" in line]
@@ -286,9 +286,9 @@ def test_table_fits_its_terminal(
     assert "images/s" in "".join(rest)
 
 
-def test_lanes_that_are_left_open_are_those_of_the_profile(wish: TunePlan, tuned: Tune, tmp_path: Path) -> None:
+def test_lanes_that_are_left_open_are_those_of_the_profile(plan: TunePlan, tuned: Tune, tmp_path: Path) -> None:
     lanes = usable_cores() + 1  # not what is chosen without a profile
-    told = tuned(replace(wish, lanes=(lanes,)))
+    told = tuned(replace(plan, lanes=(lanes,)))
     assert told["max_p"]["lanes"] == lanes
     environment = EngineEnvironment(tmp_path / "state", board_name(), EnginesSettings())
 
@@ -328,35 +328,35 @@ def test_dla_is_tried_where_there_is_one_and_the_device_is_left_open(
     assert default_devices(configured, on_cpu=on_cpu) == devices
 
 
-def test_source_that_ends_is_named(wish: TunePlan) -> None:
-    write_toml(wish.config, MODEL | {"streams.a": belt(size="160x120", frames=20)})
+def test_source_that_ends_is_named(plan: TunePlan) -> None:
+    write_toml(plan.config, MODEL | {"streams.a": belt(size="160x120", frames=20)})
     with pytest.raises(EdgeError, match="stream a has ended; use a source that lasts as long"):
-        session.tune(wish, None, None, as_json=True)
+        session.tune(plan, None, None, as_json=True)
 
 
-def test_settings_none_of_which_can_be_had_are_told(wish: TunePlan) -> None:
+def test_settings_none_of_which_can_be_had_are_told(plan: TunePlan) -> None:
     with pytest.raises(EdgeError, match=r"could not be measured in any setting.*TensorRT"):
-        session.tune(replace(wish, devices=("dla0",), precisions=("fp16",)), None, None, as_json=True)
+        session.tune(replace(plan, devices=("dla0",), precisions=("fp16",)), None, None, as_json=True)
 
 
-def test_daemon_beside_is_refused(wish: TunePlan, tmp_path: Path) -> None:
+def test_daemon_beside_is_refused(plan: TunePlan, tmp_path: Path) -> None:
     with state_lock(tmp_path / "state"), pytest.raises(EdgeError, match="another edge process holds"):
-        session.tune(wish, None, None, as_json=True)
+        session.tune(plan, None, None, as_json=True)
 
 
 def test_plot_without_matplotlib_is_refused_with_what_to_install(
-    wish: TunePlan, monkeypatch: pytest.MonkeyPatch
+    plan: TunePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'edge-runtime\[plot\]'"):
-        session.tune(replace(wish, plot=Path("plot.png")), None, None, as_json=True)
+        session.tune(replace(plan, plot=Path("plot.png")), None, None, as_json=True)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_plot_is_drawn(wish: TunePlan, tuned: Tune, tmp_path: Path, suffix: str) -> None:
+def test_plot_is_drawn(plan: TunePlan, tuned: Tune, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / f"plot{suffix}"
     power = KnownPower()
-    several = replace(wish, plot=path, power_modes=("LOW", "MID"), batches=(1, 2), target_p99_ms=100.0)
+    several = replace(plan, plot=path, power_modes=("LOW", "MID"), batches=(1, 2), target_p99_ms=100.0)
     tuned(several, power, KnownSensors(power))
     assert path.read_bytes().startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")

@@ -17,7 +17,7 @@ from tests.support.tuned_board import KnownPower
 
 
 @pytest.fixture
-def finished(tmp_path: Path) -> MeasurementsFile:
+def record(tmp_path: Path) -> MeasurementsFile:
     return MeasurementsFile(tmp_path / "tune" / "m.json", {}, fresh=False)
 
 
@@ -31,41 +31,41 @@ class Impatient(KnownPower):
         return super().set_mode(mode, allow_reboot=allow_reboot)
 
 
-def switched(power: KnownPower, finished: MeasurementsFile, end: BaseException | None) -> None:
+def switched(power: KnownPower, record: MeasurementsFile, end: BaseException | None) -> None:
     """Go over to LOW, and end as told; MID, the mode from before, is then put back."""
-    with ModeGuard(power, finished, allow_reboot=False) as keeper:
-        keeper.switch("LOW")
+    with ModeGuard(power, record, allow_reboot=False) as guard:
+        guard.switch("LOW")
         if end is not None:
             raise end
 
 
-def test_second_ctrl_c_does_not_keep_the_mode_from_being_put_back(finished: MeasurementsFile) -> None:
+def test_second_ctrl_c_does_not_keep_the_mode_from_being_put_back(record: MeasurementsFile) -> None:
     power = Impatient()
     handlers = (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
     with pytest.raises(KeyboardInterrupt):
-        switched(power, finished, KeyboardInterrupt())
+        switched(power, record, KeyboardInterrupt())
     assert power.switched == ["LOW", "MID"]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
-def test_mode_that_cannot_be_put_back_is_an_error_that_names_both(finished: MeasurementsFile) -> None:
+def test_mode_that_cannot_be_put_back_is_an_error_that_names_both(record: MeasurementsFile) -> None:
     with pytest.raises(EdgeError, match=r"stays in LOW; restoring MID failed: mode MID cannot be set"):
-        switched(KnownPower(fails="MID"), finished, None)
+        switched(KnownPower(fails="MID"), record, None)
 
 
 def test_failure_that_came_first_is_the_one_that_is_raised(
-    finished: MeasurementsFile, caplog: pytest.LogCaptureFixture
+    record: MeasurementsFile, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     with pytest.raises(EdgeError, match="the camera is gone"):
-        switched(KnownPower(fails="MID"), finished, EdgeError("the camera is gone"))
+        switched(KnownPower(fails="MID"), record, EdgeError("the camera is gone"))
     assert "stays in LOW" in caplog.text
 
 
-def test_interrupt_after_a_reboot_reboots_nothing(finished: MeasurementsFile) -> None:
-    finished.mode_before, finished.mode_set = "MID", "OTHER"
+def test_interrupt_after_a_reboot_reboots_nothing(record: MeasurementsFile) -> None:
+    record.mode_before, record.mode_set = "MID", "OTHER"
     power = KnownPower("OTHER")
-    with contextlib.suppress(KeyboardInterrupt), ModeGuard(power, finished, allow_reboot=True):
+    with contextlib.suppress(KeyboardInterrupt), ModeGuard(power, record, allow_reboot=True):
         raise KeyboardInterrupt
     assert power.switched == []
-    assert finished.mode_before == "MID", "the next run puts it back"
+    assert record.mode_before == "MID", "the next run puts it back"

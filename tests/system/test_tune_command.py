@@ -33,14 +33,14 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def wish(tmp_path: Path) -> TunePlan:
+def plan(tmp_path: Path) -> TunePlan:
     config = write_toml(tmp_path / "edge.toml", MODEL | STREAM)
     return TunePlan(config, seconds=1.0, batches=(1,), lanes=(1,), precisions=("fp32",), state_dir=tmp_path / "state")
 
 
-def test_engine_that_is_lacking_is_built_before_it_is_measured(wish: TunePlan, tmp_path: Path) -> None:
+def test_engine_that_is_lacking_is_built_before_it_is_measured(plan: TunePlan, tmp_path: Path) -> None:
     emulation = {"PYTHONPATH": str(EMULATION), "EDGE_EMULATION": json.dumps({"build_seconds": 0.2})}
-    command = edge_command("tune", wish.config, "--json", "--state-dir", tmp_path / "state", "--precisions", "fp16")
+    command = edge_command("tune", plan.config, "--json", "--state-dir", tmp_path / "state", "--precisions", "fp16")
     options = ["--batches", "1", "--lanes", "1", "--seconds", "1"]
     done = subprocess.run(
         [*command, *options],
@@ -83,10 +83,10 @@ def emulated(name: str, tmp_path: Path) -> dict[str, str]:
 SHORT = ["--batches", "1", "--lanes", "1", "--precisions", "fp32"]
 
 
-def test_command_on_a_board_reads_its_rails_and_writes_a_profile_of_it(wish: TunePlan, tmp_path: Path) -> None:
+def test_command_on_a_board_reads_its_rails_and_writes_a_profile_of_it(plan: TunePlan, tmp_path: Path) -> None:
     orin = emulated("orin-nano", tmp_path)
     before = modes_of(orin)["current"]
-    command = edge_command("tune", wish.config, "--json", "--state-dir", tmp_path / "state", *SHORT, "--seconds", "3")
+    command = edge_command("tune", plan.config, "--json", "--state-dir", tmp_path / "state", *SHORT, "--seconds", "3")
     done = subprocess.run(command, env=orin, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -110,12 +110,12 @@ def modes_of(environment: dict[str, str]) -> Any:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_end_of_the_command_by_a_signal_puts_the_mode_of_the_board_back(
-    wish: TunePlan, tmp_path: Path, number: signal.Signals
+    plan: TunePlan, tmp_path: Path, number: signal.Signals
 ) -> None:
     orin = emulated("orin-nano-super", tmp_path)
     status = tmp_path / "board/var/lib/nvpmodel/status"
     before = status.read_text(encoding="utf-8")
-    command = edge_command("tune", wish.config, "--state-dir", tmp_path / "state", "--power-modes", "15W", *SHORT)
+    command = edge_command("tune", plan.config, "--state-dir", tmp_path / "state", "--power-modes", "15W", *SHORT)
     with subprocess.Popen([str(part) for part in command], env=orin, stderr=subprocess.PIPE, text=True) as process:
         eventually(lambda: status.read_text(encoding="utf-8") != before, "another mode")
         process.send_signal(number)
