@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +18,7 @@ from edge.inference.backends.tensorrt import library as trt_library
 from edge.inference.backends.tensorrt.build_protocol import BuildFacts, BuiltPlan
 from edge.inference.backends.tensorrt.layers import Inspection, IoTensor
 from edge.inference.backends.tensorrt.plan_store import MAGIC, PlanStore
+from tests.support.inspected import look
 from tests.support.project import CONVEYOR
 
 SAMPLES = Path(__file__).parents[1] / "data" / "inspector"
@@ -58,15 +58,6 @@ def _tensorrt() -> None:
         pytest.skip(str(error))
 
 
-def look(model: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
-    """Return the JSON document; whatever is null in it has a reason, and nothing else has."""
-    capsys.readouterr()
-    assert main(["engines", "inspect", str(model), "--state-dir", str(model / "state"), "--json", *options]) == 0
-    report: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert {name for name, found in report.items() if found is None} == set(report["why"])
-    return report
-
-
 def look_at_tables(model: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
     capsys.readouterr()
     assert main(["engines", "inspect", str(model), "--state-dir", str(model / "state"), *options]) == 0
@@ -93,20 +84,6 @@ def test_without_a_gpu_the_network_is_told_and_the_rest_is_null_with_the_reason(
 @pytest.mark.usefixtures("_tensorrt")
 def test_precision_fp32_leaves_the_network_as_it_is(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "FP16" not in look(model, capsys, "--precision", "fp32")["network"]["by_precision"]
-
-
-@pytest.mark.usefixtures("_tensorrt")
-def test_the_manifest_and_the_header_of_a_stored_plan_are_told(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    state = str(model / "state")
-    assert main(["engines", "build", str(model), "--state-dir", state, "--max-batch", "2"]) == 0
-    report = look(model, capsys, "--max-batch", "2")
-    assert set(report["why"]) == NEEDS_A_GPU
-    assert report["plan"]["built"]["profile"]["images"]["max"][0] == 2
-    assert report["plan"]["sha256"]
-    trt = trt_library.load_tensorrt()
-    assert report["header"]["version"].startswith(trt.__version__.rsplit(".", 1)[0])
-    assert report["header"]["magic"] in {magic.decode() for magic in MAGIC.values()}
-    assert "plan" in look(model, capsys)["why"], "batches of 4 were not built"
 
 
 def test_without_tensorrt_the_onnx_file_is_told(

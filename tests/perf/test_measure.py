@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -24,11 +21,8 @@ from edge.perf.bench.row import BenchRow
 from edge.perf.bench.stretch import RowSetting, blocks_of, row_of
 from tests.support.benched import Known
 from tests.support.emulated_boards import boards, tree
-from tests.support.waiting import PATIENCE_S
-from tests.support.waveforms import MEANS_W, WAVEFORMS
 
 EFFORT = Effort(Length(1.0), 0.05, is_thorough=False, target_p99_ms=None, seed=1)
-MV = 5000
 
 
 def setting(scenario: Scenario = "single-stream", batch: int = 1) -> RowSetting:
@@ -82,44 +76,6 @@ def test_constant_power_gives_the_watts_and_joules_that_are_known(board: Path, s
     assert row.gpu_images_per_s_per_w == pytest.approx(row.images_per_s / 2.5, rel=0.02)
     assert row.energy_j_per_image == pytest.approx(8.0 / row.images_per_s, rel=0.02)
     assert row.rails_w["VDD_SYS_GPU"] == row.gpu_power_w
-
-
-@pytest.mark.parametrize("waveform", ["square", "ramp"])
-def test_scripted_power_gives_the_joules_that_were_written(board: Path, tmp_path: Path, waveform: str) -> None:
-    """Against the integral of what was really written, and the waveform's own mean over whole periods."""
-    rail = {
-        "path": str(tree.value_files(board, "VDD_IN")[0]), "waveform": waveform, "per_watt": 1e3, "how": "replaced",
-        "outage": None,
-    }  # fmt: skip
-    (tmp_path / "spec").write_text(json.dumps({"seconds": 9.0, "rails": {"VDD_IN": rail}}), encoding="utf-8")
-    script = str(Path(WAVEFORMS[waveform].__code__.co_filename))
-    command = [sys.executable, script, str(tmp_path / "spec"), str(tmp_path / "log")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        sensors = Sensors()
-        sensors.start()
-        seconds = 6.58 if waveform == "ramp" else 6.85  # whole periods
-        effort = Effort(Length(seconds), 0.5, is_thorough=False, target_p99_ms=None, seed=1)
-        with Known(0.005) as system:
-            measurement = Measurement(system, sensors, setting(), effort)
-            row = measurement.measure()
-        (run,) = measurement.stretches
-        sensors.stop()
-        assert writer.wait(PATIENCE_S) == 0
-    log = json.loads((tmp_path / "log").read_text(encoding="utf-8"))["VDD_IN"]
-    end_ns = run.queries[-1].end_ns
-    joules = sum(
-        watts * max(0, min(then, end_ns) - max(at, run.start_ns)) / 1e9
-        for (at, watts), (then, _) in zip(log, [*log[1:], (end_ns, None)], strict=True)
-    )
-    images = sum(query.images for query in run.queries)
-    assert row.images_per_s is not None
-    assert row.energy_j_per_image == pytest.approx(joules / images, rel=0.02)
-    assert row.images_per_s_per_w == pytest.approx(
-        row.images_per_s / (joules / (end_ns - run.start_ns) * 1e9), rel=0.02
-    )
-    assert row.power_w == pytest.approx(MEANS_W[waveform], rel=0.03)
 
 
 def test_watts_are_null_and_never_0_without_a_sensor(no_sensors: Sensors) -> None:
