@@ -24,10 +24,11 @@ from edge.core.tuned_profile import TunedProfile
 from edge.daemon.board_monitor import BoardMonitor
 from edge.daemon.commands.service import CommandService
 from edge.daemon.event_publisher import EventPublisher
+from edge.daemon.homeassistant.discovery import DeviceIdentity
 from edge.daemon.prometheus.exporter import Exporter
 from edge.daemon.start_history import HEALTHY_UPTIME_S, CrashLoop, StartHistory
 from edge.daemon.telemetry import Telemetry
-from edge.host.board import board_name
+from edge.host.board import board_name, manufacturer
 from edge.host.systemd import Notifier, watchdog_period_s
 from edge.inference.engine_provider import EngineEnvironment, Fallback
 from edge.mqtt.encode import MessageHead, to_json
@@ -151,7 +152,7 @@ class Daemon:
         self._events.status("online")
         self._pipeline.start()
         self._announce_disabled({})
-        self._commands.start(self, board_name())
+        self._commands.start(self, DeviceIdentity(board_name(), manufacturer(), self._exporter.link))
         self._notifier.ready()
         if self._crash_loop is not None:
             self._events.crash_loop(self._crash_loop.reason)

@@ -115,6 +115,13 @@ def board_name() -> str:
     return read_text("/proc/device-tree/model") or f"{platform.machine()} ({_processor() or 'processor unknown'})"
 
 
+def manufacturer() -> str | None:
+    """Return the machine's manufacturer, from the device tree or the firmware; None if neither names one."""
+    if any(_SOC.search(each) for each in _strings("/proc/device-tree/compatible")):
+        return "NVIDIA"
+    return read_text("/sys/class/dmi/id/sys_vendor") or None
+
+
 def release_of(text: str) -> str | None:
     """Return the release in the text of /etc/nv_tegra_release, `36.4.3`."""
     found = _RELEASE.search(text)

@@ -21,6 +21,8 @@ _LOG_RATIO = math.log(_BIN_RATIO)
 _QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 # The default buckets of Prometheus's clients.
 BUCKET_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# Durations by bucket and their sum in seconds, since the start; one bucket holds all of them.
+Spread = tuple[tuple[int, ...], float]
 _MIDDLES_MS = _LOWEST_MS * _BIN_RATIO ** (np.arange(_BINS) + 0.5)
 
 
@@ -48,11 +50,18 @@ class LatencyHistogram:
     def __init__(self) -> None:
         self._counts = [0] * _BINS
         self._max_ms = 0.0
+        self._added, self._sum_ms = 0, 0.0  # since the start
 
     def add(self, duration_ms: float) -> None:
         position = math.log(duration_ms / _LOWEST_MS) / _LOG_RATIO if duration_ms > _LOWEST_MS else 0
         self._counts[min(int(position), _BINS - 1)] += 1
         self._max_ms = max(self._max_ms, duration_ms)
+        self._added += 1
+        self._sum_ms += duration_ms
+
+    def totals(self) -> Spread:
+        """Return the number and the sum of all durations since the start, in one bucket."""
+        return (self._added,), self._sum_ms / 1000
 
     def drain(self) -> dict[str, float] | None:
         """Return the percentiles in milliseconds, and start anew; None where nothing was added."""
@@ -80,7 +89,7 @@ class BucketHistogram:
         self._counts[bisect_left(BUCKET_BOUNDS_S, duration_ms / 1000)] += 1
         self._sum_ms += duration_ms
 
-    def totals(self) -> tuple[tuple[int, ...], float]:
+    def totals(self) -> Spread:
         """Return the count of each bucket, the last one above all bounds, and the sum of all durations in seconds."""
         return tuple(self._counts), self._sum_ms / 1000
 
@@ -164,10 +173,15 @@ class StreamMeter:
             self._latency["total"].add(total_ms)
             self._buckets["acknowledged"].add(total_ms)
 
-    def buckets(self) -> dict[str, tuple[tuple[int, ...], float]]:
+    def buckets(self) -> dict[str, Spread]:
         """Return the latencies of all frames since the start: until found, and until acknowledged by the broker."""
         with self._lock:
             return {until: histogram.totals() for until, histogram in self._buckets.items()}
+
+    def stages(self) -> dict[str, Spread]:
+        """Return the durations of each stage since the start."""
+        with self._lock:
+            return {stage: histogram.totals() for stage, histogram in self._latency.items()}
 
     def report(self, period_s: float) -> dict[str, Any]:
         """Return the counts, and the rate and latency of the period that ends now."""
@@ -211,6 +225,11 @@ class ModelMeter:
                 self._parts["h2d"].add(times.h2d_ms)
             if times.d2h_ms is not None:
                 self._parts["d2h"].add(times.d2h_ms)
+
+    def parts(self) -> dict[str, Spread]:
+        """Return the durations of each part of a batch's inference since the start."""
+        with self._lock:
+            return {part: histogram.totals() for part, histogram in self._parts.items()}
 
     def compared(self, frames: int, agreement: float | None) -> None:
         """Record the agreement of the last compared frames with the reference."""

@@ -13,11 +13,7 @@ import promql_parser
 import pytest
 from prometheus_client.openmetrics import parser
 
-from edge.core.records import EngineTimes
-from edge.daemon.prometheus.exposition import Exposition
-from edge.host.sensors.sensors import SensorReading
-from edge.pipeline.meters import ModelMeter, StreamMeter
-from tests.daemon.test_exposition import OPENMETRICS, body_of, result
+from tests.support.metrics_pages import OPENMETRICS, everything_measured
 
 DASHBOARD = json.loads((Path(__file__).parents[2] / "docs" / "grafana.json").read_text(encoding="utf-8"))
 GRID_COLUMNS = 24
@@ -51,28 +47,9 @@ def expressions() -> list[str]:
 @pytest.fixture(scope="module")
 def page() -> dict[str, set[str]]:
     """Give the labels of each metric of a page on which everything is measured."""
-    stream, model = StreamMeter(), ModelMeter(lanes=1)
-    stream.captured()
-    stream.resulted(result())
-    model.inferred(1, EngineTimes(3.0))
-    body = body_of({"door": stream}, {"m": model}, SensorReading("a board", 0.5, 1.0))
-    numbers = (
-        "power_w", "power_w_alt", "idle_w", "energy_j", "gap_s", "images_per_s_per_w", "gpu_load", "gpu_mhz",
-        "emc_load", "emc_mhz", "fan_duty", "fan_rpm", "over_current_events",
-    )  # fmt: skip
-    by_name = {"rails_w", "rails_j", "temperature_c", "rails_unchanged_s"}
-    told = dict.fromkeys(numbers, 1.0) | {key: {"one": 1.0} for key in by_name}
-    body["board"] |= told | {"throttled": True, "throttled_by": ["heat"], "dla_active": {"dla0": True}}
-    body["board"]["power_mode"], body["outbox"]["oldest_s"] = "15W", 1.0
-    body["commands"] = {"taken": 3, "refused": 1, "lost": 0}
-    body["models"]["m"] |= {"energy_j_per_image": 1.0, "energy_j_per_image_above_idle": 1.0}
-    body["models"]["m"]["shadow"] = {"frames": 20, "agreement": 1.0}
-    shown = Exposition()
-    alarms = [{"alarm": "throttled", "model": None, "severity": "warning"}]
-    shown.update(body, {"door": stream}, {"m": model}, alarms, 0, is_connected=True)
     labels: dict[str, set[str]] = {}
     parse: Any = parser.text_string_to_metric_families
-    for family in parse(shown.text(OPENMETRICS)[0].decode()):
+    for family in parse(everything_measured().text(OPENMETRICS)[0].decode()):
         assert family.samples, f"{family.name} has no sample on this page, though all is measured"
         for sample in family.samples:
             labels.setdefault(sample.name, {"instance", "job"}).update(sample.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from edge.core.records import Classes, Detections, Message, Result
 from edge.daemon.commands.handlers import DaemonControl
 from edge.daemon.homeassistant.discovery import (
     MOST_LABELS,
+    DeviceIdentity,
     DiscoveredDevice,
     DiscoveredStream,
     Discovery,
@@ -32,7 +34,7 @@ from tests.support.home_assistant import TOPIC, commanded, rendered, violations_
 TOPICS = Topics("edge", "bench-01")
 HEAD = MessageHead("bench-01", "0123456789")
 CONFIG_TOPIC = "homeassistant/device/edge_bench-01/config"
-DISCOVERY = Discovery("homeassistant", TOPICS, "0.1.0", "Jetson")
+DISCOVERY = Discovery("homeassistant", TOPICS, "0.1.0", DeviceIdentity("Jetson", "NVIDIA"))
 DOOR = DiscoveredStream("door.1", ("person", "it's {{ 'a' }} \\ \"car\"\n%}"), classifies=False)
 ALL: tuple[Any, ...] = ("stream_on", "stream_off", "power_mode")
 BOARD: Json = {
@@ -51,7 +53,7 @@ TELEMETRY: Json = {
 def shown(
     *streams: DiscoveredStream, power_modes: tuple[str, ...] = ("15W", "MAXN"), allow: tuple[Any, ...] = ALL
 ) -> DiscoveredDevice:
-    return DiscoveredDevice(streams, ("detector",), power_modes, allow)
+    return DiscoveredDevice(streams, ("detector",), power_modes, allow, period_s=5.0)
 
 
 def read(component: Json, body: Json) -> str:
@@ -66,15 +68,35 @@ def test_the_message_is_as_documented() -> None:
     assert {each["platform"] for each in body["components"].values()} == {"sensor", "binary_sensor", "switch", "select"}
 
 
+def test_the_device_tells_its_maker_and_its_page() -> None:
+    told = DISCOVERY.body(shown())["device"]
+    assert (told["model"], told["manufacturer"]) == ("Jetson", "NVIDIA")
+    assert "configuration_url" not in told, "there is no page"
+    identity = DeviceIdentity("a board", page="http://cam-7:9469/metrics")
+    body = Discovery("homeassistant", TOPICS, "0.1.0", identity).body(shown())
+    assert (body["device"]["manufacturer"], body["device"]["configuration_url"]) == ("edge", identity.page)
+    assert violations_of_discovery(body) == []
+
+
+@pytest.mark.parametrize(("period_s", "expires_s"), [(0.2, 30), (5.0, 30), (12.5, 38), (3600.0, 10_800)])
+def test_what_telemetry_no_longer_tells_is_unknown(period_s: float, expires_s: int) -> None:
+    device = replace(shown(DOOR, DiscoveredStream("hall", ("cat",), classifies=True)), period_s=period_s)
+    body = DISCOVERY.body(device)
+    periodic = {key for key, each in body["components"].items() if "state_topic" not in each}
+    assert periodic >= {"power", "throttled", "stream_door.1_rate", "model_detector_energy"}
+    expiring = {key: each["expire_after"] for key, each in body["components"].items() if "expire_after" in each}
+    assert expiring == dict.fromkeys(periodic, expires_s)
+
+
 names = st.text(min_size=1, max_size=40)
 
 
 @given(name=names, labels=st.lists(names, max_size=30, unique=True), mode=names)
 def test_the_message_is_as_documented_whatever_the_names(name: str, labels: list[str], mode: str) -> None:
     topics = Topics("a b", name.replace("/", "").replace("+", "").replace("#", "").replace("\0", "") or "x")
-    discovery = Discovery("home", topics, "0.1.0", "board")
+    discovery = Discovery("home", topics, "0.1.0", DeviceIdentity("board"))
     stream = DiscoveredStream("s", tuple(labels), classifies=False)
-    body = discovery.body(DiscoveredDevice((stream,), (name,), (mode,), ALL))
+    body = discovery.body(DiscoveredDevice((stream,), (name,), (mode,), ALL, period_s=5.0))
     assert violations_of_discovery(body) == []
     assert TOPIC.fullmatch(discovery.topic)
     labelled = [each for key, each in body["components"].items() if "_label_" in key]

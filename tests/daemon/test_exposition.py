@@ -5,55 +5,42 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import re
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.core.config import HttpSettings
-from edge.core.records import DROP_CAUSES, Classes, EngineTimes, OutboxState, Result
+from edge.core.records import DROP_CAUSES, EngineTimes
 from edge.daemon.prometheus.exporter import Exporter
 from edge.daemon.prometheus.exposition import Exposition
-from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS
-from edge.daemon.telemetry import Telemetry
-from edge.host.sensors.sensors import SensorReading
-from edge.mqtt.encode import MessageHead
+from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS, SUMMARIES
 from edge.pipeline.meters import BUCKET_BOUNDS_S, ModelMeter, StreamMeter
 from tests.support.configuration import Json
-from tests.support.metrics_pages import Samples, named, of, parse_openmetrics, parse_text, samples_of
+from tests.support.metrics_pages import (
+    OPENMETRICS,
+    Samples,
+    body_of,
+    named,
+    of,
+    parse_openmetrics,
+    parse_text,
+    result,
+    samples_of,
+)
 from tests.support.waiting import free_port
-
-OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-NOTHING_FOUND = Classes(np.empty(0, np.float32), np.empty(0, np.int64))
-
 
 # Prometheus: https://prometheus.io/docs/practices/naming/
 BASE_UNITS = ("seconds", "joules", "watts", "celsius", "ratio", "bytes", "hertz")
 OTHER_UNITS = re.compile(r"_(ms|ns|s|us|minutes|hours|mb|kb|mhz|ghz|mj|kwh|mw|w|j|c|percent|percentage)(_|$)")
 
 
-def body_of(
-    streams: Mapping[str, StreamMeter],
-    models: Mapping[str, ModelMeter] | None = None,
-    board: SensorReading | None = None,
-) -> Json:
-    reading = board or SensorReading("a board", None, 1.0)
-    labelled = {name: ("engine/1", meter) for name, meter in (models or {}).items()}
-    telemetry = Telemetry(MessageHead("bench-01", "0123456789"))
-    return telemetry.report(streams, labelled, lambda _: reading, OutboxState())
-
-
 def page_of(page: Exposition, body: Json, streams: Mapping[str, StreamMeter], **models: ModelMeter) -> Samples:
     page.update(body, streams, models, (), 0, is_connected=True)
     return samples_of(parse_openmetrics(page.text(OPENMETRICS)[0].decode()))
-
-
-def result(until_found_ms: float = 20.0) -> Result:
-    found_ns = int(until_found_ms * 1e6)
-    return Result("door", "m", "e", 0, 0, 0, found_ns, (1, 1), NOTHING_FOUND, (), 1.0, 2.0, 3.0, 4.0, 1)
 
 
 @pytest.fixture
@@ -68,6 +55,15 @@ def test_a_host_that_can_be_no_name_is_told_in_one_sentence(host: str, caplog: p
     exporter.stop()
     (record,) = caplog.records
     assert f"[http] host {host}, port 9469 cannot be listened on (" in record.getMessage()
+
+
+@pytest.mark.parametrize(("host", "named"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", socket.gethostname())])
+def test_the_link_to_the_page_names_this_machine(host: str, named: str, port: int) -> None:
+    exporter = Exporter()
+    assert exporter.link is None
+    exporter.start(HttpSettings(enabled=True, host=host, port=port))
+    exporter.stop()
+    assert exporter.link == f"http://{named}:{port}/metrics"
 
 
 def missing(name: str, *_: Any) -> None:
@@ -127,7 +123,7 @@ def test_every_counter_is_one_in_the_older_format_too(page: tuple[str, str]) -> 
 
 
 def test_rows_have_names_of_their_own_and_one_help_each() -> None:
-    rows = [*GAUGES, *STREAM_COUNTERS, *COUNTERS, *PERIODS]
+    rows = [*GAUGES, *SUMMARIES, *STREAM_COUNTERS, *COUNTERS, *PERIODS]
     assert len({row.name for row in rows}) == len({row.help_text for row in rows}) == len(rows)
     assert all(row.name.endswith("_total") for row in (*STREAM_COUNTERS, *COUNTERS, *PERIODS))
     assert not any(row.name.endswith("_total") for row in GAUGES)
@@ -155,6 +151,22 @@ def test_the_histogram_counts_every_frame_once_and_adds_up(page: tuple[str, str]
             counted = of(samples, "edge_stream_latency_seconds_bucket", **labels, le=str(bound_s))
             assert counted == (seconds <= bound_s), bound_s
         assert of(samples, "edge_stream_latency_seconds_bucket", **labels, le="+Inf") == 1
+
+
+def test_the_summaries_have_the_quantiles_of_telemetry_and_add_up_over_a_change() -> None:
+    shown, streams, models = Exposition(), {"door": StreamMeter()}, {"m": ModelMeter(lanes=1)}
+    for turn in (1, 2):
+        streams["door"].captured()
+        streams["door"].resulted(result())
+        models["m"].inferred(1, EngineTimes(3.0))
+        samples = page_of(shown, body_of(streams, models), streams, **models)
+        labels = {"stream": "door", "stage": "infer"}
+        assert of(samples, "edge_stream_stage_seconds", **labels, quantile="1.0") == pytest.approx(0.003)
+        assert of(samples, "edge_stream_stage_seconds_count", **labels) == turn
+        assert of(samples, "edge_stream_stage_seconds_sum", **labels) == pytest.approx(0.003 * turn)
+        assert of(samples, "edge_model_part_seconds_count", model="m", part="compute") == turn
+        streams, models = {"door": StreamMeter()}, {"m": ModelMeter(lanes=1)}  # as a reload that changes both
+    assert of(samples, "edge_stream_stage_seconds_count", stream="door", stage="total") is None, "not measured"
 
 
 def test_an_alarm_that_stands_is_told_with_its_severity(page: tuple[str, str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.host.board import board_name, jetpack_of, part_number, read_board, release_of
+from edge.host.board import board_name, jetpack_of, manufacturer, part_number, read_board, release_of
 from edge.host.packages import packages_of
 from edge.host.paths import glob, inside, read_text
 from tests.support.emulated_boards import boards, tree
@@ -39,6 +39,7 @@ def test_each_board_is_identified(name: str, in_container: bool, empty: Path) ->
     assert expected.tensorrt[1].startswith(f"{found.tensorrt}-")
     assert expected.cuda[1].startswith(f"{found.cuda}-")
     assert found.model == expected.model == board_name()
+    assert manufacturer() == "NVIDIA"
     assert f"JetPack {expected.jetpack}" in found.summary
 
 
@@ -78,6 +79,9 @@ def test_another_machine_is_no_jetson(empty: Path) -> None:
     assert not found.is_jetson
     assert (found.cpu, found.gpu) == ("Some CPU @ 3 GHz", "NVIDIA RTX A2000")
     assert found.summary == "not a Jetson: CPU Some CPU @ 3 GHz, GPU NVIDIA RTX A2000"
+    assert manufacturer() is None
+    tree.write(empty / "sys/class/dmi/id/sys_vendor", "Some Vendor\n")
+    assert manufacturer() == "Some Vendor"
     assert found.to_json() | {"is_jetson": False, "l4t": None, "jetpack": None, "module": None} == found.to_json()
 
 

@@ -86,7 +86,12 @@ _SENSOR: Json = {
     "expire_after": {"type": "integer", "minimum": 0},
     "force_update": {"type": "boolean"},
 }
-_BINARY: Json = {"device_class": {"enum": ["problem", "running", "heat"]}, "payload_on": TEXT, "payload_off": TEXT}
+_BINARY: Json = {
+    "device_class": {"enum": ["problem", "running", "heat"]},
+    "expire_after": {"type": "integer", "minimum": 0},
+    "payload_on": TEXT,
+    "payload_off": TEXT,
+}
 _SWITCH: Json = COMMANDED | {"payload_on": TEXT, "payload_off": TEXT, "state_on": TEXT, "state_off": TEXT}
 _SELECT: Json = COMMANDED | {"options": {"type": "array", "items": TEXT, "uniqueItems": True}}
 PLATFORMS = {
@@ -104,6 +109,7 @@ DEVICE: Json = {
             "properties": {
                 "identifiers": {"type": "array", "items": TEXT, "minItems": 1},
                 **dict.fromkeys(("name", "manufacturer", "model", "model_id"), TEXT),
+                "configuration_url": {"type": "string", "pattern": "^(https?|homeassistant)://"},
                 **dict.fromkeys(("hw_version", "sw_version", "serial_number"), TEXT),
             },
             "required": ["identifiers"],

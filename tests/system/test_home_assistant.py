@@ -18,7 +18,7 @@ from tests.support.emulated_boards.power_modes import install_tools, write_power
 from tests.support.home_assistant import commanded, rendered, violations_of_discovery
 from tests.support.process import StartEdge
 from tests.support.subscriber import Subscriber
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, free_port
 
 CONFIG_TOPIC = "homeassistant/device/edge_bench-01/config"
 
@@ -51,7 +51,12 @@ def newest(subscriber: Subscriber, component: Json, body: Json) -> str:
 def test_a_real_daemon_is_shown_with_the_values_that_it_publishes(
     configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
 ) -> None:
-    tables: dict[str, Json] = {"homeassistant": {"enabled": True}, "streams.belt": belt(fps=20)}
+    port = free_port()
+    tables: dict[str, Json] = {
+        "homeassistant": {"enabled": True},
+        "http": {"enabled": True, "port": port},
+        "streams.belt": belt(fps=20),
+    }
     daemon = start_edge(configure(tables))
     body = discovered(subscriber, lambda each: "stream_belt_rate" in each, "the discovery message")
     subscriber.wait_for(
@@ -66,6 +71,9 @@ def test_a_real_daemon_is_shown_with_the_values_that_it_publishes(
     (result,) = [each for each in subscriber.results("belt") if each["seq"] == counts["seq"]]
     found = [each["label"] for each in result["detections"]]
     components = body["components"]
+    assert body["device"]["manufacturer"]
+    assert body["device"]["configuration_url"] == f"http://127.0.0.1:{port}/metrics"
+    assert components["power"]["expire_after"] > 0
     for label in ("bolt", "nut", "washer", "gear", "ring"):
         raw = json.dumps(counts).encode()
         assert rendered(components[f"stream_belt_label_{label}"]["value_template"], raw) == str(found.count(label))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,7 +20,9 @@ from tests.support.configuration import Configure, Json, belt
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
 from tests.support.metrics_pages import (
+    OPENMETRICS,
     Samples,
+    everything_measured,
     frames_on_page,
     named,
     of,
@@ -30,8 +34,6 @@ from tests.support.metrics_pages import (
 from tests.support.process import StartEdge, run_edge
 from tests.support.subscriber import Subscriber
 from tests.support.waiting import eventually, free_port
-
-OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 def at_s(body: Json) -> float:
@@ -79,6 +81,18 @@ def test_the_page_says_what_telemetry_says(
     assert_known_totals(pages[-1], subscriber.telemetry())
 
 
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool: apt-get install prometheus")
+def test_promtool_finds_nothing_to_say() -> None:
+    done = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=everything_measured().text("")[0],
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 def is_whole(body: Json) -> bool:
     """Tell whether a period has something of everything."""
     streams, model = body["streams"], body["models"]["conveyor"]
@@ -100,7 +114,7 @@ def assert_same(samples: Samples, body: Json) -> None:
         for cause, frames in stream["dropped"].items():
             assert of(samples, "edge_stream_dropped_frames_total", stream=name, cause=cause) == frames
         for stage, told in stream["latency_ms"].items():
-            for key, quantile in (("p50", "0.5"), ("p90", "0.9"), ("p99", "0.99"), ("max", "1")):
+            for key, quantile in (("p50", "0.5"), ("p90", "0.9"), ("p99", "0.99"), ("max", "1.0")):
                 seconds = of(samples, "edge_stream_stage_seconds", stream=name, stage=stage, quantile=quantile)
                 assert seconds == (None if told is None else pytest.approx(told[key] / 1000))
     (name, model), board, outbox = next(iter(body["models"].items())), body["board"], body["outbox"]
@@ -134,7 +148,8 @@ def assert_same(samples: Samples, body: Json) -> None:
     assert of(samples, "edge_mqtt_connected") == 1
     assert of(samples, "edge_alarms") == len(named(samples, "edge_alarm"))
     (build_labels,) = named(samples, "edge_build_info")
-    assert {("device", "bench-01"), ("boot", body["boot"]), ("board", board["name"])} < build_labels
+    assert {name for name, _ in build_labels} == {"version", "device", "board"}, "as before at the next start"
+    assert {("device", "bench-01"), ("board", board["name"])} < build_labels
 
 
 def assert_known_totals(samples: Samples, telemetry: list[Json]) -> None:

@@ -17,7 +17,7 @@ from edge.daemon.commands.arguments import MOST_BYTES
 from edge.daemon.commands.audit_log import AuditLog, shown_args
 from edge.daemon.commands.dispatcher import Answer, Dispatcher
 from edge.daemon.commands.handlers import CommandHandlers, DaemonControl
-from edge.daemon.homeassistant.discovery import Discovery, switch_command
+from edge.daemon.homeassistant.discovery import DeviceIdentity, Discovery, switch_command
 from edge.daemon.homeassistant.publisher import HomeAssistantPublisher
 from edge.mqtt.encode import MessageHead, to_json
 from edge.mqtt.topics import Topics
@@ -89,12 +89,12 @@ class CommandService:
                 topics.append(self._topics.switch("+"))
         return topics
 
-    def start(self, daemon: DaemonControl, board: str) -> None:
+    def start(self, daemon: DaemonControl, identity: DeviceIdentity) -> None:
         """Begin to run what arrives."""
         handlers = self._handlers = CommandHandlers(daemon, self._topics, self._publish, self._wake)
         self._dispatcher = Dispatcher(self._settings.commands, self._head, handlers.by_name, self._answer, self._record)
         if self._settings.homeassistant.enabled:
-            discovery = Discovery(self._settings.homeassistant.prefix, self._topics, __version__, board)
+            discovery = Discovery(self._settings.homeassistant.prefix, self._topics, __version__, identity)
             self._home_assistant = HomeAssistantPublisher(discovery, daemon, self._topics, self._head, self._publish)
 
     def tick(self) -> None:

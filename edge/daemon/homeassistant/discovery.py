@@ -7,6 +7,7 @@ unknown.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,20 @@ from edge.mqtt.topics import Topics
 
 # Each label is an entity of its own, and a home wants to see only a few; a stream's `labels` selects them.
 MOST_LABELS = 20
+# A figure of telemetry is unknown after so many periods without a new one, and after so many seconds at the least.
+EXPIRY_PERIODS, LEAST_EXPIRY_S = 3, 30
+ORIGIN = "edge"
 
 Component = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DeviceIdentity:
+    """The properties of the device that Home Assistant shows of itself."""
+
+    board: str
+    manufacturer: str | None = None
+    page: str | None = None  # its address
 
 
 @dataclass(frozen=True)
@@ -40,19 +53,24 @@ class DiscoveredDevice:
     models: tuple[str, ...]
     power_modes: tuple[str, ...]  # that can be chosen
     allow: tuple[CommandName, ...]
+    period_s: float  # of telemetry
 
 
 class Discovery:
     """The discovery message of one device, as Home Assistant documents it for devices."""
 
-    def __init__(self, prefix: str, topics: Topics, version: str, board: str) -> None:
+    def __init__(self, prefix: str, topics: Topics, version: str, identity: DeviceIdentity) -> None:
         self.birth_topic = f"{prefix}/status"
         self._id = object_id(f"{topics.prefix}_{topics.device}")
         self.topic = f"{prefix}/device/{self._id}/config"
         self._topics = topics
+        shown = {"name": topics.device, "model": identity.board, "sw_version": version}
+        shown["manufacturer"] = identity.manufacturer or ORIGIN
+        if identity.page is not None:
+            shown["configuration_url"] = identity.page
         self._head = {
-            "device": {"identifiers": [self._id], "name": topics.device, "model": board, "sw_version": version},
-            "origin": {"name": "edge", "sw_version": version},
+            "device": {"identifiers": [self._id], **shown},
+            "origin": {"name": ORIGIN, "sw_version": version},
             "availability": [_available(topics.status, "online")],
             "state_topic": topics.telemetry,
             "qos": 1,
@@ -63,7 +81,11 @@ class Discovery:
         components = self._of_device(device)
         for stream in device.streams:
             components |= self._of_stream(stream, device.allow)
+        expire_after_s = max(LEAST_EXPIRY_S, math.ceil(EXPIRY_PERIODS * device.period_s))
         for key, component in components.items():
+            # What is published only when it changes does not expire: counts, a class, states.
+            if "state_topic" not in component:
+                component["expire_after"] = expire_after_s
             component["unique_id"] = f"{self._id}_{key}"
         gone = {key: {"platform": each["platform"]} for key, each in (former or {}).items() if key not in components}
         return self._head | {"components": components | gone}

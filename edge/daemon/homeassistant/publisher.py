@@ -46,7 +46,8 @@ class HomeAssistantPublisher:
     def tick(self) -> None:
         """Publish what has changed."""
         daemon, described = self._daemon, self._described
-        now = (daemon.config.streams, daemon.pipeline.models, daemon.board_monitor.power_modes)
+        config, models, modes = daemon.config, daemon.pipeline.models, daemon.board_monitor.power_modes
+        now = (config.streams, config.telemetry, models, modes)
         is_due = self._forget_due_ns is not None and now_ns() >= self._forget_due_ns
         if is_due or len(now) != len(described) or any(a is not b for a, b in zip(now, described, strict=True)):
             self._described = now
@@ -85,7 +86,8 @@ class HomeAssistantPublisher:
             labels, classifies = self._labels.get(settings.model, ((), False))
             streams.append(DiscoveredStream(name, settings.labels or labels, classifies))
         models = tuple(daemon.pipeline.models)
-        return DiscoveredDevice(tuple(streams), models, daemon.board_monitor.power_modes, daemon.config.commands.allow)
+        config, modes = daemon.config, daemon.board_monitor.power_modes
+        return DiscoveredDevice(tuple(streams), models, modes, config.commands.allow, config.telemetry.period_s)
 
     def _note_labels(self, name: str, model: ServedModel) -> None:
         if name not in self._labels and len(model.labels) > MOST_LABELS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,16 @@ def address(settings: HttpSettings) -> str:
     return f"http://{host}:{settings.port}{PATH}"
 
 
+def _reachable(host: str) -> str:
+    """Return this machine's name in place of an address that stands for all of its own."""
+    return socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 -- compared, not listened on
+
+
 class Exporter:
     """Serves the figures of each period to Prometheus, if enabled."""
 
     def __init__(self) -> None:
+        self.link: str | None = None  # to the page, for other machines; None unless it is served
         self._page: Exposition | None = None
         self._server: HttpServer | None = None
 
@@ -59,6 +66,7 @@ class Exporter:
             )
         else:
             self._page = page
+            self.link = address(settings.model_copy(update={"host": _reachable(settings.host)}))
             log.info("Prometheus can read %s", url)
 
     def update(

@@ -12,8 +12,8 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from edge import __version__
-from edge.daemon.prometheus.counters import Counters, Spreads, Values
-from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS, Json, Metric
+from edge.daemon.prometheus.counters import Counters, Labels, Spreads, Values
+from edge.daemon.prometheus.metric_table import COUNTERS, GAUGES, PERIODS, STREAM_COUNTERS, SUMMARIES, Json, Metric
 from edge.pipeline.meters import BUCKET_BOUNDS_S, ModelMeter, StreamMeter
 
 Format = Literal["text", "openmetrics"]
@@ -53,7 +53,8 @@ class Exposition:
         self._counters.update(body, streams, models)
         families = [*_infos(body), *_standing(alarms), *_gauges(body), *_counters(self._counters.values)]
         families += [
-            _latency(self._counters.spreads),
+            *_summaries(body, self._counters.spreads),
+            _latency(self._counters.spreads["edge_stream_latency_seconds"]),
             core.GaugeMetricFamily("edge_mqtt_connected", "Whether the broker is connected.", float(is_connected)),
             core.CounterMetricFamily(
                 "edge_scrape_dropped_connections_total",
@@ -88,8 +89,9 @@ class _Period(Collector):
 
 def _infos(body: Json) -> Iterator[core.Metric]:
     board, mode = body["board"], body["board"]["power_mode"]
-    build = {"version": __version__, "device": body["device"], "board": board["name"], "boot": body["boot"]}
-    yield _info("edge_build", "Version, device, board and boot of the daemon.", [build])
+    # Nothing that changes with each start: it would be a new series each time.
+    build = {"version": __version__, "device": body["device"], "board": board["name"]}
+    yield _info("edge_build", "Version, device and board of the daemon.", [build])
     engines = [{"model": name, "engine": model["engine"]} for name, model in body["models"].items()]
     yield _info("edge_model", "Engine that serves a model.", engines)
     yield _info("edge_power_mode", "Power mode of the board.", [] if mode is None else [{"mode": mode}])
@@ -126,6 +128,21 @@ def _counters(totals: Mapping[str, Values]) -> Iterator[core.Metric]:
         family = core.CounterMetricFamily(row.name, row.help_text, labels=row.labels, unit=unit)
         for labels, value in totals[row.name].items():
             family.add_metric(labels, value)
+        yield family
+
+
+def _summaries(body: Json, spreads: Mapping[str, Spreads]) -> Iterator[core.Metric]:
+    for row in SUMMARIES:
+        family = core.SummaryMetricFamily(row.name, row.help_text, labels=row.labels, unit=_unit(row.name))
+        quantiles: dict[Labels, dict[str, float]] = {}
+        for (*labels, quantile), value in row.read(body):
+            quantiles.setdefault(tuple(labels), {})[quantile] = value or 0.0
+        for key, ((count,), sum_s) in spreads[row.name].items():
+            named = dict(zip(row.labels, key, strict=True))
+            for quantile, value in quantiles.get(key, {}).items():
+                family.add_sample(row.name, named | {"quantile": quantile}, value)
+            if count:
+                family.add_metric(key, count, sum_s)
         yield family
 
 

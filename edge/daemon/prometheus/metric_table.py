@@ -11,7 +11,7 @@ Json = Mapping[str, Any]
 Sample = tuple[tuple[str, ...], float | None]  # values of the labels, and the figure; None: not measured
 Read = Callable[[Json], Iterator[Sample]]
 
-QUANTILES = {"p50": "0.5", "p90": "0.9", "p99": "0.99", "max": "1"}
+QUANTILES = {"p50": "0.5", "p90": "0.9", "p99": "0.99", "max": "1.0"}  # as OpenMetrics writes them
 # Base units of Prometheus, by the telemetry's own.
 PER_MS, PER_MHZ = 1e-3, 1e6
 
@@ -115,15 +115,10 @@ GAUGES = (
     Metric("edge_telemetry_timestamp_seconds", "Time of the telemetry shown here.", (), ended_at),
     Metric("edge_stream_in_flight_frames", "Captured frames that are neither a result nor a drop yet.", ("stream",),
         each("streams", "in_flight")),
-    Metric("edge_stream_stage_seconds", "Duration of each stage, by quantile of the newest period (1: the longest).",
-        ("stream", "stage", "quantile"), quantiles("streams", "latency_ms")),
     Metric("edge_model_busy_ratio", "Fraction of the lanes' time that the engine ran in the newest period.", ("model",),
         each("models", "busy")),
     Metric("edge_model_batch_images", "Mean number of images in a batch of the newest period.", ("model",),
         each("models", "batch_mean")),
-    Metric("edge_model_part_seconds",
-        "Duration of each part of a batch's inference, by quantile of the newest period.",
-        ("model", "part", "quantile"), quantiles("models", "engine_ms")),
     Metric("edge_model_image_energy_joules", "Energy of the board per image in the newest period, with idle power.",
         ("model",), each("models", "energy_j_per_image")),
     Metric("edge_model_image_energy_above_idle_joules", "Energy of the board per image above its idle power.",
@@ -161,6 +156,15 @@ GAUGES = (
     Metric("edge_outbox_disk_messages", "Queued messages on disk.", (), on_disk("messages")),
     Metric("edge_outbox_disk_bytes", "Bytes of the queued messages on disk.", (), on_disk("bytes")),
     Metric("edge_outbox_oldest_seconds", "Age of the oldest queued message.", (), one("outbox", "oldest_s")),
+)  # fmt: skip
+
+# Quantiles of the newest period, of durations that are counted and added up since the daemon started.
+SUMMARIES = (
+    Metric("edge_stream_stage_seconds", "Duration of each stage; quantiles of the newest period (1.0: the longest).",
+        ("stream", "stage"), quantiles("streams", "latency_ms")),
+    Metric("edge_model_part_seconds",
+        "Duration of each part of a batch's inference; quantiles of the newest period (1.0: the longest).",
+        ("model", "part"), quantiles("models", "engine_ms")),
 )  # fmt: skip
 
 # Counted since the stream started: a changed stream restarts at 0, and its total continues.
