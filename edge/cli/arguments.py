@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 
-from edge.core.errors import ConfigError
+from edge.core.suggestion import did_you_mean
 
 MODEL_HELP = "folder with a model.toml, or a name under engines/"
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -18,14 +19,9 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that name one engine of a model."""
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp16", help="default: fp16")
-    parser.add_argument("--max-batch", type=int, default=4, help="largest batch (default: 4)")
+    max_batch = whole(1, LARGEST_BATCH)
+    parser.add_argument("--max-batch", type=max_batch, default=4, metavar="N", help="largest batch (default: 4)")
     parser.add_argument("--device", choices=("gpu", "dla0", "dla1"), default="gpu", help="default: gpu")
-
-
-def check_max_batch(max_batch: int) -> None:
-    """Raise ConfigError for a batch that no engine takes."""
-    if not 1 <= max_batch <= LARGEST_BATCH:
-        raise ConfigError(f"--max-batch: found {max_batch}, wanted 1 to {LARGEST_BATCH}")
 
 
 def names(*known: str) -> Callable[[str], tuple[str, ...]]:
@@ -35,9 +31,9 @@ def names(*known: str) -> Callable[[str], tuple[str, ...]]:
         parts = (part.strip() for part in text.split(","))
         found = tuple(dict.fromkeys(part.casefold() if known else part for part in parts))
         if "" in found or (known and not set(found) <= set(known)):
-            raise argparse.ArgumentTypeError(
-                f"found {text!r}, wanted {', '.join(known) or 'names'} separated by commas"
-            )
+            unknown = next((part for part in found if part not in known), "") if known else ""
+            wanted = f"{', '.join(known) or 'names'} separated by commas{did_you_mean(unknown, known)}"
+            raise argparse.ArgumentTypeError(f"found {text!r}, wanted {wanted}")
         return found
 
     return parse
@@ -55,27 +51,72 @@ def counts(largest: int) -> Callable[[str], tuple[int, ...]]:
     return parse
 
 
-def count(text: str) -> int:
-    """Parse a whole number from 1."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number from 1")
-    return int(text)
+def whole(least: int, most: int | None = None, least_means: str = "") -> Callable[[str], int]:
+    """Return a type of whole numbers from `least` to `most` (None: no limit); `least_means` says what `least` does."""
+    wanted = _limits(least, most, least_means)
+
+    def parse(text: str) -> int:
+        try:
+            parsed = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number, {wanted}") from None
+        if parsed < least or (most is not None and parsed > most):
+            raise argparse.ArgumentTypeError(f"found {parsed}, wanted {wanted}")
+        return parsed
+
+    return parse
+
+
+def number(least: float, most: float | None, unit: str = "", least_means: str = "") -> Callable[[str], float]:
+    """Return a type of numbers from `least` to `most` (None: no limit); `least_means` says what `least` does."""
+    wanted = f"{_limits(least, most, least_means)}{unit and ' '}{unit}"
+
+    def parse(text: str) -> float:
+        parsed = _float(text)
+        if not least <= parsed <= (sys.float_info.max if most is None else most):
+            raise argparse.ArgumentTypeError(f"found {text}, wanted {wanted}")
+        return parsed
+
+    return parse
+
+
+def _limits(least: float, most: float | None, least_means: str) -> str:
+    lower = f"{least} ({least_means})" if least_means else f"{least}"
+    return f"{lower} or more" if most is None else f"{lower} to {most}"
+
+
+def fraction(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    parsed = _float(text)
+    if not 0 <= parsed <= 1:
+        hint = f"; for {parsed:g} % give {parsed / 100:g}" if 1 < parsed <= 100 else ""  # noqa: PLR2004 -- per cent
+        raise argparse.ArgumentTypeError(f"found {text}, wanted 0 to 1{hint}")
+    return parsed
+
+
+def fraction_above_0(text: str) -> float:
+    """Parse a number above 0, up to 1."""
+    parsed = fraction(text)
+    if not parsed:
+        raise argparse.ArgumentTypeError(f"found {text}, wanted more than 0, up to 1")
+    return parsed
 
 
 def positive(text: str) -> float:
     """Parse a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:
+    parsed = _float(text)
+    if not 0 < parsed < math.inf:
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number above 0")
-    return number
+    return parsed
 
 
-def seconds(text: str) -> float:
-    """Parse a duration of 1 s up to a day."""
-    duration_s = float(text)
-    if not 1 <= duration_s <= _LONGEST_S:
-        raise argparse.ArgumentTypeError(f"found {text}, wanted 1 to {_LONGEST_S} seconds")
-    return duration_s
+def _float(text: str) -> float:
+    """Return the number in a text, or not-a-number, which is within no limits."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+count = whole(1)
+seconds = number(1, _LONGEST_S, "seconds")

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from edge.cli.arguments import PRECISIONS, count, counts, names, positive
+from edge.cli.arguments import PRECISIONS, count, counts, fraction, names, positive
 
 HELP = "measure models: images/s, latency and watts, by batch, precision and power mode"
 WORSE = 4  # exit code: a row is worse than in the earlier run
@@ -58,7 +58,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     earlier = "earlier output of --json: say which rows are better, same or worse; exit with 4 if any is worse"
     add("--baseline", type=Path, metavar="FILE", help=earlier)
     tolerance = "change that counts as the same, as a fraction (default: 0.05)"
-    add("--tolerance", type=float, default=0.05, metavar="FRACTION", help=tolerance)
+    add("--tolerance", type=fraction, default=0.05, metavar="FRACTION", help=tolerance)
     add("--plot", type=Path, metavar="OUT.png|.svg", help="plot latency and efficiency")
     add("--html", type=Path, metavar="OUT.html", help="write a page with plots, tables and raw figures")
     forms = parser.add_mutually_exclusive_group()

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from edge.cli.arguments import seconds
 from edge.core.errors import ConfigError
+from edge.core.installation import install_advice
 
 HELP = "run the built-in scene and model with an embedded broker; nothing to configure"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--seconds", type=seconds, default=20.0, help="how long to run (default: 20)")
+    parser.add_argument("--seconds", type=seconds, default=20.0, metavar="S", help="how long to run (default: 20)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -25,9 +26,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         import amqtt  # noqa: F401 -- the embedded broker is an extra
     except ImportError:
-        raise ConfigError(
-            "the embedded broker is not installed; install it with `pip install 'edge-runtime[cpu,demo]'`"
-        ) from None
+        raise ConfigError(f"the embedded broker, amqtt, is not installed; {install_advice()}") from None
     from edge.cli.demo_session import show_demo
 
     logging.disable(logging.CRITICAL)  # the embedded broker's log is not for users

@@ -68,7 +68,10 @@ async def show(view: DemoView, seconds: float, stop: asyncio.Event, console: Con
 
 def _line(view: DemoView) -> str:
     rates = (f"{name} {each['results_per_s']:.1f} frames/s" for name, each in view.telemetry["streams"].items())
-    return f"{', '.join(rates)}, {sum(view.results.values())} results"
+    dropped: Counter[str] = Counter()
+    for stream in view.telemetry["streams"].values():
+        dropped.update(stream["dropped"])
+    return f"{', '.join(rates)}, {sum(view.results.values())} results, dropped: {_drops(dropped)}"
 
 
 def _table(view: DemoView, left_s: float, width: int) -> Table:
@@ -78,9 +81,14 @@ def _table(view: DemoView, left_s: float, width: int) -> Table:
     for name, stream in view.telemetry.get("streams", {}).items():
         latency = [_quantiles(stream["latency_ms"][stage]) for stage in stages]
         labels = ", ".join(f"{label} {count}" for label, count in view.found.get(name, Counter()).most_common(6))
-        rate, drops = f"{stream['results_per_s']:.1f}", str(sum(stream["dropped"].values()))
-        table.add_row(name, view.states.get(name, ""), rate, *latency, drops, labels)
+        rate = f"{stream['results_per_s']:.1f}"
+        table.add_row(name, view.states.get(name, ""), rate, *latency, _drops(stream["dropped"]), labels)
     return table
+
+
+def _drops(dropped: dict[str, int]) -> str:
+    """Return the drops by cause, as far as there are any."""
+    return ", ".join(f"{cause} {count}" for cause, count in dropped.items() if count) or "0"
 
 
 def _quantiles(latency: dict[str, float] | None) -> str:
@@ -109,5 +117,5 @@ def print_summary(console: Console, summary: dict[str, Any]) -> None:
     for name, stream in summary["streams"].items():
         counts = [str(stream[key]) for key in ("frames", "results", "received")]
         labels = ", ".join(f"{label} {count}" for label, count in stream["detections"].items())
-        table.add_row(name, *counts, str(sum(stream["dropped"].values())), labels)
+        table.add_row(name, *counts, _drops(stream["dropped"]), labels)
     console.print(table)

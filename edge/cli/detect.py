@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge.cli.arguments import MODEL_HELP
+from edge.cli.arguments import MODEL_HELP, fraction, whole
 
 HELP = "run a model on a picture, a video or a camera; prints a JSON line for each frame"
 
@@ -15,8 +15,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("input", help="picture, folder of pictures, video, or URL of a camera")
     parser.add_argument("--save", type=Path, metavar="OUT", help="write the annotated picture or video")
-    parser.add_argument("--frames", type=int, default=0, help="stop after this many frames")
-    parser.add_argument("--score", type=float, help="minimum score (default: the model's)")
+    parser.add_argument(
+        "--frames",
+        type=whole(0, least_means="all"),
+        default=0,
+        metavar="N",
+        help="stop after N frames (default: 0, all)",
+    )
+    parser.add_argument("--score", type=fraction, metavar="0…1", help="minimum score (default: the model's)")
 
 
 def run(options: argparse.Namespace) -> int:

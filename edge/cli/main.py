@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from edge import __version__
 from edge.cli import bench, check, demo, detect, run_daemon, schema, tune
+from edge.cli.command_parser import CommandParser
 from edge.cli.engines import add_model, build, inspect_engine, list_models, quantize, verify
 from edge.cli.power import set_mode, show_modes, watch_rails
 from edge.core.errors import EdgeError
@@ -67,11 +68,14 @@ def _print_failure(failure: str) -> None:
         print(f"edge: {failure}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edge", description="Inference runtime for NVIDIA Jetson boards.")
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        prog="edge",
+        description="Inference runtime for NVIDIA Jetson boards, and for any Linux machine; try edge demo first.",
+    )
     parser.add_argument("--version", action="version", version=f"edge {__version__}")
     common = _common_options()
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
 
     def add(name: str, command: Command, under: Any = commands) -> None:
         added = under.add_parser(name, parents=[common], help=command.HELP, description=command.HELP)
@@ -80,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_group(name: str, text: str) -> Any:
         group = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        return group.add_subparsers(required=True, metavar="COMMAND")
+        return group.add_subparsers(required=True, title="commands", metavar="COMMAND")
 
     add("demo", demo)
     add("run", run_daemon)
@@ -103,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _common_options() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _common_options() -> CommandParser:
+    common = CommandParser(add_help=False)
     common.add_argument("--json", action="store_true", help="print JSON on standard output")
     common.add_argument("--state-dir", type=Path, help="folder in which this device keeps its state")
     levels = ("debug", "info", "warning", "error")

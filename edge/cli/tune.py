@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("config", type=Path, help="TOML file whose streams are the load")
     add("--model", metavar="NAME", help="model to tune, where streams use several")
     add("--target-p99-ms", type=positive, metavar="MS", help="limit from capture to result (default: none)")
-    add("--seconds", type=seconds, default=20.0, help="measuring time of each setting (default: 20)")
+    add("--seconds", type=seconds, default=20.0, metavar="S", help="measuring time of each setting (default: 20)")
     modes = "modes of the board (default: all that need no reboot)"
     add("--power-modes", type=names(), default=(), metavar="NAME,…", help=modes)
     devices = ("gpu", "dla0", "dla1", "cpu")

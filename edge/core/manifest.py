@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from edge.core.errors import ModelError
+from edge.core.suggestion import did_you_mean
 from edge.core.validation import Table, read_settings
 
 PerChannel = tuple[float, ...]
@@ -104,12 +105,38 @@ def read_manifest(folder: Path) -> Manifest:
 
 def find_model(name: str) -> Path:
     """Find the folder of a model: a path, or a name under `engines/` here or in the package."""
-    for folder in (Path(name), Path("engines") / name, built_in_model(name)):
+    for folder in (Path(name), Path("engines") / name, built_in_model(name), _folder_of_file(Path(name))):
         if folder is not None and os.path.isfile(folder / "model.toml"):  # noqa: PTH113 -- Path's raises for a long name
             return folder
-    raise ModelError(
-        f"model {name!r} is neither a folder with a model.toml nor a name under engines/; "
-        "`edge engines list` shows those available"
+    raise ModelError(_no_model(name))
+
+
+def _folder_of_file(path: Path) -> Path | None:
+    """Return the folder of a model.toml, or of the ONNX file that the model.toml beside it names."""
+    if not os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
+        return None
+    if path.name == "model.toml":
+        return path.parent
+    has_manifest = path.suffix.lower() == ".onnx" and (path.parent / "model.toml").is_file()
+    return path.parent if has_manifest and read_manifest(path.parent).onnx == path.name else None
+
+
+def _no_model(name: str) -> str:
+    """Say why a name is no model, and the way to one."""
+    path = Path(name)
+    if path.suffix.lower() == ".onnx" or os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
+        if not os.path.isfile(path):  # noqa: PTH113 -- likewise
+            return f"{name} does not exist; wanted a model's folder or name, or the ONNX file to draft one from"
+        if path.suffix.lower() == ".onnx":
+            return (
+                f"{name} is an ONNX file without a model.toml; draft one with `edge engines add {name}`, "
+                f"then give its folder, engines/{path.stem}"
+            )
+        return f"{name} is no ONNX file; wanted a model's folder or name: export it to ONNX for `edge engines add`"
+    known = {folder.name for folder in (*Path().glob("engines/*"), *built_in_models()) if folder.is_dir()}
+    return (
+        f"model {name!r} is neither a folder with a model.toml nor a name under engines/"
+        f"{did_you_mean(name, sorted(known))}; `edge engines list` shows those available"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edge.core.errors import EdgeError
+from edge.core.suggestion import did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -152,7 +152,4 @@ def _known_keys(table: Any, sections: list[str]) -> list[str]:
 
 
 def _suggestion(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known keys: {', '.join(known)}" if known else ""
+    return did_you_mean(key, known) or (f"; known keys: {', '.join(known)}" if known else "")

@@ -9,6 +9,7 @@ from typing import Any
 
 from edge.core.errors import ConfigError, EdgeError
 from edge.core.files import write_atomic
+from edge.core.installation import install_advice
 
 PLOT_SUFFIXES = (".png", ".svg")
 
@@ -25,7 +26,7 @@ def check_plot(path: Path) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"--plot {path}: folder {path.parent} does not exist; create it first")
     if not can_draw():
-        raise ConfigError(f"--plot {path} needs matplotlib; install it: pip install 'edge-runtime[plot]'")
+        raise ConfigError(f"--plot {path} needs matplotlib; {install_advice()}")
 
 
 def save(figure: Any, path: Path, dpi: int) -> None:

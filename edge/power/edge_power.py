@@ -772,7 +772,9 @@ def _bind(listener: socket.socket, path: str, permitted: PermittedUsers) -> None
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edge-power", description="Sets the power mode on behalf of permitted users.")
+    parser = argparse.ArgumentParser(
+        prog="edge-power", description="Sets the power mode on behalf of permitted users.", allow_abbrev=False
+    )
     parser.add_argument(
         "--socket",
         default=SOCKET,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.errors import EdgeError
+from edge.core.installation import install_advice
 from edge.host.paths import root
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def _is_ours(socket: Path) -> bool:
 def _message(kind: str, reason: str) -> str:
     """Return one sentence with the fault and the next step."""
     sentences = {
-        "missing": 'jetson-stats is not installed for this Python; install it: pip install "edge-runtime[jetson]"',
+        "missing": f"jetson-stats is not installed for this Python; {install_advice('jetson')}",
         "absent": f"jtop's service is not running (no {SOCKET}); start it: sudo systemctl start jtop.service",
         "forbidden": f"user {_user()} may not use jtop's service; add it to the group (sudo usermod -aG jtop "
         f"{_user()}) and log in again",

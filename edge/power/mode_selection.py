@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edge.core.suggestion import did_you_mean
 from edge.power.edge_power import Mode
 from edge.power.modes import NoSuchModeError, PowerModeError, PowerModes
 
@@ -67,7 +68,9 @@ def _by_name(name: str, modes: PowerModes) -> Mode:
     names = ", ".join(mode.shown for mode in found or modes.modes)
     if found:
         raise NoSuchModeError(f"power mode {name!r} is ambiguous: {names}; give the id")
-    raise NoSuchModeError(f"power mode {name!r} is not in {modes.file}; wanted max-q, max-p, keep or one of {names}")
+    meant = did_you_mean(name, ("max-q", "max-p", "keep", *(mode.name for mode in modes.modes)))
+    wanted = f"wanted max-q, max-p, keep or one of {names}{meant}"
+    raise NoSuchModeError(f"power mode {name!r} is not in {modes.file}; {wanted}")
 
 
 def _by_goal(goal: str, modes: PowerModes, measured: Mapping[str, str]) -> tuple[Mode, str]:

@@ -19,3 +19,17 @@ def test_list_tells_what_is_wrong_with_a_model(
     assert main(["engines", "list", "--json"]) == 0
     listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert "task" in listed["broken"]["problem"]
+
+
+def test_list_says_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["engines", "list"]) == 0
+    assert f"looked in {tmp_path}/engines (does not exist: `edge engines add FILE.onnx` makes it)" in (
+        capsys.readouterr().out
+    )
+    Path("engines/broken").mkdir(parents=True)
+    Path("engines/broken/model.toml").write_text("task = 1", encoding="utf-8")
+    assert main(["engines", "list"]) == 0
+    assert f"looked in {tmp_path}/engines (1 model) and among the built-in models\n" in capsys.readouterr().out

@@ -263,19 +263,6 @@ def test_a_model_without_weights_is_told_in_a_sentence(
     assert "nothing to quantize" in fails(capsys, quantize(classifier, pictures))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--frames", "0"], "--frames: found 0, wanted 1 to 512"),
-        (["--tolerance", "1.5"], "--tolerance: found 1.5, wanted more than 0, up to 1"),
-    ],
-)
-def test_wrong_arguments_are_told(
-    classifier: Path, pictures: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
-) -> None:
-    assert reason in fails(capsys, quantize(classifier, pictures, *arguments))
-
-
 def test_without_the_package_onnx_it_is_told(
     classifier: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -297,7 +297,6 @@ def test_frames_that_show_nothing_prove_nothing(
         (("--frames", "{text}"), "notes.txt"),
         (("--frames", "ftp://host/x"), "scheme 'ftp' is not known"),
         (("--frames", "synthetic://nowhere"), "synthetic://nowhere"),
-        (("--frames", SCENE, "--count", "0"), "--count: found 0, wanted 1 to 100000"),
         (("--frames", SCENE, "--report", "{empty}/none/out.html"), "does not exist; make it first"),
         (("--truth", "none.json"), "none.json does not exist"),
         (("--truth", "{empty}"), "found a folder, wanted a COCO JSON file of boxes"),

@@ -146,6 +146,34 @@ def test_a_model_that_is_nowhere_is_told_where_it_was_looked_for(
     assert len(str(raised.value).splitlines()) == 1
 
 
+def test_a_model_is_also_its_manifest_or_the_onnx_file_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "model.toml").write_text(SMALLEST, encoding="utf-8")
+    (tmp_path / "m.onnx").touch()
+    assert find_model(str(tmp_path / "m.onnx")) == find_model(str(tmp_path / "model.toml")) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("own.onnx", "own.onnx is an ONNX file without a model.toml; draft one with `edge engines add own.onnx`"),
+        ("none.onnx", "none.onnx does not exist; wanted a model's folder or name, or the ONNX file to draft one from"),
+        ("own.pt", "own.pt is no ONNX file; wanted a model's folder or name: export it to ONNX"),
+        ("conveyer", "did you mean 'conveyor'?"),
+        ("min", "did you mean 'mine'?"),
+    ],
+)
+def test_a_file_or_a_misspelt_name_is_answered_with_the_way_to_a_model(
+    name: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in ("own.onnx", "own.pt", "engines/mine/model.toml"):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).touch()
+    with pytest.raises(ModelError) as raised:
+        find_model(name)
+    assert told in str(raised.value)
+
+
 @given(st.one_of(st.binary(), st.text().map(str.encode)))
 def test_any_bytes_are_a_manifest_or_one_line(content: bytes) -> None:
     reads_or_says_one_line(content)

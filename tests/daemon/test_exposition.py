@@ -79,7 +79,7 @@ def test_a_missing_package_is_told_in_one_sentence(
     exporter.update({}, {}, {}, (), is_connected=False)
     exporter.stop()
     (record,) = caplog.records
-    assert "pip install 'edge-runtime[metrics]'" in record.getMessage()
+    assert "pip install '.[all]'" in record.getMessage()
 
 
 @pytest.fixture

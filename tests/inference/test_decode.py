@@ -654,6 +654,20 @@ def test_a_manifest_that_does_not_fit_is_refused(
     assert str(refused.value) == sentence
 
 
+@pytest.mark.parametrize(
+    ("alias", "shapes"),
+    [
+        ("yolo11", {"output": (1, 7, 21)}),
+        ("YOLOv9", {"output": (1, 7, 21)}),
+        ("yolo12", {"output": (1, 7, 21)}),
+        ("yolo10", {"output": (1, 300, 6)}),
+        ("rt-detr", {"logits": (1, 300, 3), "pred_boxes": (1, 300, 4)}),
+    ],
+)
+def test_a_family_is_found_by_the_names_of_its_models(alias: str, shapes: Shapes) -> None:
+    decoder(alias, shapes, labels=3)
+
+
 # --- for any boxes
 
 

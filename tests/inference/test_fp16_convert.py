@@ -711,7 +711,7 @@ def test_without_the_package_onnx_a_file_made_before_serves_and_else_its_name_is
     write(tmp_path / "new.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert fp16_file(tmp_path / "made.onnx", tmp_path) == made
-    with pytest.raises(ModelError, match=r"package 'onnx' is not installed.*pip install 'edge-runtime\[jetson\]'"):
+    with pytest.raises(ModelError, match=r"package 'onnx' is not installed.*pip install '.\[all\]'"):
         fp16_file(tmp_path / "new.onnx", tmp_path)
 
 

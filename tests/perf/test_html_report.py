@@ -102,7 +102,7 @@ def test_what_would_be_wrong_with_a_plot_or_page_is_told_beforehand(
     with pytest.raises(ConfigError, match="does not exist; create it first"):
         check_page(tmp_path / "nowhere" / "page.html")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install 'edge-runtime\[plot\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '.\[all\]'"):
         check_plot(tmp_path / "plot.svg")
 
 

@@ -91,7 +91,7 @@ def test_fusion_is_told_of_each_precision_that_is_asked_for(bench: Any) -> None:
         (["--plot", "plot.pdf"], "found suffix '.pdf'"),
         (["--html", "nowhere/page.html"], "folder nowhere does not exist"),
         (["--baseline", "nothing.json"], "--baseline nothing.json cannot be read"),
-        (["--tolerance", "2"], "--tolerance 2: wanted a fraction"),
+        (["--tolerance", "1"], "--tolerance 1: wanted a fraction"),
     ],
 )
 def test_what_cannot_be_told_is_refused_before_anything_is_measured(

@@ -348,7 +348,7 @@ def test_plot_without_matplotlib_is_refused_with_what_to_install(
     plan: TunePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"pip install 'edge-runtime\[plot\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '.\[all\]'"):
         session.tune(replace(plan, plot=Path("plot.png")), None, None, as_json=True)
 
 

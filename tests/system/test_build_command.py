@@ -86,18 +86,11 @@ def test_json_is_one_document_and_a_damaged_plan_is_built_anew(
 
 
 @pytest.mark.usefixtures("no_gpu")
-@pytest.mark.parametrize(
-    ("arguments", "code", "told"),
-    [
-        (["--max-batch", "0"], 2, "--max-batch: found 0, wanted 1 to 1024"),
-        (["--device", "dla0"], 1, "device 'dla0' cannot be used"),
-    ],
-)
 def test_what_cannot_be_built_is_told_in_a_sentence(
-    arguments: list[str], code: int, told: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["engines", "build", str(model), "--state-dir", str(tmp_path / "state"), *arguments]) == code
-    assert told in capsys.readouterr().err
+    assert main(["engines", "build", str(model), "--state-dir", str(tmp_path / "state"), "--device", "dla0"]) == 1
+    assert "device 'dla0' cannot be used" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -256,7 +256,7 @@ def test_a_broker_that_refuses_does_not_stop_the_daemon(tmp_path: Path, start_ed
 @pytest.fixture
 def old_broker(tmp_path: Path) -> Iterator[Server]:
     """Give amqtt, which speaks MQTT 3.1.1 only."""
-    pytest.importorskip("amqtt", reason="amqtt is not installed: pip install 'edge-runtime[demo]'")
+    pytest.importorskip("amqtt", reason="amqtt is not installed: pip install '.[demo]'")
     port = free_port()
     settings = tmp_path / "amqtt.yaml"
     settings.write_text(

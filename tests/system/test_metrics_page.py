@@ -241,4 +241,4 @@ def test_check_says_how_to_get_the_package(tmp_path: Path, configure: Configure)
         done = run_edge("check", config, "--json", "--state-dir", tmp_path / "state", folder=tmp_path)
     (found,) = (each for each in json.loads(done.stdout) if each["thing"] == "Prometheus")
     assert found["works"] is False
-    assert "pip install 'edge-runtime[metrics]'" in found["told"]
+    assert "pip install '.[all]'" in found["told"]

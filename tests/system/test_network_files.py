@@ -54,7 +54,8 @@ except ModelError as error:
 """)
     assert told == (
         "network VGG-19 cannot be written: the Python package 'onnx' is not installed; "
-        "install it with `pip install 'onnx>=1.16'`"
+        "install edge with its extra 'all': `pip install '.[all]'` in a checkout, "
+        "or `pip install 'WHEEL[all]'` with the wheel's file name"
     )
 
 

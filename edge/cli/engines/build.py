@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from edge.cli.arguments import add_engine_arguments, check_max_batch
+from edge.cli.arguments import add_engine_arguments
 
 HELP = "build a model's TensorRT engine for this machine"
 
@@ -27,7 +27,6 @@ def run(options: argparse.Namespace) -> int:
     from edge.host.board import board_name
     from edge.inference.plan_build import PlanRequest, build, settings_for, target_gpu
 
-    check_max_batch(options.max_batch)
     folder = find_model(options.model)
     onnx = model_file(folder, read_manifest(folder))
     gpu = target_gpu()

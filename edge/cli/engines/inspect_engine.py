@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from edge.cli.arguments import add_engine_arguments, check_max_batch
+from edge.cli.arguments import add_engine_arguments
 
 HELP = "show a model's tensors, and its layers before and after fusion"
 
@@ -23,7 +23,6 @@ def run(options: argparse.Namespace) -> int:
     from edge.host.board import board_name
     from edge.inference.inspected_model import InspectedModel
 
-    check_max_batch(options.max_batch)
     folder = find_model(options.model)
     onnx = model_file(folder, read_manifest(folder))
     state_dir = options.state_dir or default_state_dir()

@@ -35,16 +35,35 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([asdict(model) for model in models]))
         return 0
-    from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table("model", "task", "decoder", "labels", "MB", "folder", title="Models")
+    from edge.core.console import output_console, print_table
+
+    rows = []
     for model in models:
         cells = [model.task, model.decoder, model.labels, model.size_mb]
         texts = ["-" if cell is None else str(cell) for cell in cells]
-        table.add_row(model.name, *texts, model.problem or model.folder, style="red" if model.problem else None)
-    Console().print(table)
+        where = Text(model.problem, "red") if model.problem else _shown_place(Path(model.folder))
+        rows.append([model.name, *texts, where])
+    console = output_console()
+    print_table(console, ("model", "task", "decoder", "labels", "MB", "where"), rows)
+    console.print(_searched_places(), soft_wrap=True)
     return 0
+
+
+def _shown_place(folder: Path) -> str:
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else "built in"
+
+
+def _searched_places() -> str:
+    """Say which folders were looked in, and what is in them."""
+    here = Path("engines").resolve()
+    if not here.is_dir():
+        found = "does not exist: `edge engines add FILE.onnx` makes it"
+    else:
+        count = len(list(here.glob("*/model.toml")))
+        found = f"{count or 'no'} model{'' if count == 1 else 's'}"
+    return f"looked in {here} ({found}) and among the built-in models"
 
 
 def listed_models() -> list[ListedModel]:

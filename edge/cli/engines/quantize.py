@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from edge.cli.arguments import MODEL_HELP
-from edge.core.errors import ConfigError, ModelError
+from edge.cli.arguments import MODEL_HELP, fraction_above_0, whole
+from edge.core.errors import ModelError
+from edge.core.installation import install_advice
 
 HELP = "make a model's INT8 variants, scored against FP32"
 BELOW_TOLERANCE = 4  # exit code: no variant is within the tolerance
@@ -22,24 +23,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", help=MODEL_HELP)
     source = "video, folder, picture or URL of a camera, with scenes like those the model will see"
     add("--calibration", required=True, metavar="PATH|SOURCE", help=source)
-    add("--frames", type=int, default=192, help="number of frames; half are held back for scoring (default: 192)")
+    add(
+        "--frames",
+        type=whole(1, _MAX_FRAMES),
+        default=192,
+        metavar="N",
+        help="number of frames; half are held back for scoring (default: 192)",
+    )
     add("--method", choices=_METHODS, default="auto", help="default: auto, for each tensor percentile or mse")
-    add("--tolerance", type=float, default=0.95, help="minimum F1 against FP32 (default: 0.95)")
+    add(
+        "--tolerance",
+        type=fraction_above_0,
+        default=0.95,
+        metavar="0…1",
+        help="minimum F1 against FP32 (default: 0.95)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the INT8 variants and print their scores; return 4 where none is within the tolerance."""
-    if not 1 <= options.frames <= _MAX_FRAMES:
-        raise ConfigError(f"--frames: found {options.frames}, wanted 1 to {_MAX_FRAMES}")
-    if not 0 < options.tolerance <= 1:
-        found = f"found {options.tolerance:g}"
-        raise ConfigError(f"--tolerance: {found}, wanted more than 0, up to 1: the minimum F1 against FP32")
     try:
         from edge.precision.quantizer import QuantizeRequest, quantize
     except ImportError as error:  # of onnx, which not every device has
         raise ModelError(
-            f"model {options.model!r} cannot be quantized: the Python package {error.name!r} is not installed; install "
-            "it with `pip install 'edge-runtime[cpu]' onnx`"
+            f"model {options.model!r} cannot be quantized: the Python package {error.name!r} is not installed; "
+            f"{install_advice()}"
         ) from None
     from rich.progress import MofNCompleteColumn
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from edge.cli.arguments import MODEL_HELP
+from edge.cli.arguments import MODEL_HELP, whole
 from edge.core.errors import ConfigError
 
 HELP = "compare a model's INT8 or FP16 variant with FP32 on this machine"
@@ -22,7 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=("int8", "fp16"), required=True, help="variant to verify")
     add("--against", choices=("fp32", "fp16"), default="fp32", help="variant taken as the truth (default: fp32)")
     add("--frames", metavar="PATH|SOURCE", help="video, folder of pictures, or URL of a camera")
-    add("--count", type=int, help="number of frames (default: 64; with --truth, all labelled ones)")
+    add(
+        "--count",
+        type=whole(1, _MAX_FRAMES),
+        metavar="N",
+        help="number of frames (default: 64; with --truth, all labelled ones)",
+    )
     add("--truth", type=Path, metavar="COCO.json|FOLDER", help="labels: adds mAP, or top-1 accuracy")
     add("--report", type=Path, metavar="OUT.html", help="write the figures, and the worst frames with their boxes")
 
@@ -65,7 +70,5 @@ def _check(options: argparse.Namespace) -> None:
     if options.precision == options.against:
         found = f"found {options.against}, as --precision"
         raise ConfigError(f"--against: {found}; wanted another variant to compare it with")
-    if options.count is not None and not 1 <= options.count <= _MAX_FRAMES:
-        raise ConfigError(f"--count: found {options.count}, wanted 1 to {_MAX_FRAMES}")
     if options.report is not None and not options.report.parent.is_dir():
         raise ConfigError(f"--report {options.report}: folder {options.report.parent} does not exist; make it first")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.core.config import HttpSettings
 from edge.core.errors import EdgeError
+from edge.core.installation import install_advice
 from edge.daemon.prometheus.http_server import PATH, HttpServer
 from edge.pipeline.meters import ModelMeter, StreamMeter
 
@@ -25,8 +26,7 @@ def address(settings: HttpSettings) -> str:
     """Return the URL of the metrics page; raise EdgeError if the package that writes it is missing."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise EdgeError(
-            "[http] enabled: package prometheus-client, which writes the page, is not installed; "
-            "install it: pip install 'edge-runtime[metrics]'"
+            f"[http] enabled: package prometheus-client, which writes the page, is not installed; {install_advice()}"
         )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{settings.port}{PATH}"

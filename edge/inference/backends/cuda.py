@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError
+from edge.core.installation import install_advice
 from edge.inference.backends.cuda_runtime import checked, graphs_work, load_cudart
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,7 @@ def open_device() -> CudaDevice:
         from pycuda import driver  # noqa: PLC0415 -- there only with the extra `jetson`
     except ImportError as error:
         raise EngineError(
-            f"no GPU can be used: pycuda cannot be imported ({error}); install it with `pip install "
-            "'edge-runtime[jetson]'`"
+            f"no GPU can be used: pycuda cannot be imported ({error}); {install_advice('jetson')}"
         ) from None
     try:
         driver.init()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import EngineError, ModelError
+from edge.core.installation import install_advice
 from edge.core.records import EngineTimes
 from edge.inference.backends.engine import LABEL_HASH_DIGITS, TensorSpec
 from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
@@ -183,9 +184,7 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime  # noqa: PLC0415 -- slow to import, and optional
     except ImportError:
-        raise ModelError(
-            "no engine is available: ONNX Runtime is not installed; install it with `pip install 'edge-runtime[cpu]'`"
-        ) from None
+        raise ModelError(f"no engine is available: ONNX Runtime is not installed; {install_advice()}") from None
     return onnxruntime
 
 

@@ -8,7 +8,6 @@ input), scores (N, float32), class ids (N, integers). `outputs` holds one pictur
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +19,10 @@ from numpy.typing import NDArray
 from edge.core.errors import EngineError, ModelError
 from edge.core.manifest import Manifest
 from edge.core.records import Classes, Detections, Findings, Geometry
+from edge.core.suggestion import did_you_mean
 from edge.inference.backends.engine import TensorSpec
 from edge.inference.decode.builtin import (
+    ALIASES,
     BUILT_IN,
     NO_BOXES,
     NOTHING,
@@ -177,12 +178,11 @@ def _check_nothing(outputs: Sequence[TensorSpec], options: Options) -> None:
 def _find(name: str, folder: Path, task: Task) -> DecoderRow:
     if ":" in name:
         row = DecoderRow(("classify", "detect"), nms=True, check=_check_nothing, function=load_decoder(name, folder))
-    elif name in BUILT_IN:
-        row = BUILT_IN[name]
+    elif (built_in := ALIASES.get(name.casefold(), name)) in BUILT_IN:
+        row = BUILT_IN[built_in]
     else:
-        close = difflib.get_close_matches(name, BUILT_IN, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
         known = ", ".join(BUILT_IN)
+        hint = did_you_mean(name, BUILT_IN)
         raise ModelError(f"[output] decoder: found {name!r}, wanted {known}, or 'package.module:function'{hint}")
     if task not in row.tasks:
         wanted = repr(row.tasks[0])

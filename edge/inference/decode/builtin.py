@@ -271,3 +271,9 @@ BUILT_IN = {
     "ssd": DecoderRow(("detect",), nms=True, check=_check_ssd, function=decode_ssd),
     "detr": DecoderRow(("detect",), nms=False, check=_check_detr, function=decode_detr),
 }
+# Names of models whose outputs are laid out as those of the family that is named on the right.
+ALIASES = {
+    **dict.fromkeys(("yolo8", "yolov9", "yolo9", "yolo11", "yolov11", "yolo12", "yolov12"), "yolov8"),
+    "yolo10": "yolov10",
+    **dict.fromkeys(("rtdetr", "rt-detr"), "detr"),
+}

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge.core.errors import ModelError, error_text
+from edge.core.installation import install_advice
 from edge.inference.derived_files import derived_paths, source_sha256, write_variant
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def _converted(onnx: Path, origin: str, choice: _Choice) -> bytes | None:
     except ImportError as error:
         raise ModelError(
             f"model {onnx} cannot be converted to FP16: the Python package {error.name!r} is not installed; "
-            "install it with `pip install 'edge-runtime[jetson]'`"
+            f"{install_advice()}"
         ) from None
     try:
         model = load(onnx)

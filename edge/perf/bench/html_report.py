@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.errors import ConfigError
+from edge.core.installation import install_advice
 from edge.perf.bench.plot import svg
 from edge.perf.bench.regression import key_of
 from edge.perf.bench.tables import Row, Sheet, cell_text, is_numeric, rows_sheet
 from edge.perf.plotting import can_draw, write_output
 
-_NO_PLOT = "The plots need matplotlib, which is not installed here: pip install 'edge-runtime[plot]'"
+_NO_PLOT = f"The plots need matplotlib, which is not installed here; {install_advice()}"
 _STYLE = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1240px; padding: 12px; color: #1b1f24 }

@@ -15,6 +15,7 @@ from edge.core.errors import ConfigError, ModelError, SourceError
 from edge.core.manifest import built_in_models, find_model
 from edge.core.records import Image
 from edge.core.source_address import SourceAddress
+from edge.core.suggestion import did_you_mean
 from edge.perf.bench.networks import NAMES, Network, find, write
 from edge.perf.bench.system_serving import PICTURES
 
@@ -112,4 +113,5 @@ def _by_other_case(what: str) -> Path:
     raise ConfigError(
         f"{what!r} is not a network, model or configuration; wanted a network ({', '.join(NAMES)}), a model "
         f"({', '.join(sorted(models)) or 'none here'}), a folder with a model.toml, or a configuration's .toml file"
+        f"{did_you_mean(what, (*NAMES, *models))}"
     )

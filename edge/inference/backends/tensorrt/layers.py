@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from edge.core.errors import EngineError, ModelError
+from edge.core.installation import install_advice
 from edge.inference.backends.tensorrt.library import bits, make_logger
 
 # Parts of type names, ordered so that none is found inside an earlier type's name.
@@ -297,9 +298,7 @@ def onnx_facts(onnx: Path) -> OnnxFacts:
 
         from edge.inference.onnx_graph import graphs, value_type  # noqa: PLC0415 -- imports onnx
     except ImportError:
-        raise ModelError(
-            "the Python package onnx is not installed; install it with `pip install 'edge-runtime[jetson]'`"
-        ) from None
+        raise ModelError(f"the Python package onnx is not installed; {install_advice()}") from None
     try:
         graph = load(onnx, load_external_data=False).graph
     except Exception as error:  # noqa: BLE001 -- the exceptions of onnx and protobuf have no common type

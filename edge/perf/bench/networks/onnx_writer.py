@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edge.core.errors import ModelError
+from edge.core.installation import install_advice
 from edge.perf.bench.networks.layer_graph import LayerGraph, Tensor
 from edge.perf.bench.networks.weights import Placed, drawn
 
@@ -26,8 +27,7 @@ def describe(graph: LayerGraph, name: str, seed: int, places: Sequence[Placed], 
         from onnx import helper, numpy_helper  # noqa: PLC0415 -- an extra, and slow to import
     except ImportError:
         raise ModelError(
-            f"network {name} cannot be written: the Python package 'onnx' is not installed; "
-            "install it with `pip install 'onnx>=1.16'`"
+            f"network {name} cannot be written: the Python package 'onnx' is not installed; {install_advice()}"
         ) from None
     nodes = [helper.make_node(node.op, node.inputs, node.outputs, node.name, **node.attributes) for node in graph.nodes]
     constants = [numpy_helper.from_array(value, key) for key, value in graph.constants.items()]
