@@ -53,36 +53,36 @@ def counts(largest: int) -> Callable[[str], tuple[int, ...]]:
 
 def whole(least: int, most: int | None = None, least_means: str = "") -> Callable[[str], int]:
     """Return a type of whole numbers from `least` to `most` (None: no limit); `least_means` says what `least` does."""
-    wanted = _limits(least, most, least_means)
+    wanted = f"a whole number from {_limits(least, most, least_means)}"
 
     def parse(text: str) -> int:
         try:
             parsed = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"found {text!r}, wanted a whole number, {wanted}") from None
+            parsed = least - 1
         if parsed < least or (most is not None and parsed > most):
-            raise argparse.ArgumentTypeError(f"found {parsed}, wanted {wanted}")
+            raise argparse.ArgumentTypeError(f"found {text!r}, wanted {wanted}")
         return parsed
 
     return parse
 
 
-def number(least: float, most: float | None, unit: str = "", least_means: str = "") -> Callable[[str], float]:
+def number(least: float, most: float | None, unit: str, least_means: str = "") -> Callable[[str], float]:
     """Return a type of numbers from `least` to `most` (None: no limit); `least_means` says what `least` does."""
-    wanted = f"{_limits(least, most, least_means)}{unit and ' '}{unit}"
+    wanted = f"{unit} from {_limits(least, most, least_means)}"
 
     def parse(text: str) -> float:
         parsed = _float(text)
         if not least <= parsed <= (sys.float_info.max if most is None else most):
-            raise argparse.ArgumentTypeError(f"found {text}, wanted {wanted}")
+            raise argparse.ArgumentTypeError(f"found {text!r}, wanted {wanted}")
         return parsed
 
     return parse
 
 
 def _limits(least: float, most: float | None, least_means: str) -> str:
-    lower = f"{least} ({least_means})" if least_means else f"{least}"
-    return f"{lower} or more" if most is None else f"{lower} to {most}"
+    meaning = f" ({least_means})" if least_means else ""
+    return f"{least}{meaning}" if most is None else f"{least}{meaning} to {most}"
 
 
 def fraction(text: str) -> float:
@@ -90,7 +90,7 @@ def fraction(text: str) -> float:
     parsed = _float(text)
     if not 0 <= parsed <= 1:
         hint = f"; for {parsed:g} % give {parsed / 100:g}" if 1 < parsed <= 100 else ""  # noqa: PLR2004 -- per cent
-        raise argparse.ArgumentTypeError(f"found {text}, wanted 0 to 1{hint}")
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted 0 to 1{hint}")
     return parsed
 
 
@@ -98,7 +98,7 @@ def fraction_above_0(text: str) -> float:
     """Parse a number above 0, up to 1."""
     parsed = fraction(text)
     if not parsed:
-        raise argparse.ArgumentTypeError(f"found {text}, wanted more than 0, up to 1")
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted more than 0, up to 1")
     return parsed
 
 

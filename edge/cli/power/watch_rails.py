@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     interval = "averaging interval in seconds (default: 1)"
     parser.add_argument("--interval", type=number(0.1, 3600, "seconds"), default=1.0, metavar="S", help=interval)
-    length = number(0, None, least_means="until Ctrl-C")
+    length = number(0, None, "seconds", "until Ctrl-C")
     parser.add_argument("--seconds", type=length, default=0.0, metavar="S", help="how long (default: 0, until Ctrl-C)")
 
 
