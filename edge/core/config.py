@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from edge.core.environment import expand
 from edge.core.errors import ConfigError
 from edge.core.manifest import built_in_model
+from edge.core.network_url import NetworkUrl, parse_network_url
+from edge.core.redaction import redact_address, shown
 from edge.core.secret_files import CREDENTIAL, check_private, credential_path, read_secret
 from edge.core.source_address import SourceAddress, expand_home, parse_address
-from edge.core.validation import Table, read_settings
+from edge.core.validation import Table, as_table, read_toml
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +30,14 @@ MAX_PIXEL = 65_535
 
 # Names become topic levels and file names.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
+TopicPrefix = Annotated[str, Field(pattern=r"^[^/+#$\x00-\x1f][^+#\x00-\x1f]*$")]
 AutoOrCount = Literal["auto"] | Annotated[int, Field(ge=1, le=256)]
 
 
 def _existing_path(value: Any, info: ValidationInfo) -> Any:
     """Resolve a path, which must exist; relative ones start at the config file."""
     if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f"found {value!r}, wanted a path")
+        raise ValueError(f"found {shown(value)}, wanted a path")
     if value.startswith(CREDENTIAL):
         return credential_path(value.removeprefix(CREDENTIAL))
     path = _folder(info) / expand_home(value)
@@ -58,7 +61,16 @@ def _folder(info: ValidationInfo) -> Path:
 
 
 def _secret_path(value: Any, info: ValidationInfo) -> Any:
-    path = _existing_path(value, info)
+    try:
+        path = _existing_path(value, info)
+    except ValueError:
+        if not isinstance(value, str) or value.startswith(CREDENTIAL) or "/" in value or "\0" in value or not value:
+            raise
+        # It may be the secret itself, so it is not shown.
+        raise ValueError(
+            f"{_folder(info)} contains no file of this name; wanted the path of a file that contains the secret, "
+            "not the secret itself"
+        ) from None
     check_private(path)
     return path
 
@@ -92,18 +104,14 @@ class MqttSettings(Table):
     @field_validator("url")
     @classmethod
     def _broker_url(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            port, host = parts.port, parts.hostname
-        except ValueError:
-            raise ValueError("no valid host and port; wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]") from None
-        if parts.scheme not in MQTT_PORT or not host or port == 0 or parts.path.strip("/") or parts.query:
-            raise ValueError(f"found {url!r}, wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
+        wanted = "wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
+        if url.partition("://")[0].lower() not in MQTT_PORT or parse_network_url(url).target.strip("/"):
+            raise ValueError(f"found {redact_address(url)!r}, {wanted}")
         return url
 
     @model_validator(mode="after")
     def _settings_agree(self) -> MqttSettings:
-        if self.password_file is not None and self.username is None and urlsplit(self.url).username is None:
+        if self.password_file is not None and self.username is None and self._parsed.username is None:
             raise ValueError("password_file is set without username; wanted both")
         files = {"ca": self.ca, "cert": self.cert, "key": self.key}
         if not self.tls and (found := [name for name, path in files.items() if path is not None]):
@@ -114,29 +122,31 @@ class MqttSettings(Table):
         return self
 
     @property
+    def _parsed(self) -> NetworkUrl:
+        return parse_network_url(self.url)
+
+    @property
     def host(self) -> str:
-        return urlsplit(self.url).hostname or ""
+        return self._parsed.host
 
     @property
     def tls(self) -> bool:
-        return urlsplit(self.url).scheme == "mqtts"
+        return self._parsed.scheme == "mqtts"
 
     @property
     def port(self) -> int:
-        parts = urlsplit(self.url)
-        return parts.port or MQTT_PORT[parts.scheme]
+        return self._parsed.port or MQTT_PORT[self._parsed.scheme]
 
     @property
     def shown(self) -> str:
         """Broker address without credentials."""
-        return f"{urlsplit(self.url).scheme}://{self.host}:{self.port}"
+        return f"{self._parsed.scheme}://{self.host}:{self.port}"
 
     def credentials(self) -> tuple[str | None, str | None]:
         """Return user name and password; those in the URL serve as defaults."""
-        parts = urlsplit(self.url)
-        username = self.username or (unquote(parts.username) if parts.username else None)
-        in_url = unquote(parts.password) if parts.password else None
-        return username, read_secret(self.password_file) if self.password_file else in_url
+        in_url = self._parsed
+        password = read_secret(self.password_file) if self.password_file else in_url.password
+        return self.username or in_url.username, password
 
 
 class OutboxSettings(Table):
@@ -222,6 +232,7 @@ class CommandsSettings(Table):
 
     allow: Annotated[tuple[CommandName, ...], BeforeValidator(_strings)] = ()
     max_per_min: int = Field(60, ge=1, le=6000)
+    answer_prefixes: Annotated[tuple[TopicPrefix, ...], BeforeValidator(_strings)] = ()  # beside that of [mqtt]
 
 
 class HomeAssistantSettings(Table):
@@ -241,8 +252,8 @@ class HttpSettings(Table):
 
 def _address(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str):
-        raise ValueError(f"found {value!r}, wanted a path or URL in quotes")  # noqa: TRY004 -- pydantic's protocol
-    address = parse_address(value, _folder(info))
+        raise ValueError(f"found {shown(value)}, wanted a path or URL in quotes")  # noqa: TRY004 -- pydantic's protocol
+    address = replace(parse_address(value, _folder(info)), show_path=info.data.get("show_path", False))
     if address.scheme == "file" and not os.path.exists(address.location):  # noqa: PTH110 -- as above
         raise ValueError(f"{address.location} does not exist; wanted an existing file or folder of images")
     return address
@@ -253,7 +264,7 @@ def _polygons(value: Any) -> Any:
         return tuple(_polygon(points) for points in value)
     except (TypeError, ValueError):
         raise ValueError(
-            f"found {value!r:.80}, wanted polygons of 3 points or more in source pixels: [[[x, y], [x, y], [x, y]]]"
+            f"found {shown(value)}, wanted polygons of 3 points or more in source pixels: [[[x, y], [x, y], [x, y]]]"
         ) from None
 
 
@@ -267,6 +278,7 @@ def _polygon(points: Any) -> tuple[tuple[int, int], ...]:
 class StreamSettings(Table):
     """One camera or file: its capture, and the filter of its results."""
 
+    show_path: bool = False  # before the source, which is read with it
     source: Annotated[SourceAddress, BeforeValidator(_address)]
     model: Name
     delivery: Literal["live", "every"] = "live"
@@ -349,15 +361,21 @@ class Config(Table):
 
 def load_config(path: Path) -> Config:
     """Read and validate the configuration; raise ConfigError if it cannot be used."""
-    config = read_settings(path, Config, ConfigError)
-    for place, has_password in _urls(config):
-        if has_password:
-            log.warning("%s contains a password in its URL, where others may read it; use password_file instead", place)
+    written = read_toml(path, ConfigError)
+    try:
+        values = expand(written, os.environ)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    config = as_table(values, Config, ConfigError, str(path), path.parent.resolve())
+    for place in _passwords(config, written):
+        log.warning("%s contains a password in its URL, where others may read it; use password_file instead", place)
     return config
 
 
-def _urls(config: Config) -> Iterator[tuple[str, bool]]:
-    """Yield the location of each URL, and whether it contains a password."""
-    yield "[mqtt] url", urlsplit(config.mqtt.url).password is not None
+def _passwords(config: Config, written: dict[str, Any]) -> Iterator[str]:
+    """Yield the places of URLs whose passwords are written in the file itself."""
+    if parse_network_url(config.mqtt.url).password is not None and "${" not in written["mqtt"]["url"]:
+        yield "[mqtt] url"
     for name, stream in config.streams.items():
-        yield f"[streams.{name}] source", stream.source.password is not None
+        if stream.source.password is not None and "${" not in written["streams"][name]["source"]:
+            yield f"[streams.{name}] source"

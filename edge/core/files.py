@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+BYTE_ORDER_MARK = "\ufeff"  # some editors put it before the text of a file
 _NAME_SHOWN = 50  # characters of the file's name in that of its temporary file, which must not become too long
 # File systems on which a folder cannot be synced keep its entries in order by themselves, or not at all.
 _NOT_SYNCABLE = (errno.EINVAL, errno.ENOTSUP)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from edge.core.errors import ModelError
+from edge.core.files import BYTE_ORDER_MARK
 from edge.core.suggestion import did_you_mean
 from edge.core.validation import Table, read_settings
 
@@ -166,7 +167,7 @@ def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
         return ()
     path = folder / manifest.labels
     try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
+        return tuple(path.read_text(encoding="utf-8").removeprefix(BYTE_ORDER_MARK).splitlines())
     except (OSError, ValueError) as error:  # ValueError: also a zero byte in the name
         raise ModelError(
             f"labels file {str(path)!r} cannot be read ({error}); wanted a UTF-8 text file, one label per line"

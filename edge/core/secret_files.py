@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from edge.core.errors import ConfigError
+from edge.core.files import BYTE_ORDER_MARK
 
 CREDENTIAL = "credential:"  # prefix of the name that a unit's LoadCredential= gives a file
 # Permissions that make a secret public. A file of root's may be readable by the group: so it reaches a service.
@@ -69,7 +70,7 @@ def read_secret(path: Path) -> str:
     try:
         check_private(path)
         with path.open(encoding="utf-8", newline="") as file:
-            text = file.read(MAX_SECRET_CHARACTERS + 1)
+            text = file.read(MAX_SECRET_CHARACTERS + 1).removeprefix(BYTE_ORDER_MARK)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"password file {path} cannot be read ({error}); wanted a readable text file") from None
     except ValueError as error:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote
+
+from edge.core.network_url import parse_network_url, with_credentials
+from edge.core.redaction import redact_address, redact_path, without_credentials
 
 SCHEMES = ("file", "rtsp", "rtsps", "v4l2", "synthetic")
 LIVE_SCHEMES = ("rtsp", "rtsps", "v4l2")  # frames arrive at the source's own pace; the others wait for a read
 
-# Some vendors' cameras take user name and password in the path: /user=admin_password=secret_channel=1
-# The words are of bounded length, so that a path of many of them is matched in linear time.
-_IN_PATH = re.compile(r"((?:user|pass|pwd)[a-z]{0,32})=[^_&/]*", re.IGNORECASE)
+_VIDEO_DEVICE = re.compile(r"/dev/(?:video[0-9]+|v4l/.+)")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,15}")
+# A URL without its slashes would otherwise be a file of that name.
+_WITHOUT_SLASHES = re.compile(
+    r"((?:rtsps?|rtmps?|https?|mqtts?|udp|tcp|srt|v4l2|csi|synthetic)):/?(?!/)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -24,18 +32,20 @@ class SourceAddress:
     options: dict[str, str] = field(default_factory=dict)
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    show_path: bool = False  # whether the path of a camera's URL may be shown; many vendors put secrets there
 
     @property
     def shown(self) -> str:
-        """The address without credentials, for logs, topics and errors."""
+        """The address without secrets, for logs, topics and errors: of a network camera's, scheme, host and port."""
         if self.scheme == "synthetic":
             query = "&".join(f"{key}={value}" for key, value in self.options.items())
             return f"synthetic://{self.location}" + (f"?{query}" if query else "")
         if self.scheme == "v4l2":
-            return f"v4l2://{self.location}"
+            return redact_address(f"v4l2://{self.location}")
         if self.scheme == "file":
-            return self.location
-        return without_secrets(self.location)
+            return without_credentials(self.location)
+        url = parse_network_url(self.location)
+        return url.shown + (redact_path(url.target) if self.show_path else "")
 
     @property
     def is_live(self) -> bool:
@@ -45,11 +55,7 @@ class SourceAddress:
     @property
     def secret_url(self) -> str:
         """The URL with its credentials, for the library that connects; never shown."""
-        if self.username is None and self.password is None:
-            return self.location
-        parts = urlsplit(self.location)
-        secret = quote(self.username or "", safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
-        return urlunsplit(parts._replace(netloc=f"{secret}@{parts.netloc}"))
+        return with_credentials(self.location, self.username, self.password)
 
 
 def parse_address(text: str, folder: Path) -> SourceAddress:
@@ -59,8 +65,12 @@ def parse_address(text: str, folder: Path) -> SourceAddress:
     """
     scheme, separator, rest = text.partition("://")
     if not separator:
-        scheme, rest = "file", text
+        if found := _WITHOUT_SLASHES.match(text):
+            raise ValueError(f"found {found[1]}: without //, wanted {found[1].lower()}://… or a path")
+        scheme, rest = "file", text.removeprefix("file:")
     scheme = scheme.lower()
+    if not _SCHEME.fullmatch(scheme):
+        raise ValueError(f"the text before :// is no scheme; wanted a path or one of {', '.join(SCHEMES)}")
     if scheme not in SCHEMES:
         raise ValueError(f"scheme {scheme!r} is not known; wanted a path or one of {', '.join(SCHEMES)}")
     if not rest:
@@ -68,19 +78,31 @@ def parse_address(text: str, folder: Path) -> SourceAddress:
     if "\0" in rest:
         raise ValueError("contains a NUL byte; wanted a path or a URL")
     if scheme == "file":
-        return SourceAddress(scheme, str(folder / expand_home(unquote(rest) if separator else rest)))
+        return _file_or_device(str(folder / expand_home(_path_of_url(rest) if separator else rest)))
     if scheme == "v4l2":
         return SourceAddress(scheme, rest)
     if scheme == "synthetic":
         name, _, query = rest.partition("?")
         return SourceAddress(scheme, name, dict(parse_qsl(query, keep_blank_values=True)))
-    return _parse_network_address(scheme, rest)
+    url = parse_network_url(text)
+    return SourceAddress(scheme, url.location, {}, url.username, url.password)
 
 
-def without_secrets(url: str) -> str:
-    """Redact the path and query of a camera's URL: many vendors put user name and password there."""
-    path, _, query = url.partition("?")
-    return _IN_PATH.sub(r"\1=…", path) + ("?…" if query else "")
+def _path_of_url(rest: str) -> str:
+    """Return the path in what follows file://; the host may only be this one."""
+    return unquote(rest.removeprefix("localhost") if rest.startswith("localhost/") else rest)
+
+
+def _file_or_device(path: str) -> SourceAddress:
+    """Return the address of a file, or of a camera where the path is that of a device, which need not be there."""
+    return SourceAddress("v4l2" if _VIDEO_DEVICE.fullmatch(path) or _is_device(path) else "file", path)
+
+
+def _is_device(path: str) -> bool:
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)  # noqa: PTH116 -- Path's raises for a name that is too long
+    except (OSError, ValueError):
+        return False
 
 
 def expand_home(path: str) -> Path:
@@ -89,24 +111,3 @@ def expand_home(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise ValueError(f"found {path!r}, whose home folder is unknown; wanted a path") from None
-
-
-def _parse_network_address(scheme: str, rest: str) -> SourceAddress:
-    """Parse a URL, and separate user name and password from it."""
-    try:
-        parts = urlsplit(f"{scheme}://{rest}")
-        host, _ = parts.hostname, parts.port  # reading the port validates it
-    except ValueError:
-        raise ValueError(f"no valid host and port in this address; wanted {scheme}://HOST[:PORT]/PATH") from None
-    # Text before a later @ may be the end of a password, so none of it may be shown.
-    if "@" in urlunsplit(("", "", parts.path, parts.query, parts.fragment)):
-        raise ValueError(
-            "an @ follows the host; in user name, password and path write @ as %40, / as %2F, # as %23, ? as %3F, "
-            "or use username and password_file"
-        )
-    if not host:
-        raise ValueError(f"{scheme}:// address names no host; wanted {scheme}://HOST[:PORT]/PATH")
-    netloc = parts.netloc.rpartition("@")[2]
-    username = unquote(parts.username) if parts.username else None
-    password = unquote(parts.password) if parts.password else None
-    return SourceAddress(scheme, urlunsplit(parts._replace(netloc=netloc)), {}, username, password)

@@ -16,7 +16,8 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from edge.core.errors import EdgeError
 from edge.core.files import write_atomic
-from edge.core.validation import Table, one_line
+from edge.core.redaction import one_line
+from edge.core.validation import Table
 
 VERSION = 1
 _SAME_RATE = 0.99  # of the highest rate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 import sys
 from pathlib import Path
@@ -9,7 +11,10 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edge.core.environment import FromEnvironment
 from edge.core.errors import EdgeError
+from edge.core.files import BYTE_ORDER_MARK
+from edge.core.redaction import cut, one_line, redact_address, shown
 from edge.core.suggestion import did_you_mean
 
 if sys.version_info >= (3, 11):
@@ -19,9 +24,10 @@ else:
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
-_MAX_SHOWN = 80  # characters of a value or key
 _MAX_PROBLEMS = 3  # in one error
-_UNQUOTED = re.compile(r"[^'\"]+")
+_YAML_LINE = re.compile(r"\s*(?:- +)?[\w-]+:(?:\s|$)|---")
+_EXAMPLE = 'a section is [streams.door] on a line of its own, a key is source = "rtsp://HOST/PATH" below it'
+_NUMBER_WANTED = ("int_type", "float_type", "bool_type", "literal_error")
 
 
 class Table(BaseModel):
@@ -32,15 +38,36 @@ class Table(BaseModel):
 
 def read_settings(path: Path, table: type[SettingsT], error_type: type[EdgeError]) -> SettingsT:
     """Read and validate a TOML file; raise `error_type`, in one sentence, if it is not a valid `table`."""
+    return as_table(read_toml(path, error_type), table, error_type, str(path), path.parent.resolve())
+
+
+def read_toml(path: Path, error_type: type[EdgeError]) -> dict[str, Any]:
+    """Read a TOML file in UTF-8, with or without a byte order mark; raise `error_type` if it is none."""
+    text = ""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8").removeprefix(BYTE_ORDER_MARK)
+        values: dict[str, Any] = tomllib.loads(text)
     except OSError as error:
         raise error_type(f"{path} cannot be read ({error.strerror}); wanted a readable TOML file") from None
     except UnicodeDecodeError as error:
-        raise error_type(f"{path} is not UTF-8 text (byte {error.start}); wanted a TOML file") from None
+        raise error_type(f"{path} is not UTF-8 text (byte {error.start}); wanted a TOML file, saved as UTF-8") from None
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
-        raise error_type(f"{path} is not valid TOML: {one_line(str(error))}; fix it there") from None
-    return as_table(values, table, error_type, str(path), path.parent.resolve())
+        if (other := _other_format(path, text)) is not None:
+            raise error_type(f"{path} is {other}; wanted TOML: {_EXAMPLE}") from None
+        hint = "; text stands in quotes" if str(error).startswith("Invalid value") else ""
+        raise error_type(f"{path} is not valid TOML: {one_line(str(error))}{hint}; fix it there") from None
+    return values
+
+
+def _other_format(path: Path, text: str) -> str | None:
+    """Return the name of the format that a file that is no TOML has instead, if it is a known one."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    first = lines[0].strip() if lines else ""
+    if path.suffix.lower() == ".json" or first.startswith(("{", "[{")):
+        return "JSON"
+    if path.suffix.lower() in (".yaml", ".yml") or _YAML_LINE.match(first):
+        return "YAML"
+    return None
 
 
 def as_table(
@@ -50,32 +77,31 @@ def as_table(
 
     Paths in them are relative to `folder`.
     """
+    context = {"folder": folder or Path()}
     try:
-        return table.model_validate(values, context={"folder": folder or Path()})
+        try:
+            return table.model_validate(values, context=context)
+        except ValidationError as error:
+            if not _read_numbers(error, values):
+                raise
+            return table.model_validate(values, context=context)
     except ValidationError as error:
         raise error_type(f"{place}: {one_line(_problems(error, values, table))}") from None
 
 
-def without_credentials(text: str) -> str:
-    """Redact `user:password@` in every URL of `text`, in time proportional to its length."""
-    return _UNQUOTED.sub(lambda found: _redacted(found[0]), text)
-
-
-def _redacted(text: str) -> str:
-    """Redact everything before the last @: a password that was not escaped may contain any character.
-
-    A URL that was taken for a path by mistake counts as well: /etc/edge/rtsp:/user:password@camera
-    """
-    head, at, rest = text.rpartition("@")
-    slash, slashes = head.find("/"), head.find("//")
-    if slash != slashes and slash < head.rfind(":"):
-        return f"{head[:slash]}/…{at}{rest}"
-    return f"{head[:slashes]}//…{at}{rest}" if slashes >= 0 else text
-
-
-def one_line(text: str) -> str:
-    """Return text from a file in displayable form: one line, without credentials."""
-    return without_credentials("".join(each if each.isprintable() else repr(each)[1:-1] for each in text))
+def _read_numbers(error: ValidationError, values: Any) -> bool:
+    """Replace text from the environment by the number or truth value that is wanted there; return whether any was."""
+    is_changed = False
+    for detail in error.errors(include_url=False):
+        text = detail["input"]
+        if detail["type"] in _NUMBER_WANTED and isinstance(text, FromEnvironment):
+            with contextlib.suppress(ValueError, RecursionError):
+                number = tomllib.loads(f"value = {text}")["value"]
+                if isinstance(number, (int, float)):
+                    *tables, key = _key_path(detail, values)
+                    functools.reduce(lambda inner, part: inner[part], tables, values)[key] = number
+                    is_changed = True
+    return is_changed
 
 
 def _problems(error: ValidationError, values: dict[str, Any], table: type[BaseModel]) -> str:
@@ -103,7 +129,7 @@ def _key_path(detail: Any, values: Any) -> tuple[str, ...]:
 
 
 def _problem(path: tuple[str, ...], details: list[Any], table: type[BaseModel]) -> str:
-    *sections, key = (_cut(one_line(part)) for part in path or ("",))
+    *sections, key = (cut(one_line(redact_address(part))) for part in path or ("",))
     place = f"[{'.'.join(sections)}] {key}" if sections else key
     detail = details[0]
     if detail["type"] == "extra_forbidden":
@@ -115,26 +141,15 @@ def _problem(path: tuple[str, ...], details: list[Any], table: type[BaseModel]) 
         if isinstance(detail["input"], dict) and path:  # it is about several keys of a table
             place = f"[{'.'.join(path)}]"
         return f"{place}: {wanted}" if place else wanted
-    return f"{place}: found {_shown(detail['input'])}, wanted {wanted}"
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-    return _cut(one_line(text))  # in this order, so that no half of credentials remains
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
+    return f"{place}: found {shown(detail['input'])}, wanted {wanted}"
 
 
 def _wanted(detail: Any) -> str:
     if detail["type"] == "missing":
         return "this key must be set"
     if detail["type"] == "value_error":
-        return str(detail["ctx"]["error"])
+        told, value = str(detail["ctx"]["error"]), detail["input"]
+        return value.hide_in(told) if isinstance(value, FromEnvironment) else told
     if detail["type"] in ("model_type", "dict_type", "model_attributes_type"):
         return "a table"
     wanted = str(detail["msg"]).replace("Input should be ", "").replace("a valid ", "a ")

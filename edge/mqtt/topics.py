@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MOST_TOPIC_BYTES = 1024  # of a response topic, which a requester chooses
+# Levels of the topics of any device: messages and commands are there.
+_OF_DEVICES = frozenset({"status", "telemetry", "alarms", "governor", "streams", "cmd"})
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,18 @@ class Topics:
         name = topic[len(head) :]
         return name if topic.startswith(head) and name and "/" not in name else None
 
-    def is_for_answers(self, topic: str) -> bool:
-        """Return whether a response topic is allowed: an answer must not pass for a message or command of ours."""
-        levels = topic.removeprefix(f"{self.prefix}/").split("/")
-        is_ours = topic.startswith(f"{self.prefix}/") and (levels[0] == self.device or "cmd" in levels)
+    def is_for_answers(self, topic: str, prefixes: Sequence[str] = ()) -> bool:
+        """Return whether an answer may go to the topic that its asker names.
+
+        It must be below our prefix or another of `prefixes`, and no device may take it for a message or a command.
+        """
         is_name = 0 < len(topic.encode(errors="replace")) <= MOST_TOPIC_BYTES and topic.isprintable()
-        return is_name and not is_ours and not topic.startswith("$") and "+" not in topic and "#" not in topic
+        if not is_name or topic.startswith("$") or "+" in topic or "#" in topic:
+            return False
+        if _is_below(topic, self.prefix):
+            return topic != self._root and not _OF_DEVICES & set(topic.removeprefix(self.prefix).split("/"))
+        return any(_is_below(topic, each) for each in prefixes)
+
+
+def _is_below(topic: str, prefix: str) -> bool:
+    return topic.startswith(prefix.rstrip("/") + "/")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge.core.errors import ConfigError
 from edge.core.records import IMAGE_SUFFIXES, Detections, Findings
-from edge.core.validation import one_line
+from edge.core.redaction import one_line
 from edge.precision.average_precision import TrueBoxes, mean_average_precision
 
 Label = TrueBoxes | int  # boxes of an image, or its class

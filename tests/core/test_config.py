@@ -175,9 +175,9 @@ def test_relative_paths_start_at_the_file_wherever_the_process_is(
         (("device", "name"), "a\n", "[device] name: found 'a\\n', wanted text of the form"),
         (("mqtt", "prefix"), "a/+/b", "[mqtt] prefix: found 'a/+/b', wanted text of the form"),
         (("mqtt", "url"), "http://h", "[mqtt] url: found 'http://h', wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"),
-        (("mqtt", "url"), "mqtt://h/topic", "[mqtt] url: found 'mqtt://h/topic', wanted mqtt://HOST[:PORT]"),
-        (("mqtt", "url"), "mqtt://h:0", "[mqtt] url: found 'mqtt://h:0', wanted mqtt://HOST[:PORT]"),
-        (("mqtt", "url"), "mqtt://h:x", "[mqtt] url: no valid host and port; wanted mqtt://HOST[:PORT]"),
+        (("mqtt", "url"), "mqtt://h/topic", "[mqtt] url: found 'mqtt://h/…', wanted mqtt://HOST[:PORT]"),
+        (("mqtt", "url"), "mqtt://h:0", "[mqtt] url: found port 0 in this address; wanted mqtt://HOST[:PORT]"),
+        (("mqtt", "url"), "mqtt://h:x", "[mqtt] url: no valid host and port in this address; "),
         (("mqtt", "ca"), "none.pem", "none.pem does not exist; wanted an existing path"),
         (("telemetry", "period_s"), 0, "[telemetry] period_s: found 0, wanted greater than or equal to 0.2"),
         (("models", "detector", "max_batch"), "4", "[models.detector] max_batch: found '4', wanted a whole number"),
@@ -259,6 +259,36 @@ def test_a_password_in_a_url_reaches_no_error(tmp_path: Path, path: tuple[str, .
     assert "S3cret" not in refusal(tmp_path, changed(MINIMAL, *path, to=value))
 
 
+@pytest.mark.parametrize(
+    "url", ["mqtt:u:S3cret@h", "mqtt:/u:S3cret@h", "mqttu:S3cret@h", "u:S3cret@h", "mqtt:://u:S3'cret@h", "S3cret://h@"]
+)
+def test_a_broker_url_with_a_mistake_shows_no_password(tmp_path: Path, url: str) -> None:
+    told = refusal(tmp_path, {"mqtt": {"url": url}})
+    assert "S3" not in told
+    assert "cret" not in told
+
+
+@pytest.mark.parametrize("sign", "#/?")
+def test_a_sign_in_the_brokers_password_is_told_with_how_to_write_it(tmp_path: Path, sign: str) -> None:
+    told = refusal(tmp_path, {"mqtt": {"url": f"mqtt://u:S3{sign}cret@h"}})
+    assert f"%{ord(sign):02X}" in told
+    assert "password_file" in told
+    assert "cret" not in told
+
+
+def test_a_password_in_place_of_the_path_of_its_file_is_not_shown(tmp_path: Path) -> None:
+    told = refusal(tmp_path, {"mqtt": {"username": "u", "password_file": "hunter2"}})
+    assert "hunter2" not in told
+    assert "not the secret itself" in told
+
+
+def test_the_path_of_a_camera_is_shown_on_request(tmp_path: Path) -> None:
+    values = changed(MINIMAL, "streams", "door", "source", to="rtsp://viewer:S3cret@cam/main")
+    assert load(tmp_path, values).streams["door"].source.shown == "rtsp://cam"
+    values = changed(values, "streams", "door", "show_path", to=True)
+    assert load(tmp_path, values).streams["door"].address().shown == "rtsp://cam/main"
+
+
 def test_credentials_of_the_file_stand_before_those_of_the_url(tmp_path: Path) -> None:
     door = {
         "source": "rtsp://old:older@cam/main",
@@ -268,7 +298,7 @@ def test_credentials_of_the_file_stand_before_those_of_the_url(tmp_path: Path) -
     }
     stream = load(tmp_path, changed(MINIMAL, "streams", "door", to=door)).streams["door"]
     assert (stream.address().username, stream.address().password) == ("new", "S3cret")
-    assert stream.address().shown == "rtsp://cam/main"
+    assert stream.address().shown == "rtsp://cam"
 
 
 def test_credentials_of_a_url_work(tmp_path: Path) -> None:

@@ -111,6 +111,11 @@ def test_labels_are_one_a_line(tmp_path: Path) -> None:
     assert read_labels(tmp_path, manifest) == ("person", "traffic light", "café")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_label(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfperson\r\ncar\r\n")
+    assert read_labels(tmp_path, read(tmp_path, 'labels = "names.txt"\n' + SMALLEST)) == ("person", "car")
+
+
 def test_without_a_labels_file_there_are_no_labels(tmp_path: Path) -> None:
     assert read_labels(tmp_path, read(tmp_path, SMALLEST)) == ()
 

@@ -45,6 +45,10 @@ def test_any_password_is_read_as_it_was_written(
     assert read_secret(path) == password.encode("utf-8", "replace").decode()
 
 
+def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    assert read_secret(secret_file(tmp_path, b"\xef\xbb\xbfS3cret\r\n")) == "S3cret"
+
+
 def test_a_secret_that_is_no_text_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"password file .* cannot be read .*; wanted a readable text file"):
         read_secret(secret_file(tmp_path, b"\xff\xfe"))

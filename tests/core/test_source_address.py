@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -71,18 +72,18 @@ def test_credentials_are_taken_out_of_the_url() -> None:
     address = parse_address("rtsp://viewer:pa%40ss@10.0.0.7:554/main?channel=1", HERE)
     assert (address.username, address.password) == ("viewer", "pa@ss")
     assert address.location == "rtsp://10.0.0.7:554/main?channel=1"
-    assert address.shown == "rtsp://10.0.0.7:554/main?…"
+    assert address.shown == "rtsp://10.0.0.7:554"
     assert address.secret_url == "rtsp://viewer:pa%40ss@10.0.0.7:554/main?channel=1"
 
 
 def test_an_at_sign_in_a_password_belongs_to_the_password() -> None:
     address = parse_address("rtsp://viewer:p@ss@cam/main", HERE)
-    assert (address.password, address.shown) == ("p@ss", "rtsp://cam/main")
+    assert (address.password, address.shown) == ("p@ss", "rtsp://cam")
 
 
 def test_without_credentials_the_url_is_its_own_secret_url() -> None:
     address = parse_address("rtsp://cam/main", HERE)
-    assert address.secret_url == address.shown == "rtsp://cam/main"
+    assert address.secret_url == address.location == "rtsp://cam/main"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_any_credentials_go_in_and_out_and_are_never_shown(scheme: str, user: st
     text = f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{host}/main"
     address = parse_address(text, HERE)
     assert (address.username, address.password) == (user, password)
-    assert address.shown == f"{scheme}://{host}/main"
+    assert address.shown == f"{scheme}://{host}"
     assert SECRET not in shown_everywhere(address)
     again = parse_address(address.secret_url, HERE)
     assert (again.username, again.password, again.location) == (user, password, address.location)
@@ -140,12 +141,63 @@ def test_the_home_of_nobody_is_a_value_error(text: str) -> None:
         parse_address(text, HERE)
 
 
-def test_credentials_in_the_path_are_not_shown() -> None:
-    address = parse_address("rtsp://cam/user=admin_password=hunter2_channel=1_stream=0.sdp", Path())
-    assert address.shown == "rtsp://cam/user=…_password=…_channel=1_stream=0.sdp"
-    assert "hunter2" in address.secret_url
+@pytest.mark.parametrize(
+    "target", ["/user=admin_password=S3cret_channel=1_stream=0.sdp", "/S3cret/live", "/x?token=S3cret", "/x#S3cret"]
+)
+def test_the_path_of_a_camera_is_not_shown(target: str) -> None:
+    address = parse_address(f"rtsp://cam:8554{target}", HERE)
+    assert address.shown == "rtsp://cam:8554"
+    assert "S3cret" in address.secret_url
+
+
+def test_the_path_of_a_camera_is_shown_on_request_without_what_are_credentials_there() -> None:
+    written = "rtsp://cam/user=admin_password=hunter2_channel=1_stream=0.sdp?token=S3cret"
+    address = replace(parse_address(written, HERE), show_path=True)
+    assert address.shown == "rtsp://cam/user=…_password=…_channel=1_stream=0.sdp?…"
+    assert replace(parse_address("rtsp://cam/main", HERE), show_path=True).shown == "rtsp://cam/main"
+
+
+@pytest.mark.parametrize("path", ["/dev/video0", "/dev/video99", "/dev/v4l/by-id/usb-cam-index0", "/dev/null"])
+def test_the_path_of_a_device_is_that_camera(path: str) -> None:
+    assert parse_address(path, HERE) == parse_address(f"v4l2://{path}", HERE)
+    assert parse_address(path, HERE).is_live
+
+
+@pytest.mark.parametrize("url", ["file:///data/a.mp4", "file://localhost/data/a.mp4", "file:/data/a.mp4"])
+def test_a_file_url_may_name_this_host_or_none(url: str) -> None:
+    assert parse_address(url, HERE).location == "/data/a.mp4"
+
+
+@pytest.mark.parametrize("sign", "#/?")
+def test_a_sign_in_a_password_that_ends_the_host_is_told_with_how_to_write_it(sign: str) -> None:
+    with pytest.raises(ValueError, match=f"%{ord(sign):02X}") as raised:
+        parse_address(f"rtsp://viewer:S3{sign}cret@10.0.0.7:554/main", HERE)
+    assert "password_file" in str(raised.value)
+    assert "cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("sign", "[]@%: ;&=+$!*\t")
+def test_any_other_sign_in_a_password_stands_for_itself(sign: str) -> None:
+    address = parse_address(f"rtsp://viewer:S3{sign}cret@10.0.0.7:554/main", HERE)
+    assert (address.password, address.shown) == (f"S3{sign}cret", "rtsp://10.0.0.7:554")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rtsp:/u:S3cret@cam/x", "rtsp:u:S3cret@cam", "mqtt:u:S3cret@h", "http:/u:S3cret@cam", "u:S3cret@rtsp://cam/x",
+        "rtsp://u:S3cret", "v4l2://u:S3cret@cam", "u:S3cret@cam:554/main", "//u:S3cret@cam",
+    ],
+)  # fmt: skip
+def test_an_address_with_a_mistake_shows_no_password(text: str) -> None:
+    try:
+        told = parse_address(text, HERE).shown
+    except ValueError as error:
+        told = str(error)
+    assert "S3cret".lower() not in told.lower()
 
 
 def test_a_path_of_many_words_for_secrets_is_shown_in_no_time() -> None:
     path = "pass" * 100_000
-    assert parse_address(f"rtsp://camera/{path}", Path()).shown == f"rtsp://camera/{path}"
+    address = replace(parse_address(f"rtsp://camera/{path}", Path()), show_path=True)
+    assert address.shown == f"rtsp://camera/{path}"

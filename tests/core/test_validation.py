@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from edge.core.errors import ConfigError, ModelError
-from edge.core.validation import Table, read_settings, without_credentials
+from edge.core.redaction import without_credentials
+from edge.core.validation import Table, read_settings
 
 
 class Lamp(Table):
@@ -102,7 +103,7 @@ def test_a_folder_is_told(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_text_is_told_with_the_place(tmp_path: Path) -> None:
-    assert refusal(tmp_path, b'owner = "\xff"') == " is not UTF-8 text (byte 9); wanted a TOML file"
+    assert refusal(tmp_path, b'owner = "\xff"') == " is not UTF-8 text (byte 9); wanted a TOML file, saved as UTF-8"
 
 
 @pytest.mark.parametrize("text", ["owner", 'owner = "a', "[lamp", 'owner = "a"\nowner = "b"', "a = " + "[" * 100_000])
@@ -160,3 +161,27 @@ def test_text_of_whatever_length_and_signs_is_blotted_out_in_no_time() -> None:
 
 def test_a_key_is_told_at_no_more_length_than_a_value(tmp_path: Path) -> None:
     assert len(refusal(tmp_path, f'owner = "me"\n{"x" * 50_000} = 1\n')) < 200
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    assert read(tmp_path, b"\xef\xbb\xbfowner = 'me'").owner == "me"
+
+
+@pytest.mark.parametrize(
+    ("text", "format_name"),
+    [
+        ("mqtt:\n  host: 10.0.0.2\n", "YAML"),
+        ("# cameras\n---\ncameras:\n  - name: door\n", "YAML"),
+        ("- source: rtsp://u:S3cret@cam\n", "YAML"),
+        ('{"owner": "S3cret"}', "JSON"),
+        ('[{"owner": "S3cret"}]', "JSON"),
+    ],
+)
+def test_another_format_is_told_with_how_toml_begins(tmp_path: Path, text: str, format_name: str) -> None:
+    told = refusal(tmp_path, text)
+    assert told.startswith(f" is {format_name}; wanted TOML: a section is [streams.door]")
+    assert "S3cret" not in told
+
+
+def test_text_without_quotes_is_told(tmp_path: Path) -> None:
+    assert "; text stands in quotes; " in refusal(tmp_path, "owner = me")

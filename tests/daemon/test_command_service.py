@@ -65,14 +65,14 @@ def ask_for_door(snapshots: Snapshots, outcomes: list[Outcome]) -> None:
 def test_an_answer_carries_the_correlation_data_of_its_asker(tmp_path: Path) -> None:
     sent: list[Message] = []
     desk = remote(tmp_path, sent)
-    for number, topic in ((1, "me"), (2, "you")):
+    for number, topic in ((1, "edge/answers/me"), (2, "edge/answers/you")):
         desk.inbox.put(request(response_topic=topic, correlation=bytes([number])))
         desk.tick()
     assert [(each.topic, each.correlation) for each in sent] == [
         ("edge/bench-01/cmd/log_level/ack", b"\x01"),
-        ("me", b"\x01"),
+        ("edge/answers/me", b"\x01"),
         ("edge/bench-01/cmd/log_level/ack", b"\x02"),
-        ("you", b"\x02"),
+        ("edge/answers/you", b"\x02"),
     ]
     assert len({each.body for each in sent}) == 1
     assert {(each.kind, each.qos, each.retain) for each in sent} == {("answer", 1, False)}
@@ -84,6 +84,19 @@ def test_an_answer_is_sent_once_where_its_asker_wants_it_on_its_own_topic(tmp_pa
     desk.inbox.put(request(response_topic="edge/bench-01/cmd/log_level/ack"))
     desk.tick()
     assert len(sent) == 1
+
+
+def test_answers_go_below_further_prefixes_where_these_are_configured(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[Message] = []
+    allowing = CommandsSettings(allow=("log_level",), answer_prefixes=("clients/", "office"))
+    desk = remote(tmp_path, sent, commands=allowing)
+    for topic in ("clients/me", "office/a/b", "clients", "officer/x", "home/me", "edge/bench-02/status", "edge2/x"):
+        desk.inbox.put(request(response_topic=topic))
+        desk.tick()
+    assert [each.topic for each in sent if not each.topic.endswith("/ack")] == ["clients/me", "office/a/b"]
+    assert "wanted one below edge/ or [commands] answer_prefixes" in caplog.text
 
 
 def test_one_request_is_worked_on_a_tick(tmp_path: Path) -> None:

@@ -328,10 +328,10 @@ def test_the_answer_goes_to_the_response_topic_too_but_never_to_one_of_ours(
 ) -> None:
     daemon = start_edge(configure(allowing("log_level", "restart")))
     subscriber.wait_for_results("belt", 1)
-    asked = commander.send("log_level", {"level": "info"}, properties=response("me/answers", b"\x00\x01"))
-    copy = subscriber.wait_for(lambda m: m.topic == "me/answers", "the answer where it was wanted")
+    asked = commander.send("log_level", {"level": "info"}, properties=response("edge/answers/me", b"\x00\x01"))
+    copy = subscriber.wait_for(lambda m: m.topic == "edge/answers/me", "the answer where it was wanted")
     assert copy.body == commander.answer("log_level", asked)
-    for ours in (f"{ROOT_TOPIC}/cmd/restart", f"{ROOT_TOPIC}/status", "edge/other/cmd/restart"):
+    for ours in (f"{ROOT_TOPIC}/cmd/restart", f"{ROOT_TOPIC}/status", "edge/other/cmd/restart", "edge/other/status"):
         asked = commander.send("log_level", {"level": "info"}, properties=response(ours))
         assert commander.answer("log_level", asked)["ok"]
     subscriber.wait_for_results("belt", 30)
@@ -345,9 +345,9 @@ def test_an_answer_carries_the_correlation_data_and_a_picture_its_type(
 ) -> None:
     daemon = start_edge(configure(allowing("snapshot")))
     subscriber.wait_for_results("belt", 1)
-    commander.listen("me/answers")
+    commander.listen("edge/answers/me")
     commander.listen(f"{ROOT_TOPIC}/streams/belt/snapshot")
-    commander.send("snapshot", {"stream": "belt"}, properties=response("me/answers", b"\x00\xff"))
+    commander.send("snapshot", {"stream": "belt"}, properties=response("edge/answers/me", b"\x00\xff"))
     eventually(lambda: len(commander.heard) == 2, "a picture and its answer")
     assert daemon.end() == 0
     # Answers go out before pictures, so the order of the two is open.

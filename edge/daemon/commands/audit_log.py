@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
-from edge.core.source_address import without_secrets
-from edge.core.validation import without_credentials
+from edge.core.redaction import redact
 
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 1_000_000  # of each of the two files
 MOST_SHOWN = 2000  # characters of a command's arguments
-_CAMERA = re.compile("rtsps?:", re.IGNORECASE)
-_SECRET_KEY = re.compile("pass|pwd|secret|token", re.IGNORECASE)  # refused, but not to be recorded either
 
 
 class AuditLog:
@@ -53,20 +49,6 @@ class AuditLog:
 
 def shown_args(args: Any) -> Any:
     """Return a command's arguments without credentials and of bounded length."""
-    shown = _without_secrets(args)
+    shown = redact(args)
     text = json.dumps(shown)
     return shown if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "…"
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, str):
-        text = without_credentials(value)
-        return without_secrets(text) if _CAMERA.search(text) else text
-    if isinstance(value, dict):
-        return {
-            _without_secrets(key): "…" if _SECRET_KEY.search(key) else _without_secrets(each)
-            for key, each in value.items()
-        }
-    if isinstance(value, list):
-        return [_without_secrets(each) for each in value]
-    return value

@@ -161,10 +161,16 @@ class CommandService:
             response_topic = request.response_topic
             if response_topic is None or response_topic == topic:
                 continue
-            if self._topics.is_for_answers(response_topic):
+            if self._topics.is_for_answers(response_topic, self._settings.commands.answer_prefixes):
                 self._publish(Message(response_topic, body, kind="answer", correlation=request.correlation))
             else:
-                log.warning("command %s: no answer is sent to response topic %r", command, response_topic[:200])
+                log.warning(
+                    "command %s: no answer is sent to response topic %r; wanted one below %s/ or [commands] "
+                    "answer_prefixes, and none of a device",
+                    command,
+                    response_topic[:200],
+                    self._topics.prefix,
+                )
 
     def _record(self, answer: Answer, args: Any) -> None:
         line = {key: answer[key] for key in ("at", "id", "command", "ok", "reason")}

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from edge.core.errors import ConfigError
-from edge.core.validation import one_line
+from edge.core.redaction import one_line
 from edge.perf.bench.regression import key_of
 from edge.perf.bench.row import Block
 
@@ -41,7 +41,7 @@ class _BaselineRun(BaseModel):
 def read_run(path: Path) -> Run:
     """Read the output of `edge bench --json`; raise ConfigError for any other file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"--baseline {path} cannot be read ({error.strerror}); {_MAKE_ONE}") from None
     except ValueError:
