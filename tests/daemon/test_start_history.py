@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.daemon import start_history as starts
+from edge.daemon import start_history
 from edge.daemon.start_history import CrashLoop, StartHistory
 
 ENGINES = {"detector": "trt/fp16/3f9c"}
@@ -30,12 +30,16 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(starts, "now_ns", clock)
+    monkeypatch.setattr(start_history, "now_ns", clock)
     return clock
 
 
 def start(
-    folder: Path, clock: Clock, seconds: float = 10, end: starts.End | None = None, engines: dict[str, str] = ENGINES
+    folder: Path,
+    clock: Clock,
+    seconds: float = 10,
+    end: start_history.End | None = None,
+    engines: dict[str, str] = ENGINES,
 ) -> CrashLoop | None:
     """Let a daemon start and serve for a while; without an end it is killed. Return what it found at its start."""
     began = StartHistory(folder, restarted=True)
@@ -65,12 +69,15 @@ def test_a_start_that_ended_well_in_between_breaks_the_row(
     start(tmp_path, clock)
     start(tmp_path, clock)
     if good == "rebooted":
-        monkeypatch.setattr(starts, "_machine_boot", lambda: "another")
+        monkeypatch.setattr(start_history, "_machine_boot", lambda: "another")
     elif good == "long ago":
-        clock.now_s += starts.WITHIN_S
+        clock.now_s += start_history.WITHIN_S
     else:
         start(
-            tmp_path, clock, starts.HEALTHY_UPTIME_S if good == "settled" else 10, "clean" if good == "clean" else None
+            tmp_path,
+            clock,
+            start_history.HEALTHY_UPTIME_S if good == "settled" else 10,
+            "clean" if good == "clean" else None,
         )
     assert [start(tmp_path, clock) for _ in range(3)] == [None, None, None]
     assert start(tmp_path, clock) is not None
@@ -85,7 +92,7 @@ def test_an_engine_that_served_well_comes_before_the_reference_and_not_after_it_
     tmp_path: Path, clock: Clock
 ) -> None:
     good, bad = {"detector": "trt/fp16/3f9c"}, {"detector": "trt/int8/3f9c"}
-    start(tmp_path, clock, starts.HEALTHY_UPTIME_S, "clean", good)
+    start(tmp_path, clock, start_history.HEALTHY_UPTIME_S, "clean", good)
     for _ in range(3):
         assert start(tmp_path, clock, engines=bad) is None
     loop = start(tmp_path, clock, engines=good)

@@ -12,7 +12,7 @@ import pytest
 from edge.core.config import load_config
 from edge.core.errors import ConfigError, UnansweredError
 from edge.core.records import CommandRequest
-from edge.mqtt import publisher as publish
+from edge.mqtt import publisher as publisher_module
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.publisher import Publisher
 from edge.mqtt.tls import explain_failure, tls_context
@@ -55,7 +55,7 @@ def test_a_certificate_whose_key_is_not_written_yet_is_told_and_ends_nothing(
 
 
 def test_all_that_comes_in_one_record_is_read_at_once(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "IDLE_POLL_MS", 10**7)  # nothing but what was received wakes it
+    monkeypatch.setattr(publisher_module, "IDLE_POLL_MS", 10**7)  # nothing but what was received wakes it
     own = authority.sign("broker", *HOSTS)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(own.cert, own.key)

@@ -14,7 +14,7 @@ from edge.cli.check_probes import _connect
 from edge.core.config import MqttSettings
 from edge.core.errors import EdgeError
 from edge.core.records import Message
-from edge.mqtt import publisher as publish
+from edge.mqtt import publisher as publisher_module
 from edge.mqtt.connection import MqttConnection
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.publisher import Publisher
@@ -36,7 +36,7 @@ def why_refused(settings: MqttSettings, caplog: pytest.LogCaptureFixture, monkey
     with pytest.raises(EdgeError) as refused:
         _connect(settings)
     attempts: list[int] = []
-    monkeypatch.setattr(publish, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(publisher_module, "FIRST_RETRY_S", 0.01)
     monkeypatch.setattr(MqttConnection, "open", counted(MqttConnection.open, attempts))
     publisher = Publisher(settings, "edge-test", WILL, Outbox(10), lambda _message, _at_ns: None)
     with caplog.at_level(logging.WARNING):

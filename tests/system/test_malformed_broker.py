@@ -18,7 +18,7 @@ from edge.core.clock import now_ns
 from edge.core.config import MqttSettings
 from edge.core.records import CommandRequest, Message
 from edge.mqtt import connection as connection_module
-from edge.mqtt import publisher as publish
+from edge.mqtt import publisher as publisher_module
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.publisher import Publisher
 from tests.support.broker import Mosquitto
@@ -61,8 +61,8 @@ def result(number: int) -> Message:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the publisher try again at once."""
-    monkeypatch.setattr(publish, "FIRST_RETRY_S", 0.001)
-    monkeypatch.setattr(publish, "LONGEST_RETRY_S", 0.001)
+    monkeypatch.setattr(publisher_module, "FIRST_RETRY_S", 0.001)
+    monkeypatch.setattr(publisher_module, "LONGEST_RETRY_S", 0.001)
     monkeypatch.setattr(connection_module, "CONNECT_TIMEOUT_S", 0.2)
 
 
@@ -167,7 +167,7 @@ def test_a_broker_that_only_takes_connections_is_tried_at_growing_intervals_and_
         pauses_s.append(most_s)
         return 0.0
 
-    monkeypatch.setattr(publish, "Backoff", lambda first_s, longest_s: Backoff(first_s, longest_s, no_pause))
+    monkeypatch.setattr(publisher_module, "Backoff", lambda first_s, longest_s: Backoff(first_s, longest_s, no_pause))
     caplog.set_level(logging.INFO)
     broker = Connecting()
     with publishing(broker.port, []) as publisher:

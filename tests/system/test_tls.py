@@ -16,7 +16,7 @@ from edge.cli.main import main
 from edge.core.config import MqttSettings
 from edge.core.errors import EdgeError
 from edge.mqtt import connection as connection_module
-from edge.mqtt import publisher as publish
+from edge.mqtt import publisher as publisher_module
 from edge.mqtt.outbox import Outbox
 from edge.mqtt.publisher import Publisher
 from edge.mqtt.tls import tls_context
@@ -117,8 +117,8 @@ def test_with_a_ca_of_our_own_the_systems_are_not_trusted(
 def test_a_certificate_renewed_on_disk_serves_from_the_next_connection_on(
     tmp_path: Path, authority: Authority, start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "FIRST_RETRY_S", 0.01)
-    monkeypatch.setattr(publish, "LONGEST_RETRY_S", 0.1)
+    monkeypatch.setattr(publisher_module, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(publisher_module, "LONGEST_RETRY_S", 0.1)
     own = Authority(tmp_path, "other").sign("bench-01")
     broker = start_broker(authority.ca, authority.sign("broker", *HOSTS), "require_certificate true")
     settings = tls_settings(broker.tls_url, authority.ca, own)

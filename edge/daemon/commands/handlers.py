@@ -110,7 +110,7 @@ class CommandHandlers:
         if args.stream in streams:
             raise CommandError(f"stream {args.stream} exists already; remove it first, or choose another name")
         if len(streams) >= MOST_STREAMS:
-            raise CommandError(f"there are {len(streams)} streams already, the most that commands may add; remove one")
+            raise CommandError(f"there are already {len(streams)} streams, the limit for commands; remove one first")
         place = f"settings of stream {args.stream}"
         if "password_file" in args.settings:  # it would send any file of this device to a camera of the sender's
             raise CommandError(f"{place}: password_file is not accepted; add the stream to the configuration file")
