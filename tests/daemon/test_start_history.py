@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.daemon import start_history
-from edge.daemon.start_history import CrashLoop, StartHistory
+from edge.daemon.start_history import HEALTHY_UPTIME_S, CrashLoop, End, StartHistory
 
 ENGINES = {"detector": "trt/fp16/3f9c"}
 
@@ -38,7 +38,7 @@ def start(
     folder: Path,
     clock: Clock,
     seconds: float = 10,
-    end: start_history.End | None = None,
+    end: End | None = None,
     engines: dict[str, str] = ENGINES,
 ) -> CrashLoop | None:
     """Let a daemon start and serve for a while; without an end it is killed. Return what it found at its start."""
@@ -76,7 +76,7 @@ def test_a_start_that_ended_well_in_between_breaks_the_row(
         start(
             tmp_path,
             clock,
-            start_history.HEALTHY_UPTIME_S if good == "settled" else 10,
+            HEALTHY_UPTIME_S if good == "settled" else 10,
             "clean" if good == "clean" else None,
         )
     assert [start(tmp_path, clock) for _ in range(3)] == [None, None, None]
@@ -92,7 +92,7 @@ def test_an_engine_that_served_well_comes_before_the_reference_and_not_after_it_
     tmp_path: Path, clock: Clock
 ) -> None:
     good, bad = {"detector": "trt/fp16/3f9c"}, {"detector": "trt/int8/3f9c"}
-    start(tmp_path, clock, start_history.HEALTHY_UPTIME_S, "clean", good)
+    start(tmp_path, clock, HEALTHY_UPTIME_S, "clean", good)
     for _ in range(3):
         assert start(tmp_path, clock, engines=bad) is None
     loop = start(tmp_path, clock, engines=good)
