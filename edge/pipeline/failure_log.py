@@ -19,7 +19,7 @@ class FailureLog:
         self._extra = extra
         self._counts: Counter[tuple[str, str]] = Counter()
 
-    def add(self, place: str, text: str, error: Exception) -> None:
+    def add(self, place: str, text: str, error: BaseException) -> None:
         """Count a failure at a place, such as a stream, and log it where it is due."""
         count = self._counts[place, text] = self._counts[place, text] + 1
         if count == 1:

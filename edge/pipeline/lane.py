@@ -69,7 +69,7 @@ class Lane:
         except (GpuMemoryError, GpuLostError) as error:
             self._failure = error
         # Whatever prevents a context is the engine's fault, and must reach the caller that waits for the lane.
-        except Exception as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001
             self._failure = ModelError(f"model {model.name!r}: {error}")
         finally:
             self._started.set()
@@ -78,8 +78,9 @@ class Lane:
         while (batch := self._take_batch()) is not None:
             try:
                 self._serve(batch)
-            # The top of a thread: whatever failed, these frames are lost and counted, and the lane serves on.
-            except Exception as error:  # noqa: BLE001
+            # The top of a thread: whatever failed, these frames are lost and counted, and the lane serves on. Python
+            # ends a thread without a word on SystemExit, and no signal raises on this one.
+            except BaseException as error:  # noqa: BLE001
                 self._lose(batch, error)
                 if isinstance(error, GpuLostError):
                     return
@@ -96,7 +97,7 @@ class Lane:
                 result = self._decode(batch, frame, row)
                 self._hand_over(frame, result)
             # A decoder of the user's own may raise anything, and the next frame may be good.
-            except Exception as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001
                 self._failures.add(f"stream {frame.owner.name}", "a frame cannot be decoded", error)
                 frame.owner.drop(frame, "error")
 
@@ -114,7 +115,7 @@ class Lane:
             try:
                 self._session.fill(frame.image, len(frames))
             # One bad picture, whatever is wrong with it, must not cost the others of its batch.
-            except Exception as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001
                 self._failures.add(f"stream {frame.owner.name}", "a frame cannot be preprocessed", error)
                 frame.owner.drop(frame, "error")
                 continue
@@ -158,7 +159,7 @@ class Lane:
         """Give the result to the frame's stream, which publishes it when its turn comes."""
         frame.owner.finish(frame, result)
 
-    def _lose(self, batch: Batch, error: Exception) -> None:
+    def _lose(self, batch: Batch, error: BaseException) -> None:
         """Count the frames of a batch that failed, and the faults of the engine."""
         self._failures.add(f"model {self._model.name}", "a batch failed", error)
         self.is_well = False

@@ -6,6 +6,7 @@ import math
 import sys
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from edge.core.errors import EngineError, ModelError
 from edge.core.manifest import InputSettings, Manifest
 from edge.core.records import Classes, Detections, Geometry
 from edge.inference.backends.engine import TensorSpec
-from edge.inference.decode import Decoder
+from edge.inference.decode import MOST_CANDIDATES, Decoder
 from edge.inference.preprocess import Preprocessor
 
 Shapes = Mapping[str, tuple[int | None, ...]]
@@ -501,6 +502,43 @@ def test_what_is_no_array_is_an_engine_error(tmp_path: Path) -> None:
         decoder("decoder:decode", folder=tmp_path).decode({}, AS_IS)
 
 
+@pytest.mark.parametrize("raised", ["SystemExit(3)", "GeneratorExit()", "BaseException('why')"])
+def test_a_decoder_may_raise_anything(tmp_path: Path, raised: str) -> None:
+    write(tmp_path, f"def decode(outputs, options):\n    raise {raised}\n")
+    model = decoder("decoder:decode", folder=tmp_path)
+    with pytest.raises(EngineError, match=rf"failed \({raised.partition('(')[0]}"):
+        model.decode({}, AS_IS)
+
+
+def test_only_a_persons_ctrl_c_is_one(tmp_path: Path) -> None:
+    write(tmp_path, "def decode(outputs, options):\n    raise KeyboardInterrupt\n")
+    model = decoder("decoder:decode", folder=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        model.decode({}, AS_IS)
+    with ThreadPoolExecutor() as lane, pytest.raises(EngineError, match=r"failed \(KeyboardInterrupt\)"):
+        lane.submit(model.decode, {}, AS_IS).result()
+
+
+def test_a_long_message_of_a_decoder_is_cut(tmp_path: Path) -> None:
+    write(tmp_path, "def decode(outputs, options):\n    raise RuntimeError('x' * 100_000)\n")
+    with pytest.raises(EngineError) as failed:
+        decoder("decoder:decode", folder=tmp_path).decode({}, AS_IS)
+    assert len(str(failed.value)) < 1000
+
+
+def test_of_too_many_boxes_the_best_are_suppressed_and_the_others_dropped(tmp_path: Path) -> None:
+    code = f"""
+def decode(outputs, options):
+    boxes = np.tile(np.float32([0, 0, 8, 8]), ({MOST_CANDIDATES} + 2, 1))
+    boxes[-1] = 16, 16, 24, 24
+    boxes[0] = 8, 8, 16, 16
+    scores = np.linspace(0.9, 0.5, len(boxes), dtype=np.float32)
+    return boxes, scores, np.zeros(len(boxes), np.int64)
+"""
+    found = detections(decoder("decoder:decode", folder=write(tmp_path, code)), {})
+    assert found.boxes.tolist() == [[8, 8, 16, 16], [0, 0, 8, 8]]
+
+
 @pytest.mark.parametrize(
     ("name", "code", "sentence"),
     [
@@ -516,6 +554,11 @@ def test_what_is_no_array_is_an_engine_error(tmp_path: Path) -> None:
             "decoder:decode",
             "raise RuntimeError('no licence')",
             "cannot be imported (RuntimeError: no licence); wanted a module 'decoder' in {} or on sys.path",
+        ),
+        (
+            "decoder:decode",
+            "raise SystemExit(3)",
+            "cannot be imported (SystemExit: 3); wanted a module 'decoder' in {} or on sys.path",
         ),
         ("decoder:decode", "", ": found nothing named 'decode' in decoder, wanted a function"),
         ("decoder:decode", "decode = 3", ": found int named 'decode' in decoder, wanted a function"),

@@ -33,10 +33,12 @@ from edge.inference.decode.builtin import (
     Task,
     best_first,
 )
-from edge.inference.decode.custom import load_decoder
+from edge.inference.decode.custom import describe, is_interrupt, load_decoder
 
 # The lowest score: OpenCV's suppression drops scores of 0, so every decoder does.
 _LEAST_SCORE = float(np.finfo(np.float32).tiny)
+# Suppression compares each box with every better one that stays. Of 200,000 it takes seconds, and a stop waits for it.
+MOST_CANDIDATES = 5000
 
 
 class Decoder:
@@ -90,9 +92,11 @@ class Decoder:
             found = _checked(self._function(outputs, options), self._name, boxed=self.task == "detect")
         except EngineError:
             raise
-        except Exception as error:  # a custom decoder may raise anything
+        except BaseException as error:  # a custom decoder may raise anything, `sys.exit()` too
+            if is_interrupt(error):
+                raise
             raise EngineError(
-                f"decoder {self._name!r} failed ({type(error).__name__}: {error}); "
+                f"decoder {self._name!r} failed ({describe(error)}); "
                 "correct it, or name another in [output] of model.toml"
             ) from error
         boxes, scores, class_ids = found
@@ -107,11 +111,18 @@ class Decoder:
     def _detections(
         self, boxes: NDArray[np.float32], scores: NDArray[np.float32], class_ids: NDArray[np.int64], geometry: Geometry
     ) -> Detections:
-        """Clip boxes before the suppression, so that no two published boxes overlap more than allowed."""
+        """Clip boxes before the suppression, so that no two published boxes overlap more than allowed.
+
+        Of more than MOST_CANDIDATES boxes the best are suppressed, and the others dropped.
+        """
         boxes, visible = _to_source(boxes, geometry)
         if len(visible) < len(scores):
             scores, class_ids = scores[visible], class_ids[visible]
         if self._nms and len(scores) > 1:
+            most = max(MOST_CANDIDATES, self._max_detections)
+            if len(scores) > most:
+                best = best_first(scores)[:most]
+                boxes, scores, class_ids = boxes[best], scores[best], class_ids[best]
             order = _suppress(boxes, scores, class_ids, self._iou_threshold)
         else:
             order = best_first(scores)
