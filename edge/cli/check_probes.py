@@ -20,7 +20,7 @@ from edge.core.config import Config, ModelSettings, MqttSettings, StreamSettings
 from edge.core.errors import EdgeError, UnansweredError
 from edge.core.manifest import model_file, read_labels, read_manifest
 from edge.core.process import usable_cores
-from edge.core.state_dir import default_state_dir
+from edge.core.state_dir import find_state_dir
 from edge.daemon.prometheus import exporter
 from edge.host.board import board_name, read_board
 from edge.host.sensors.sensors import Sensors
@@ -137,11 +137,12 @@ def _text_or_error(probe: Callable[[], str]) -> str:
 
 
 def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
-    environment = EngineEnvironment(
-        state_dir or default_state_dir(config.device.state_dir), board_name(), config.engines
-    )
-    for name, model in config.models.items():
-        yield _attempt(f"engine {name}", partial(_open_engine, name, model, environment))
+    folder = _attempt("state directory", lambda: str(find_state_dir(state_dir, config.device.state_dir)))
+    yield folder
+    if folder.works:  # else nothing in it is used
+        environment = EngineEnvironment(Path(folder.text), board_name(), config.engines)
+        for name, model in config.models.items():
+            yield _attempt(f"engine {name}", partial(_open_engine, name, model, environment))
     for name, stream in config.streams.items():
         yield _attempt(f"camera {name}", partial(_first_frame, stream))
     yield _attempt("broker", partial(_connect, config.mqtt))

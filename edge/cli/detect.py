@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print one JSON line for each frame."""
     from edge.cli.detection import detect
-    from edge.core.state_dir import default_state_dir
+    from edge.core.state_dir import find_state_dir
 
     detect(
         options.model,
@@ -36,6 +36,6 @@ def run(options: argparse.Namespace) -> int:
         save=options.save,
         max_frames=options.frames,
         score=options.score,
-        state_dir=options.state_dir or default_state_dir(),
+        state_dir=find_state_dir(options.state_dir),
     )
     return 0

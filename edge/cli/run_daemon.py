@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 HELP = "run the daemon; it exits once every source has ended"
@@ -20,6 +21,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the daemon until it is stopped or every source has ended; return its exit code."""
     from edge.daemon import daemon
 
+    os.umask(0o077)  # as the unit has it: what the daemon writes is private
     code, summary = daemon.run(options.config, options.state_dir, force=options.force)
     if options.json:
         print(json.dumps(summary))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BYTE_ORDER_MARK = "\ufeff"  # some editors put it before the text of a file
+_PRIVATE = 0o600
 _NAME_SHOWN = 50  # characters of the file's name in that of its temporary file, which must not become too long
 # File systems on which a folder cannot be synced keep its entries in order by themselves, or not at all.
 _NOT_SYNCABLE = (errno.EINVAL, errno.ENOTSUP)
@@ -40,6 +41,18 @@ def write_atomic(path: Path, data: bytes | memoryview, *, durable: bool, mode: i
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open or create a file that nobody else may read, from its first byte on; raise OSError for a link."""
+    handle = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE)
+    try:
+        if stat.S_IMODE(os.fstat(handle).st_mode) != _PRIVATE:  # of an earlier version
+            os.fchmod(handle, _PRIVATE)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
 
 
 def permissions(path: Path) -> int:

@@ -19,7 +19,7 @@ from edge.core.config import Config, StreamSettings, load_config
 from edge.core.errors import ConfigError, EdgeError, ModelError
 from edge.core.process import signal_handler
 from edge.core.records import BoardState, Message
-from edge.core.state_dir import default_state_dir, state_lock
+from edge.core.state_dir import find_state_dir, state_lock
 from edge.core.tuned_profile import TunedProfile
 from edge.daemon.board_monitor import BoardMonitor
 from edge.daemon.commands.service import CommandService
@@ -428,7 +428,7 @@ def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False
     With `force`, configured INT8 serves without the proof that it agrees.
     """
     config = load_config(config_path)
-    state_dir = state_dir or default_state_dir(config.device.state_dir)
+    state_dir = find_state_dir(state_dir, config.device.state_dir)
     with state_lock(state_dir):
         daemon = Daemon(config_path, config, state_dir, force=force)
         with signal_handler(daemon.on_signal, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):

@@ -127,7 +127,7 @@ class StartHistory:
             return
         record = _HistoryFile(good_engines=self._good_engines, starts=[*self._past[1 - KEPT :], self._now])
         try:
-            write_atomic(self._path, record.model_dump_json(indent=1).encode(), durable=True)
+            write_atomic(self._path, record.model_dump_json(indent=1).encode(), durable=True, mode=0o600)
         except OSError as error:
             log.warning("start history %s cannot be written (%s)", self._path, error.strerror)
 

@@ -9,7 +9,7 @@ from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import GpuLostError, ModelError
 from edge.core.manifest import Manifest, model_file, read_labels, read_manifest
 from edge.core.process import usable_cores
-from edge.core.state_dir import default_state_dir
+from edge.core.state_dir import find_state_dir
 from edge.core.tuned_profile import Machine, TunedProfile, profile_path, read_profile
 from edge.host.board import board_name, read_board
 from edge.inference.backends.engine import Engine
@@ -38,7 +38,7 @@ class ServedModel:
         try:
             self.manifest = read_manifest(settings.path)
             self.labels = read_labels(settings.path, self.manifest)
-            environment = environment or EngineEnvironment(default_state_dir(), board_name(), EnginesSettings())
+            environment = environment or EngineEnvironment(find_state_dir(), board_name(), EnginesSettings())
             self._onnx, self._environment = model_file(settings.path, self.manifest), environment
             self._tuned_lanes = self._find_tuned_lanes() if settings.lanes == "auto" else None
             self._cpu_lanes, threads = lane_plan(settings, usable_cores(), self._tuned_lanes)

@@ -340,6 +340,17 @@ def test_the_record_of_commands_is_bounded_with_one_older_file(tmp_path: Path) -
     assert newest[-1]["number"] == 24
 
 
+def test_the_record_is_private_and_follows_no_link(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    audit = AuditLog(tmp_path)
+    audit.write({"command": "reload"})
+    assert (tmp_path / "commands.jsonl").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "commands.jsonl").unlink()
+    (tmp_path / "commands.jsonl").symlink_to(tmp_path / "elsewhere")
+    audit.write({"command": "reload"})
+    assert not (tmp_path / "elsewhere").exists()
+    assert "not recorded" in caplog.text
+
+
 def test_a_disk_that_takes_no_record_is_told_once_and_stops_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

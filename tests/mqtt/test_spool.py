@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import struct
 from collections import Counter
@@ -51,6 +52,31 @@ def test_what_was_added_is_there_after_a_restart_in_the_order_of_its_numbers(tmp
     assert [each.message.body.split()[0] for each in again.read(key, 2)] == [b"5", b"6"]
     assert all(each.is_spooled and each.is_backlog for each in again.read(LOWEST, 9))
     assert (again.level().messages, again.level().bytes) == (5, 100)
+
+
+def test_none_of_its_files_can_be_read_by_others_at_any_time(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        opened = open_spool(tmp_path / "db")
+        opened.change([entry(1)], ())
+        assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+            "db": 0o600, "db-wal": 0o600, "db-shm": 0o600,
+        }  # fmt: skip
+        for path in tmp_path.iterdir():
+            path.unlink()
+        opened.move_to_new_file()
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("name", ["db", "db-wal", "db-shm"])
+def test_no_link_is_followed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious").write_text("precious", encoding="ascii")
+    (tmp_path / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        open_spool(tmp_path / "db")
+    assert (tmp_path / "precious").read_text(encoding="ascii") == "precious"
 
 
 def test_adding_twice_keeps_one(tmp_path: Path) -> None:

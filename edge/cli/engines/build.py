@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
 
     from edge.core.manifest import find_model, model_file, read_manifest
     from edge.core.progress import phase_bar
-    from edge.core.state_dir import default_state_dir
+    from edge.core.state_dir import find_state_dir
     from edge.host.board import board_name
     from edge.inference.plan_build import PlanRequest, build, settings_for, target_gpu
 
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     onnx = model_file(folder, read_manifest(folder))
     gpu = target_gpu()
     settings = settings_for(options.precision, options.device, options.max_batch, gpu)
-    state_dir = options.state_dir or default_state_dir()
+    state_dir = find_state_dir(options.state_dir)
     request = PlanRequest(onnx, options.precision, settings, gpu, board_name(), state_dir)
     with phase_bar(f"{onnx.stem} {options.precision}", TaskProgressColumn()) as draw:
         result = build(request, lambda phase, fraction: draw(phase, fraction, 1.0))

@@ -19,13 +19,13 @@ def run(options: argparse.Namespace) -> int:
     """Print everything known about a model's engine on this machine."""
     from edge.cli.engines.inspect_report import print_report, report_of
     from edge.core.manifest import find_model, model_file, read_manifest
-    from edge.core.state_dir import default_state_dir
+    from edge.core.state_dir import find_state_dir
     from edge.host.board import board_name
     from edge.inference.inspected_model import InspectedModel
 
     folder = find_model(options.model)
     onnx = model_file(folder, read_manifest(folder))
-    state_dir = options.state_dir or default_state_dir()
+    state_dir = find_state_dir(options.state_dir)
     engine = InspectedModel(onnx, options.precision, options.max_batch, options.device, state_dir, board_name())
     report = report_of(folder.resolve().name, engine)
     if options.json:

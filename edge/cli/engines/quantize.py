@@ -56,13 +56,13 @@ def run(options: argparse.Namespace) -> int:
     from edge.core.config import ModelSettings
     from edge.core.manifest import find_model
     from edge.core.progress import phase_bar
-    from edge.core.state_dir import default_state_dir
+    from edge.core.state_dir import find_state_dir
     from edge.pipeline.served_model import ServedModel
 
     settings = ModelSettings.model_validate(_FP32_ON_CPU | {"path": str(find_model(options.model))})
     model = ServedModel("quantized", settings)
     frames = open_frames(options.calibration, options.frames, "--calibration")
-    request = QuantizeRequest(options.method, options.tolerance, options.state_dir or default_state_dir())
+    request = QuantizeRequest(options.method, options.tolerance, find_state_dir(options.state_dir))
     with phase_bar(f"{settings.path.name} int8", MofNCompleteColumn()) as on_progress:
         report = quantize(model.predictor, frames, request, on_progress)
     if options.json:

@@ -39,14 +39,14 @@ def run(options: argparse.Namespace) -> int:
     from edge.cli.engines.verify_report import print_report, tracked
     from edge.core.config import EnginesSettings, ModelSettings
     from edge.core.manifest import find_model
-    from edge.core.state_dir import default_state_dir
+    from edge.core.state_dir import find_state_dir
     from edge.host.board import board_name
     from edge.inference.engine_provider import EngineEnvironment
     from edge.pipeline.served_model import ServedModel
     from edge.precision.verification import VerifyRequest, check_fp16_ranges, verify
     from edge.precision.verification_report import page_of, write_report
 
-    folder, state_dir = find_model(options.model), options.state_dir or default_state_dir()
+    folder, state_dir = find_model(options.model), find_state_dir(options.state_dir)
     settings = ModelSettings.model_validate(_FP32_ON_CPU | {"path": str(folder)})
     model = ServedModel(options.model, settings, EngineEnvironment(state_dir, board_name(), EnginesSettings()))
     sources = (options.truth, options.frames, options.count, model.manifest.task, model.labels)

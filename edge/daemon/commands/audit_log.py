@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
+from edge.core.files import open_private
 from edge.core.redaction import redact
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class AuditLog:
         log.info("command %s", text)
         try:
             self._make_room(len(text) + 1)
-            with self._path.open("a", encoding="ascii") as file:
+            with os.fdopen(open_private(self._path, os.O_WRONLY | os.O_APPEND), "a", encoding="ascii") as file:
                 file.write(text + "\n")
             self._is_silent = False
         except OSError as error:

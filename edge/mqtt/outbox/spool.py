@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from edge.core.clock import clock_synchronised, now_ns
+from edge.core.files import open_private
 from edge.core.records import MESSAGE_KINDS, DropReason, MessageKind
 from edge.mqtt.outbox.codec import pack, unpack
 from edge.mqtt.outbox.entry import Entry
@@ -86,6 +87,7 @@ class Spool:
     def open(self, first: int) -> None:
         """Open or create the file; messages numbered from `first` on will come behind all that it holds."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._make_private()
         self._db = db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
@@ -96,7 +98,6 @@ class Spool:
         if db.execute("PRAGMA user_version").fetchone()[0] not in (0, _FORMAT):
             raise sqlite3.DatabaseError("its format is of another version")
         db.execute(f"PRAGMA user_version = {_FORMAT}")
-        os.chmod(self.path, 0o600)  # noqa: PTH101 -- results are private
         self._inode = self.path.stat().st_ino
         highest = max((key & NUMBERS for (key,) in self._ends("max")), default=-1)
         self._ahead = max(highest - first + 1, 0)
@@ -242,9 +243,16 @@ class Spool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for name in self._companions(self.path):
             name.unlink(missing_ok=True)
+        self._make_private()
         with contextlib.closing(sqlite3.connect(self.path)) as copy:
             self._connected.backup(copy)
         self.close()
+
+    def _make_private(self) -> None:
+        """Create the file before SQLite does, whose further files get the permissions of this one."""
+        for path in self._companions(self.path):
+            if path == self.path or path.is_symlink() or path.exists():
+                os.close(open_private(path, os.O_RDWR))
 
     def set_aside(self) -> Path:
         """Rename a damaged file, over the one that was set aside before; return its new path."""

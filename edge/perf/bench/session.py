@@ -10,7 +10,7 @@ from edge.core.config import Config, load_config
 from edge.core.errors import ConfigError, EdgeError, ModelError
 from edge.core.manifest import model_file, read_manifest
 from edge.core.progress import timed
-from edge.core.state_dir import default_state_dir, state_lock
+from edge.core.state_dir import find_state_dir, state_lock
 from edge.host.board import board_name
 from edge.host.sensors.sensors import Sensors
 from edge.inference.derived_files import source_sha256
@@ -40,7 +40,7 @@ def count_layers(what: Sequence[str], precisions: Sequence[Precision], state_dir
 
     Raises ConfigError for a name that is neither.
     """
-    state_dir = state_dir or default_state_dir()
+    state_dir = find_state_dir(state_dir)
     found = []
     for name in what:
         if is_config(name):
@@ -64,7 +64,7 @@ def bench(plan: BenchPlan, power: Power | None, sensors: Sensors) -> Report:
     """
     _check(plan)
     config = _config(plan)
-    state_dir = plan.state_dir or default_state_dir(config.device.state_dir if config else None)
+    state_dir = find_state_dir(plan.state_dir, config.device.state_dir if config else None)
     with state_lock(state_dir), terminable():
         sensors.start()
         try:

@@ -7,7 +7,7 @@ import json
 from rich.console import Console
 
 from edge.core.config import load_config
-from edge.core.state_dir import default_state_dir, state_lock
+from edge.core.state_dir import find_state_dir, state_lock
 from edge.perf.plotting import check_plot
 from edge.perf.tune.plan import TunePlan
 from edge.perf.tune.plot import plot
@@ -24,7 +24,7 @@ def tune(plan: TunePlan, power: Power | None, sensors: TrialSensors | None, *, a
     if plan.plot is not None:
         check_plot(plan.plot)
     config = load_config(plan.config)
-    state_dir = plan.state_dir or default_state_dir(config.device.state_dir)
+    state_dir = find_state_dir(plan.state_dir, config.device.state_dir)
     with state_lock(state_dir), terminable():
         try:
             found = TuneSearch(plan, config, state_dir, power, sensors).run()
