@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from edge.cli.main import main
 from edge.core.config import Config, load_config
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.waiting import free_port
 
 SAMPLE = Path(__file__).parents[2] / "systemd" / "edge.toml"
 CONFIG = """
@@ -24,13 +24,6 @@ path = "conveyor"
 source = "{source}"
 model = "conveyor"
 """
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def findings_of(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -65,7 +58,7 @@ def test_each_part_is_looked_at_and_what_fails_is_told_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "edge.toml"
-    config.write_text(CONFIG.format(port=closed_port(), source="synthetic://conveyor"), encoding="utf-8")
+    config.write_text(CONFIG.format(port=free_port(), source="synthetic://conveyor"), encoding="utf-8")
     assert main(["check", str(config), "--json"]) == 1
     findings = findings_of(capsys)
     assert findings["engine conveyor"]["works"] is True
@@ -76,15 +69,15 @@ def test_each_part_is_looked_at_and_what_fails_is_told_apart(
 
 def test_config_only_asks_neither_camera_nor_broker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "edge.toml"
-    config.write_text(CONFIG.format(port=closed_port(), source="rtsp://127.0.0.1:1/none"), encoding="utf-8")
+    config.write_text(CONFIG.format(port=free_port(), source="rtsp://127.0.0.1:1/none"), encoding="utf-8")
     assert main(["check", str(config), "--config-only", "--json"]) == 0
     assert set(findings_of(capsys)) == {"configuration", "model files conveyor"}
 
 
 def test_a_camera_that_is_away_is_told_without_its_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "edge.toml"
-    source = f"rtsp://viewer:hunter2@127.0.0.1:{closed_port()}/main"
-    config.write_text(CONFIG.format(port=closed_port(), source=source), encoding="utf-8")
+    source = f"rtsp://viewer:hunter2@127.0.0.1:{free_port()}/main"
+    config.write_text(CONFIG.format(port=free_port(), source=source), encoding="utf-8")
     assert main(["check", str(config), "--json"]) == 1
     printed = capsys.readouterr()
     assert "hunter2" not in printed.out + printed.err
