@@ -53,8 +53,18 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         )
 
 
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Skip the long forms where nobody asks for them."""
+# Files with the longest tests, longest first: what starts last must be short, as nothing else is left to run beside it.
+SLOW = (
+    "test_install", "test_jtop", "test_waveforms", "test_soak", "test_end_to_end", "test_bad_links", "test_restarts",
+    "test_daemon_signals", "test_daemon_killed", "test_int8_service", "test_self_heal", "test_service",
+    "test_tune_command", "test_tune", "test_networks", "test_plan_store_killed", "test_clocks", "test_malformed_broker",
+    "test_commands_service", "test_overload",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first; skip the long forms where nobody asks for them."""
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
     if not IS_LONG:
         for item in items:
             if item.get_closest_marker("long"):

@@ -79,6 +79,7 @@ def test_an_engine_that_fails_while_it_runs_says_so_and_runs_on(tmp_path: Path) 
         assert np.array_equal(context.outputs["y"], numbers((3, 6))[:2])
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")  # which is the case to show
 def test_a_provider_that_falls_back_to_the_cpu_is_no_engine_of_the_gpu(tmp_path: Path) -> None:
     """ONNX Runtime would run on the CPU under the name of the GPU."""
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():

@@ -18,7 +18,7 @@ from tests.support.long_form import IS_LONG
 from tests.support.process import Child, StartEdge, clean_environment
 from tests.support.waiting import PATIENCE_S, eventually, free_port
 
-SIGNALS = 2000 if IS_LONG else 40
+SIGNALS = 2000 if IS_LONG else 20
 SEED = 11
 LONGEST_S = 0.5  # between two signals
 TOGETHER_S = 0.0003  # so soon may a second one come that the handler is still at the first
