@@ -36,11 +36,20 @@ def test_each_schema_is_valid_and_named_as_it_is_asked_for(name: str) -> None:
     assert schema["title"] == name
 
 
-@pytest.mark.parametrize("name", ["alarms", "", "../config", "result.json"])
-def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("alarms", "; did you mean 'alarm'?"),
+        ("", ""),
+        ("../config", ""),
+        ("result.json", "; did you mean 'result'?"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_known_ones(name: str, suggestion: str) -> None:
     with pytest.raises(ConfigError) as raised:
         schemas.read(name)
-    assert str(raised.value) == f"schema {name!r} does not exist; wanted one of {', '.join(schemas.NAMES)}"
+    known = ", ".join(schemas.NAMES)
+    assert str(raised.value) == f"schema {name!r} does not exist; wanted one of {known}{suggestion}"
 
 
 def test_the_designed_result_and_status_are_valid() -> None:
