@@ -26,9 +26,10 @@ from edge.daemon.commands.service import CommandService
 from edge.daemon.event_publisher import EventPublisher
 from edge.daemon.homeassistant.discovery import DeviceIdentity
 from edge.daemon.prometheus.exporter import Exporter
+from edge.daemon.retained_record import RetainedRecord
 from edge.daemon.start_history import HEALTHY_UPTIME_S, CrashLoop, StartHistory
 from edge.daemon.telemetry import Telemetry
-from edge.host.board import board_name, manufacturer
+from edge.host.board import board_name, machine_identity, manufacturer
 from edge.host.systemd import Notifier, watchdog_period_s
 from edge.inference.engine_provider import EngineEnvironment, Fallback
 from edge.mqtt.encode import MessageHead, to_json
@@ -92,6 +93,7 @@ class Daemon:
             self._commands.inbox.put,
         )
         self._exporter = Exporter()
+        self._retained_record = RetainedRecord(state_dir, machine_identity(), config.mqtt.shown)
         self._pipeline: Pipeline  # from `_open` on, as the next
         self._telemetry: Telemetry
         self.summary: dict[str, Any] = {}  # of the frames and messages; empty until the daemon has stopped
@@ -149,10 +151,12 @@ class Daemon:
 
     def _start(self) -> None:
         """Start the streams, accept commands, and report that the daemon is ready."""
+        self._clear_former()
         self._events.status("online")
         self._pipeline.start()
         self._announce_disabled({})
-        self._commands.start(self, DeviceIdentity(board_name(), manufacturer(), self._exporter.link))
+        identity = DeviceIdentity(board_name(), manufacturer(), self._exporter.link)
+        self._commands.start(self, identity, self._retained_record)
         self._notifier.ready()
         if self._crash_loop is not None:
             self._events.crash_loop(self._crash_loop.reason)
@@ -180,6 +184,7 @@ class Daemon:
     def _tick(self) -> None:
         self._update_board()
         self._update_start_history()
+        self._retained_record.update(self._retained_topics() | self._outbox.retained_topics())
         self._pipeline.recover_engines()
         self._commands.tick()
         if self._reload_asked:
@@ -332,6 +337,7 @@ class Daemon:
         self._notifier.watchdog_ping()  # opening a model may take long
         self._pipeline.change(config)
         before, self._config = self._config.streams, config
+        self._retained_record.add(self._retained_topics())
         self._outlives_sources |= any(
             each.enabled and not _is_enabled(config.streams.get(name)) for name, each in before.items()
         )
@@ -341,6 +347,20 @@ class Daemon:
             self._events.stream_gone(name)
             self._commands.forget(name)
         self._events.status("online")
+
+    def _clear_former(self) -> None:
+        """Clear what earlier starts left retained at this broker, and this one has not: streams, names, entities."""
+        expected = self._retained_topics()
+        for topic in self._retained_record.stale(expected):
+            log.info("%s is cleared: an earlier start left a retained message there", topic)
+            self._publish(Message(topic, b"", retain=True))
+        self._retained_record.add(expected)
+
+    def _retained_topics(self) -> set[str]:
+        """Return the topics of the retained messages of this configuration."""
+        streams = self._config.streams
+        own = {self._topics.status, *map(self._topics.stream_status, streams)}
+        return own | self._commands.retained_topics(streams)
 
     def _announce_disabled(self, before: Mapping[str, StreamSettings]) -> None:
         """Publish the status of streams that are off now and were not off before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import re
 from collections.abc import Iterator
@@ -120,6 +121,12 @@ def manufacturer() -> str | None:
     if any(_SOC.search(each) for each in _strings("/proc/device-tree/compatible")):
         return "NVIDIA"
     return read_text("/sys/class/dmi/id/sys_vendor") or None
+
+
+def machine_identity() -> str:
+    """Return a hash that tells this machine from a copy of its disk, as far as serial number and machine id do."""
+    known = [read_text(path) or "" for path in ("/proc/device-tree/serial-number", "/etc/machine-id")]
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
 
 
 def release_of(text: str) -> str | None:

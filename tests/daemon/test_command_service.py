@@ -20,6 +20,7 @@ from edge.daemon.commands.handlers import DaemonControl
 from edge.daemon.commands.service import MOST_WAITING, CommandService, Inbox
 from edge.daemon.commands.snapshots import Snapshots
 from edge.daemon.homeassistant.discovery import DeviceIdentity
+from edge.daemon.retained_record import RetainedRecord
 from edge.mqtt.encode import MessageHead
 from edge.mqtt.topics import Topics
 from edge.pipeline.stream import SnapshotCallback, Stream
@@ -40,7 +41,7 @@ def log_level() -> Iterator[None]:
 def remote(folder: Path, sent: list[Message], **tables: Any) -> CommandService:
     config = Config(**({"commands": CommandsSettings(allow=("log_level",))} | tables))
     each = CommandService(config, TOPICS, HEAD, folder, sent.append, lambda: None)
-    each.start(cast(DaemonControl, None), DeviceIdentity("a board"))
+    each.start(cast(DaemonControl, None), DeviceIdentity("a board"), RetainedRecord(folder, "a machine", "a broker"))
     return each
 
 

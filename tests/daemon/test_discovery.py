@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.core.config import Config
+from edge.core.config import CommandsSettings, Config, TelemetrySettings
 from edge.core.records import Classes, Detections, Message, Result
 from edge.daemon.commands.handlers import DaemonControl
 from edge.daemon.homeassistant.discovery import (
@@ -26,6 +27,7 @@ from edge.daemon.homeassistant.discovery import (
     switch_command,
 )
 from edge.daemon.homeassistant.publisher import HomeAssistantPublisher
+from edge.daemon.retained_record import RetainedRecord
 from edge.mqtt.encode import MessageHead
 from edge.mqtt.topics import Topics
 from tests.support.configuration import Json
@@ -48,6 +50,10 @@ TELEMETRY: Json = {
     "models": {"detector": {"energy_j_per_image": 0.041}},
     "board": BOARD,
 }
+
+
+def record(folder: Path) -> RetainedRecord:
+    return RetainedRecord(folder, "a machine", "mqtt://broker:1883")
 
 
 def shown(
@@ -204,10 +210,10 @@ def test_a_switch_says_on_or_off_and_nothing_else() -> None:
     )
 
 
-def test_a_stream_that_goes_and_comes_again_is_counted_anew() -> None:
+def test_a_stream_that_goes_and_comes_again_is_counted_anew(tmp_path: Path) -> None:
     sent: list[Message] = []
     daemon = SimpleNamespace(config=SimpleNamespace(streams={"door": None}))
-    home = HomeAssistantPublisher(DISCOVERY, cast(DaemonControl, daemon), TOPICS, HEAD, sent.append)
+    home = HomeAssistantPublisher(DISCOVERY, cast(DaemonControl, daemon), TOPICS, HEAD, sent.append, record(tmp_path))
     found = Classes(np.array([0.9], np.float32), np.array([0]))
     result = cast(Result, SimpleNamespace(findings=found, labels=("cat",), seq=7))
     for _ in range(2):
@@ -223,12 +229,12 @@ def test_a_stream_that_goes_and_comes_again_is_counted_anew() -> None:
     ]
 
 
-def test_a_home_that_asks_again_and_again_gets_one_message() -> None:
+def test_a_home_that_asks_again_and_again_gets_one_message(tmp_path: Path) -> None:
     sent: list[Message] = []
     pipeline = SimpleNamespace(models={})
     board_monitor = SimpleNamespace(power_modes=())
     daemon = SimpleNamespace(config=Config(), pipeline=pipeline, board_monitor=board_monitor)
-    home = HomeAssistantPublisher(DISCOVERY, cast(DaemonControl, daemon), TOPICS, HEAD, sent.append)
+    home = HomeAssistantPublisher(DISCOVERY, cast(DaemonControl, daemon), TOPICS, HEAD, sent.append, record(tmp_path))
     home.tick()
     home._counts_due_ns = 2**63  # a second that does not end
     for _ in range(100):
@@ -239,3 +245,28 @@ def test_a_home_that_asks_again_and_again_gets_one_message() -> None:
     home.tick()
     home.tick()
     assert len(sent) == 2
+
+
+def test_what_an_earlier_start_has_shown_and_this_one_has_not_is_taken_away(tmp_path: Path) -> None:
+    former = {"stream_old_rate": "sensor", "stream_door_label_cat": "sensor", "power_mode": "select", "power": "sensor"}
+    record(tmp_path).note_components(CONFIG_TOPIC, former)
+    sent: list[Message] = []
+    streams = {"door": SimpleNamespace(labels=(), model="m")}
+    config = SimpleNamespace(
+        streams=streams, telemetry=TelemetrySettings(), commands=CommandsSettings(allow=("power_mode",))
+    )
+    daemon = SimpleNamespace(
+        config=config, pipeline=SimpleNamespace(models={}), board_monitor=SimpleNamespace(power_modes=())
+    )
+    home = HomeAssistantPublisher(DISCOVERY, cast(DaemonControl, daemon), TOPICS, HEAD, sent.append, record(tmp_path))
+    home.renew()
+    components = json.loads(sent[-1].body)["components"]
+    assert components["stream_old_rate"] == {"platform": "sensor"}
+    assert "unique_id" in components["power"]
+    assert not {"stream_door_label_cat", "power_mode"} & components.keys(), "modes and labels may be read later"
+    daemon.board_monitor.power_modes = ("15W",)
+    home.renew()
+    components = json.loads(sent[-1].body)["components"]
+    assert "stream_old_rate" not in components
+    assert components["power_mode"]["options"] == ["15W"]
+    assert set(record(tmp_path).components(CONFIG_TOPIC)) == {*components, "stream_door_label_cat"}

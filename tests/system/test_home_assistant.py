@@ -119,6 +119,28 @@ def test_a_switch_and_a_stream_that_comes_and_goes(
 
 
 @pytest.mark.broker
+def test_a_stream_that_was_renamed_while_the_daemon_was_down_leaves_nothing(
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber
+) -> None:
+    home: dict[str, Json] = {"homeassistant": {"enabled": True}}
+    daemon = start_edge(configure(home | {"streams.old": belt(fps=20)}))
+    subscriber.wait_for(lambda m: m.topic.endswith("streams/old/counts"), "counts")
+    discovered(subscriber, lambda each: "stream_old_rate" in each, "the discovery message")
+    daemon.kill()
+    before = len(subscriber.messages)
+    daemon = start_edge(configure(home | {"streams.new": belt(fps=20)}))
+    discovered(subscriber, lambda each: each.get("stream_old_rate") == {"platform": "sensor"}, "it has gone", before)
+    gone = {f"{ROOT_TOPIC}/streams/old/{each}" for each in ("status", "counts")}
+    eventually(lambda: gone <= {m.topic for m in subscriber.messages[before:] if not m.raw}, "both are cleared")
+    assert daemon.end() == 0
+    before = len(subscriber.messages)
+    daemon = start_edge(configure({"streams.new": belt(fps=20)}))
+    eventually(lambda: CONFIG_TOPIC in {m.topic for m in subscriber.messages[before:] if not m.raw}, "switched off")
+    assert daemon.end() == 0
+    assert not gone & {m.topic for m in subscriber.messages[before:]}, "cleared once"
+
+
+@pytest.mark.broker
 def test_a_home_that_is_not_enabled_is_told_nothing(
     configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from edge.daemon.commands.arguments import MOST_BYTES
 from edge.daemon.commands.audit_log import AuditLog, shown_args
 from edge.daemon.commands.dispatcher import Answer, Dispatcher
 from edge.daemon.commands.handlers import CommandHandlers, DaemonControl
-from edge.daemon.homeassistant.discovery import DeviceIdentity, Discovery, switch_command
+from edge.daemon.homeassistant.discovery import DeviceIdentity, Discovery, discovery_topic, switch_command
 from edge.daemon.homeassistant.publisher import HomeAssistantPublisher
+from edge.daemon.retained_record import RetainedRecord
 from edge.mqtt.encode import MessageHead, to_json
 from edge.mqtt.topics import Topics
 
@@ -89,13 +90,15 @@ class CommandService:
                 topics.append(self._topics.switch("+"))
         return topics
 
-    def start(self, daemon: DaemonControl, identity: DeviceIdentity) -> None:
+    def start(self, daemon: DaemonControl, identity: DeviceIdentity, record: RetainedRecord) -> None:
         """Begin to run what arrives."""
         handlers = self._handlers = CommandHandlers(daemon, self._topics, self._publish, self._wake)
         self._dispatcher = Dispatcher(self._settings.commands, self._head, handlers.by_name, self._answer, self._record)
         if self._settings.homeassistant.enabled:
             discovery = Discovery(self._settings.homeassistant.prefix, self._topics, __version__, identity)
-            self._home_assistant = HomeAssistantPublisher(discovery, daemon, self._topics, self._head, self._publish)
+            self._home_assistant = HomeAssistantPublisher(
+                discovery, daemon, self._topics, self._head, self._publish, record
+            )
 
     def tick(self) -> None:
         """Run one request, so that ticks stay short, and answer what has finished."""
@@ -123,6 +126,13 @@ class CommandService:
         """Remove what the broker has retained of a stream that is gone."""
         if self._home_assistant is not None:
             self._home_assistant.forget(stream)
+
+    def retained_topics(self, streams: Iterable[str]) -> set[str]:
+        """Return the topics of the retained messages about these streams for Home Assistant, if it is told anything."""
+        home = self._settings.homeassistant
+        if not home.enabled:
+            return set()
+        return {discovery_topic(home.prefix, self._topics), *map(self._topics.counts, streams)}
 
     def counts(self) -> dict[str, int] | None:
         """Return the counts of commands since the start, by outcome; None if no command is allowed."""

@@ -62,7 +62,7 @@ class Discovery:
     def __init__(self, prefix: str, topics: Topics, version: str, identity: DeviceIdentity) -> None:
         self.birth_topic = f"{prefix}/status"
         self._id = object_id(f"{topics.prefix}_{topics.device}")
-        self.topic = f"{prefix}/device/{self._id}/config"
+        self.topic = discovery_topic(prefix, topics)
         self._topics = topics
         shown = {"name": topics.device, "model": identity.board, "sw_version": version}
         shown["manufacturer"] = identity.manufacturer or ORIGIN
@@ -170,6 +170,11 @@ class Discovery:
             "payload_on": "ON",
             "payload_off": "OFF",
         }
+
+
+def discovery_topic(prefix: str, topics: Topics) -> str:
+    """Return the topic of a device's discovery message."""
+    return f"{prefix}/device/{object_id(f'{topics.prefix}_{topics.device}')}/config"
 
 
 def counts_of(findings: Findings, labels: Sequence[str]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from edge.core.clock import now_ns
 from edge.core.records import Message, Result
 from edge.daemon.commands.handlers import DaemonControl
 from edge.daemon.homeassistant.discovery import MOST_LABELS, DiscoveredDevice, DiscoveredStream, Discovery, counts_of
+from edge.daemon.retained_record import RetainedRecord
 from edge.mqtt.encode import MessageHead, to_json
 from edge.mqtt.topics import Topics
 from edge.pipeline.served_model import ServedModel
@@ -30,12 +31,15 @@ class HomeAssistantPublisher:
         topics: Topics,
         head: MessageHead,
         publish: Callable[[Message], None],
+        record: RetainedRecord,
     ) -> None:
         self.birth_topic = discovery.birth_topic
         self.newest: dict[str, Result] = {}  # by stream
         self._discovery, self._daemon, self._topics = discovery, daemon, topics
         self._head, self._publish = head, publish
-        self._components: dict[str, Any] = {}
+        self._record = record
+        self._remembered = record.components(discovery.topic)  # of an earlier start: key → platform
+        self._components: dict[str, Any] = {key: {"platform": each} for key, each in self._remembered.items()}
         self._described: tuple[Any, ...] = ()
         self._labels: dict[str, tuple[tuple[str, ...], bool]] = {}  # of every model that was ever open
         self._counts: dict[str, dict[str, Any]] = {}
@@ -65,10 +69,16 @@ class HomeAssistantPublisher:
     def renew(self) -> None:
         """Send the discovery message; it lists once more what has gone since the last one."""
         self._is_asked_for = False
-        body = self._discovery.body(self._device(), self._components)
+        device = self._device()
+        unknown = {key: each for key, each in self._components.items() if self._is_unknown(key)}
+        body = self._discovery.body(device, {key: each for key, each in self._components.items() if key not in unknown})
         components = body["components"]
-        self._components = {key: each for key, each in components.items() if "unique_id" in each}
-        self._forget_due_ns = now_ns() + FORGET_NS if len(self._components) < len(components) else None
+        self._record.note_components(
+            self._discovery.topic, {key: each["platform"] for key, each in (unknown | components).items()}
+        )
+        described = {key: each for key, each in components.items() if "unique_id" in each}
+        self._components = unknown | described
+        self._forget_due_ns = now_ns() + FORGET_NS if len(described) < len(components) else None
         self._publish(Message(self._discovery.topic, to_json(body), retain=True))
 
     def forget(self, stream: str) -> None:
@@ -76,6 +86,18 @@ class HomeAssistantPublisher:
         self.newest.pop(stream, None)
         self._counts.pop(stream, None)
         self._publish(Message(self._topics.counts(stream), b"", retain=True))
+
+    def _is_unknown(self, key: str) -> bool:
+        """Return whether a component of an earlier start may still come: modes and labels are read later."""
+        if key not in self._remembered:
+            return False
+        config = self._daemon.config
+        if key == "power_mode":
+            return "power_mode" in config.commands.allow and not self._daemon.board_monitor.power_modes
+        return any(
+            key.startswith(f"stream_{name}_label_") and not settings.labels and settings.model not in self._labels
+            for name, settings in config.streams.items()
+        )
 
     def _device(self) -> DiscoveredDevice:
         daemon = self._daemon

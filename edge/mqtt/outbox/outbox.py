@@ -139,6 +139,11 @@ class Outbox:
             self._queue.renew(self._retained.values())
             self._hold_bound()
 
+    def retained_topics(self) -> set[str]:
+        """Return the topics of which the broker may hold a message of this process, or of an earlier one to clear."""
+        with self._lock:
+            return set(self._retained)
+
     def set_connected(self, *, connected: bool) -> None:
         """Note whether the broker is connected: during a long outage, the disk is used."""
         self.disconnected_since_ns = None if connected else now_ns()
