@@ -65,10 +65,11 @@ SLOW = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest tests first; skip the long forms where nobody asks for them."""
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
-    if not IS_LONG:
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="the long form: EDGE_LONG_TESTS=1"))
+    for item in items:
+        if IS_LONG:
+            item.add_marker(pytest.mark.timeout(3600))
+        elif item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="the long form: EDGE_LONG_TESTS=1"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Ten thousand commands of all kinds of nonsense: no crash, nothing done that is not allowed, the valid answered."""
+"""Commands of all kinds of nonsense: no crash, nothing done that is not allowed, the valid answered."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from edge.mqtt.encode import MessageHead
 from tests.support.broker import Mosquitto
 from tests.support.commander import ROOT_TOPIC, commanding
 from tests.support.configuration import Configure, Json, belt
+from tests.support.long_form import IS_LONG
 from tests.support.process import StartEdge
 from tests.support.subscriber import VALIDATORS, Subscriber
 
 SEED = 20261121
-DIRECT = 10_000
-BY_BROKER = 1_500
+DIRECT = 10_000 if IS_LONG else 2_000
+BY_BROKER = 1_500 if IS_LONG else 600
 A_ROUND = 30  # fewer than may wait at once
 ALLOWED: tuple[CommandName, ...] = ("log_level", "snapshot", "stream_on")
 SCHEMA = json.loads(schemas.read("command"))["$defs"]
@@ -154,7 +155,7 @@ class Watched:
         return run
 
 
-def test_ten_thousand_payloads_do_what_is_allowed_and_valid_and_nothing_else() -> None:
+def test_payloads_do_what_is_allowed_and_valid_and_nothing_else() -> None:
     dice = random.Random(SEED)
     watched, valid = Watched(), 0
     for number in range(DIRECT):
@@ -171,7 +172,7 @@ def test_ten_thousand_payloads_do_what_is_allowed_and_valid_and_nothing_else() -
         assert watched.ran == ([name] if must_run else []), raw[:200]
         assert answer["ok"] == must_run, raw[:200]
         VALIDATORS["ack"].validate(json.loads(json.dumps(answer, ensure_ascii=False).encode()))
-    assert 300 < valid < DIRECT / 3
+    assert DIRECT / 33 < valid < DIRECT / 3
 
 
 @pytest.mark.broker

@@ -214,7 +214,7 @@ def test_a_full_queue_drops_the_oldest_results_and_counts_them(
 def test_a_broker_that_restarts_costs_no_result(
     configure: Configure, start_edge: StartEdge, broker: Mosquitto, subscriber: Subscriber
 ) -> None:
-    frames = 1500
+    frames = 600
     daemon = start_edge(configure({"streams.belt": belt(frames=frames, size="160x120", delivery="every")}))
     subscriber.wait_for_results("belt", 100)
     broker.end()
