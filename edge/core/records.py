@@ -207,7 +207,7 @@ class OutboxState:
 
     messages: int = 0
     bytes: int = 0
-    oldest_s: float | None = None  # age of the oldest message
+    oldest_s: float | None = None  # age of the oldest message whose age is known
     dropped: int = 0
     dropped_by_kind: Mapping[MessageKind, int] = field(default_factory=lambda: dict.fromkeys(MESSAGE_KINDS, 0))
     dropped_by_cause: Mapping[DropReason, int] = field(default_factory=lambda: dict.fromkeys(DROP_REASONS, 0))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from edge.core.clock import utc_text, wall_ns
+from edge.core.clock import clock_synchronised, utc_text, wall_ns
 from edge.core.records import BoardState, Classes, DropCause, Findings, Message, Result, label_of
 
 
@@ -47,7 +47,7 @@ class ResultEncoder:
             "model": result.model,
             "seq": result.seq,
             "frame": result.frame,
-            "captured_at": utc_text(result.captured_at_ns),
+            **capture_time(result.captured_at_ns),
             "size": result.size_px,
             **encode_findings(result.findings, result.labels),
             "latency_ms": {
@@ -73,6 +73,12 @@ class ResultEncoder:
             captured_ns=result.captured_ns,
             decoded_ns=result.decoded_ns,
         )
+
+
+def capture_time(captured_at_ns: int) -> dict[str, Any]:
+    """Return a frame's wall time as fields of a message, marked where the clock is known not to be synchronised."""
+    mark = {"clock_synchronised": False} if clock_synchronised() is False else {}
+    return {"captured_at": utc_text(captured_at_ns)} | mark
 
 
 def encode_findings(findings: Findings, labels: Sequence[str]) -> dict[str, Any]:

@@ -262,7 +262,8 @@ class Publisher:
         message = entry.message
         if message.stream is not None and not entry.times_sent:
             age_ms = max(elapsed_ms(message.captured_ns, now_ns()), 0.0)  # the clock may have been set back meanwhile
-            message.body = b'%b,"age_ms":%.1f}' % (message.body[:-1], age_ms)
+            age = b"%.1f" % age_ms if entry.is_age_known else b"null"
+            message.body = b'%b,"age_ms":%b}' % (message.body[:-1], age)
 
     def _acknowledge(self, packet_id: int, reason: Any) -> None:
         entry = self._in_flight.pop(packet_id, None)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edge.core.clock import now_ns
 from edge.core.records import DROP_CAUSES, BoardState, Classes, Detections, DropCause, Findings, Message, Result
+from edge.mqtt import encode as encode_module
 from edge.mqtt import schemas
 from edge.mqtt.encode import MessageHead, ResultEncoder, encode_findings, to_json
 
@@ -55,6 +56,16 @@ def test_a_result_is_encoded_as_designed() -> None:
 def test_a_result_tells_the_state_of_the_board_and_its_energy_where_they_are_known() -> None:
     body = json.loads(encode(result(detections()), BoardState("MAXQ", throttled=True), 0.0412345).body)
     assert (body["power_mode"], body["throttled"], body["energy_mj"]) == ("MAXQ", True, 41.234)
+
+
+@pytest.mark.parametrize("synchronised", [True, False, None])
+def test_the_time_of_a_capture_is_marked_where_the_clock_is_not_synchronised(
+    monkeypatch: pytest.MonkeyPatch, *, synchronised: bool | None
+) -> None:
+    monkeypatch.setattr(encode_module, "clock_synchronised", lambda: synchronised)
+    body = json.loads(encode(result(detections())).body)
+    assert ("clock_synchronised" in body) is (synchronised is False)
+    assert body.get("clock_synchronised", True) is (synchronised is not False)
 
 
 def test_classes_are_encoded_without_boxes() -> None:

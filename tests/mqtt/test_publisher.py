@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from edge.core.records import Message
-from edge.mqtt.outbox import Outbox
+from edge.mqtt.outbox import Outbox, codec
 from edge.mqtt.outbox.journal import Journal
 from edge.mqtt.publisher import Publisher
 from tests.support.counting_broker import CountingBroker
@@ -49,6 +51,26 @@ def test_no_more_is_on_its_way_than_the_broker_takes_and_of_the_backlog_at_most_
     publisher.finish(0)
     assert publisher.join(LONG_S)
     assert publisher.outbox().messages == 120
+
+
+def test_the_age_of_a_result_is_null_where_a_reboot_and_an_unset_clock_lie_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Outbox(10, Journal(tmp_path / "journal")).put(result_message(1, age_s=5))
+    monkeypatch.setattr(codec, "kernel_start", lambda: 2)
+    monkeypatch.setattr(codec, "clock_synchronised", lambda: False)
+    store = Outbox(10, Journal(tmp_path / "journal"))
+    assert store.state().oldest_s is None
+    broker = CountingBroker()
+    publisher = Publisher(mqtt_settings(broker.port), "edge-test", WILL, store, Sent())
+    publisher.start()
+    assert eventually(lambda: len(broker.packets) == 1)
+    publisher.put(result_message(2, age_s=5))
+    assert eventually(lambda: len(broker.packets) == 2)
+    publisher.finish(0)
+    assert publisher.join(LONG_S)
+    assert [b'"age_ms":null}' in packet for packet in broker.packets] == [True, False]
+    assert b'{"seq":2,"age_ms":5' in broker.packets[1]
 
 
 def test_a_message_longer_than_the_broker_takes_does_not_hold_up_those_behind_it() -> None:

@@ -74,7 +74,8 @@ def test_a_result_without_any_of_its_fields_is_refused(key: str) -> None:
         {"v": 2},
         {"seq": -1},
         {"captured_at": "2026-11-21 06:20:01"},
-        {"age_ms": None},
+        {"age_ms": -1},
+        {"clock_synchronised": True},
         {"size": [768]},
         {"detections": [{"label": "person", "class_id": 0, "score": 0.86, "box": [1, 2, 3]}]},
         {"detections": [{"label": "person", "class_id": 0, "score": 1.1, "box": [1, 2, 3, 4]}]},
@@ -85,6 +86,10 @@ def test_a_result_without_any_of_its_fields_is_refused(key: str) -> None:
 def test_a_wrong_result_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         validate("result", RESULT | wrong)
+
+
+def test_a_result_of_unknown_age_and_an_uncertain_time_is_valid() -> None:
+    validate("result", RESULT | {"age_ms": None, "clock_synchronised": False})
 
 
 @pytest.mark.parametrize("wrong", [{"state": "gone"}, {"at": "now"}, {"boot": ""}, {"engines": None}])

@@ -13,6 +13,7 @@ class CountingBroker:
 
     def __init__(self, properties: bytes = b"") -> None:
         self.topics: list[str] = []
+        self.packets: list[bytes] = []  # as they came, but for their heads
         self._connack = bytes([0x20, 3 + len(properties), 0, 0, len(properties)]) + properties
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
@@ -27,6 +28,7 @@ class CountingBroker:
                     if head[0] >> 4 == 1:
                         connection.sendall(self._connack)
                     elif head[0] >> 4 == 3:
+                        self.packets.append(body)
                         self.topics.append(body[2 : 2 + int.from_bytes(body[:2], "big")].decode())
 
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edge.core.clock import now_ns, utc_text
+from edge.core.clock import now_ns
 from edge.core.records import Image, Message, Result
 from edge.daemon.commands.arguments import CommandError
 from edge.daemon.commands.dispatcher import Outcome, OutcomeCallback, unexpected
+from edge.mqtt.encode import capture_time
 from edge.mqtt.topics import Topics
 from edge.pipeline.annotate import as_jpeg, draw
 from edge.pipeline.stream import Stream
@@ -99,5 +100,5 @@ def _describe(result: Result, topic: str, size_bytes: int) -> dict[str, Any]:
         "bytes": size_bytes,
         "size": list(result.size_px),
         "frame": result.frame,
-        "captured_at": utc_text(result.captured_at_ns),
+        **capture_time(result.captured_at_ns),
     }

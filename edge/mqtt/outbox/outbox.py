@@ -153,7 +153,8 @@ class Outbox:
         """Return counts, bytes and age of what waits, including what is in flight without an acknowledgement."""
         with self._lock:
             unspooled = [*(entry for entry in in_flight if not entry.is_spooled), *self._moving]
-            times_ns = [entry.message.made_ns for entry in (*unspooled, *self._queue.oldest())]
+            oldest = (*unspooled, *self._queue.oldest())
+            times_ns = [entry.message.made_ns for entry in oldest if entry.is_age_known]
             level = self._spool_level
             disk_messages = max(level.messages - len(self._settled), 0)
             disk_bytes = max(level.bytes - sum(self._settled.values()), 0)

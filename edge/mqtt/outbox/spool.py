@@ -51,7 +51,7 @@ class SpoolLevel:
 
     messages: int = 0
     bytes: int = 0
-    oldest_ns: int | None = None  # monotonic
+    oldest_ns: int | None = None  # monotonic; None: there is none whose age is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +223,8 @@ class Spool:
 
     def level(self) -> SpoolLevel:
         """Return how much is on disk."""
-        oldest_ns = min((entry.message.made_ns for entry in self._oldest()), default=None)
+        known_ns = (entry.message.made_ns for entry in self._oldest() if entry.is_age_known)
+        oldest_ns = min(known_ns, default=None)
         return SpoolLevel(self._messages, self._bytes, oldest_ns)
 
     def shrink(self) -> None:
