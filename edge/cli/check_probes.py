@@ -30,6 +30,7 @@ from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.engine_provider import EngineEnvironment
 from edge.mqtt.connection import try_connection
 from edge.mqtt.tls import explain_failure, tls_context
+from edge.pipeline.filters import FindingsFilter
 from edge.pipeline.served_model import ServedModel
 from edge.power.modes import read_modes
 
@@ -56,6 +57,7 @@ def probe(config_path: Path | None, state_dir: Path | None, *, config_only: bool
     findings: list[Finding] = []
     if config is not None:
         findings += _files(config)
+        findings += _no_streams(config, config_only=config_only)
     if not config_only:
         findings += _machine()
         findings += _services(config, state_dir) if config is not None else [_built_in_model()]
@@ -75,7 +77,19 @@ def _files(config: Config) -> Iterator[Finding]:
         manifest = read_manifest(model.path)
         labels = read_labels(model.path, manifest)
         path = model_file(model.path, manifest)
+        for stream, settings in config.streams.items():  # raises ConfigError for a label that the model lacks
+            if settings.model == name:
+                FindingsFilter.of(stream, settings.labels, labels, settings.min_size)
         yield Finding(f"model files {name}", works=True, text=f"{path.name}, {manifest.task}, {len(labels)} labels")
+
+
+def _no_streams(config: Config, *, config_only: bool) -> Iterator[Finding]:
+    """Report a configuration of which nothing comes; commands and a reload may still bring streams."""
+    if any(stream.enabled for stream in config.streams.values()):
+        return
+    text = "no [streams.NAME] is enabled: nothing to do; wanted one or more, with source and model"
+    is_fact = config_only or {"stream_add", "stream_on", "reload"} & set(config.commands.allow)
+    yield Finding("streams", works=None if is_fact else False, text=text)
 
 
 def _machine() -> Iterator[Finding]:

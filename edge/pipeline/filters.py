@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from edge.core.errors import ConfigError
 from edge.core.records import Classes, Detections, Findings, Result
+from edge.core.suggestion import did_you_mean
+
+MOST_LISTED = 20  # labels in an error
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,10 @@ class FindingsFilter:
         """Look the label names up; raise ConfigError for one that the model does not have."""
         unknown = [name for name in kept if name not in labels]
         if unknown:
+            listed = f"{', '.join(labels[:MOST_LISTED])}{', …' if len(labels) > MOST_LISTED else ''}" or "it has none"
             raise ConfigError(
-                f"[streams.{stream}] labels: found {unknown[0]!r}, wanted labels of the model: {', '.join(labels)}"
+                f"[streams.{stream}] labels: found {unknown[0]!r}, wanted labels of the model ({listed})"
+                f"{did_you_mean(unknown[0], labels)}"
             )
         ids = [index for index, label in enumerate(labels) if label in kept]
         return cls(np.array(ids, np.int64) if kept else None, min_size_px)

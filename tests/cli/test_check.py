@@ -74,6 +74,38 @@ def test_config_only_asks_neither_camera_nor_broker(tmp_path: Path, capsys: pyte
     assert set(findings_of(capsys)) == {"configuration", "model files conveyor"}
 
 
+@pytest.mark.parametrize("options", [["--config-only"], []])
+def test_a_label_that_run_refuses_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    config = tmp_path / "edge.toml"
+    text = CONFIG.format(port=free_port(), source="synthetic://conveyor") + 'labels = ["bolt", "nutt"]\n'
+    config.write_text(text, encoding="utf-8")
+    assert main(["check", str(config), *options]) == 2
+    told = capsys.readouterr().err
+    assert "[streams.belt] labels: found 'nutt'" in told
+    assert told.rstrip().endswith("did you mean 'nut'?")
+
+
+@pytest.mark.parametrize("text", ["", "enabled = false\n"])
+@pytest.mark.parametrize(("options", "works"), [([], False), (["--config-only"], None)])
+def test_a_configuration_without_streams_is_reported(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    text: str,
+    options: list[str],
+    works: bool | None,
+) -> None:
+    config = tmp_path / "edge.toml"
+    belt = CONFIG.format(port=free_port(), source="synthetic://conveyor") + text if text else ""
+    config.write_text(belt, encoding="utf-8")
+    main(["check", str(config), "--json", *options])
+    found = findings_of(capsys)["streams"]
+    assert found["works"] is works
+    assert "no [streams.NAME] is enabled" in found["told"]
+
+
 def test_a_camera_that_is_away_is_told_without_its_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "edge.toml"
     source = f"rtsp://viewer:hunter2@127.0.0.1:{free_port()}/main"

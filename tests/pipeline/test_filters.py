@@ -216,7 +216,22 @@ def test_a_label_that_stands_twice_in_the_model_means_both() -> None:
 def test_a_label_that_the_model_lacks_is_told_with_those_it_has() -> None:
     with pytest.raises(ConfigError) as raised:
         FindingsFilter.of("door", ("person", "cat"), LABELS, 0)
-    assert str(raised.value) == "[streams.door] labels: found 'cat', wanted labels of the model: person, car, dog"
+    assert str(raised.value).startswith(
+        "[streams.door] labels: found 'cat', wanted labels of the model (person, car, dog)"
+    )
+
+
+@pytest.mark.parametrize("written", ["Person", "persn", "PERSON "])
+def test_a_misspelt_label_is_answered_with_the_one_that_is_meant(written: str) -> None:
+    with pytest.raises(ConfigError, match=r"; did you mean 'person'\?$"):
+        FindingsFilter.of("door", (written,), LABELS, 0)
+
+
+def test_of_many_labels_the_first_are_listed() -> None:
+    with pytest.raises(ConfigError, match=r"\(1, 2, .*, 20, …\)$"):
+        FindingsFilter.of("door", ("none",), [str(number) for number in range(1, 81)], 0)
+    with pytest.raises(ConfigError, match=r"\(it has none\)$"):
+        FindingsFilter.of("door", ("person",), (), 0)
 
 
 @given(
