@@ -19,7 +19,7 @@ from edge.inference.backends.engine import LABEL_HASH_DIGITS, Engine
 from edge.inference.backends.ort import OrtEngine, best_provider
 from edge.inference.backends.tensorrt.build_process import build_plan, default_workspace_mb
 from edge.inference.backends.tensorrt.build_protocol import BuildSettings
-from edge.inference.backends.tensorrt.library import load_tensorrt
+from edge.inference.backends.tensorrt.library import check_installed, load_tensorrt
 from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
 from edge.inference.backends.tensorrt.plan_store import PlanStore, PlanTrial
 from edge.inference.derived_files import source_sha256
@@ -227,8 +227,9 @@ class EngineProvider:
         if self.settings.device == "cpu":
             return "device is set to cpu"
         try:
+            check_installed()
+            open_device()  # first, so that TensorRT's 100 MB are not loaded where no GPU can use them
             load_tensorrt()
-            open_device()
         except EngineError as error:
             return str(error)
         return None
@@ -300,9 +301,8 @@ class EngineProvider:
                 "device is set to gpu, and neither TensorRT nor ONNX Runtime can use one here "
                 f"({reason}); set device to auto or cpu"
             )
-        # Stored plans show that TensorRT has worked here before.
         is_auto = self.settings.backend == "auto" and self.settings.device == "auto"
-        missing_reason = reason if is_auto and any((self.environment.state_dir / "plans").glob("*.plan")) else None
+        missing_reason = reason if is_auto and self._store.has_plan_of_a_gpu() else None
         engine = self._open_variant("fp32", provider) if provider else self._open_variant(choice.precision)
         return OpenedEngine(engine, missing_reason, can_build=False)
 

@@ -15,13 +15,15 @@ from edge.core.errors import EngineError
 from edge.inference.backends.cuda import Gpu, find_gpu
 from edge.inference.backends.tensorrt.build_process import build_plan
 from edge.inference.backends.tensorrt.build_protocol import BuildSettings, BuiltPlan
-from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
+from edge.inference.backends.tensorrt.library import check_installed, library_name, load_tensorrt
 from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
 from edge.inference.backends.tensorrt.plan_store import PlanStore, StalePlanError
 from edge.inference.engine_provider import build_settings
 from edge.inference.model_variants import Precision, plan_sha256, variant_file
 
 log = logging.getLogger(__name__)
+
+ANY_GPU = "any"
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,23 @@ def build(request: PlanRequest, on_progress: Callable[[str, float], None]) -> di
     return {"plan": str(path), "built_now": not is_stored, **manifest}
 
 
-def target_gpu() -> Gpu | None:
-    """Return the GPU to build for; None where there is none and the library is TensorRT-RTX, which needs none."""
-    trt = load_tensorrt()
+def target_gpu(target: str | None) -> Gpu | None:
+    """Return this machine's GPU, or None for a plan for any GPU, where `target` is ANY_GPU.
+
+    Raises EngineError where there is no GPU to build for, or the library builds for its own only.
+    """
+    check_installed()
+    if target == ANY_GPU:
+        if (library := library_name(load_tensorrt())) != "tensorrt-rtx":
+            raise EngineError(f"--for {target}: {library} builds for the GPU it runs on; wanted TensorRT-RTX for any")
+        return None
     try:
         return find_gpu()
-    except EngineError:
-        if library_name(trt) != "tensorrt-rtx":
-            raise
-        return None
+    except EngineError as error:
+        raise EngineError(
+            f"no engine can be built for this machine: {error}; TensorRT-RTX builds one for another machine with "
+            f"`--for {ANY_GPU}`"
+        ) from None
 
 
 def settings_for(precision: str, device: str, max_batch: int, gpu: Gpu | None) -> BuildSettings:

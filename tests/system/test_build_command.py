@@ -12,10 +12,13 @@ import psutil
 import pytest
 
 from edge.cli.main import INTERRUPTED, main
+from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import EngineError
-from edge.inference import plan_build
+from edge.inference import engine_provider, plan_build
 from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
+from edge.inference.engine_provider import EngineEnvironment
+from edge.pipeline.served_model import ServedModel
 from tests.support import stand_in_tensorrt
 from tests.support.process import Child, clean_environment
 from tests.support.project import CONVEYOR, ROOT
@@ -30,6 +33,8 @@ ORIN = Gpu(
     integrated=True,
     pageable_access=False,
 )
+
+FOR_ANY = ("--for", "any")  # GPU: there may be none here
 
 
 @pytest.fixture
@@ -61,10 +66,10 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 @pytest.mark.usefixtures("no_gpu")
 def test_a_plan_is_built_kept_and_found_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ("engines", "build", model, "--state-dir", tmp_path / "state", "--max-batch", "2")
+    command = ("engines", "build", model, "--state-dir", tmp_path / "state", "--max-batch", "2", *FOR_ANY)
     text = printed(capsys, *command)
     (path,) = (tmp_path / "state" / "plans").glob("conveyor-*.plan")
-    for part in (f"built: {path}", "MB, ", "network layers, built in ", "tensorrt-rtx", "no GPU was found here"):
+    for part in (f"built: {path}", "MB, ", "network layers, built in ", "tensorrt-rtx", "for any GPU that it supports"):
         assert part in text
     found = json.loads(printed(capsys, *command, "--json"))
     assert (found["plan"], found["built_now"], found["size"]) == (str(path), False, path.stat().st_size)
@@ -76,7 +81,17 @@ def test_a_plan_is_built_kept_and_found_again(model: Path, tmp_path: Path, capsy
 def test_json_is_one_document_and_a_damaged_plan_is_built_anew(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ("engines", "build", model, "--state-dir", tmp_path / "state", "--precision", "fp32", "--json")
+    command = (
+        "engines",
+        "build",
+        model,
+        "--state-dir",
+        tmp_path / "state",
+        "--precision",
+        "fp32",
+        "--json",
+        *FOR_ANY,
+    )
     first = json.loads(printed(capsys, *command))
     assert first["built_now"]
     Path(first["plan"]).write_bytes(b"vtrt")
@@ -86,10 +101,29 @@ def test_json_is_one_document_and_a_damaged_plan_is_built_anew(
 
 
 @pytest.mark.usefixtures("no_gpu")
+def test_a_plan_for_other_machines_changes_nothing_here(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine_provider, "open_device", absent_gpu)
+    state = tmp_path / "state"
+    assert main(["engines", "build", str(model), "--state-dir", str(state)]) == 1
+    assert "`--for any`" in capsys.readouterr().err
+    assert not list(state.rglob("*.plan"))
+    printed(capsys, "engines", "build", model, "--state-dir", state, *FOR_ANY)
+    settings = ModelSettings.model_validate({"path": str(model)})
+    served = ServedModel("conveyor", settings, EngineEnvironment(state, "a board", EnginesSettings()))
+    assert served.engine.label.startswith("ort-cpu/")
+    assert served.missing_reason is None
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_what_cannot_be_built_is_told_in_a_sentence(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["engines", "build", str(model), "--state-dir", str(tmp_path / "state"), "--device", "dla0"]) == 1
+    assert (
+        main(["engines", "build", str(model), "--state-dir", str(tmp_path / "state"), "--device", "dla0", *FOR_ANY])
+        == 1
+    )
     assert "device 'dla0' cannot be used" in capsys.readouterr().err
 
 
@@ -123,7 +157,7 @@ def test_ctrl_c_ends_command_and_builder(
 ) -> None:
     (stand_in / "tensorrt.py").unlink()
     monkeypatch.setenv("STAND_IN", "hang")
-    arguments = ("engines", "build", model, "--precision", "fp32", "--state-dir", tmp_path / "state")
+    arguments = ("engines", "build", model, "--precision", "fp32", *FOR_ANY, "--state-dir", tmp_path / "state")
     child = Child([sys.executable, "-m", "edge", *arguments], tmp_path, "build", clean_environment())
     child.start()
     try:
@@ -147,5 +181,6 @@ def test_a_plan_that_cannot_be_kept_is_a_failure(
 ) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "plans").write_text("in the way", encoding="utf-8")
-    assert main(["engines", "build", str(model), "--precision", "fp32", "--state-dir", str(tmp_path / "state")]) == 1
+    arguments = ["engines", "build", str(model), "--precision", "fp32", *FOR_ANY]
+    assert main([*arguments, "--state-dir", str(tmp_path / "state")]) == 1
     assert "cannot be stored in" in capsys.readouterr().err

@@ -15,6 +15,8 @@ HELP = "build a model's TensorRT engine for this machine"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add_engine_arguments(parser)
+    elsewhere = "build for any GPU, on a machine without one, to be copied; needs TensorRT-RTX (default: this GPU)"
+    parser.add_argument("--for", choices=("any",), dest="target", help=elsewhere)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
     folder = find_model(options.model)
     onnx = model_file(folder, read_manifest(folder))
-    gpu = target_gpu()
+    gpu = target_gpu(options.target)
     settings = settings_for(options.precision, options.device, options.max_batch, gpu)
     state_dir = find_state_dir(options.state_dir)
     request = PlanRequest(onnx, options.precision, settings, gpu, board_name(), state_dir)
@@ -61,6 +63,6 @@ def _print(result: Mapping[str, Any]) -> None:
     target = f"{key['gpu']}, compute capability {key['compute_capability']}" if key["gpu"] else "no particular GPU"
     line(f"for {target}, on {key['board']}")
     if not key["gpu"]:
-        line("no GPU was found here: TensorRT-RTX builds without one, and the plan fits any GPU that it supports")
+        line("built by TensorRT-RTX for any GPU that it supports; this machine does not serve it")
     if placement := built["placement"]:
         line(f"{placement['dla']} layers on the DLA, {len(placement['gpu'])} on the GPU: {', '.join(placement['gpu'])}")

@@ -7,8 +7,10 @@ workstations and tests. Our code uses no enum values or version checks: it looks
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import re
+import sys
 from collections import deque
 from functools import lru_cache
 from typing import Any
@@ -18,9 +20,23 @@ from edge.core.errors import EngineError
 log = logging.getLogger(__name__)
 
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+_MISSING = (
+    "TensorRT is not installed (no Python module `tensorrt`); on a Jetson it comes with JetPack: create the "
+    "virtual environment with --system-site-packages (docs/jetson.md)"
+)
 _LINES_KEPT = 20  # error lines kept to explain a failure
 # TensorRT logs that memory is short, and raises nothing.
 _OUT_OF_MEMORY = re.compile(r"out.?of.?memory|could not be allocated|bad_alloc", re.IGNORECASE)
+
+
+def check_installed() -> None:
+    """Raise EngineError if there is no Python module of TensorRT; import nothing, as it takes 100 MB of memory."""
+    if not any(_is_installed(name) for name in MODULES):
+        raise EngineError(_MISSING)
+
+
+def _is_installed(name: str) -> bool:
+    return sys.modules[name] is not None if name in sys.modules else importlib.util.find_spec(name) is not None
 
 
 def load_tensorrt() -> Any:
@@ -31,10 +47,7 @@ def load_tensorrt() -> Any:
         except ImportError as error:
             if error.name != name:  # it is installed, but one of its dependencies is not
                 log.debug("%s cannot be imported", name, exc_info=True)
-    raise EngineError(
-        "TensorRT is not installed (no Python module `tensorrt`); on a Jetson it comes with JetPack: create the "
-        "virtual environment with --system-site-packages (docs/jetson.md)"
-    )
+    raise EngineError(_MISSING)
 
 
 def library_name(trt: Any) -> str:

@@ -124,6 +124,14 @@ class PlanStore:
         """Return the path of the stored plan of this key; None if there is none."""
         return self._find(key)
 
+    def has_plan_of_a_gpu(self) -> bool:
+        """Return whether a plan was built on a GPU here: TensorRT has worked on this machine."""
+        for path in self.folder.glob("*.plan"):
+            with contextlib.suppress(OSError, StalePlanError):
+                if _read_manifest(path)["key"]["gpu"] is not None:
+                    return True
+        return False
+
     def trial(self, key: PlanKey) -> PlanTrial:
         """Return the outcome of trying the plan of this key."""
         path = self._find(key)
