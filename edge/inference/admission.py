@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from edge.core.errors import ModelError, error_text
 from edge.core.files import permissions, write_atomic
 from edge.core.validation import Table
-from edge.inference.derived_files import derived_paths
+from edge.inference.derived_files import derived_paths, places_to_write
 from edge.inference.model_variants import ModelFiles, Precision
 from edge.inference.runtime_identity import RuntimeIdentity
 
@@ -87,7 +87,7 @@ def record(entry: PrecisionEntry, onnx: Path, state_dir: Path) -> Path:
 
     Entries of another FP32 file of the same name are dropped: they can never admit anything again.
     """
-    for path in (paths := derived_paths(onnx, state_dir, FILE, beside=FILE)):
+    for path in (paths := places_to_write(onnx, state_dir, FILE, beside=FILE)):
         kept = [
             each
             for each in _entries(path)
@@ -104,7 +104,7 @@ def record(entry: PrecisionEntry, onnx: Path, state_dir: Path) -> Path:
         else:
             return path
     raise ModelError(
-        f"the measurement can be saved neither to {paths[0]} nor to {paths[1]} ({reason}); check the permissions"
+        f"the measurement cannot be saved to {' or '.join(map(str, paths))} ({reason}); check the permissions"
     )
 
 

@@ -13,6 +13,7 @@ from edge.core.files import permissions, write_atomic
 
 log = logging.getLogger(__name__)
 
+_PACKAGE = Path(__file__).resolve().parents[1]
 _CHUNK_BYTES = 1 << 20
 _PATH_DIGITS = 12  # of the hash of a model's path: models of one name may lie in several folders
 # The protobuf entry {"location": NAME} of a tensor whose values are in an external file.
@@ -29,6 +30,12 @@ def derived_paths(onnx: Path, state_dir: Path, suffix: str, *, beside: str | Non
     return onnx.with_name(beside or f"{onnx.stem}.{suffix}"), in_state.with_name(f"{in_state.name}.{suffix}")
 
 
+def places_to_write(onnx: Path, state_dir: Path, suffix: str, *, beside: str | None = None) -> tuple[Path, ...]:
+    """Return the paths of a derived file in the order in which to try them; the installed package is left as it is."""
+    paths = derived_paths(onnx, state_dir, suffix, beside=beside)
+    return paths[1:] if onnx.resolve().is_relative_to(_PACKAGE) else paths
+
+
 def derived_folder(onnx: Path, state_dir: Path) -> Path:
     """Return the folder in the state directory for files derived from the model at this path."""
     digits = hashlib.sha256(os.fsencode(onnx.resolve())).hexdigest()[:_PATH_DIGITS]
@@ -38,26 +45,28 @@ def derived_folder(onnx: Path, state_dir: Path) -> Path:
 def write_variant(data: bytes, onnx: Path, state_dir: Path, kind: str, origin_key: str) -> Path:
     """Write a variant beside the model, else to the state directory; return its path.
 
-    `origin_key` is in the metadata of the variants that we write.
+    `origin_key` is in the metadata of the variants that we write. A variant in the state directory comes before one
+    beside the model, so an older one there is removed.
     """
     beside, in_state = derived_paths(onnx, state_dir, f"{kind}.onnx")
-    # A file of this name that we did not write belongs to the user.
-    if not beside.exists() or _holds(beside, origin_key):
+    reason = ""
+    for path in places_to_write(onnx, state_dir, f"{kind}.onnx"):
+        if path == beside and beside.exists() and not _holds(beside, origin_key):
+            continue  # a file of this name that we did not write belongs to the user
         try:
-            write_atomic(beside, data, durable=True, mode=permissions(onnx))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data, durable=True, mode=permissions(onnx))
+            if path == beside:
+                in_state.unlink(missing_ok=True)
         except OSError as error:
-            log.debug("%s cannot be written (%s)", beside, error)
+            reason = str(error.strerror)
+            log.debug("%s cannot be written (%s)", path, reason)
         else:
-            return beside
-    try:
-        in_state.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(in_state, data, durable=True, mode=permissions(onnx))
-    except OSError as error:
-        raise ModelError(
-            f"the {kind.upper()} variant of model {onnx} can be written neither beside it nor to {in_state} "
-            f"({error.strerror}); check the folders' permissions and the free space"
-        ) from None
-    return in_state
+            return path
+    raise ModelError(
+        f"the {kind.upper()} variant of model {onnx} can be written neither beside it nor to {in_state} "
+        f"({reason}); check the folders' permissions and the free space"
+    )
 
 
 def _holds(path: Path, origin_key: str) -> bool:

@@ -49,7 +49,7 @@ def _int8_file(onnx: Path, backend: str, state_dir: Path) -> Path:
     candidates = [
         path
         for name in _INT8_NAMES[backend]
-        for path in derived_paths(onnx, state_dir, f"{name}.onnx")
+        for path in reversed(derived_paths(onnx, state_dir, f"{name}.onnx"))  # one's own before the shipped one
         if path.is_file()
     ]
     command = "edge engines quantize MODEL --calibration PATH|SOURCE"

@@ -74,10 +74,11 @@ def naive_quantization(onnx: Path, inputs: Iterable[NDArray[Any]]) -> bytes:
     """Return the model as quantized by ONNX Runtime's `quantize_static` with its defaults, for comparison."""
     from onnxruntime.quantization import quantize_static  # noqa: PLC0415 -- slow to import
 
-    name = next(iter(real_inputs(load(onnx, load_external_data=False))))
+    model = load(onnx)  # given a path, it would write a file beside it
+    name = next(iter(real_inputs(model)))
     with tempfile.TemporaryDirectory() as folder, _unlogged():
         path = Path(folder) / "naive.onnx"
-        quantize_static(onnx, path, _Reader(name, inputs))
+        quantize_static(model, path, _Reader(name, inputs))
         return path.read_bytes()
 
 

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from edge.cli.main import INTERRUPTED, main
 from edge.core.records import Classes, Detections
+from edge.inference import derived_files
 from edge.inference.derived_files import source_sha256
 from edge.precision.layer_search import Score
 from edge.precision.scorer import QuantizationScorer, similarity
@@ -103,6 +104,22 @@ def test_a_classifier_becomes_int8_by_each_method(
         onnx.checker.check_model(model, full_check=True)
         origin = {each.key: each.value for each in model.metadata_props}["edge.int8_of"]
         assert origin == source_sha256(classifier / "network.onnx") == report["onnx_sha256"]
+
+
+def test_a_model_of_the_installed_package_is_left_as_it_is(
+    detector: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(derived_files, "_PACKAGE", detector.resolve(), raising=False)
+    before = {path.name for path in detector.iterdir()}
+    changed_ns = detector.stat().st_mtime_ns
+    assert quantize(detector, pictures, "--json") == 0
+    written = report_of(capsys)["files"]
+    state = detector.parent / "state"
+    command = ["engines", "verify", str(detector), "--precision", "int8", "--frames", str(pictures)]
+    assert main([*command, "--state-dir", str(state), "--json"]) == 0
+    assert {path.name for path in detector.iterdir()} - {"__pycache__"} == before
+    assert detector.stat().st_mtime_ns == changed_ns
+    assert all(Path(path).parent == state / "models" for path in written.values())
 
 
 def test_a_detector_becomes_int8_and_the_report_is_kept(

@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
+import pytest
 
-from edge.inference.derived_files import derived_folder, derived_paths, source_sha256
+from edge.inference import derived_files
+from edge.inference.derived_files import (
+    derived_folder,
+    derived_paths,
+    places_to_write,
+    source_sha256,
+    write_variant,
+)
 from tests.inference.test_fp16_convert import float32, make_model, node, row
 
 
@@ -41,3 +49,24 @@ def test_the_hash_of_a_source_tells_long_names_of_number_files_apart(tmp_path: P
     before = source_sha256(tmp_path / "net.onnx")
     (tmp_path / name).write_bytes(b"\0\0\0\0")
     assert source_sha256(tmp_path / "net.onnx") != before
+
+
+def test_the_installed_package_is_never_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx, state = tmp_path / "package" / "engines" / "net.onnx", tmp_path / "state"
+    assert places_to_write(onnx, state, "fp16.onnx") == derived_paths(onnx, state, "fp16.onnx")
+    monkeypatch.setattr(derived_files, "_PACKAGE", tmp_path / "package")
+    assert places_to_write(onnx, state, "fp16.onnx") == derived_paths(onnx, state, "fp16.onnx")[1:]
+
+
+def test_a_variant_beside_the_model_replaces_an_older_one_in_the_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx, state = tmp_path / "net.onnx", tmp_path / "state"
+    onnx.write_bytes(b"fp32")
+    origin_key = "edge.made_of"
+    with monkeypatch.context() as patch:
+        patch.setattr(derived_files, "_PACKAGE", tmp_path)
+        older = write_variant(b"older", onnx, state, "int8", origin_key)
+    assert older.is_relative_to(state)
+    newer = write_variant(b"newer", onnx, state, "int8", origin_key)
+    assert (newer.parent, older.exists()) == (tmp_path, False)
