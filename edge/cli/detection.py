@@ -54,7 +54,7 @@ def _address(source: str) -> SourceAddress:
     except ValueError as error:
         raise ConfigError(f"input {error}") from None
     if address.scheme == "file" and not Path(address.location).exists():
-        raise ConfigError(f"input {address.location} does not exist; wanted a picture, a folder, a video or a URL")
+        raise ConfigError(f"input {address.shown} does not exist; wanted a picture, a folder, a video or a URL")
     return address
 
 

@@ -255,7 +255,7 @@ def _address(value: Any, info: ValidationInfo) -> Any:
         raise ValueError(f"found {shown(value)}, wanted a path or URL in quotes")  # noqa: TRY004 -- pydantic's protocol
     address = replace(parse_address(value, _folder(info)), show_path=info.data.get("show_path", False))
     if address.scheme == "file" and not os.path.exists(address.location):  # noqa: PTH110 -- as above
-        raise ValueError(f"{address.location} does not exist; wanted an existing file or folder of images")
+        raise ValueError(f"{address.shown} does not exist; wanted an existing file or folder of images")
     return address
 
 

@@ -30,6 +30,13 @@ def redact_path(path: str) -> str:
     return _IN_PATH.sub(r"\1=…", path) + ("?…" if query or fragment or parameters else "")
 
 
+def redact_file_path(path: str) -> str:
+    """Redact the path of a file that may be a URL by mistake: /etc/edge/rtsp:/user:password@camera."""
+    before, at, after = path.rpartition("@")
+    colon = before.find(":")
+    return f"{before[: before.rfind('/', 0, colon) + 1]}…@{after}" if at and colon >= 0 else path
+
+
 def redact_address(text: str) -> str:
     """Redact a value that may be an address, however it is written: scheme, host and port remain of one.
 

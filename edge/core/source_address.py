@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
 from edge.core.network_url import parse_network_url, with_credentials
-from edge.core.redaction import redact_address, redact_path, without_credentials
+from edge.core.redaction import redact_address, redact_file_path, redact_path
 
 SCHEMES = ("file", "rtsp", "rtsps", "v4l2", "synthetic")
 LIVE_SCHEMES = ("rtsp", "rtsps", "v4l2")  # frames arrive at the source's own pace; the others wait for a read
@@ -43,7 +43,7 @@ class SourceAddress:
         if self.scheme == "v4l2":
             return redact_address(f"v4l2://{self.location}")
         if self.scheme == "file":
-            return without_credentials(self.location)
+            return redact_file_path(self.location)
         url = parse_network_url(self.location)
         return url.shown + (redact_path(url.target) if self.show_path else "")
 
@@ -80,7 +80,7 @@ def parse_address(text: str, folder: Path) -> SourceAddress:
     if scheme == "file":
         return _file_or_device(str(folder / expand_home(_path_of_url(rest) if separator else rest)))
     if scheme == "v4l2":
-        return SourceAddress(scheme, rest)
+        return SourceAddress(scheme, f"/dev/video{rest}" if rest.isdecimal() else rest)
     if scheme == "synthetic":
         name, _, query = rest.partition("?")
         return SourceAddress(scheme, name, dict(parse_qsl(query, keep_blank_values=True)))

@@ -96,6 +96,7 @@ def state_lock(state_dir: Path) -> Iterator[None]:
     path = state_dir / "lock"
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        find_state_dir(state_dir)  # once more, as somebody else may have made it meanwhile
         lock = open_private(path, os.O_RDWR)
     except OSError as error:
         raise ConfigError(

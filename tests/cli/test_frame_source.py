@@ -69,7 +69,12 @@ def test_a_picture_of_a_folder_that_is_damaged_is_left_out_and_told(
 
 @pytest.mark.parametrize(
     ("source", "reason"),
-    [("nowhere.mp4", "does not exist"), ("ftp://host/x", "scheme 'ftp' is not known"), ("empty", "holds no picture")],
+    [
+        ("nowhere.mp4", "does not exist"),
+        ("user:hunter2@cam/main", "…@cam/main does not exist"),
+        ("ftp://host/x", "scheme 'ftp' is not known"),
+        ("empty", "holds no picture"),
+    ],
 )
 def test_what_gives_no_frames_is_told_in_a_sentence(
     source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

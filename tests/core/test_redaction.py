@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.core.redaction import redact, redact_address, shown
+from edge.core.redaction import redact, redact_address, redact_file_path, shown
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,19 @@ from edge.core.redaction import redact, redact_address, shown
 )
 def test_scheme_host_and_port_remain_of_an_address(text: str, displayed: str) -> None:
     assert redact_address(text) == displayed
+
+
+@pytest.mark.parametrize(
+    ("path", "displayed"),
+    [
+        ("u:S3cret@cam/x", "…@cam/x"),
+        ("/etc/edge/rtsp:/u:S3/cr@et@cam/x", "/etc/edge/…@cam/x"),
+        ("/data/me@home/clip.mp4", "/data/me@home/clip.mp4"),
+        ("/data/10:30.mp4", "/data/10:30.mp4"),
+    ],
+)
+def test_of_a_path_only_what_may_be_credentials_is_hidden(path: str, displayed: str) -> None:
+    assert redact_file_path(path) == displayed
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,10 @@ def test_the_path_of_a_device_is_that_camera(path: str) -> None:
     assert parse_address(path, HERE).is_live
 
 
+def test_a_camera_device_may_be_given_by_its_number() -> None:
+    assert parse_address("v4l2://2", HERE).location == "/dev/video2"
+
+
 @pytest.mark.parametrize("url", ["file:///data/a.mp4", "file://localhost/data/a.mp4", "file:/data/a.mp4"])
 def test_a_file_url_may_name_this_host_or_none(url: str) -> None:
     assert parse_address(url, HERE).location == "/data/a.mp4"

@@ -15,6 +15,7 @@ from edge.core.clock import now_ns
 from edge.core.errors import ConfigError, SourceError
 from edge.core.manifest import Task
 from edge.core.records import Image
+from edge.core.redaction import redact_address
 from edge.core.source_address import SourceAddress, parse_address
 from edge.precision.frames import FrameSelection, LabelledFrame
 from edge.precision.ground_truth import Label, read_boxes, read_classes
@@ -47,9 +48,11 @@ def open_frames(source: str, count: int, option: str) -> FrameSelection:
         address = parse_address(source, Path())
     except ValueError as error:
         raise ConfigError(f"{option} {error}") from None
-    path = Path(address.location)
+    path, source = Path(address.location), redact_address(source)
     if address.scheme == "file" and not path.exists():
-        raise ConfigError(f"{option} {path} does not exist; wanted a video, a picture, a folder of pictures or a URL")
+        raise ConfigError(
+            f"{option} {address.shown} does not exist; wanted a video, a picture, a folder of pictures or a URL"
+        )
     if address.scheme == "file" and path.is_dir():
         return FrameSelection(source, *_of_folder(path, count, option))
     is_endless = address.is_live or (address.scheme == "synthetic" and address.options.get("frames", "0") == "0")
