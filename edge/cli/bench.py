@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     from edge.perf.bench.report import REPORT_FORMATS
     from edge.perf.bench.report_sections import ReportOptions, ReportSections
     from edge.perf.bench.session import bench
-    from edge.power.mode_switch import board_power
+    from edge.power.board_power import board_power
 
     wanted = ReportOptions(
         published=options.compare is not None,

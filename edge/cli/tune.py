@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from edge.host.sensors.sensors import Sensors
     from edge.perf.tune.plan import TunePlan
     from edge.perf.tune.session import tune
-    from edge.power.mode_switch import board_power
+    from edge.power.board_power import board_power
 
     plan = TunePlan(
         config=options.config,

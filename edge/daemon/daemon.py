@@ -59,7 +59,7 @@ FIXED_TABLES = ("device", "mqtt", "outbox", "engines", "accuracy", "governor", "
 
 
 class Daemon:
-    """One run of the daemon, from `run`, its only way in and out."""
+    """One run of the daemon; see `run`."""
 
     def __init__(self, config_path: Path, config: Config, state_dir: Path, *, force: bool = False) -> None:
         self._config_path = config_path
@@ -77,9 +77,9 @@ class Daemon:
         self._board_monitor = BoardMonitor(policy, self._events.alarms, self._events.alarm, self._on_decision)
         self._wake = threading.Event()
         self._stop_signal: int | None = None
-        self._reload_asked = False
-        self._restart_asked = False
-        self._outlives_sources = False  # a command has switched streams off: the end of the others is not the end
+        self._reload_requested = False
+        self._restart_requested = False
+        self._outlives_sources = False  # a command has switched streams off: keep running when the others end
         self._commands = CommandService(config, self._topics, self._head, state_dir, self._publish, self._wake.set)
         self._events.on_result = self._commands.note_result
         self._outbox, self._spooler = open_outbox(config.mqtt, config.outbox, state_dir, self._events.outbox)
@@ -121,7 +121,7 @@ class Daemon:
         return self._finish()
 
     def _wait_out_crash_loop(self) -> bool:
-        """Pause if the last starts ended badly; return False if a signal to stop came meanwhile."""
+        """Pause if the last starts ended badly; return False if a stop signal arrived."""
         self._start_history.begin()
         if (loop := self._crash_loop) is None:
             return True
@@ -136,7 +136,7 @@ class Daemon:
         return self._stop_signal is None
 
     def _open(self) -> None:
-        """Open the models, and start what carries messages; raise EdgeError if the configuration cannot be served."""
+        """Open the models, and start the messaging threads; raise EdgeError if the configuration cannot be served."""
         try:
             self._pipeline = Pipeline(self._config, self._events, self._environment)
         except (ConfigError, ModelError):  # for a person to fix: a restart would not help
@@ -187,20 +187,20 @@ class Daemon:
         self._retained_record.update(self._retained_topics() | self._outbox.retained_topics())
         self._pipeline.recover_engines()
         self._commands.tick()
-        if self._reload_asked:
-            self._reload_asked = False
+        if self._reload_requested:
+            self._reload_requested = False
             with contextlib.suppress(EdgeError):  # already logged
                 self.reload()
 
     def _is_over(self) -> bool:
-        """Return whether to stop: on request, after every source has ended, or for a new process to continue."""
+        """Return whether to stop: on request, after every source has ended, or because the GPU was lost."""
         has_ended = self._pipeline.has_ended and not self._outlives_sources
         return self._is_hurried or has_ended or self._pipeline.lost is not None
 
     @property
     def _is_hurried(self) -> bool:
         """True once somebody waits for the daemon to end."""
-        return self._stop_signal is not None or self._restart_asked
+        return self._stop_signal is not None or self._restart_requested
 
     def _stop(self) -> None:
         """Stop everything, within `EXIT_S` of a signal, and report what was lost."""
@@ -234,14 +234,16 @@ class Daemon:
     def _keep_unsent(self, timeout_s: float) -> None:
         """Write what was not acknowledged to the disk, and log what is kept and what is lost."""
         in_time = self._spooler.close(timeout_s if self._stop_signal is not None else EXIT_S)
-        copied, without = self._outbox.left_in_memory()
+        with_copy, without_copy = self._outbox.left_in_memory()
         shown, on_disk = self._config.mqtt.shown, self._publisher.outbox().disk_messages
         if on_disk:
             log.warning("%d messages were not acknowledged by broker %s and are kept on disk", on_disk, shown)
-        if copied:
-            log.warning("%d messages are not on disk and stay in memory until the next start, or a power cut", copied)
-        if without:
-            log.warning("%d messages were not acknowledged by broker %s and are lost", without, shown)
+        if with_copy:
+            log.warning(
+                "%d messages are in the memory journal alone: sent after the next start, lost if power fails", with_copy
+            )
+        if without_copy:
+            log.warning("%d messages were not acknowledged by broker %s and are lost", without_copy, shown)
         if in_time:  # else the disk hangs, and its thread may still remove copies later
             self._outbox.close_journal()
 
@@ -251,7 +253,7 @@ class Daemon:
         self._start_history.end("clean" if lost is None else "lost")
         if lost is not None:
             raise lost
-        if self._restart_asked:
+        if self._restart_requested:
             return RESTART_EXIT
         failed = any(stream.state == "failed" for stream in self._pipeline.streams.values())
         return 1 if failed and self._stop_signal is None else 0
@@ -259,24 +261,24 @@ class Daemon:
     def _summarize(self) -> dict[str, Any]:
         """Return what became of each stream's frames, and of the messages.
 
-        Lost are dropped messages and those left nowhere; statuses do not count, as the next start sends new ones.
+        Lost means dropped, or neither sent nor stored; statuses do not count, as the next start sends new ones.
         """
         state = self._publisher.outbox()
-        copied, without = self._outbox.left_in_memory()
+        with_copy, without_copy = self._outbox.left_in_memory()
         return {
             "boot": self._boot,
             "streams": {name: each.summary() for name, each in self._pipeline.streams.items()},
-            "messages_lost": state.dropped + without,
-            "messages_kept": state.disk_messages + copied,
+            "messages_lost": state.dropped + without_copy,
+            "messages_kept": state.disk_messages + with_copy,
         }
 
     # For signals, commands and events
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 -- a handler's signature
-        """Note SIGTERM, SIGINT (stop) or SIGHUP (reload) for the next tick."""
+        """Record SIGTERM, SIGINT (stop) or SIGHUP (reload) for the next tick."""
         # This interrupts the main thread anywhere: waiting for a lock that it holds would never end.
         if number == signal.SIGHUP:
-            self._reload_asked = True
+            self._reload_requested = True
         else:
             self._stop_signal = number
 
@@ -313,7 +315,7 @@ class Daemon:
 
     def restart(self) -> None:
         """Stop in order, with the exit code that asks for a restart."""
-        self._restart_asked = True
+        self._restart_requested = True
 
     def reload(self) -> None:
         """Read the configuration again and apply it; a bad one is refused, and the old one stays in effect."""
@@ -408,7 +410,7 @@ class Daemon:
         """Ping systemd's watchdog only if every lane has progressed."""
         stuck = self._pipeline.stuck_lanes()
         if stuck:
-            log.error("no progress since the last tick: %s", ", ".join(stuck))
+            log.error("no progress since the last watchdog ping: %s", ", ".join(stuck))
         else:
             self._notifier.watchdog_ping()
 
@@ -445,7 +447,7 @@ def _is_enabled(settings: StreamSettings | None) -> bool:
 def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False) -> tuple[int, dict[str, Any]]:
     """Run the daemon with the configuration at `config_path`; return the exit code and a summary of the run.
 
-    With `force`, configured INT8 serves without the proof that it agrees.
+    With `force`, INT8 serves even if its agreement with FP32 was never verified.
     """
     config = load_config(config_path)
     state_dir = find_state_dir(state_dir, config.device.state_dir)

@@ -26,9 +26,9 @@ class Predictor:
     """
 
     def __init__(self, engine: Engine, manifest: Manifest, labels: Sequence[str], folder: Path) -> None:
-        """Check the engine's tensors against the manifest; raise ModelError where they do not fit.
+        """Check the engine's tensors against the manifest; raise ModelError if they do not match.
 
-        `folder` is the model's, where a decoder of its own may lie.
+        `folder` is the model's, which may contain a custom decoder.
         """
         self.engine = engine
         self.manifest = manifest
@@ -36,24 +36,24 @@ class Predictor:
         self.folder = folder
         self.input = picture_input(engine)
         self.input_px = self.make_preprocessor().input_px  # width, height
-        self.target = target_settings(self.input, manifest.input)  # for an engine that makes its input by itself
+        self.target = target_settings(self.input, manifest.input)  # for engines that preprocess on the device
         self.decoder = Decoder(manifest, labels, engine.outputs, self.input_px, folder)
 
     @property
     def is_reference(self) -> bool:
-        """True where this is the model as it was exported, on the CPU."""
+        """True if this is the exported model, on the CPU."""
         return self.engine.label.startswith("ort-cpu/fp32/")
 
     def with_engine(self, engine: Engine) -> Predictor:
-        """Make a predictor of the same model on another engine; raise ModelError where that does not fit."""
+        """Return a predictor of the same model on another engine; raise ModelError if that does not match."""
         return Predictor(engine, self.manifest, self.labels, self.folder)
 
     def session(self, max_batch: int = 1) -> PredictorSession:
-        """Make a session for batches of 1 to `max_batch` pictures."""
+        """Return a session for batches of 1 to `max_batch` pictures."""
         return PredictorSession(self, max_batch)
 
     def inputs(self, images: Iterable[Image]) -> Iterator[NDArray[Any]]:
-        """Yield the model's input for each picture, a new array each time; a fixed batch is full of the picture."""
+        """Yield the model's input for each picture, a new array each time, repeated to fill a fixed batch."""
         preprocessor = self.make_preprocessor()
         for image in images:
             row = np.empty((1, *(size or 1 for size in self.input.shape[1:])), self.input.dtype)
@@ -69,7 +69,7 @@ class PredictorSession:
     """One thread's use of a predictor: fill rows with pictures, run them, decode their outputs.
 
     A context manager, opened on the thread that uses it. Its buffers are allocated when it opens, and OVERWRITTEN by
-    each run; what `predict` and `decode` return is the caller's.
+    each run; what `predict` and `decode` return is owned by the caller.
     """
 
     def __init__(self, predictor: Predictor, max_batch: int) -> None:
@@ -109,7 +109,7 @@ class PredictorSession:
         return [self.decode(row) for row in range(len(images))]
 
     def warm_up(self) -> None:
-        """Run each size that batches will have; raise ModelError where an output has not one row for each picture."""
+        """Run each size that batches will have; raise ModelError if an output does not have one row per picture."""
         self._open_inference().warm_up()
 
     def fill(self, image: Image, row: int = 0) -> None:
@@ -122,7 +122,7 @@ class PredictorSession:
         return self._geometry(row).source_px
 
     def run(self, batch_size: int = 1) -> EngineTimes:
-        """Run the first `batch_size` rows; raise EngineError where the engine fails."""
+        """Run the first `batch_size` rows; raise EngineError if the engine fails."""
         self.times = self._open_inference().run(batch_size)
         return self.times
 
@@ -139,7 +139,7 @@ class PredictorSession:
     def _geometry(self, row: int) -> Geometry:
         geometry = self._geometries[row]
         if geometry is None:
-            raise RuntimeError(f"row {row} holds no picture; fill and run it before it is decoded")
+            raise RuntimeError(f"row {row} holds no picture; call fill() and run() first")
         return geometry
 
     def _open_inference(self) -> Inference:
@@ -149,7 +149,7 @@ class PredictorSession:
 
 
 def _make_fill(predictor: Predictor, context: Context) -> Callable[[Image, int], Geometry]:
-    """Return the function that fills a row of the context: on the engine's own device where it can, else on the CPU."""
+    """Return the function that fills a row of the context: on the engine's own device if it can, else on the CPU."""
     if context.pictures is not None:
         return DevicePreprocessor(context.pictures, predictor.input, predictor.manifest.input).fill
     rows, preprocessor = context.inputs[predictor.input.name], predictor.make_preprocessor()

@@ -1,7 +1,7 @@
-"""The path on one screen: take a batch → preprocess → infer → decode → hand over.
+"""One lane: take a batch → preprocess → infer → decode → hand over.
 
-A camera's thread puts frames into its model's batcher. A lane's thread takes batches out of it and brings each the
-whole way (`Lane._serve`); the stream then publishes its results in capture order.
+A camera's thread puts frames into its model's batcher. A lane's thread takes batches out of it and carries each
+through the pipeline (`Lane._serve`); the stream then publishes its results in capture order.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from edge.pipeline.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 
-FAULTS_IN_A_ROW = 10  # of the engine, after which it is to be opened again
+MAX_CONSECUTIVE_FAULTS = 10  # of the engine, before it is reopened
 
 
 class Lane:
-    """One thread that brings batches the whole way, with an engine context of its own."""
+    """One thread that carries batches through the pipeline, with an engine context of its own."""
 
     def __init__(self, model: ServedModel, predictor: Predictor, number: int) -> None:
         self._model = model
@@ -42,7 +42,7 @@ class Lane:
         self.thread.start()
 
     def join(self, deadline_ns: int) -> None:
-        """Wait for the thread's end; log its name where it does not come back."""
+        """Wait for the thread's end; log its name if it does not exit."""
         self.thread.join(max(0.0, (deadline_ns - now_ns()) / 1e9))
         if self.thread.is_alive():
             log.error("%s hangs in the engine and is abandoned", self.thread.name)
@@ -81,13 +81,13 @@ class Lane:
             # The top of a thread: whatever failed, these frames are lost and counted, and the lane serves on. Python
             # ends a thread without a word on SystemExit, and no signal raises on this one.
             except BaseException as error:  # noqa: BLE001
-                self._lose(batch, error)
+                self._fail_batch(batch, error)
                 if isinstance(error, GpuLostError):
                     return
             self._served += 1
 
     def _serve(self, batch: Batch) -> None:
-        """Bring one batch the whole way."""
+        """Process one batch end to end."""
         frames = self._preprocess(batch)
         if not frames:
             return
@@ -96,20 +96,20 @@ class Lane:
             try:
                 result = self._decode(batch, frame, row)
                 self._hand_over(frame, result)
-            # A decoder of the user's own may raise anything, and the next frame may be good.
+            # A custom decoder may raise anything, and the next frame may be good.
             except BaseException as error:  # noqa: BLE001
                 self._failures.add(f"stream {frame.owner.name}", "a frame cannot be decoded", error)
                 frame.owner.drop(frame, "error")
 
     def _take_batch(self) -> Batch | None:
-        """Wait for the next batch; None where the lane is to end."""
+        """Wait for the next batch; None when the lane should stop."""
         self._idle = True
         batch = self._model.batcher.pop(self)
         self._idle = False
         return batch
 
     def _preprocess(self, batch: Batch) -> list[Frame]:
-        """Fill one row of the engine's input per frame; a picture that fails leaves its row to the next."""
+        """Fill one row of the engine's input per frame; a failed picture's row is reused."""
         frames: list[Frame] = []
         for frame in batch.frames:
             try:
@@ -133,7 +133,7 @@ class Lane:
         self._model.meter.inferred(len(frames), times)
 
     def _decode(self, batch: Batch, frame: Frame, row: int) -> Result:
-        """Read one frame's outputs; raise what a decoder of the user's own raises."""
+        """Read one frame's outputs; raise what a custom decoder raises."""
         start_ns = now_ns()
         findings = self._session.decode(row, frame.owner.score_threshold)
         decoded_ns = now_ns()
@@ -159,12 +159,12 @@ class Lane:
         """Give the result to the frame's stream, which publishes it when its turn comes."""
         frame.owner.finish(frame, result)
 
-    def _lose(self, batch: Batch, error: BaseException) -> None:
+    def _fail_batch(self, batch: Batch, error: BaseException) -> None:
         """Count the frames of a batch that failed, and the faults of the engine."""
         self._failures.add(f"model {self._model.name}", "a batch failed", error)
         self.is_well = False
         self.faults += isinstance(error, EngineError)
-        if self.faults >= FAULTS_IN_A_ROW:
+        if self.faults >= MAX_CONSECUTIVE_FAULTS:
             self.fault = str(error)
         for frame in batch.frames:
             frame.owner.drop(frame, "error")

@@ -351,7 +351,7 @@ def test_a_lane_that_hangs_starves_the_watchdog_and_the_daemon_still_ends(
     subscriber.wait_for_results("stuck", 5)
     service_manager.wait_for("WATCHDOG=1")
     (folder / "hang").touch()
-    daemon.await_log("no progress since the last tick: lane-hanging-0")
+    daemon.await_log("no progress since the last watchdog ping: lane-hanging-0")
     told = len(service_manager.told)
     subscriber.wait_for_results("belt", 60, after=len(subscriber.messages))
     assert "WATCHDOG=1" not in service_manager.told[told:]

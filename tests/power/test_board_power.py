@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.power.mode_switch import BoardPower, board_power
+from edge.power.board_power import BoardPower, board_power
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
 
 
