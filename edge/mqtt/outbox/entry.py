@@ -20,3 +20,5 @@ class Entry:
     is_spooled: bool = False  # it is on disk
     is_backlog: bool = False  # it comes from the disk or from an earlier process
     is_age_known: bool = True  # else its times are an estimate, by a wall clock that was or is not synchronised
+    losses: int = 0  # connections that ended while it was suspected of being the cause
+    is_given_up: bool = False  # the broker hangs up on it
