@@ -24,6 +24,7 @@ from edge.core.validation import Table, as_table, read_toml
 log = logging.getLogger(__name__)
 
 MQTT_PORT = {"mqtt": 1883, "mqtts": 8883}
+MOST_CLIENT_ID_BYTES = 256
 MIN_MASK_POINTS = 3
 VERSION = 1  # of the configuration format; raised when a key is removed or changes its meaning
 MAX_PIXEL = 65_535
@@ -92,6 +93,7 @@ class MqttSettings(Table):
 
     url: str = "mqtt://127.0.0.1:1883"
     prefix: str = Field("edge", pattern=r"^[^/+#\x00-\x1f][^+#\x00-\x1f]*$")
+    client_id: str = "edge-{prefix}-{device}"
     username: str | None = None
     password_file: SecretPath | None = None
     ca: ExistingPath | None = None
@@ -108,6 +110,22 @@ class MqttSettings(Table):
         if url.partition("://")[0].lower() not in MQTT_PORT or parse_network_url(url).target.strip("/"):
             raise ValueError(f"found {redact_address(url)!r}, {wanted}")
         return url
+
+    @field_validator("client_id")
+    @classmethod
+    def _client_id_can_be_sent(cls, client_id: str) -> str:
+        literal = client_id.replace("{device}", "").replace("{prefix}", "")
+        is_sound = client_id.isprintable() and not set(literal) & set("{}")
+        if not is_sound or not 0 < len(client_id.encode(errors="replace")) <= MOST_CLIENT_ID_BYTES:
+            raise ValueError(
+                f"found {client_id!r:.80}, wanted 1 to {MOST_CLIENT_ID_BYTES} bytes of printable text, in which "
+                "{device} and {prefix} stand for the device's name and the prefix"
+            )
+        return client_id
+
+    def client_id_of(self, device: str) -> str:
+        """Return the client id of a device of this name."""
+        return self.client_id.replace("{prefix}", self.prefix).replace("{device}", device)
 
     @model_validator(mode="after")
     def _settings_agree(self) -> MqttSettings:

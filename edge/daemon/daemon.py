@@ -85,7 +85,7 @@ class Daemon:
         self._outbox, self._spooler = open_outbox(config.mqtt, config.outbox, state_dir, self._events.outbox)
         self._publisher = Publisher(
             config.mqtt,
-            f"edge-{config.mqtt.prefix}-{config.device.name}",
+            config.mqtt.client_id_of(config.device.name),
             self._events.last_will(),
             self._outbox,
             self._on_acknowledged,

@@ -28,8 +28,8 @@ _REFUSED_STEPS = {
 _ENDED_STEPS = {
     0x87: "check what the broker's access list allows the client id {client_id}",
     TAKEN_OVER: (
-        "another client connected with the same client id, {client_id}, as two devices of one name do; give each device "
-        "a [device] name or [mqtt] client_id of its own"
+        "another client connected with the same client id, {client_id}, as two devices of one name do; give each "
+        "device a [device] name or [mqtt] client_id of its own"
     ),
     0x95: "a message was longer than it takes; raise its limit",
     0x97: "a quota is used up; raise it at the broker",

@@ -2,8 +2,8 @@
 
 An unreachable broker is no error: messages wait in the outbox while the connection is retried with a random, growing
 pause. A message stays ours until the broker has acknowledged it; what a lost connection left unacknowledged is sent
-again on the next one, in order. The backlog from disk takes at most half of the window, so that new results do not
-wait behind it.
+again on the next one, in order. A message upon which the broker seems to hang up is sent alone, and given up after a
+few losses. The backlog from disk takes at most half of the window, so that new results do not wait behind it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from edge.core.clock import elapsed_ms, now_ns
 from edge.core.config import MqttSettings
 from edge.core.errors import EdgeError
 from edge.core.records import CommandRequest, DropReason, Message, OutboxState
-from edge.mqtt.connection import MqttConnection
+from edge.mqtt.broker_reasons import TAKEN_OVER
+from edge.mqtt.connection import BrokerRefusedError, ConnectionEndedError, MqttConnection
+from edge.mqtt.loss_suspects import LossSuspects
 from edge.mqtt.outbox.entry import Entry
 from edge.mqtt.tls import explain_failure
 
@@ -30,6 +32,19 @@ log = logging.getLogger(__name__)
 MOST_REFUSED_LOGGED = 100  # topics per connection
 FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0  # results are live again within 10 s of the link's return
+# Where another client takes our session over: two of one name that returned at once would evict each other without end.
+FIRST_EVICTED_S = 2.0
+LONGEST_EVICTED_S = 60.0
+SETTLED_NS = 10 * 10**9  # a connection that ends before is short-lived: the pause after it grows
+# So long it must last, or acknowledge something, before its loss is blamed on a message.
+PROVEN_NS = 2 * 10**9
+# So many short-lived connections in a row look like an eviction, of which not every broker gives the reason.
+EVICTED_LIVES = 3
+MOST_REASONS_TOLD = 5  # until a connection is settled
+EVICTED_TOLD = (
+    "MQTT broker %s ends each connection after seconds, and gives no reason: another client may have connected with "
+    "the same client id, %s; give each device a [device] name or [mqtt] client_id of its own, and see the broker's log"
+)
 IDLE_POLL_MS = 500
 CLOSED_FD = -1
 
@@ -81,8 +96,19 @@ class Publisher:
         self._in_flight: dict[int, Entry] = {}  # by packet id; in the order of sending
         self._backlog_in_flight = 0  # of these, those of the backlog
         self._refused_topics: set[str] = set()  # logged on this connection
-        # Reset when a message is acknowledged: a broker that only accepts connections does not work.
+        # Reset when a settled connection acknowledges a message: a broker that only accepts connections does not work.
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
+        self._evicted_backoff = Backoff(FIRST_EVICTED_S, LONGEST_EVICTED_S)
+        self._suspects = LossSuspects()
+        self._held: Entry | None = None  # a suspect that waits to be sent alone
+        self._alone_since_ns: int | None = None  # when a suspect was sent alone; None: none is on its way
+        self._connected_ns = 0
+        self._has_acknowledged = False  # on this connection
+        # Connections in a row that worked, and ended without a reason before they were settled. A broker or a link that
+        # fails also fails to connect for a while.
+        self._short_lives = 0
+        self._last_reason = ""
+        self._told_reasons: set[str] = set()  # since a connection was settled, as the limits of the broker
         self._logged_connected = False
         self._finish_by_ns: int | None = None
         self._finish_backlog = True
@@ -103,7 +129,8 @@ class Publisher:
             self._wake()
 
     def outbox(self) -> OutboxState:
-        return self._store.state(list(self._in_flight.values()))
+        held = [] if (entry := self._held) is None else [entry]
+        return self._store.state([*self._in_flight.values(), *held])
 
     def finish(self, timeout_s: float, *, backlog: bool = True) -> None:
         """Send what is queued for at most `timeout_s`, then disconnect; do not wait for an unreachable broker.
@@ -133,7 +160,7 @@ class Publisher:
                 self._log_failure(error)
                 if self._finish_by_ns is not None:
                     return
-                self._pause()
+                self._pause(self._evicted_backoff.next_s() if self._looks_evicted(error) else 0.0)
             except Exception:  # the top of a thread: whatever the client library raises, the next attempt starts afresh
                 if not self._backoff.failures:
                     log.exception("the connection to %s failed unexpectedly", self._settings.shown)
@@ -150,14 +177,35 @@ class Publisher:
         return state.messages <= (0 if self._finish_backlog else state.disk_messages)
 
     def _log_failure(self, error: Exception) -> None:
-        if not self._backoff.failures:  # once per loss, not per attempt
+        """Log the first failure since a connection was settled, and what the broker answers again and again."""
+        is_first = not self._backoff.failures
+        is_answer = isinstance(error, BrokerRefusedError) or (
+            isinstance(error, ConnectionEndedError) and error.code is not None
+        )
+        if is_first:
+            self._told_reasons.clear()
+        if not isinstance(error, ConnectionEndedError):
+            self._short_lives = 0
+        elif self._short_lives == EVICTED_LIVES:
+            log.warning(EVICTED_TOLD, self._settings.shown, self._connection.client_id)
+        if not is_first and not is_answer:
+            self._last_reason = ""
+            return
+        reason = explain_failure(self._settings, error) if is_first else str(error)
+        is_lasting = reason == self._last_reason and len(self._told_reasons) < MOST_REASONS_TOLD
+        self._last_reason = reason
+        if is_first or (is_lasting and reason not in self._told_reasons):
+            self._told_reasons.add(reason)
             self._logged_connected = False
-            reason = explain_failure(self._settings, error)
             log.warning("MQTT broker %s is unreachable (%s); messages are queued", self._settings.shown, reason)
 
-    def _pause(self) -> None:
+    def _looks_evicted(self, error: Exception) -> bool:
+        is_told = isinstance(error, ConnectionEndedError) and error.code == TAKEN_OVER
+        return is_told or self._short_lives >= EVICTED_LIVES
+
+    def _pause(self, least_s: float = 0.0) -> None:
         """Pause before the next attempt to connect, or until `finish` is called."""
-        until_ns = now_ns() + int(self._backoff.next_s() * 1e9)
+        until_ns = now_ns() + int(max(self._backoff.next_s(), least_s) * 1e9)
         poller = select.poll()
         poller.register(self._wake_fd, select.POLLIN)
         while self._finish_by_ns is None and (left_ns := until_ns - now_ns()) > 0:
@@ -180,18 +228,49 @@ class Publisher:
             if not self._logged_connected:
                 log.info("connected to MQTT broker %s", self._settings.shown)
             self.connected = self._logged_connected = True
+            self._connected_ns, self._has_acknowledged = now_ns(), False
             self._store.set_connected(connected=True)
             self._refused_topics.clear()
             self._store.renew_retained()
             self._connection.subscribe(self._subscriptions)
             yield
+        except ConnectionEndedError as error:
+            is_short = self._has_acknowledged and now_ns() - self._connected_ns < SETTLED_NS
+            self._short_lives += error.code is None and is_short and self._alone_since_ns is None
+            if error.may_be_over_a_message:
+                self._note_loss()
+            raise
         finally:
             self.connected = False
             self._store.set_connected(connected=False)
-            self._store.put_back([entry for entry in self._in_flight.values() if not entry.message.retain])
+            rest = [*self._in_flight.values(), *([self._held] if self._held is not None else [])]
+            self._store.put_back([entry for entry in rest if not entry.message.retain])
+            self._held = self._alone_since_ns = None
             self._in_flight.clear()
             self._backlog_in_flight = 0
             self._connection.close()
+
+    def _tell_limits(self) -> None:
+        limits, self._connection.limits = self._connection.limits, []
+        for limit in limits:
+            if limit not in self._told_reasons:
+                self._told_reasons.add(limit)
+                log.warning("MQTT broker %s: %s", self._settings.shown, limit)
+
+    def _note_loss(self) -> None:
+        """Note that the connection ended, perhaps over a message; give up the one that is to blame."""
+        in_flight = list(self._in_flight.values())
+        entry = self._suspects.note_loss(in_flight, self._alone_since_ns)
+        if entry is None:
+            return
+        self._in_flight.clear()  # it was alone
+        topic, size = entry.message.topic, len(entry.message.body)
+        text = (
+            "broker %s has hung up %d times on a message of %d bytes on %s, which is given up; for an hour, those "
+            "there that are as long are only counted. Raise the broker's limit, or allow this topic there"
+        )
+        log.warning(text, self._settings.shown, entry.losses, size, topic)
+        self._store.settle(entry, "refused")
 
     def _serve(self) -> None:
         """Send and read until everything is sent and we are to close; raise OSError when the connection is lost."""
@@ -200,6 +279,8 @@ class Publisher:
         poller.register(self._wake_fd, select.POLLIN)
         while not self._finished():
             self._clear_wake()
+            if connection.limits and self._is_proven:
+                self._tell_limits()
             self._fill_window()
             if connection.wants_write:
                 connection.write()
@@ -220,6 +301,7 @@ class Publisher:
         """Return how long to wait; messages put from now on wake the thread, as does a link that accepts more."""
         self._is_asleep = True
         has_room = len(self._in_flight) < self._connection.window and not self._connection.wants_write
+        has_room = has_room and self._held is None and self._alone_since_ns is None
         return 0 if has_room and self._store.has_waiting(backlog=self._takes_backlog) else IDLE_POLL_MS
 
     def _fill_window(self) -> None:
@@ -228,15 +310,31 @@ class Publisher:
         if self._connection.wants_write:
             return
         for _ in range(self._connection.window - len(self._in_flight)):
-            entry = self._store.pop(backlog=self._takes_backlog)
+            if self._alone_since_ns is not None:
+                return
+            entry, self._held = self._held or self._store.pop(backlog=self._takes_backlog), None
             if entry is None:
                 return
+            if entry.losses and not entry.is_given_up:
+                if self._in_flight or not self._is_proven:
+                    self._held = entry
+                    return
+                self._alone_since_ns = now_ns()
             self._send(entry)
+
+    @property
+    def _is_proven(self) -> bool:
+        """True once the connection has shown that it works."""
+        return self._has_acknowledged or now_ns() - self._connected_ns >= PROVEN_NS
 
     def _send(self, entry: Entry) -> None:
         self._stamp_age(entry)
         entry.times_sent += 1
-        if (refusal := self._connection.refusal(entry.message)) is not None:
+        if entry.is_given_up:  # a retained message, renewed and counted already
+            self._store.settle(entry)
+            return
+        if (refusal := self._connection.refusal(entry.message) or self._suspects.refusal(entry)) is not None:
+            self._alone_since_ns = None
             self._refuse(entry, refusal)
             return
         try:
@@ -244,9 +342,12 @@ class Publisher:
         except ConnectionError:
             self._store.put_back([entry])
             raise
-        if entry.message.qos:
+        if packet_id is not None:
             self._in_flight[packet_id] = entry
             self._backlog_in_flight += entry.is_backlog
+        elif entry.message.qos:
+            self._alone_since_ns = None
+            self._store.settle(entry)  # this broker acknowledges nothing
 
     def _refuse(self, entry: Entry, reason: object) -> None:
         """Drop what the broker does not accept; log a topic once a connection, not with each message."""
@@ -269,7 +370,9 @@ class Publisher:
         entry = self._in_flight.pop(packet_id, None)
         if entry is None:
             return
-        self._backoff.reset()
+        self._note_working()
+        self._alone_since_ns = None  # if it was a suspect, it was alone, and is none
+        entry.losses = 0
         self._backlog_in_flight -= entry.is_backlog
         if reason.is_failure:
             self._refuse(entry, reason)
@@ -278,3 +381,10 @@ class Publisher:
         # Neither a replay nor the backlog says anything about latency.
         if entry.message.stream is not None and entry.times_sent == 1 and not entry.is_backlog:
             self._on_sent(entry.message, now_ns())
+
+    def _note_working(self) -> None:
+        self._has_acknowledged = True
+        if now_ns() - self._connected_ns >= SETTLED_NS:
+            self._short_lives = 0
+            self._backoff.reset()
+            self._evicted_backoff.reset()

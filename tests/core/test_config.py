@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.core.config import Config, load_config
+from edge.core.config import Config, MqttSettings, load_config
 from edge.core.errors import ConfigError
 
 MINIMAL: dict[str, Any] = {
@@ -166,6 +166,21 @@ def test_relative_paths_start_at_the_file_wherever_the_process_is(
 
 
 @pytest.mark.parametrize(
+    ("client_id", "sent"),
+    [
+        (None, "edge-site/7-dev-1"),
+        ("{device}", "dev-1"),
+        ("thing:{device}@{prefix}", "thing:dev-1@site/7"),
+        ("fixed", "fixed"),
+        ("{device}{device}", "dev-1dev-1"),
+    ],
+)
+def test_the_client_id_is_a_template_of_device_and_prefix(client_id: str | None, sent: str) -> None:
+    keys = {"prefix": "site/7"} | ({} if client_id is None else {"client_id": client_id})
+    assert MqttSettings.model_validate(keys).client_id_of("dev-1") == sent
+
+
+@pytest.mark.parametrize(
     ("path", "value", "told"),
     [
         (("device", "nam"), "x", "[device] nam: unknown key; did you mean 'name'?"),
@@ -178,6 +193,13 @@ def test_relative_paths_start_at_the_file_wherever_the_process_is(
         (("mqtt", "url"), "mqtt://h/topic", "[mqtt] url: found 'mqtt://h/…', wanted mqtt://HOST[:PORT]"),
         (("mqtt", "url"), "mqtt://h:0", "[mqtt] url: found port 0 in this address; wanted mqtt://HOST[:PORT]"),
         (("mqtt", "url"), "mqtt://h:x", "[mqtt] url: no valid host and port in this address; "),
+        (("mqtt", "client_id"), "", "[mqtt] client_id: found '', wanted 1 to 256 bytes of printable text"),
+        (("mqtt", "client_id"), "x" * 257, "wanted 1 to 256 bytes of printable text"),
+        (("mqtt", "client_id"), "é" * 129, "wanted 1 to 256 bytes of printable text"),
+        (("mqtt", "client_id"), "a\0b", "[mqtt] client_id: found 'a\\x00b', wanted 1 to 256 bytes"),
+        (("mqtt", "client_id"), "edge-{name}", "in which {device} and {prefix} stand for the device's name and the"),
+        (("mqtt", "client_id"), "edge-{device", "[mqtt] client_id: found 'edge-{device', wanted"),
+        (("mqtt", "client_id"), 7, "[mqtt] client_id: found 7, wanted a string"),
         (("mqtt", "ca"), "none.pem", "none.pem does not exist; wanted an existing path"),
         (("telemetry", "period_s"), 0, "[telemetry] period_s: found 0, wanted greater than or equal to 0.2"),
         (("models", "detector", "max_batch"), "4", "[models.detector] max_batch: found '4', wanted a whole number"),
