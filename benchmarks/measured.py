@@ -21,6 +21,7 @@ import numpy as np
 
 import edge.capture.camera
 from edge.capture import Source, open_source
+from edge.capture.source import DEFAULT_LIMITS, SourceLimits
 from edge.core.config import ModelSettings, load_config
 from edge.core.records import Image, Message
 from edge.core.source_address import SourceAddress, parse_address
@@ -80,7 +81,8 @@ def serve(config: str, pictures: list[Image] | None = None, frames: int = 0, per
     if pictures is not None:
         shown = pictures
 
-        def open_memory(address: SourceAddress) -> Source:  # noqa: ARG001 -- whatever the address, the pictures are given
+        # Whatever the address, the pictures are given.
+        def open_memory(address: SourceAddress, limits: SourceLimits = DEFAULT_LIMITS) -> Source:  # noqa: ARG001
             return MemorySource(shown, frames, period_s)
 
         edge.capture.camera.open_source = open_memory  # type: ignore[attr-defined]  # the only place to inject them

@@ -7,12 +7,14 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
 
-from edge.capture.source import Source, open_source
+from edge.capture.picture_memory import PictureMemory, expected_bytes, needed_bytes
+from edge.capture.source import MAX_MPX, TIMEOUT_S, DrawnSource, Source, SourceLimits, open_source
 from edge.core.backoff import Backoff
 from edge.core.clock import now_ns, wall_ns
 from edge.core.errors import SourceError
@@ -25,6 +27,9 @@ FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
 # Pictures in use at once by a queue and a few lanes; no more are kept for reuse.
 SPARE_BUFFERS = 16
+
+# A call that took this fraction of its time-out ran into it.
+SILENT_FRACTION = 0.9
 
 LONE_PICTURE_S = 0.1  # duration of a source of one picture, played live
 
@@ -42,6 +47,17 @@ class CameraSettings:
     fps: float = 0.0  # upper limit; 0: none
     stall_s: float = 10.0
     masks: tuple[Polygon, ...] = ()  # blacked-out areas, in source pixels
+    max_mpx: float = MAX_MPX  # megapixels of a picture
+    pictures: int = 3  # in use at once: waiting, being captured, being preprocessed
+
+    @property
+    def limits(self) -> SourceLimits:
+        return SourceLimits(self.max_mpx, self.stall_s)
+
+    @property
+    def expected_bytes(self) -> int:
+        """Memory that the source's address shows it to need; raises SourceError for pictures that are too large."""
+        return expected_bytes(self.address, self.pictures, self.limits)
 
 
 class Camera:
@@ -54,8 +70,12 @@ class Camera:
         deliver: Callable[[Frame], None],
         on_captured: Callable[[], int],
         on_state: Callable[[StreamState, str | None], None],
+        memory: PictureMemory | None = None,
     ) -> None:
-        """Set up the thread; `on_captured` counts a frame and returns its number, `on_state` reports each change."""
+        """Set up the thread; `on_captured` counts a frame and returns its number, `on_state` reports each change.
+
+        Without a `memory` that all streams have in common, the camera has one of its own.
+        """
         self._owner = owner
         self._settings = settings
         self._deliver = deliver
@@ -66,10 +86,21 @@ class Camera:
         self._masks = [np.array(polygon, np.int32) for polygon in settings.masks]
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._running = False
+        self._memory = memory or PictureMemory()
+        self._shape: tuple[int, ...] = ()  # of the last picture
+        self._timeout_s = TIMEOUT_S
         self._thread = threading.Thread(target=self._run, name=f"camera-{settings.name}", daemon=True)
 
     def start(self) -> None:
         """Start capturing."""
+        address = self._settings.address
+        if address.scheme == "rtsps" and address.ca is None:
+            log.warning(
+                "stream %s: the certificate of %s is not verified, so that another server could get the password; set "
+                "ca to the camera's certificate or its authority",
+                self._settings.name,
+                address.shown,
+            )
         self._thread.start()
 
     def stop(self) -> None:
@@ -89,6 +120,7 @@ class Camera:
         except Exception as error:  # the top of a thread: this stream fails, the others run on
             log.exception("stream %s: camera failed unexpectedly", self._settings.name)
             state, reason = "failed", f"unexpected failure of the camera: {error!r}; see the log"
+        self._memory.release(self)
         self._on_state(state, reason)
 
     def _capture(self) -> tuple[StreamState, str | None]:
@@ -105,11 +137,23 @@ class Camera:
                 continue
             if not self._settings.loop:
                 return ("off", "stopped") if self._stop.is_set() else ("ended", ending)
+            if ending is not None:
+                self._on_state("running", ending)
         return "off", "stopped"
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Source]:
-        source = open_source(self._settings.address)
+        settings = self._settings
+        if size_bytes := settings.expected_bytes:
+            self._memory.reserve(self, settings.address.shown, size_bytes)
+        start_ns = now_ns()
+        try:
+            source = open_source(settings.address, replace(settings.limits, timeout_s=self._timeout_s))
+        except SourceError:
+            # A camera with few frames a minute does not even say its format within the usual time.
+            if settings.address.is_live and (now_ns() - start_ns) / 1e9 >= SILENT_FRACTION * self._timeout_s:
+                self._timeout_s = min(2 * self._timeout_s, max(settings.stall_s, TIMEOUT_S))
+            raise
         try:
             yield source
         finally:
@@ -126,6 +170,8 @@ class Camera:
     def _play(self, source: Source) -> None:
         """Deliver the frames of the source until it ends."""
         pacer = _Pacer(self._settings, self._stop)
+        has_remark = False
+        drawn_late = source if isinstance(source, DrawnSource) and not self._settings.every else None
         while not self._stop.is_set():
             media_s = self._grab(source, pacer)
             if media_s is None:
@@ -133,12 +179,13 @@ class Camera:
                 return
             if not pacer.keep(media_s):
                 continue
-            picture = source.retrieve(self._buffers.pop() if self._buffers else None)
-            if not self._running:
-                self._on_state("running", None)
-                self._backoff.reset()
-                self._running = True
-            self._deliver_picture(picture)
+            if drawn_late is not None:
+                self._deliver_frame(draw=partial(self._draw, drawn_late.drawing()))
+            else:
+                self._deliver_frame(self._finished(source.retrieve(self._buffer())))
+            if not has_remark and (remark := source.ending()) is not None:
+                has_remark = True
+                self._on_state("running", remark)
 
     def _grab(self, source: Source, pacer: _Pacer) -> float | None:
         """Grab a frame; a single time-out of the source is not yet a stall."""
@@ -152,12 +199,35 @@ class Camera:
                     ) from None
         return None
 
-    def _deliver_picture(self, picture: Image) -> None:
+    def _buffer(self) -> Image | None:
+        """Return memory for a picture, if some was given back; called by the threads that draw, too."""
+        try:
+            return self._buffers.pop()
+        except IndexError:
+            return None
+
+    def _draw(self, drawing: Callable[[Image | None], Image]) -> Image:
+        return self._finished(drawing(self._buffer()))
+
+    def _finished(self, picture: Image) -> Image:
+        """Make a picture ready for delivery: within the memory of all streams, and masked."""
+        if picture.shape != self._shape:
+            settings, (height, width) = self._settings, picture.shape[:2]
+            size_bytes = needed_bytes(settings.address, width * height, settings.pictures)
+            self._memory.reserve(self, settings.address.shown, size_bytes)
+            self._shape = picture.shape
         if self._masks:
             cv2.fillPoly(picture, self._masks, (0, 0, 0))
+        return picture
+
+    def _deliver_frame(self, picture: Image | None = None, draw: Callable[[], Image] | None = None) -> None:
+        if not self._running:
+            self._on_state("running", None)
+            self._backoff.reset()
+            self._running = True
         captured_ns, captured_at_ns = now_ns(), wall_ns()
         number = self._on_captured()
-        self._deliver(Frame(self._owner, number, picture, captured_ns, captured_at_ns, self._buffers.append))
+        self._deliver(Frame(self._owner, number, picture, captured_ns, captured_at_ns, self._buffers.append, draw))
 
 
 class _Pacer:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from edge.capture.scene.conveyor import Conveyor
+from edge.capture.source import DEFAULT_LIMITS, SourceLimits
 from edge.core.errors import SourceError
 from edge.core.records import Image
 from edge.core.source_address import SourceAddress
@@ -13,15 +18,18 @@ DEFAULTS = {"fps": "30", "size": "640x480", "seed": "1", "frames": "0"}
 LARGEST_PX = 8192
 
 
+# Of the scene, at its largest, which is while it is made.
+SCENE_BYTES_PER_PIXEL = 42
+
+
 class SyntheticSource:
     """The built-in scene; endless unless the address limits its frames."""
 
-    def __init__(self, address: SourceAddress) -> None:
+    def __init__(self, address: SourceAddress, limits: SourceLimits = DEFAULT_LIMITS) -> None:
         options = _options(address)
         try:
-            width, height = (int(number) for number in options["size"].split("x"))
-            if max(width, height) > LARGEST_PX:
-                raise ValueError(f"size wanted up to {LARGEST_PX}x{LARGEST_PX}")
+            width, height = picture_size(address)
+            limits.check_size(address.shown, width, height)
             self._fps = float(options["fps"])
             self._frames = int(options["frames"])
             if not 0 < self._fps <= 1000 or self._frames < 0:  # noqa: PLR2004 -- beyond any camera
@@ -33,6 +41,7 @@ class SyntheticSource:
             ) from None
         self._shape = (height, width, 3)
         self._index = -1
+        self._drawing = threading.Lock()  # the scene keeps drawn parts
 
     def grab(self) -> float | None:
         self._index += 1
@@ -41,8 +50,15 @@ class SyntheticSource:
         return self._index / self._fps
 
     def retrieve(self, buffer: Image | None) -> Image:
+        return self._draw(self._index, buffer)
+
+    def drawing(self) -> Callable[[Image | None], Image]:
+        return partial(self._draw, self._index)
+
+    def _draw(self, index: int, buffer: Image | None) -> Image:
         picture = buffer if buffer is not None else np.empty(self._shape, np.uint8)
-        self._scene.render(self._index, picture)
+        with self._drawing:
+            self._scene.draw(index, picture)
         return picture
 
     def ending(self) -> str | None:
@@ -50,6 +66,14 @@ class SyntheticSource:
 
     def close(self) -> None:
         pass
+
+
+def picture_size(address: SourceAddress) -> tuple[int, int]:
+    """Return width and height of a synthetic source's pictures; raise ValueError or SourceError for wrong options."""
+    width, height = (int(number) for number in _options(address)["size"].split("x"))
+    if max(width, height) > LARGEST_PX:
+        raise ValueError(f"size wanted up to {LARGEST_PX}x{LARGEST_PX}")
+    return width, height
 
 
 def _example() -> str:

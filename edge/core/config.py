@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -86,6 +87,7 @@ class DeviceSettings(Table):
     name: Name = Field(default_factory=lambda: socket.gethostname() or "edge")
     power_mode: str = Field("keep", min_length=1, max_length=64)  # its modes are known only on the board itself
     state_dir: str | None = None
+    picture_memory_mb: Literal["auto"] | Annotated[int, Field(ge=16, le=1_000_000)] = "auto"
 
 
 class MqttSettings(Table):
@@ -272,9 +274,30 @@ def _address(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str):
         raise ValueError(f"found {shown(value)}, wanted a path or URL in quotes")  # noqa: TRY004 -- pydantic's protocol
     address = replace(parse_address(value, _folder(info)), show_path=info.data.get("show_path", False))
-    if address.scheme == "file" and not os.path.exists(address.location):  # noqa: PTH110 -- as above
-        raise ValueError(f"{address.shown} does not exist; wanted an existing file or folder of images")
+    if address.scheme == "file" and not _can_be(address.location):
+        raise ValueError(f"{address.shown} cannot be the path of a file; wanted a file or folder of pictures")
+    is_local = address.scheme in ("file", "v4l2")
+    if is_local and info.data.get("required") and not os.path.exists(address.location):  # noqa: PTH110 -- as above
+        raise ValueError(
+            f"{address.shown} does not exist and is required; wanted an existing file, folder of pictures or device"
+        )
     return address
+
+
+def _can_be(path: str) -> bool:
+    """Return whether a path exists, or may exist some day; `user:password@host` without its scheme never will."""
+    try:
+        os.stat(path)  # noqa: PTH116 -- for the number of the error
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG and path.isprintable() and ":" not in path.rpartition("@")[0]
+    return True
+
+
+def _authority_path(value: Any, info: ValidationInfo) -> Any:
+    path = _existing_path(value, info)
+    if any(sign in str(path) for sign in "|;"):
+        raise ValueError(f"found {str(path)!r}, wanted a path without | and ;, which the camera library cannot read")
+    return path
 
 
 def _polygons(value: Any) -> Any:
@@ -296,7 +319,8 @@ def _polygon(points: Any) -> tuple[tuple[int, int], ...]:
 class StreamSettings(Table):
     """One camera or file: its capture, and the filter of its results."""
 
-    show_path: bool = False  # before the source, which is read with it
+    show_path: bool = False  # before the source, which is read with it, as the next
+    required: bool = False
     source: Annotated[SourceAddress, BeforeValidator(_address)]
     model: Name
     delivery: Literal["live", "every"] = "live"
@@ -304,9 +328,11 @@ class StreamSettings(Table):
     loop: bool = False
     fps: float = Field(0.0, ge=0, le=1000)
     stall_s: float = Field(10.0, ge=1, le=3600)
+    max_mpx: float = Field(50.0, gt=0, le=1000)
     target_p99_ms: float | None = Field(None, gt=0, le=60_000)
     username: str | None = None
     password_file: SecretPath | None = None
+    ca: Annotated[Path, BeforeValidator(_authority_path)] | None = None
     labels: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()
     score_threshold: float | None = Field(None, ge=0, le=1)
     min_size: float = Field(0.0, ge=0, le=MAX_PIXEL)
@@ -330,12 +356,19 @@ class StreamSettings(Table):
             raise ValueError("password_file is set without username; wanted both")
         return self
 
+    @model_validator(mode="after")
+    def _authority_has_its_camera(self) -> StreamSettings:
+        if self.ca is not None and self.source.scheme != "rtsps":
+            raise ValueError(f"ca is set and the source is {self.source.scheme}://, not encrypted; wanted rtsps://")
+        return self
+
     def address(self) -> SourceAddress:
         """Return the source with its credentials; username and password_file override those in the URL."""
         return replace(
             self.source,
             username=self.username or self.source.username,
             password=read_secret(self.password_file) if self.password_file else self.source.password,
+            ca=str(self.ca) if self.ca else None,
         )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
@@ -15,6 +17,18 @@ Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 def usable_cores() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def usable_memory_bytes() -> int:
+    """Return the memory that this process may use: the machine's, or less by a limit of its group or of its own."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        group = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()[-1].partition("::")[2]
+        limits.append(int(Path(f"/sys/fs/cgroup{group}/memory.max").read_text(encoding="utf-8")))  # "max": no limit
+    own_limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if own_limit != resource.RLIM_INFINITY:
+        limits.append(own_limit)
+    return min(limits)
 
 
 def trim_heap() -> None:

@@ -53,20 +53,30 @@ class Frame:
 
     owner: FrameOwner
     number: int  # of the stream's captured frames, from 0
-    image: Image  # not valid after `release`
+    picture: Image | None  # not valid after `release`; None: not drawn yet
     captured_ns: int
     captured_at_ns: int
     give_back: Callable[[Image], None] | None = None  # reuses the memory for a later picture
+    draw: Callable[[], Image] | None = None  # of a synthetic source: makes the picture once somebody looks at it
     sample: Image | None = None  # copy of the picture; None: the frame is not compared
     snapshot: Image | None = None  # copy of the picture; None: no snapshot was requested
     ticket: int = -1  # place in the stream's publishing order; -1: no batch has the frame yet
     settled: bool = False  # it became a result or a counted drop
 
+    @property
+    def image(self) -> Image:
+        """The picture; not valid after `release`."""
+        if self.picture is None:
+            if self.draw is None:
+                raise RuntimeError("a frame with neither a picture nor a way to draw it")
+            self.picture = self.draw()
+        return self.picture
+
     def release(self) -> None:
         """Release the picture's memory; further calls do nothing."""
         give_back, self.give_back = self.give_back, None
-        if give_back is not None:
-            give_back(self.image)
+        if give_back is not None and self.picture is not None:
+            give_back(self.picture)
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ class SourceAddress:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     show_path: bool = False  # whether the path of a camera's URL may be shown; many vendors put secrets there
+    ca: str | None = None  # rtsps only: file of the authority, or of the camera's own certificate
 
     @property
     def shown(self) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import cv2
 
+from edge.capture.picture_memory import PictureMemory
 from edge.core.clock import now_ns
 from edge.core.config import Config, ModelSettings
 from edge.core.errors import EdgeError, EngineError, GpuLostError
@@ -61,6 +62,8 @@ class Pipeline:
         self._shadows: dict[str, Shadow] = {}
         self._recoveries: dict[str, EngineRecovery] = {}
         self._accuracy = config.accuracy
+        limit_mb = config.device.picture_memory_mb
+        self._memory = PictureMemory(None if limit_mb == "auto" else limit_mb)
         self._is_stopped = False
         self.models: dict[str, ServedModel] = {}
         self.streams: dict[str, Stream] = {}
@@ -93,7 +96,9 @@ class Pipeline:
                 lanes[name] = open_lanes(models[name])
             for name, settings in config.streams.items():
                 if settings.enabled and name not in streams:
-                    added.append(Stream(name, settings, models[settings.model], self._outlet))
+                    added.append(Stream(name, settings, models[settings.model], self._outlet, self._memory))
+            served = [*streams.values(), *added]
+            self._memory.check({stream.name: stream.expected_bytes for stream in served if stream.expected_bytes})
         except EdgeError:
             _stop(added, [model for name, model in models.items() if self.models.get(name) is not model], lanes)
             raise

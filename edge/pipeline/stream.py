@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from edge.capture import Camera
 from edge.capture.camera import CameraSettings
+from edge.capture.picture_memory import PictureMemory
 from edge.core.clock import now_ns
 from edge.core.config import StreamSettings
+from edge.core.errors import ConfigError, SourceError
 from edge.core.records import DropCause, Frame, Image, Result, StreamState
 from edge.pipeline.filters import FindingsFilter, ResultFilter
 from edge.pipeline.meters import StreamMeter
@@ -18,6 +20,8 @@ from edge.pipeline.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 
+# Pictures of a stream that are in use beside those that wait: one is being captured, one preprocessed.
+PICTURES_IN_WORK = 2
 # Results that may wait for a late one, for each frame that can be in work at once.
 RESULTS_PER_FRAME = 4
 
@@ -36,8 +40,10 @@ class StreamOutlet(Protocol):
 class Stream:
     """One `[streams.NAME]` at work; the `FrameOwner` of each of its frames."""
 
-    def __init__(self, name: str, settings: StreamSettings, model: ServedModel, outlet: StreamOutlet) -> None:
-        """Prepare the stream; raise ConfigError for a label that the model does not have."""
+    def __init__(
+        self, name: str, settings: StreamSettings, model: ServedModel, outlet: StreamOutlet, memory: PictureMemory
+    ) -> None:
+        """Prepare the stream; raise ConfigError for a label that the model does not have, or pictures too large."""
         self.name = name
         self.settings = settings
         self._model = model
@@ -56,9 +62,21 @@ class Stream:
         every = settings.delivery == "every"
         self._queue = model.batcher.add_stream(every=every, max_age_ms=settings.max_age_ms)
         capture = CameraSettings(
-            name, settings.address(), every, settings.loop, settings.fps, settings.stall_s, settings.masks
+            name,
+            settings.address(),
+            every,
+            settings.loop,
+            settings.fps,
+            settings.stall_s,
+            settings.masks,
+            settings.max_mpx,
+            self._queue.capacity + PICTURES_IN_WORK,
         )
-        self._camera = Camera(capture, self, self._deliver, self.meter.captured, self._camera_state)
+        try:
+            self.expected_bytes = capture.expected_bytes  # of its pictures, as far as its address shows them
+        except SourceError as error:
+            raise ConfigError(f"[streams.{name}] source: {error}") from None
+        self._camera = Camera(capture, self, self._deliver, self.meter.captured, self._camera_state, memory)
         self._is_discarded = False
         self._wants_snapshot = False
         self._snapshot_callback: SnapshotCallback | None = None
@@ -124,7 +142,9 @@ class Stream:
     def join(self, deadline_ns: int) -> None:
         """Wait for the camera's end; log its name where it does not come back."""
         if not self._camera.join(max(0.0, (deadline_ns - now_ns()) / 1e9)):
-            log.error("stream %s: its camera hangs in %s and is abandoned", self.name, self.settings.source.shown)
+            log.error(
+                "stream %s: its camera still waits for %s and is abandoned", self.name, self.settings.source.shown
+            )
 
     def discard(self) -> None:
         """Drop the frames that still wait, let no lane wait for this stream, and report nothing more; the last call."""

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 import edge.capture.camera
 from edge.capture.camera import Camera, CameraSettings
+from edge.capture.picture_memory import PictureMemory
+from edge.capture.scene.conveyor import Conveyor
+from edge.capture.source import SourceLimits
 from edge.core.clock import now_ns, wall_ns
 from edge.core.errors import SourceError
 from edge.core.records import DropCause, Frame, Result, StreamState
@@ -40,9 +43,12 @@ class Stage:
         self.over = threading.Event()
         self._deliver = deliver or self.deliver
 
-    def camera(self, source: str, folder: Path = Path(), **settings: Any) -> Camera:
+    def camera(
+        self, source: str, folder: Path = Path(), memory: PictureMemory | None = None, **settings: Any
+    ) -> Camera:
         address = parse_address(source, folder)
-        return Camera(CameraSettings("door", address, **settings), self, self._deliver, self.count, self.tell)
+        capture = CameraSettings("door", address, **settings)
+        return Camera(capture, self, self._deliver, self.count, self.tell, memory)
 
     def play(self, source: str, folder: Path = Path(), **settings: Any) -> None:
         """Run a camera to its end."""
@@ -277,7 +283,7 @@ def opening(monkeypatch: pytest.MonkeyPatch, *sources: Scripted | SourceError) -
     """Let the camera find these, one after the other, at its address."""
     coming = iter(sources)
 
-    def open_next(_address: SourceAddress) -> Scripted:
+    def open_next(_address: SourceAddress, _limits: SourceLimits) -> Scripted:
         source = next(coming)
         if isinstance(source, SourceError):
             raise source
@@ -316,9 +322,91 @@ def test_a_camera_that_falls_silent_is_opened_again_after_its_time(monkeypatch: 
     opening(monkeypatch, silent, good)
     stage = Stage()
     stage.play("rtsp://cam/main", stall_s=0.1)
-    assert stage.states[1] == ("reconnecting", "rtsp://cam/main delivered no frame for 0.1 s")
+    assert stage.states[1] == ("reconnecting", "rtsp://cam delivered no frame for 0.1 s")
     assert silent.closed
     assert len(stage.frames) == 2
+
+
+def test_what_a_user_should_know_is_said_while_the_source_runs_and_at_each_loop(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "c.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "b.png").touch()
+    stage = Stage()
+    camera = stage.camera(".", tmp_path, every=True, loop=True)
+    camera.start()
+    assert has_become(lambda: len(stage.frames) >= 6)
+    camera.stop()
+    assert camera.join(LONG_S)
+    fault = "1 of 3 pictures could not be decoded: b.png is no picture: the file is empty"
+    assert stage.states[:3] == [("running", None), ("running", fault), ("running", fault)]
+
+
+def test_a_file_that_comes_later_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge.capture.camera, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(edge.capture.camera, "LONGEST_RETRY_S", 0.01)
+    stage = Stage()
+    camera = stage.camera("stick/a.avi", tmp_path, every=True)
+    camera.start()
+    assert has_become(lambda: len(stage.states) > 1)
+    state, reason = stage.states[0]
+    assert state == "reconnecting"
+    assert "does not exist" in str(reason)
+    (tmp_path / "new").mkdir()
+    write_video(tmp_path / "new" / "a.avi", 4, 10)
+    (tmp_path / "new").rename(tmp_path / "stick")
+    assert stage.over.wait(LONG_S)
+    assert camera.join(LONG_S)
+    assert len(stage.frames) == 4
+    assert stage.states[-2:] == [("running", None), ("ended", None)]
+
+
+def test_a_synthetic_frame_that_nobody_looks_at_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    draw = Conveyor.draw
+
+    def counted(self: Conveyor, index: int, out: NDArray[np.uint8]) -> None:
+        drawn.append(index)
+        draw(self, index, out)
+
+    monkeypatch.setattr(Conveyor, "draw", counted)
+    frames: list[Frame] = []
+    stage = Stage(frames.append)
+    stage.play("synthetic://conveyor?size=320x240&frames=20&fps=1000", masks=(((0, 0), (9, 0), (9, 9), (0, 9)),))
+    assert drawn == []
+    assert len(frames) == 20
+    picture = frames[7].image
+    assert drawn == [7]
+    assert (picture[:10, :10] == 0).all()
+    assert picture.any()
+    assert frames[7].image is picture
+    for frame in frames:
+        frame.release()
+    assert drawn == [7]
+
+
+def test_a_picture_that_does_not_fit_the_memory_of_all_streams_waits_and_says_so(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((480, 640, 3), np.uint8))
+    memory = PictureMemory(16)
+    memory.reserve("another", "another camera", 15 * 10**6)
+    stage = Stage()
+    camera = stage.camera("a.png", tmp_path, every=True, memory=memory)
+    camera.start()
+    assert has_become(lambda: bool(stage.states))
+    assert stage.states[0][0] == "reconnecting"
+    assert "wanted at most 16 MB for all of them" in str(stage.states[0][1])
+    memory.release("another")
+    assert stage.over.wait(LONG_S)
+    assert len(stage.frames) == 1
+    memory.reserve("another", "another camera", 16 * 10**6)  # what the camera had is given back
+
+
+def test_an_encrypted_camera_without_an_authority_is_warned_about_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opening(monkeypatch, Scripted(0, None))
+    Stage().play("rtsps://viewer:S3cret@cam/main")
+    assert "the certificate of rtsps://cam is not verified" in caplog.text
+    assert "S3cret" not in caplog.text
 
 
 def test_stopping_ends_the_pause_between_two_tries(monkeypatch: pytest.MonkeyPatch) -> None:

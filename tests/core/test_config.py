@@ -207,7 +207,9 @@ def test_the_client_id_is_a_template_of_device_and_prefix(client_id: str | None,
         (("models", "detector", "path"), "none", "none does not exist; wanted an existing path"),
         (("models", "detector", "path"), 3, "[models.detector] path: found 3, wanted a path"),
         (("streams", "door", "delivery"), "all", "[streams.door] delivery: found 'all', wanted 'live' or 'every'"),
-        (("streams", "door", "source"), "none.mp4", "none.mp4 does not exist; wanted an existing file or folder"),
+        (("streams", "door", "max_mpx"), 0, "[streams.door] max_mpx: found 0, wanted greater than 0"),
+        (("streams", "door", "ca"), "none.pem", "none.pem does not exist; wanted an existing path"),
+        (("device", "picture_memory_mb"), 1, "[device] picture_memory_mb: found 1, wanted 'auto' or"),
         (("streams", "door", "source"), "http://cam", "[streams.door] source: scheme 'http' is not known; wanted"),
         (("streams", "door", "source"), 3, "[streams.door] source: found 3, wanted a path or URL in quotes"),
         (("streams", "door", "score_threshold"), 1.5, "[streams.door] score_threshold: found 1.5, wanted less than"),
@@ -397,3 +399,30 @@ def test_a_newer_version_is_refused_whatever_else_the_file_holds(tmp_path: Path)
 @pytest.mark.parametrize("version", [0, -1, 1.0, "1", True])
 def test_what_is_no_version_is_refused(tmp_path: Path, version: Any) -> None:
     assert f"version: found {version!r}, wanted " in refusal(tmp_path, {"version": version} | MINIMAL)
+
+
+@pytest.mark.parametrize("place", ["mnt/clip.mp4", "v4l2:///dev/video-none"])
+def test_a_source_that_is_not_there_yet_is_accepted_unless_it_is_required(tmp_path: Path, place: str) -> None:
+    late = changed(MINIMAL, "streams", "door", "source", to=place)
+    assert not load(tmp_path, late).streams["door"].required
+    refused = refusal(tmp_path, changed(late, "streams", "door", "required", to=True))
+    assert "[streams.door] source: " in refused
+    assert "does not exist and is required; wanted an existing file, folder of pictures or device" in refused
+
+
+def test_an_authority_is_for_encrypted_cameras_alone(tmp_path: Path) -> None:
+    (tmp_path / "camera.pem").touch()
+    plain = changed(
+        MINIMAL, "streams", "door", to={"source": "rtsp://cam/main", "model": "detector", "ca": "camera.pem"}
+    )
+    encrypted = changed(plain, "streams", "door", "source", to="rtsps://cam/main")
+    assert load(tmp_path, encrypted).streams["door"].address().ca == str(tmp_path / "camera.pem")
+    assert "[streams.door]: ca is set and the source is rtsp://, not encrypted; wanted rtsps://" in refusal(
+        tmp_path, plain
+    )
+
+
+def test_an_authority_that_the_camera_library_cannot_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a;b.pem").touch()
+    stream = {"source": "rtsps://cam/main", "model": "detector", "ca": "a;b.pem"}
+    assert "wanted a path without | and ;" in refusal(tmp_path, changed(MINIMAL, "streams", "door", to=stream))

@@ -57,7 +57,15 @@ WRONG_CONFIGS = [
     (STREAM + "labels = ['cat']\n", "found 'cat'"),
     (STREAM.replace('model = "conveyor"', 'model = "detector"'), "found 'detector', wanted one of the models"),
     (STREAM.replace("synthetic://conveyor?frames=1", "ftp://host/video"), "scheme 'ftp' is not known"),
-    (STREAM.replace("synthetic://conveyor?frames=1", "missing.mp4"), "missing.mp4 does not exist"),
+    (
+        STREAM.replace("synthetic://conveyor?frames=1", "missing.mp4") + "required = true\n",
+        "missing.mp4 does not exist and is required",
+    ),
+    (STREAM.replace("?frames=1", "?size=8192x8192"), "found pictures of 8192×8192 (67 Mpx), wanted at most 50 Mpx"),
+    (
+        STREAM.replace("?frames=1", "?size=1920x1080") + "[device]\npicture_memory_mb = 100\n",
+        "wanted at most 100 MB for all of them",
+    ),
     (STREAM.replace("synthetic://conveyor?frames=1", "rtsp://user:pass-word@host:x/"), "no valid host and port"),
     (STREAM.replace("synthetic://conveyor?frames=1", "rtsp://user:12#pass-word@host/"), "[streams.belt] source"),
     (STREAM.replace("synthetic://conveyor?frames=1", "rtsp://user:12/pass-word@host/"), "[streams.belt] source"),

@@ -30,6 +30,7 @@ _MIN_VISIBLE = 0.25
 # The camera may lose its focus in the second half of each such period, by one of these numbers of pixels.
 _FOCUS_PERIOD_S = 4.0
 _FOCUS_LOSSES = (0, 0, 0, 0, 0, 1, 1, 2)
+_NOISE_PART = 1 << 20  # values drawn at once
 # Third words of the random seeds, so that these sequences differ from a part's [seed, k].
 _NOISE, _FOCUS, _BELT = 1, 2, 3
 
@@ -70,7 +71,9 @@ def _make_belt(width_px: int, height_px: int, scale: float, rng: np.random.Gener
     shade += (0.07 * np.cos(ribs * along)).astype(np.float32)
     for cell_px, strength in ((150, 0.16), (36, 0.08), (5, 0.05)):
         shade += strength * _stains(width_px, height_px, cell_px * scale, rng)
-    texture = np.clip(shade[..., None] * base, 0, 255).astype(np.uint8)
+    texture = np.empty((height_px, width_px, 3), np.uint8)
+    for row in range(height_px):  # at once it would take 50 times the memory of the picture
+        texture[row] = np.clip(shade[row, :, None] * base, 0, 255)
     for _ in range(26):
         x, y = int(rng.integers(width_px)), int(rng.integers(height_px))
         reach = rng.normal(0, 45 * scale, 2)
@@ -104,7 +107,10 @@ def _make_lamp(width_px: int, height_px: int, rng: np.random.Generator) -> Bytes
     x = np.linspace(-1, 1, width_px) - rng.uniform(-0.4, 0.4)
     pool = 1.12 - rng.uniform(0.12, 0.3) * (x * x + y * y)
     tint = rng.uniform(0.9, 1.0, 3)
-    return np.clip(pool[..., None] * tint * 160, 30, 255).astype(np.uint8)
+    lamp = np.empty((height_px, width_px, 3), np.uint8)
+    for row in range(height_px):
+        lamp[row] = np.clip(pool[row, :, None] * tint * 160, 30, 255)
+    return lamp
 
 
 class Conveyor:
@@ -147,17 +153,28 @@ class Conveyor:
         self._lamp = _make_lamp(width_px + 2 * self._sway_px, height_px, rng)
         deviation = rng.uniform(1.5, 6.0)
         # Longer than a frame, so that each frame can take its noise from another offset.
-        noise = rng.standard_normal(height_px * width_px * 3 + 65_536, np.float32)
-        noise *= deviation
-        # Sensors add a black level for the same reason: noise has to stay above zero.
-        noise += 2 * deviation
-        self._noise = np.clip(noise, 0, 255, out=noise).astype(np.uint8)
+        self._noise = np.empty(height_px * width_px * 3 + 65_536, np.uint8)
+        for start in range(0, len(self._noise), _NOISE_PART):
+            part = self._noise[start : start + _NOISE_PART]
+            noise = rng.standard_normal(len(part), np.float32)
+            noise *= deviation
+            # Sensors add a black level for the same reason: noise has to stay above zero.
+            noise += 2 * deviation
+            part[:] = np.clip(noise, 0, 255, out=noise)
 
     def render(self, index: int, out: Image) -> Truth:
         """Draw frame `index` (0 or more) into `out`, and return its ground truth.
 
         The frame depends only on size, seed, fps and index, not on earlier calls.
         """
+        return self._truth(*self._draw(index, out))
+
+    def draw(self, index: int, out: Image) -> None:
+        """Draw frame `index` (0 or more) into `out`, as `render` does, without its ground truth."""
+        self._draw(index, out)
+
+    def _draw(self, index: int, out: Image) -> tuple[list[_Part], int]:
+        """Draw a frame; return its parts, and the position of the belt."""
         if index < 0:
             raise ValueError(f"frame index is {index}, must be 0 or more")
         if out.shape != self._shape or out.dtype != np.uint8:
@@ -171,7 +188,7 @@ class Conveyor:
         self._focus(out, time_s)
         self._light(out, time_s)
         self._add_noise(out, index)
-        return self._truth(parts, belt_px)
+        return parts, belt_px
 
     def _draw_belt(self, out: Bytes, belt_px: int) -> None:
         start = belt_px % self._period_px

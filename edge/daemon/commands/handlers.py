@@ -118,9 +118,8 @@ class CommandHandlers:
         path = Path(settings.source.location)
         # A pipe that nobody writes to blocks its reader for ever: each such stream would leave a thread behind.
         if settings.source.scheme == "file" and not path.is_file() and not path.is_dir():
-            raise CommandError(
-                f"{place}: source: {settings.source.shown} is a pipe or device, wanted a file or folder of images"
-            )
+            found = "is a pipe or device" if path.exists() else "does not exist"
+            raise CommandError(f"{place}: source: {settings.source.shown} {found}, wanted a file or folder of images")
         if settings.model not in models:
             raise CommandError(f"{place}: model: found {settings.model!r}, wanted one of {', '.join(models) or 'none'}")
         self._apply({args.stream: settings})
