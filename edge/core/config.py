@@ -110,7 +110,7 @@ class MqttSettings(Table):
     def _broker_url(cls, url: str) -> str:
         wanted = "wanted mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
         if url.partition("://")[0].lower() not in MQTT_PORT or parse_network_url(url).target.strip("/"):
-            raise ValueError(f"found {redact_address(url)!r}, {wanted}")
+            raise ValueError(f"found {redact_address(url, is_url=True)!r}, {wanted}")
         return url
 
     @field_validator("client_id")

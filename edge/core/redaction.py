@@ -14,8 +14,9 @@ _SCHEME = re.compile(
     r"(?:rtsps?|rtspu|rtmps?|mqtts?|wss?|https?|tcp|udp|ssl|srt|ftp|file|v4l2|csi|synthetic):/{0,2}", re.IGNORECASE
 )
 _END_OF_AUTHORITY = re.compile(r"[/?#;]")
-_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]*\]|[^:@\s]*)(?::[0-9]{1,5})?")
-_NETWORK = re.compile(r"(?:rtsp|rtmp|mqtt|ws|http|tcp|udp|ssl|srt|ftp)", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]*\]|[\w.-]*)(?::[0-9]{1,5})?")
+_MISSPELT_SCHEME = re.compile(r"[^@:/?#\s]{1,12}://")
+_LOCAL = re.compile(r"file|v4l2|csi|synthetic", re.IGNORECASE)
 _SECRET_KEY = re.compile(r"pass|pwd|secret|token|credential|auth|api_?key|\bpin\b", re.IGNORECASE)
 # Some vendors' cameras take user name and password in the path: /user=admin_password=secret_channel=1
 # The words are of bounded length, so that a path of many of them is matched in linear time.
@@ -32,20 +33,23 @@ def redact_path(path: str) -> str:
 
 def redact_file_path(path: str) -> str:
     """Redact the path of a file that may be a URL by mistake: /etc/edge/rtsp:/user:password@camera."""
+    path = _IN_PATH.sub(r"\1=…", path)
     before, at, after = path.rpartition("@")
     colon = before.find(":")
     return f"{before[: before.rfind('/', 0, colon) + 1]}…@{after}" if at and colon >= 0 else path
 
 
-def redact_address(text: str) -> str:
+def redact_address(text: str, *, is_url: bool = False) -> str:
     """Redact a value that may be an address, however it is written: scheme, host and port remain of one.
 
-    `mqtt:user:password@host`, `rtsp://host/token` and `user:password@host:554/main` are addresses, too.
+    `mqtt:user:password@host`, `rtsp://host/token` and `user:password@host:554/main` are addresses, too; with `is_url`,
+    so is any other text.
     """
-    scheme = _SCHEME.match(text)
+    scheme = _SCHEME.match(text) or (None if "@" in text else _MISSPELT_SCHEME.match(text))
     prefix = scheme[0] if scheme else ""
     before, at, address = text[len(prefix) :].rpartition("@")
-    if not at and not _NETWORK.match(prefix):
+    is_local = scheme is not None and _LOCAL.match(prefix)
+    if not at and (is_local or not (scheme or is_url)):
         return text
     shown = _END_OF_AUTHORITY.split(address, maxsplit=1)[0]
     rest = "/…" if address[len(shown) :].strip("/") else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
 from edge.core.network_url import parse_network_url, with_credentials
-from edge.core.redaction import redact_address, redact_file_path, redact_path
+from edge.core.redaction import redact_address, redact_file_path, redact_path, shown
 
 SCHEMES = ("file", "rtsp", "rtsps", "v4l2", "synthetic")
 LIVE_SCHEMES = ("rtsp", "rtsps", "v4l2")  # frames arrive at the source's own pace; the others wait for a read
@@ -111,4 +111,4 @@ def expand_home(path: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise ValueError(f"found {path!r}, whose home folder is unknown; wanted a path") from None
+        raise ValueError(f"found {shown(path)}, whose home folder is unknown; wanted a path") from None

@@ -23,6 +23,8 @@ from edge.core.redaction import redact, redact_address, redact_file_path, shown
         ("http://u:S3'cret\"@[::1]:80/", "http://…@[::1]:80"),
         ("rtsp://u:S3cret", "rtsp://…"),
         ("rtsp://cam:554", "rtsp://cam:554"),
+        ("mqt://h/S3cret", "mqt://h/…"),
+        ("rstp://h?token=S3cret", "rstp://h/…"),
         ("/data/clip.mp4", "/data/clip.mp4"),
         ("every", "every"),
         ("synthetic://conveyor?fps=5", "synthetic://conveyor?fps=5"),
@@ -33,10 +35,25 @@ def test_scheme_host_and_port_remain_of_an_address(text: str, displayed: str) ->
 
 
 @pytest.mark.parametrize(
+    ("text", "displayed"),
+    [
+        ("mqtth/S3cret", "mqtth/…"),
+        ("mq/tt://h/S3cret", "mq/…"),
+        ("h:1883?x=S3cret", "h:1883/…"),
+        ("u:S3cret", "…"),
+        ("h", "h"),
+    ],
+)
+def test_of_what_must_be_a_url_less_is_shown(text: str, displayed: str) -> None:
+    assert redact_address(text, is_url=True) == displayed
+
+
+@pytest.mark.parametrize(
     ("path", "displayed"),
     [
         ("u:S3cret@cam/x", "…@cam/x"),
         ("/etc/edge/rtsp:/u:S3/cr@et@cam/x", "/etc/edge/…@cam/x"),
+        ("/etc/edge/rtsp/cam/x?token=S3cret&y=1", "/etc/edge/rtsp/cam/x?token=…&y=1"),
         ("/data/me@home/clip.mp4", "/data/me@home/clip.mp4"),
         ("/data/10:30.mp4", "/data/10:30.mp4"),
     ],

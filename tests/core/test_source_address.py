@@ -190,7 +190,7 @@ def test_any_other_sign_in_a_password_stands_for_itself(sign: str) -> None:
     "text",
     [
         "rtsp:/u:S3cret@cam/x", "rtsp:u:S3cret@cam", "mqtt:u:S3cret@h", "http:/u:S3cret@cam", "u:S3cret@rtsp://cam/x",
-        "rtsp://u:S3cret", "v4l2://u:S3cret@cam", "u:S3cret@cam:554/main", "//u:S3cret@cam",
+        "rtsp://u:S3cret", "v4l2://u:S3cret@cam", "~u:S3cret@cam", "u:S3cret@cam:554/main", "//u:S3cret@cam",
     ],
 )  # fmt: skip
 def test_an_address_with_a_mistake_shows_no_password(text: str) -> None:
