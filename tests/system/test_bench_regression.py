@@ -42,17 +42,17 @@ def bench(folder: Path, engine_takes_s: float, *arguments: str | Path) -> subpro
 @pytest.mark.parametrize("how", ["--engine-only", "--scenario=single-stream"])
 def test_engine_that_became_slower_is_exit_code_4_and_the_same_one_is_0(tmp_path: Path, how: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOWED, encoding="utf-8")
-    taken = bench(tmp_path, 0.04, how, "--json")
+    taken = bench(tmp_path, 0.1, how, "--json")
     assert taken.returncode == 0, taken.stderr
     before = tmp_path / "before.json"
     before.write_text(taken.stdout, encoding="utf-8")
 
-    slower = bench(tmp_path, 0.12, how, "--json", "--baseline", before, "--tolerance", "0.3")
+    slower = bench(tmp_path, 0.3, how, "--json", "--baseline", before, "--tolerance", "0.3")
     assert slower.returncode == 4, slower.stderr
     (compared,) = json.loads(slower.stdout)["baseline"]["rows"]
     assert compared["verdict"] == "worse"
 
-    same = bench(tmp_path, 0.04, how, "--baseline", before, "--tolerance", "0.3")
+    same = bench(tmp_path, 0.1, how, "--baseline", before, "--tolerance", "0.3")
     assert same.returncode == 0, same.stdout
     assert "worse" not in same.stdout
 
@@ -60,8 +60,8 @@ def test_engine_that_became_slower_is_exit_code_4_and_the_same_one_is_0(tmp_path
 def test_slower_engine_is_told_to_people(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SLOWED, encoding="utf-8")
     before = tmp_path / "before.json"
-    before.write_text(bench(tmp_path, 0.02, "--json").stdout, encoding="utf-8")
-    done = bench(tmp_path, 0.1, "--baseline", before, "--tolerance", "0.3")
+    before.write_text(bench(tmp_path, 0.1, "--json").stdout, encoding="utf-8")
+    done = bench(tmp_path, 0.3, "--baseline", before, "--tolerance", "0.3")
     assert done.returncode == 4
     assert "Now ÷ before, tolerance 30.0%" in done.stdout
     assert "worse" in done.stdout

@@ -373,7 +373,7 @@ def test_a_command_that_is_being_retained_or_taken_away_again_is_not_run(
     configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
 ) -> None:
     daemon = start_edge(configure(allowing("restart", "stream_off")))
-    subscriber.wait_for_state("online")
+    subscriber.wait_for_state("running", "belt")
     assert not commander.answer("stream_off", commander.send("stream_off", {"stream": "belt"}, retain=True))["ok"]
     commander.publish(f"{ROOT_TOPIC}/cmd/restart", b"", retain=True)
     refusal = commander.answer("restart", None)

@@ -68,7 +68,8 @@ class Helper:
 
     def ask(self, **request: Any) -> Json:
         with self.connect() as connection:
-            connection.sendall(json.dumps(request).encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # it may have answered and closed already
+                connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as answers:
                 answer: Json = json.loads(answers.readline())
                 return answer

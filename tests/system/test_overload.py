@@ -72,7 +72,8 @@ def test_under_overload_every_frame_is_accounted_for_and_memory_stays_flat(
     # Streams start one after the other, and the first have the lanes to themselves: what tells is the second half.
     middle = subscriber.telemetry()[len(subscriber.telemetry()) // 2]["streams"]
     late = {name: results[name] - middle[name]["results"] for name in names}
-    assert min(late.values()) > 0.6 * max(late.values()), late
+    # One frame of each is in work, which counts where a busy machine makes only a few results.
+    assert min(late.values()) > 0.6 * max(late.values()) - 1, late
     assert growth_mb([message["board"]["memory_mb"] for message in subscriber.telemetry()]) < 6
 
 
@@ -84,11 +85,11 @@ def test_a_slow_stream_gets_its_share_beside_a_fast_one(
         {
             "models.slow": {"path": str(folder), "lanes": 1, "max_batch": 1},
             "streams.fast": belt(fps=300, size="160x120") | {"model": "slow"},
-            "streams.calm": belt(fps=4, size="160x120") | {"model": "slow"},
+            "streams.calm": belt(fps=2, size="160x120") | {"model": "slow"},
         }
     )
     daemon = start_edge(config)
-    subscriber.wait_for_results("calm", 16)
+    subscriber.wait_for_results("calm", 10)
     assert daemon.end() == 0
     subscriber.wait_for_state("stopped")
     assert_all_frames_are_accounted_for(subscriber)

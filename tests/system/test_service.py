@@ -235,6 +235,9 @@ def test_a_broker_that_forgot_everything_is_told_again(
     daemon.await_log("connected to MQTT broker")
     broker.restart()
     eventually(lambda: daemon.log.count("connected to MQTT broker") == 2, "a second connection")
+    with subscribed(broker.port) as first:
+        first.wait_for_state("online")
+        first.wait_for_state("running", "belt")
     with subscribed(broker.port) as late:
         for message in (late.wait_for_state("online"), late.wait_for_state("running", "belt")):
             assert message.retained

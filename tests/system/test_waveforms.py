@@ -7,10 +7,13 @@ against its analytic mean.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -80,6 +83,19 @@ def rail_spec(folder: Path, rail: str, waveform: str, how: str, failing: str | N
     }
 
 
+@contextlib.contextmanager
+def before_others() -> Iterator[None]:
+    """Have the processor first, where that is allowed: sampler and writer that wait for it are both late."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Measure once, with two boards' monitors on one."""
@@ -93,8 +109,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         *(sys.executable, "-m", "tests.support.waveforms"),
         *(str(files / "spec"), str(files / "log")),
     ]
-    popen = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
-    with pytest.MonkeyPatch.context() as patch, popen as writer:
+    with (
+        before_others(),
+        pytest.MonkeyPatch.context() as patch,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as writer,
+    ):
         patch.setenv("EDGE_ROOT", str(root))
         assert writer.stdout is not None
         writer.stdout.readline()
@@ -134,8 +153,7 @@ def test_energy_over_the_whole_run_is_within_1_percent(run: Run, rail: str, wave
 
 @pytest.mark.parametrize(("rail", "failing"), [(rail, failing) for rail, _, _, failing in RAILS if failing])
 def test_an_outage_is_left_out_and_told_as_a_gap(run: Run, rail: str, failing: str) -> None:
-    outage = [period for reading in run.readings if (period := reading.period.rails[rail]).gap_s > 0.5]
-    lost_s = sum(period.gap_s for period in outage)
+    lost_s = sum(reading.period.rails[rail].gap_s for reading in run.readings)  # it may fall into two periods
     assert OUTAGE[1] - OUTAGE[0] - 0.1 < lost_s < OUTAGE[1] - OUTAGE[0] + 2.5, failing
 
 

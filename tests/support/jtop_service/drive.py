@@ -17,7 +17,7 @@ def main(python: str, verb: str, mode: str = "") -> None:
             client.set_mode(mode)
         told |= {"mode": client.current(), "modes": client.modes()}
     except EdgeError as error:
-        told |= {"error": type(error).__name__, "told": str(error)}
+        told |= {"error": type(error).__name__, "message": str(error)}
     print(json.dumps(told))
 
 
