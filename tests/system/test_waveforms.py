@@ -32,6 +32,9 @@ SECONDS = MEASURED_S + 2.0
 READ_S = 3.17  # no multiple of the sampling
 OUTAGE = (20.3, 23.3) if IS_LONG else (9.3, 12.3)
 PATIENCE_S = 30.0
+NAP_S = 0.02
+HELD_UP_S = 0.1
+ATTEMPTS = 3
 
 # One run for all tests of this file, in one process.
 pytestmark = pytest.mark.xdist_group("waveforms")
@@ -98,7 +101,16 @@ def before_others() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Measure once, with two boards' monitors on one."""
+    """Measure once; again where something else had the processor meanwhile, which is no fault of the sampling."""
+    for _ in range(ATTEMPTS):
+        made, held_up_s = attempt(tmp_path_factory)
+        if held_up_s < HELD_UP_S:
+            break
+    return made
+
+
+def attempt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, float]:
+    """Measure, with two boards' monitors on one; return also how long writer or reader were held up at most."""
     root = boards.build("tx2", tmp_path_factory.mktemp("board"))
     for number, monitor in enumerate(boards.BOARDS["agx-orin"].monitors, 20):
         tree.write_monitor(root, monitor, number)
@@ -117,25 +129,37 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         patch.setenv("EDGE_ROOT", str(root))
         assert writer.stdout is not None
         writer.stdout.readline()
-        readings = measure()
+        readings, held_up_s = measure()
         assert writer.wait(PATIENCE_S) == 0
     log = json.loads((files / "log").read_text(encoding="utf-8"))
-    return Run(readings, {rail: [(at, watts) for at, watts in each] for rail, each in log.items()})
+    writes_ns = [at_ns for at_ns, _ in log[RAILS[0][0]]]
+    held_up_s = max(held_up_s, *((after - before) / 1e9 for before, after in pairwise(writes_ns)))
+    return Run(readings, {rail: [(at, watts) for at, watts in each] for rail, each in log.items()}), held_up_s
 
 
-def measure() -> list[SensorReading]:
+def measure() -> tuple[list[SensorReading], float]:
     sensors = Sensors()
     start_ns = time.monotonic_ns()
     sensors.start()
-    readings = []
+    readings, held_up_s = [], 0.0
     sensors.read()  # what came before the first reading
     try:
         while time.monotonic_ns() - start_ns < (MEASURED_S - READ_S) * 1e9:
-            time.sleep(READ_S)
+            held_up_s = max(held_up_s, sleep(READ_S))
             readings.append(sensors.read())
     finally:
         sensors.stop()
-    return readings
+    return readings, held_up_s
+
+
+def sleep(seconds: float) -> float:
+    """Sleep in short naps; return by how much the latest of them was late."""
+    end_s, held_up_s = time.monotonic() + seconds, 0.0
+    while (left_s := end_s - (before_s := time.monotonic())) > 0:
+        nap_s = min(left_s, NAP_S)
+        time.sleep(nap_s)
+        held_up_s = max(held_up_s, time.monotonic() - before_s - nap_s)
+    return held_up_s
 
 
 @pytest.mark.parametrize(("rail", "waveform"), [(rail, waveform) for rail, waveform, *_ in RAILS])
