@@ -12,6 +12,8 @@ HOW_TO_WRITE = (
 )
 _END_OF_AUTHORITY = re.compile(r"[/?#]")
 
+_OF_PLACEHOLDERS = "${}<>"  # $NAME, {{name}}, <name>: never in the name of a host
+
 
 @dataclass(frozen=True)
 class NetworkUrl:
@@ -52,6 +54,10 @@ def parse_network_url(text: str) -> NetworkUrl:
     credentials, _, address = authority.rpartition("@")
     if not (address + target).isprintable():
         raise ValueError(f"contains a control character; {wanted}")
+    if sign := next((each for each in address if each in _OF_PLACEHOLDERS), None):
+        raise ValueError(
+            f"found {sign!r} in the host; {wanted}, or for a value of the environment ${{NAME}} in the configuration"
+        )
     try:
         parts = urlsplit(f"{scheme}://{address}")
         host, port = parts.hostname, parts.port

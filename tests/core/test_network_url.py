@@ -26,6 +26,12 @@ def test_a_url_is_taken_apart(
     assert url.location == url.shown + target
 
 
+@pytest.mark.parametrize("host", ["$BROKER", "{{ broker }}", "<broker>", "%(broker)s$"])
+def test_a_placeholder_is_no_host(host: str) -> None:
+    with pytest.raises(ValueError, match=r"in the host; wanted mqtt://HOST.*environment \$\{NAME\}"):
+        parse_network_url(f"mqtt://u:S3cret@{host}:1883")
+
+
 def test_neither_credentials_nor_path_are_in_what_is_shown() -> None:
     url = parse_network_url("rtsp://viewer:S3cret@10.0.0.7:554/S3cret?token=S3cret#S3cret")
     assert url.shown == "rtsp://10.0.0.7:554"

@@ -48,6 +48,13 @@ def test_a_folder_of_another_user_or_for_a_group_is_refused(tmp_path: Path) -> N
     assert "belongs to user nobody; wanted one of this user: run edge as nobody" in refusal(tmp_path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is known to have a group of its own")
+def test_a_group_of_the_owner_alone_is_nobody_else(tmp_path: Path) -> None:
+    os.chown(tmp_path, 0, 0)
+    tmp_path.chmod(0o770)
+    assert find_state_dir(tmp_path) == tmp_path
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link away")
 def test_a_link_to_it_that_another_user_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
