@@ -272,7 +272,8 @@ class HttpSettings(Table):
 
 def _address(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str):
-        raise ValueError(f"found {shown(value)}, wanted a path or URL in quotes")  # noqa: TRY004 -- pydantic's protocol
+        camera = f', such as "/dev/video{value}"' if type(value) is int else ""
+        raise ValueError(f"found {shown(value)}, wanted a path or URL in quotes{camera}")  # noqa: TRY004 -- pydantic's protocol
     address = replace(parse_address(value, _folder(info)), show_path=info.data.get("show_path", False))
     if address.scheme == "file" and not _can_be(address.location):
         raise ValueError(f"{address.shown} cannot be the path of a file; wanted a file or folder of pictures")

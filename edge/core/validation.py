@@ -26,7 +26,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 _MAX_PROBLEMS = 3  # in one error
 _YAML_LINE = re.compile(r"\s*(?:- +)?[\w-]+:(?:\s|$)|---")
-_EXAMPLE = 'a section is [streams.door] on a line of its own, a key is source = "rtsp://HOST/PATH" below it'
+_EXAMPLE = 'as in: [streams.door] on one line, source = "rtsp://HOST/PATH" on the next'
 _NUMBER_WANTED = ("int_type", "float_type", "bool_type", "literal_error")
 
 
@@ -53,8 +53,8 @@ def read_toml(path: Path, error_type: type[EdgeError]) -> dict[str, Any]:
         raise error_type(f"{path} is not UTF-8 text (byte {error.start}); wanted a TOML file, saved as UTF-8") from None
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         if (other := _other_format(path, text)) is not None:
-            raise error_type(f"{path} is {other}; wanted TOML: {_EXAMPLE}") from None
-        hint = "; text stands in quotes" if str(error).startswith("Invalid value") else ""
+            raise error_type(f"{path} is {other}; wanted TOML, {_EXAMPLE}") from None
+        hint = '; text needs quotes, as in key = "value"' if str(error).startswith("Invalid value") else ""
         raise error_type(f"{path} is not valid TOML: {one_line(str(error))}{hint}; fix it there") from None
     return values
 

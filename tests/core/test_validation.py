@@ -179,9 +179,9 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
 )
 def test_another_format_is_told_with_how_toml_begins(tmp_path: Path, text: str, format_name: str) -> None:
     told = refusal(tmp_path, text)
-    assert told.startswith(f" is {format_name}; wanted TOML: a section is [streams.door]")
+    assert told.startswith(f" is {format_name}; wanted TOML, as in: [streams.door]")
     assert "S3cret" not in told
 
 
 def test_text_without_quotes_is_told(tmp_path: Path) -> None:
-    assert "; text stands in quotes; " in refusal(tmp_path, "owner = me")
+    assert "; text needs quotes, " in refusal(tmp_path, "owner = me")
