@@ -29,6 +29,7 @@ from edge.inference.backends.cuda_runtime import graphs_work
 from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.engine_provider import EngineEnvironment
 from edge.mqtt.connection import try_connection
+from edge.mqtt.outbox.backlog import read_backlog
 from edge.mqtt.tls import explain_failure, tls_context
 from edge.pipeline.filters import FindingsFilter
 from edge.pipeline.served_model import ServedModel
@@ -157,6 +158,7 @@ def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
         environment = EngineEnvironment(Path(folder.text), board_name(), config.engines)
         for name, model in config.models.items():
             yield _attempt(f"engine {name}", partial(_open_engine, name, model, environment))
+        yield _backlog(config, Path(folder.text))
     for name, stream in config.streams.items():
         yield _attempt(f"camera {name}", partial(_first_frame, stream))
     yield _attempt("broker", partial(_connect, config.mqtt))
@@ -172,6 +174,18 @@ def _connect(settings: MqttSettings) -> str:
             f"broker {settings.shown} cannot be reached ({explain_failure(settings, error)}); check that it runs "
             "and that [mqtt] url is right"
         ) from None
+
+
+def _backlog(config: Config, state_dir: Path) -> Finding:
+    """Count the messages on disk, with those that are held for another destination."""
+    try:
+        backlog = read_backlog(config, state_dir)
+    except EdgeError as error:
+        return Finding("backlog", works=False, text=str(error))
+    waiting = sum(each.messages for each in backlog if not each.is_held)
+    held = [f"{each.messages} messages for {each.destination} are held" for each in backlog if each.is_held]
+    advice = ["see `edge outbox show`, `send` and `discard`"] if held else []
+    return Finding("backlog", None, "; ".join([f"{waiting} messages wait on disk", *held, *advice]))
 
 
 def _built_in_model() -> Finding:

@@ -14,6 +14,7 @@ from edge import __version__
 from edge.cli import bench, check, demo, detect, run_daemon, schema, tune
 from edge.cli.command_parser import CommandParser
 from edge.cli.engines import add_model, build, inspect_engine, list_models, quantize, verify
+from edge.cli.outbox import discard_held, send_held, show_backlog
 from edge.cli.power import set_mode, show_modes, watch_rails
 from edge.core.errors import EdgeError
 from edge.host.journal import journal_handler, stderr_is_journal
@@ -97,6 +98,10 @@ def _parser() -> CommandParser:
     add("inspect", inspect_engine, engines)
     add("verify", verify, engines)
     add("quantize", quantize, engines)
+    outbox = add_group("outbox", "the messages that wait on disk")
+    add("show", show_backlog, outbox)
+    add("send", send_held, outbox)
+    add("discard", discard_held, outbox)
     power = add_group("power", "the board's power modes")
     add("show", show_modes, power)
     add("set", set_mode, power)

@@ -177,6 +177,7 @@ class OutboxSettings(Table):
     sync: Literal["commit", "checkpoint", "never"] = "commit"
     max_mb: int = Field(256, ge=0, le=1_000_000)
     max_age_s: float = Field(604_800.0, ge=1, le=31_536_000)
+    foreign: Literal["hold", "send", "discard"] = "hold"
 
 
 class TelemetrySettings(Table):

@@ -206,8 +206,8 @@ class CommandRequest:
     correlation: bytes | None = None
 
 
-DropReason = Literal["full", "age", "refused", "damaged"]
-DROP_REASONS: tuple[DropReason, ...] = ("full", "age", "refused", "damaged")
+DropReason = Literal["full", "age", "refused", "damaged", "discarded"]
+DROP_REASONS: tuple[DropReason, ...] = ("full", "age", "refused", "damaged", "discarded")
 DiskState = Literal["ok", "off", "failed"]
 
 
@@ -227,6 +227,7 @@ class OutboxState:
     journal: bool = False  # messages in memory outlive the process
     without_copy: int = 0  # messages since the start that did not fit in the journal
     dropped_on_disk: int = 0  # of those dropped as "full", those for which the disk was full
+    held: Mapping[str, int] = field(default_factory=dict)  # beside `messages`, those for each other destination
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as telemetry shows it."""
@@ -241,4 +242,5 @@ class OutboxState:
             "disk": self.disk,
             "journal": self.journal,
             "without_copy": self.without_copy,
+            "held": sum(self.held.values()),
         }

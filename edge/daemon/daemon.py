@@ -82,7 +82,9 @@ class Daemon:
         self._outlives_sources = False  # a command has switched streams off: keep running when the others end
         self._commands = CommandService(config, self._topics, self._head, state_dir, self._publish, self._wake.set)
         self._events.on_result = self._commands.note_result
-        self._outbox, self._spooler = open_outbox(config.mqtt, config.outbox, state_dir, self._events.outbox)
+        self._outbox, self._spooler = open_outbox(
+            config.mqtt, config.outbox, config.device.name, state_dir, self._events.outbox
+        )
         self._publisher = Publisher(
             config.mqtt,
             config.mqtt.client_id_of(config.device.name),

@@ -136,7 +136,7 @@ def test_a_message_on_which_the_broker_hangs_up_is_given_up_and_the_others_arriv
 
 def test_a_message_on_disk_on_which_the_broker_hangs_up_leaves_the_disk(tmp_path: Path, pauses_s: list[float]) -> None:
     settings = mqtt_settings(free_port(), version="3.1.1")
-    outbox, spooler = open_outbox(settings, OutboxSettings(memory_s=0.0), tmp_path, lambda *_: None)
+    outbox, spooler = open_outbox(settings, OutboxSettings(memory_s=0.0), "dev", tmp_path, lambda *_: None)
     outbox.put(Message("edge/dev/snapshot", b"x" * 600, kind="answer"))
     outbox.put(result_message(0))
     spooler.start()
@@ -146,7 +146,9 @@ def test_a_message_on_disk_on_which_the_broker_hangs_up_leaves_the_disk(tmp_path
 
     broker = StrictBroker(objects=is_long)
     settings = mqtt_settings(broker.port, version="3.1.1")
-    outbox, spooler = open_outbox(settings, OutboxSettings(memory_s=0.0), tmp_path, lambda *_: None)
+    outbox, spooler = open_outbox(
+        settings, OutboxSettings(memory_s=0.0, foreign="send"), "dev", tmp_path, lambda *_: None
+    )
     publisher = Publisher(settings, "edge-test", WILL, outbox, Sent())
     spooler.start()
     publisher.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import struct
@@ -260,9 +261,10 @@ def test_rows_of_earlier_versions_are_read_and_too_old_only_within_one_start_of_
     made_ns = now_ns() - 200 * 10**9
     packed = head.pack(3, 1, 1, 1, 4, 4, -1, 9, 5, 6, made_ns, machine.wall_s * 10**9 - now_ns(), machine.start)
     packed += b"ttextdoorbody"
-    first = open_spool(tmp_path / "db")
-    first._connected.execute("INSERT INTO messages VALUES (?, 4, ?)", ((3 << 58) + 1, packed))
-    first.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as db:
+        db.execute("CREATE TABLE messages (key INTEGER PRIMARY KEY, size INTEGER NOT NULL, packed BLOB NOT NULL)")
+        db.execute("INSERT INTO messages VALUES (?, 4, ?)", ((3 << 58) + 1, packed))
+        db.execute("PRAGMA user_version = 1")
     same = open_spool(tmp_path / "db", max_age_s=1000)
     found = same.read(LOWEST, 9)[0]
     read = found.message

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edge.core.records import Message, MessageKind
+from edge.mqtt.outbox.destination import UNKNOWN, Destination, ForeignPolicy
 from edge.mqtt.outbox.journal import Journal
 from edge.mqtt.outbox.outbox import Outbox
 from edge.mqtt.outbox.spool import Spool
@@ -29,11 +30,13 @@ class SpooledOutbox:
         max_mb: int = 64,
         max_age_s: float = 3600,
         journal: Path | None = None,
+        destination: Destination = UNKNOWN,
+        foreign: ForeignPolicy = "hold",
     ) -> None:
         self.path = folder / "outbox.db"
         self.alarms: list[tuple[str, str | None]] = []
-        self.outbox = Outbox(bound, Journal(journal, 4) if journal else None)
-        spool = Spool(self.path, max_mb, max_age_s, "commit") if max_mb else None
+        self.outbox = Outbox(bound, Journal(journal, 4, destination) if journal else None, foreign)
+        spool = Spool(self.path, max_mb, max_age_s, "commit", destination, foreign) if max_mb else None
         self.spooler = Spooler(self.outbox, spool, memory_s, commit_s, self._note_alarm)
 
     def _note_alarm(self, alarm: str, reason: str | None, step: str) -> None:

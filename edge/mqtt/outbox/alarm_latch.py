@@ -26,9 +26,10 @@ class OutboxLimits:
 class AlarmLatch:
     """The standing alarms of one outbox."""
 
-    def __init__(self, on_alarm: AlarmCallback, limits: OutboxLimits) -> None:
+    def __init__(self, on_alarm: AlarmCallback, limits: OutboxLimits, destination: str) -> None:
         self._on_alarm = on_alarm
         self._limits = limits
+        self._destination = destination
         self._is_silent = False
         self._dropped = {"age": 0, "disk": 0, "memory": 0}  # by cause, at the last update
         self._causes = set[str]()  # those that the standing alarm names
@@ -68,8 +69,20 @@ class AlarmLatch:
             self._causes.clear()
             self._clear("outbox_full", "the backlog has been sent")
         self._dropped = dropped
+        self._update_held(state)
         if state.disk == "ok":
             self._clear("outbox_disk", "the disk accepts messages again")
+
+    def _update_held(self, state: OutboxState) -> None:
+        if not state.held:
+            self._clear("outbox_foreign", "no messages of another destination are held any more")
+            return
+        found = "; ".join(f"{count} messages for {destination}" for destination, count in state.held.items())
+        reason = f"held: {found}; this device now publishes as {self._destination}"
+        step = (
+            "send them to the configured broker with `edge outbox send CONFIG`, or remove them with `… discard CONFIG`"
+        )
+        self.set("outbox_foreign", reason, step)
 
     def _describe(self, cause: str, count: int, state: OutboxState) -> tuple[str, str]:
         """Return how many messages were dropped for a cause, with its limit, and the step that keeps more."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from edge.mqtt.outbox.entry import Entry
 # kind, qos, flags; lengths of topic, content type, stream and correlation (-1: none); expiry (-1: none);
 # captured, decoded and made (monotonic); wall time minus monotonic time; the kernel start that this time counts from.
 _HEAD = struct.Struct("<BBBHHhiiqqqqQ")
+# On disk, a checksum replaces the time of decoding, which nothing reads any more. Version 0.1.0 can read the rest.
+_DECODED_AT, _MADE_AT = 25, 33
+_CHECKSUM = struct.Struct("<q")
 _SENT = 1  # sent before
 # The wall time is that of a synchronised clock. Earlier versions did not write this flag: for them, it is unknown.
 _SYNCHRONISED = 2
@@ -20,6 +25,11 @@ _UNKNOWN_START = 0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # A clock before this (January 2024) was never set: boards without a battery start in 1970.
 _CLOCK_SET_NS = 1_704_067_200 * 10**9
+HIGHEST_QOS = 2
+LONGEST_BYTES = 65_535
+# Brokers end the connection over control characters and non-characters in a text.
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff]")
+_NO_TOPIC = re.compile("[+#]|" + _NO_TEXT.pattern)
 
 
 @cache
@@ -53,6 +63,22 @@ def pack(entry: Entry) -> bytes:
         kernel_start() if entry.is_age_known else _UNKNOWN_START,
     )
     return b"".join((head, topic, content_type, stream, correlation, message.body))
+
+
+def seal(packed: bytes, seed: int) -> bytes:
+    """Return a packed entry with a checksum, of its bytes and of what else gives `seed`."""
+    checksum = _CHECKSUM.pack(_checksum(packed, seed))
+    return b"".join((packed[:_DECODED_AT], checksum, packed[_MADE_AT:]))
+
+
+def is_sealed(packed: bytes, seed: int) -> bool:
+    """Return whether the checksum of a packed entry is right."""
+    return packed[_DECODED_AT:_MADE_AT] == _CHECKSUM.pack(_checksum(packed, seed))
+
+
+def _checksum(packed: bytes, seed: int) -> int:
+    view = memoryview(packed)
+    return zlib.crc32(view[_MADE_AT:], zlib.crc32(view[:_DECODED_AT], seed))
 
 
 def unpack(packed: bytes, number: int) -> Entry:
@@ -99,3 +125,12 @@ def _shift_ns(made_ns: int, offset_ns: int) -> int:
     if min(made_ns + offset_ns, wall) < _CLOCK_SET_NS:
         return now - made_ns  # its age is unknown: as if it were made now
     return min(offset_ns - (wall - now), now - made_ns)
+
+
+def check_sendable(message: Message) -> None:
+    """Raise ValueError for a message that no broker accepts: sent, it would end each connection."""
+    if not message.topic or _NO_TOPIC.search(message.topic) or _NO_TEXT.search(message.content_type):
+        raise ValueError(f"no topic and content type that MQTT allows: {message.topic!r}, {message.content_type!r}")
+    longest = len(message.correlation or b"")
+    if message.qos > HIGHEST_QOS or longest > LONGEST_BYTES:
+        raise ValueError(f"found QoS {message.qos} and correlation data of {longest} bytes, wanted at most 2 and 65535")

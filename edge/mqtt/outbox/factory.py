@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edge.core.config import MqttSettings, OutboxSettings
 from edge.mqtt.outbox.alarm_latch import AlarmCallback
+from edge.mqtt.outbox.destination import UNKNOWN, Destination
 from edge.mqtt.outbox.journal import Journal
 from edge.mqtt.outbox.outbox import Outbox
 from edge.mqtt.outbox.spool import Spool
@@ -23,16 +24,27 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def open_outbox(
-    mqtt: MqttSettings, settings: OutboxSettings, state_dir: Path, on_alarm: AlarmCallback
+    mqtt: MqttSettings, settings: OutboxSettings, device: str, state_dir: Path, on_alarm: AlarmCallback
 ) -> tuple[Outbox, Spooler]:
     """Create the outbox of a daemon and its spooler, whose thread is not started yet."""
-    outbox = Outbox(mqtt.queue_messages, open_journal(state_dir))
-    path = state_dir / DISK_FILE
-    spool = Spool(path, settings.max_mb, settings.max_age_s, settings.sync) if settings.max_mb else None
+    destination = destination_of(mqtt, device)
+    outbox = Outbox(mqtt.queue_messages, open_journal(state_dir, destination), settings.foreign)
+    spool = open_spool(settings, destination, state_dir) if settings.max_mb else None
     return outbox, Spooler(outbox, spool, settings.memory_s, settings.commit_s, on_alarm)
 
 
-def open_journal(state_dir: Path) -> Journal | None:
+def destination_of(mqtt: MqttSettings, device: str) -> Destination:
+    """Return where a device's messages go."""
+    return Destination(mqtt.shown, mqtt.prefix, device)
+
+
+def open_spool(settings: OutboxSettings, destination: Destination, state_dir: Path) -> Spool:
+    """Create the spool of a state directory; its file is not opened yet."""
+    path = state_dir / DISK_FILE
+    return Spool(path, settings.max_mb, settings.max_age_s, settings.sync, destination, settings.foreign)
+
+
+def open_journal(state_dir: Path, destination: Destination = UNKNOWN) -> Journal | None:
     """Open the journal of a state directory; log a warning and return None where there is no place for it."""
     key = hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:16]
     refusals = list[str]()
@@ -42,7 +54,7 @@ def open_journal(state_dir: Path) -> Journal | None:
             if refusal := _refusal(folder):
                 refusals.append(refusal)
                 continue
-            return Journal(folder / f"outbox-{key}.journal")
+            return Journal(folder / f"outbox-{key}.journal", destination=destination)
         except OSError as error:
             refusals.append(f"{folder}: {error.strerror or error}")
     log.warning(

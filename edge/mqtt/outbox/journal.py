@@ -15,12 +15,17 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from edge.mqtt.outbox.destination import UNKNOWN, Destination
+
 SEGMENT_BYTES = 1 << 20  # a longer message has no copy
 SEGMENTS = 16
 _MAGIC = b"EDGEJNL1"
-_PAGE = 4096  # before the first segment
+_PAGE = 4096  # before the first segment: the magic, then destinations
+_DESTINATION = struct.Struct("<IH")  # checksum, length
 _GENERATION = struct.Struct("<Q")
-_RECORD = struct.Struct("<IIQI")  # checksum, length, number; 1: it waits
+# Checksum, length, number; the digest of the destination while it waits, then 0. Version 0.1.0 wrote 1 for the digest.
+_RECORD = struct.Struct("<IIQI")
+_UNRECORDED = 1
 _WAITS = struct.Struct("<I")
 _WAITS_AT = _RECORD.size - _WAITS.size
 
@@ -28,9 +33,11 @@ _WAITS_AT = _RECORD.size - _WAITS.size
 class Journal:
     """Journal of one process; not safe for threads by itself."""
 
-    def __init__(self, path: Path, segments: int = SEGMENTS) -> None:
-        """Open or create the file; raise OSError where that fails."""
+    def __init__(self, path: Path, segments: int = SEGMENTS, destination: Destination = UNKNOWN) -> None:
+        """Open or create the file, for messages to `destination`; raise OSError where that fails."""
         self.path = path
+        self._digest = destination.digest
+        self._destinations = {self._digest: destination}
         self._size = _PAGE + segments * SEGMENT_BYTES
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -54,6 +61,33 @@ class Journal:
         generation: int = _GENERATION.unpack(os.pread(self._fd, _GENERATION.size, _start(segment)))[0]
         return generation
 
+    def _store_destinations(self, used: set[int]) -> None:
+        """Write our destination and those of the records; for want of room, a name may be lost, but no digest."""
+        stored = self._stored_destinations()
+        self._destinations |= {digest: stored[digest] for digest in used & stored.keys()}
+        page = _MAGIC
+        for destination in self._destinations.values():
+            packed = destination.pack()
+            entry = _DESTINATION.pack(destination.digest, len(packed)) + packed if len(packed) < _PAGE else b""
+            page += entry if len(page) + len(entry) <= _PAGE else b""
+        os.pwrite(self._fd, page.ljust(_PAGE, b"\0"), 0)
+
+    def _stored_destinations(self) -> dict[int, Destination]:
+        page, at, found = os.pread(self._fd, _PAGE, 0), len(_MAGIC), dict[int, Destination]()
+        while at + _DESTINATION.size <= len(page):
+            digest, length = _DESTINATION.unpack_from(page, at)
+            at += _DESTINATION.size + length
+            destination = Destination.unpack(page[at - length : at])
+            if destination.digest != digest:
+                break
+            found[digest] = destination
+        return found
+
+    def destination_at(self, at: int) -> Destination | None:
+        """Return the destination of a recovered record; None for the configured one."""
+        digest: int = _WAITS.unpack_from(self._map, at + _WAITS_AT)[0]
+        return None if digest == self._digest else self._destinations.get(digest, UNKNOWN)
+
     def recover(self) -> list[tuple[int, int, bytes]]:
         """Return place, number and bytes of each record of an earlier process, oldest first; call it once."""
         found = list[tuple[int, int, bytes]]()
@@ -63,6 +97,14 @@ class Journal:
                 self._waiting[segment] = len(waiting)
                 found += waiting
                 self._free_if_done(segment)
+        used = set[int]()
+        for at, _, _ in found:
+            digest = _WAITS.unpack_from(self._map, at + _WAITS_AT)[0]
+            if digest == _UNRECORDED:
+                digest = self._digest
+                _WAITS.pack_into(self._map, at + _WAITS_AT, digest)
+            used.add(digest)
+        self._store_destinations(used)
         return sorted(found, key=lambda record: record[1])
 
     def _read(self, segment: int, generation: int) -> Iterator[tuple[int, int, bytes]]:
@@ -88,7 +130,8 @@ class Journal:
             return -1
         at = self._end
         self._map[at + _RECORD.size : at + needed] = data
-        _RECORD.pack_into(self._map, at, _checksum(self._generations[segment], number, data), len(data), number, 1)
+        checksum = _checksum(self._generations[segment], number, data)
+        _RECORD.pack_into(self._map, at, checksum, len(data), number, self._digest)
         self._waiting[segment] += 1
         self._end = at + needed
         return at

@@ -76,11 +76,12 @@ class MemoryQueue:
     """Everything that waits in memory.
 
     `live` came from this process, `left` from an earlier one by way of its journal; `ahead` was read from the disk,
-    where it still lies. Of retained messages, the newest of each topic waits.
+    where it still lies. `held` has another destination and is not sent. Of retained messages, the newest of each topic
+    waits.
     """
 
     def __init__(self) -> None:
-        self.live, self.left, self.ahead = PriorityQueue(), PriorityQueue(), PriorityQueue()
+        self.live, self.left, self.ahead, self.held = (PriorityQueue() for _ in range(4))
         self._retained: dict[str, Entry] = {}
 
     def add(self, entry: Entry) -> None:
@@ -101,6 +102,8 @@ class MemoryQueue:
                 self._retained.setdefault(entry.message.topic, entry)
             elif entry.is_spooled:
                 self.ahead.add_first(entry)
+            elif entry.destination is not None:
+                self.held.add_first(entry)
             elif entry.is_backlog:
                 self.left.add_first(entry)
             else:
@@ -130,18 +133,20 @@ class MemoryQueue:
 
     def drain_durable(self, limit_bytes: int) -> list[Entry]:
         """Remove and return what is to go to the disk, what an earlier process left before the rest."""
-        left = self.left.drain_durable(limit_bytes)
-        return left + self.live.drain_durable(limit_bytes - sum(len(entry.message.body) for entry in left))
+        drained = list[Entry]()
+        for queue in (self.held, self.left, self.live):
+            drained += queue.drain_durable(limit_bytes - sum(len(entry.message.body) for entry in drained))
+        return drained
 
     @property
     def count(self) -> int:
-        """Number of entries that are nowhere else but perhaps in the journal."""
+        """Number of entries to send that are nowhere else but perhaps in the journal."""
         return len(self._retained) + self.live.count + self.left.count
 
     @property
     def durable(self) -> int:
         """Number of them that the disk would accept."""
-        return self.live.durable + self.left.durable
+        return self.live.durable + self.left.durable + self.held.durable
 
     @property
     def bytes(self) -> int:

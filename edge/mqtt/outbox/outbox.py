@@ -8,11 +8,13 @@ process holds in memory go out first; the backlog, from the disk or from an earl
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from edge.core.clock import now_ns, wall_ns
 from edge.core.records import DROP_REASONS, MESSAGE_KINDS, DiskState, DropReason, Message, MessageKind, OutboxState
-from edge.mqtt.outbox.codec import pack, unpack
+from edge.mqtt.outbox.codec import check_sendable, pack, unpack
+from edge.mqtt.outbox.destination import ForeignPolicy
 from edge.mqtt.outbox.entry import NO_COPY, Entry
 from edge.mqtt.outbox.journal import Journal
 from edge.mqtt.outbox.memory_queue import MemoryQueue
@@ -28,8 +30,11 @@ LOW_AHEAD = 64  # so few entries read ahead from the disk ask for more
 class Outbox:
     """Bounded queue that never waits for the disk; without journal and disk, memory alone holds it."""
 
-    def __init__(self, bound: int, journal: Journal | None = None) -> None:
-        """Hold at most `bound` messages in memory: past that, the oldest of the lowest priority are dropped."""
+    def __init__(self, bound: int, journal: Journal | None = None, foreign: ForeignPolicy = "hold") -> None:
+        """Hold at most `bound` messages in memory: past that, the oldest of the lowest priority are dropped.
+
+        `foreign` says what becomes of what the journal has for another destination than ours.
+        """
         self.bound = bound
         self._journal = journal
         self._lock = threading.Lock()
@@ -48,20 +53,27 @@ class Outbox:
         self.on_ready: Callable[[], None] = lambda: None  # called when the disk has provided something to send
         self.on_pressure: Callable[[], None] = lambda: None  # called when the disk may have something to do
         if journal is not None:
-            self._restore(journal)
+            self._restore(journal, foreign)
         self.first_number = self._number  # of this process
 
-    def _restore(self, journal: Journal) -> None:
+    def _restore(self, journal: Journal, foreign: ForeignPolicy) -> None:
         """Queue what an earlier process left in the journal."""
         for at, number, data in journal.recover():
             try:
                 entry = unpack(data, number)
+                check_sendable(entry.message)
             except ValueError:
                 journal.remove(at)
                 self._count(None, "damaged")
                 continue
+            destination = journal.destination_at(at)
+            if destination is not None and foreign == "discard":
+                journal.remove(at)
+                self._count(entry.message.kind, "discarded")
+                continue
             entry.copy_at = at
-            self._queue.left.add(entry)
+            entry.destination = destination if foreign == "hold" else None
+            (self._queue.left if entry.destination is None else self._queue.held).add(entry)
             self._number = max(self._number, number + 1)
 
     # For producers
@@ -152,7 +164,8 @@ class Outbox:
     def state(self, in_flight: Sequence[Entry] = ()) -> OutboxState:
         """Return counts, bytes and age of what waits, including what is in flight without an acknowledgement."""
         with self._lock:
-            unspooled = [*(entry for entry in in_flight if not entry.is_spooled), *self._moving]
+            moving = (entry for entry in self._moving if entry.destination is None)
+            unspooled = [*(entry for entry in in_flight if not entry.is_spooled), *moving]
             oldest = (*unspooled, *self._queue.oldest())
             times_ns = [entry.message.made_ns for entry in oldest if entry.is_age_known]
             level = self._spool_level
@@ -173,7 +186,12 @@ class Outbox:
                 self._journal is not None,
                 self._without_copy,
                 self._dropped_on_disk,
+                self._held(),
             )
+
+    def _held(self) -> dict[str, int]:
+        in_memory = Counter(str(entry.destination) for entry in (*self._queue.held, *self._moving) if entry.destination)
+        return dict(in_memory + Counter(self._spool_level.held))
 
     # For the spooler
 
@@ -198,6 +216,10 @@ class Outbox:
     def holds_durable(self) -> bool:
         """Return whether memory holds messages that must not get lost."""
         return self._queue.durable > 0
+
+    def holds_foreign(self) -> bool:
+        """Return whether memory holds messages of another destination."""
+        return self._queue.held.count > 0
 
     def drain_durable(self, limit_bytes: int) -> list[Entry]:
         """Remove and return entries of about so many bytes; `note_spooled` or `put_back_drained` must follow."""
@@ -257,7 +279,7 @@ class Outbox:
     def left_in_memory(self) -> tuple[int, int]:
         """Return how many messages stay in memory: with a copy in the journal, and without."""
         with self._lock:
-            rest = [*self._moving, *self._queue.live, *self._queue.left]
+            rest = [*self._moving, *self._queue.live, *self._queue.left, *self._queue.held]
         copied = sum(entry.copy_at != NO_COPY for entry in rest)
         return copied, len(rest) - copied
 

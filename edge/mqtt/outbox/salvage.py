@@ -9,23 +9,59 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from edge.mqtt.outbox.destination import UNKNOWN
 from edge.mqtt.outbox.entry import Entry
-from edge.mqtt.outbox.spool import LOWEST, NUMBERS, read_entry
+from edge.mqtt.outbox.spool import LOWEST
+from edge.mqtt.outbox.spool_file import (
+    FORMAT,
+    NUMBERS,
+    Slot,
+    prefix_of_key,
+    read_entry,
+    read_slots,
+    recorded_rows,
+    slot_of,
+)
 
 TRIES = 2000  # searches between damaged pages
 HIGHEST = 1 << 62  # above every key
+FIRST = Slot(UNKNOWN, unchecked_to=NUMBERS)  # of all rows of format 1
+LOST = Slot(UNKNOWN)  # of a row whose destination cannot be read any more
 
 
 def salvage(path: Path) -> Iterator[Entry]:
     """Yield the entries that can still be read from a damaged file, numbered as before they were spooled."""
     with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as db:
+        slots = _readable_slots(db)
         for key in sorted(_readable_keys(db)):
+            slot = FIRST if slots is None else slots.get(slot_of(prefix_of_key(key)), LOST)
             entry = None
             with contextlib.suppress(sqlite3.Error):
-                row = db.execute("SELECT packed FROM messages WHERE key = ?", (key,)).fetchone()
-                entry = None if row is None else read_entry(key & NUMBERS, row[0])
+                row = db.execute("SELECT size, packed FROM messages WHERE key = ?", (key,)).fetchone()
+                entry = None if row is None else read_entry(key, row[0], row[1], slot.unchecked_to)
             if entry is not None:
+                entry.number = key & NUMBERS
+                entry.destination = None if slots is None else slot.destination
                 yield entry
+
+
+def count_messages(path: Path) -> int:
+    """Return how many messages a damaged file holds or should hold; 0 where neither can be read."""
+    rows = 0
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as db:
+        rows = recorded_rows(db)
+        rows = max(rows, db.execute("SELECT count(*) FROM messages").fetchone()[0])
+    return rows
+
+
+def _readable_slots(db: sqlite3.Connection) -> dict[int, Slot] | None:
+    """Return the destinations; None for a file without any, whose messages count as for the configured one."""
+    try:
+        if db.execute("PRAGMA user_version").fetchone()[0] < FORMAT:
+            return None
+        return read_slots(db)
+    except sqlite3.Error:
+        return {}
 
 
 def _readable_keys(db: sqlite3.Connection) -> set[int]:

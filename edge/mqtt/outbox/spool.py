@@ -10,16 +10,37 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from edge.core.clock import clock_synchronised, now_ns
 from edge.core.files import open_private
 from edge.core.records import MESSAGE_KINDS, DropReason, MessageKind
-from edge.mqtt.outbox.codec import pack, unpack
+from edge.mqtt.outbox.codec import pack
+from edge.mqtt.outbox.destination import UNKNOWN, Destination, ForeignPolicy
 from edge.mqtt.outbox.entry import Entry
+from edge.mqtt.outbox.spool_file import (
+    NUMBERS,
+    SLOTS,
+    Slot,
+    check_pages,
+    count_rows,
+    keys_of,
+    kind_of,
+    prefix_of,
+    prefix_of_key,
+    prepare,
+    read_entry,
+    read_format,
+    read_slots,
+    record_rows,
+    recorded_rows,
+    seal_row,
+    slot_of,
+    write_slot,
+)
 
 Sync = Literal["commit", "checkpoint", "never"]
 SYNCHRONOUS: dict[Sync, str] = {"commit": "FULL", "checkpoint": "NORMAL", "never": "OFF"}
@@ -32,26 +53,17 @@ SMALL_PAGES = 64  # a file that is not worth shrinking
 SPARE_DIVISOR = 64
 AGED_AT_ONCE = 1000  # of each kind: a backlog of a million would delay one change by minutes
 BUSY_S = 1.0
-_TABLE = """
-CREATE TABLE IF NOT EXISTS messages (
-    key INTEGER PRIMARY KEY,  -- kind and number: what is evicted together lies together, so whole pages become free
-    size INTEGER NOT NULL,    -- bytes of the body
-    packed BLOB NOT NULL
-);
-"""
-_FORMAT = 1  # of the rows; a file of another format is set aside
-_KIND_BITS = 58  # of a key, the number's
-NUMBERS = (1 << _KIND_BITS) - 1
 LOWEST = -1  # below every key
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolLevel:
-    """Messages and bytes on disk, and the time of the oldest."""
+    """Messages and bytes on disk that are to be sent, the time of the oldest, and what is held."""
 
     messages: int = 0
     bytes: int = 0
     oldest_ns: int | None = None  # monotonic; None: there is none whose age is known
+    held: Mapping[str, int] = field(default_factory=dict)  # messages for each other destination
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +78,21 @@ class Eviction:
 class Spool:
     """Messages on disk; every call may raise sqlite3.Error or OSError."""
 
-    def __init__(self, path: Path, max_mb: int, max_age_s: float, sync: Sync) -> None:
+    def __init__(
+        self,
+        path: Path,
+        max_mb: int,
+        max_age_s: float,
+        sync: Sync,
+        destination: Destination = UNKNOWN,
+        foreign: ForeignPolicy = "send",
+    ) -> None:
+        """Set up a file for messages to `destination`; `foreign` says what becomes of those for others."""
         self.path = path
         self.max_mb = max_mb
         self.max_age_s = max_age_s
+        self.destination = destination
+        self.foreign = foreign
         self._max_age_ns = int(max_age_s * 1e9)
         self._sync = sync
         self._log_pages = max(8, min(1000, max_mb * 10**6 // LOG_DIVISOR // PAGE_BYTES))
@@ -79,36 +102,103 @@ class Spool:
         self._db: sqlite3.Connection | None = None
         self._inode = 0
         self._ahead = 0  # how far its numbers are ahead of ours
-        self._messages = self._bytes = 0
-        # By kind, and by whether the clock is synchronised: the key up to which no age is known, so that not every
+        self._slots: dict[int, Slot] = {}  # a new file in place of a damaged one gets the same
+        self._own_slot = 0
+        self._counts: dict[int, tuple[int, int]] = {}  # messages and bytes by the prefix of their keys
+        # By prefix, and by whether the clock is synchronised: the key up to which no age is known, so that not every
         # change reads those entries again.
         self._undated: dict[tuple[int, bool | None], int] = {}
+        self._version = 0  # it counts the changes by other processes
 
     def open(self, first: int) -> None:
         """Open or create the file; messages numbered from `first` on will come behind all that it holds."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._make_private()
         self._db = db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
-        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute(f"PRAGMA synchronous = {SYNCHRONOUS[self._sync]}")
-        db.execute(f"PRAGMA wal_autocheckpoint = {self._log_pages}")
-        db.execute(f"PRAGMA journal_size_limit = {self._log_pages * PAGE_BYTES}")
-        db.executescript(_TABLE)
-        if db.execute("PRAGMA user_version").fetchone()[0] not in (0, _FORMAT):
-            raise sqlite3.DatabaseError("its format is of another version")
-        db.execute(f"PRAGMA user_version = {_FORMAT}")
-        self._inode = self.path.stat().st_ino
-        highest = max((key & NUMBERS for (key,) in self._ends("max")), default=-1)
+        try:
+            read_format(db)  # before anything is written to a file that is not ours to read
+            db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA synchronous = {SYNCHRONOUS[self._sync]}")
+            db.execute(f"PRAGMA wal_autocheckpoint = {self._log_pages}")
+            db.execute(f"PRAGMA journal_size_limit = {self._log_pages * PAGE_BYTES}")
+            self._inode = self.path.stat().st_ino
+            with self._transaction():
+                prepare(db, self.destination)
+                check_pages(db)
+            self.reload()
+        except BaseException:
+            self.close()
+            raise
+        highest = max((key & NUMBERS for key in self._ends("max", self._counts)), default=-1)
         self._ahead = max(highest - first + 1, 0)
-        self._undated.clear()
-        self._messages, self._bytes = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
 
-    def _ends(self, function: Literal["min", "max"]) -> list[tuple[int]]:
-        """Return the first or last key of each kind that is present."""
+    def reload(self) -> None:
+        """Read anew what another process may have changed: destinations and counts."""
+        db = self._connected
+        self._version = db.execute("PRAGMA data_version").fetchone()[0]
+        self._undated.clear()
+        with self._transaction():
+            stored = read_slots(db)
+            if not stored:
+                stored = {number: replace(slot, unchecked_to=-1) for number, slot in self._slots.items()}
+                for number, slot in stored.items():
+                    write_slot(db, number, slot)
+            self._slots, self._counts = stored, count_rows(db)
+            self._own_slot = self._slot_for(self.destination)
+            if self._slots[self._own_slot].is_released:
+                self._set_released(self._own_slot, is_released=False)
+
+    def has_changed_elsewhere(self) -> bool:
+        """Return whether another process has changed the file since it was opened or read anew."""
+        version: int = self._connected.execute("PRAGMA data_version").fetchone()[0]
+        return version != self._version
+
+    def _slot_for(self, destination: Destination) -> int:
+        """Return the slot of a destination, a new one if needed."""
+        for number, slot in self._slots.items():
+            if slot.destination == destination:
+                return number
+        used = {slot_of(prefix) for prefix in self._counts}
+        used |= {number for number, slot in self._slots.items() if slot.destination == self.destination}
+        free = [number for number in range(SLOTS) if number not in used]
+        if not free:
+            raise sqlite3.OperationalError(
+                f"it holds messages for {SLOTS} destinations, wanted fewer; send or discard them with `edge outbox`"
+            )
+        number = min(free, key=lambda each: (each in self._slots, each))
+        self._slots[number] = Slot(destination)
+        write_slot(self._connected, number, self._slots[number])
+        return number
+
+    def _set_released(self, number: int, *, is_released: bool) -> None:
+        self._slots[number] = replace(self._slots[number], is_released=is_released)
+        write_slot(self._connected, number, self._slots[number])
+
+    def _is_sent(self, prefix: int) -> bool:
+        """Return whether messages with this prefix are to be sent, or held."""
+        number = slot_of(prefix)
+        slot = self._slots.get(number)
+        return number == self._own_slot or self.foreign == "send" or (slot is not None and slot.is_released)
+
+    def _ends(self, function: Literal["min", "max"], prefixes: Iterable[int]) -> list[int]:
+        """Return the first or last key of each prefix."""
         query = f"SELECT {function}(key) FROM messages WHERE key BETWEEN ? AND ?"  # noqa: S608 -- one of two words
-        found = [self._connected.execute(query, _range(kind)).fetchone() for kind in range(len(MESSAGE_KINDS))]
-        return [row for row in found if row[0] is not None]
+        found = [self._connected.execute(query, keys_of(prefix)).fetchone()[0] for prefix in prefixes]
+        return [key for key in found if key is not None]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        db, counts, slots = self._connected, dict(self._counts), dict(self._slots)
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            db.execute("COMMIT")
+        except BaseException:
+            self._counts, self._slots = counts, slots
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            raise
 
     @property
     def _connected(self) -> sqlite3.Connection:
@@ -128,83 +218,106 @@ class Spool:
 
     def change(self, add: Sequence[Entry], remove: Iterable[int]) -> list[Eviction]:
         """Add entries, of `batch_bytes` at most, and remove keys; return what, old or new, was evicted."""
-        db = self._connected
-        messages, size = self._messages, self._bytes
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._changing():
             for key in remove:
                 self._remove(key)
             evicted = [each for entry in add if (each := self._add(entry)) is not None]
             evicted += [*self._evict_aged(), *self._evict_excess()]
-            db.execute("COMMIT")
-        except BaseException:
-            self._messages, self._bytes = messages, size
-            with contextlib.suppress(sqlite3.Error):
-                db.execute("ROLLBACK")
-            raise
         return evicted
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Open a transaction that records how many rows there are at its end."""
+        with self._transaction():
+            before = self._rows()
+            yield
+            if added := self._rows() - before:
+                record_rows(self._connected, recorded_rows(self._connected) + added)
+
+    def _rows(self) -> int:
+        return sum(messages for messages, _ in self._counts.values())
 
     def key(self, entry: Entry) -> int:
         """Return the key that an entry gets on disk."""
-        return (MESSAGE_KINDS.index(entry.message.kind) << _KIND_BITS) + entry.number + self._ahead
+        slot = self._own_slot if entry.destination is None else self._slot_for(entry.destination)
+        return keys_of(prefix_of(MESSAGE_KINDS.index(entry.message.kind), slot))[0] + entry.number + self._ahead
 
     def _add(self, entry: Entry) -> Eviction | None:
         key, size = self.key(entry), len(entry.message.body)
         if size > 2 * self.batch_bytes:
             return Eviction(key, entry.message.kind, "full")
+        prefix, row = prefix_of_key(key), (key, size, seal_row(key, size, pack(entry)))
         # It is there already if the process was killed before the journal's copy was removed.
-        added = self._connected.execute("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", (key, size, pack(entry)))
-        if any(key < passed for (kind, _), passed in self._undated.items() if kind == key >> _KIND_BITS):
+        added = self._connected.execute("INSERT OR IGNORE INTO messages VALUES (?, ?, ?)", row)
+        if any(key < passed for (each, _), passed in self._undated.items() if each == prefix):
             self._undated.clear()
-        self._messages += added.rowcount
-        self._bytes += added.rowcount * size
+        if added.rowcount:
+            self._count(prefix, 1, size)
         return None
 
     def _remove(self, key: int) -> None:
         row = self._connected.execute("DELETE FROM messages WHERE key = ? RETURNING size", (key,)).fetchone()
         if row is not None:
-            self._messages -= 1
-            self._bytes -= row[0]
+            self._count(prefix_of_key(key), -1, -row[0])
+
+    def _count(self, prefix: int, messages: int, size: int) -> None:
+        before = self._counts.get(prefix, (0, 0))
+        self._counts[prefix] = (before[0] + messages, before[1] + size)
+        if not self._counts[prefix][0]:
+            del self._counts[prefix]
 
     def _evict_aged(self) -> Iterator[Eviction]:
         """Remove what is known to be older than `max_age_s`."""
         made_before_ns, is_synchronised = now_ns() - self._max_age_ns, clock_synchronised()
-        for kind, name in enumerate(MESSAGE_KINDS):
-            first, last = _range(kind)
+        for prefix in sorted(self._counts):
+            first, last = keys_of(prefix)
             for _ in range(AGED_AT_ONCE):
-                found = self.read(self._undated.get((kind, is_synchronised), first - 1), 1)
-                if not found or found[0].number > last:
+                found = self._read(self._undated.get((prefix, is_synchronised), first - 1) + 1, last, 1)
+                if not found:
                     break
                 entry = found[0]
                 if not entry.is_age_known:
-                    self._undated[kind, is_synchronised] = entry.number
+                    self._undated[prefix, is_synchronised] = entry.number
                 elif entry.message.made_ns < made_before_ns:
                     self._remove(entry.number)
-                    yield Eviction(entry.number, name, "age")
+                    yield Eviction(entry.number, MESSAGE_KINDS[kind_of(prefix)], "age")
                 else:
                     break
-
-    def _oldest(self) -> list[Entry]:
-        """Return the oldest entry of each kind."""
-        return [entry for (key,) in self._ends("min") for entry in self.read(key - 1, 1)]
 
     def _evict_excess(self) -> Iterator[Eviction]:
         """Remove what exceeds the space, by lowest priority, oldest first."""
         if self._used_bytes() <= self._limit_bytes:
             return
         target_bytes = self._limit_bytes - self._limit_bytes // SPARE_DIVISOR
-        for kind in reversed(range(len(MESSAGE_KINDS))):
-            while (excess := self._used_bytes() - target_bytes) > 0 and (
-                rows := self._connected.execute(
-                    "SELECT key, size FROM messages WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 64", _range(kind)
-                ).fetchall()
-            ):
+        by_priority = sorted(self._counts, key=lambda prefix: (-kind_of(prefix), self._is_sent(prefix), prefix))
+        for prefix in by_priority:  # of a kind, those held for other destinations first
+            while (excess := self._used_bytes() - target_bytes) > 0 and (rows := self._first_rows(prefix)):
                 for key, size in rows:
                     self._remove(key)
-                    yield Eviction(key, MESSAGE_KINDS[kind], "full")
+                    yield Eviction(key, MESSAGE_KINDS[kind_of(prefix)], "full")
                     excess -= size
                     if excess <= 0:
                         break
+
+    def _first_rows(self, prefix: int) -> list[tuple[int, int]]:
+        query = "SELECT key, size FROM messages WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 64"
+        return self._connected.execute(query, keys_of(prefix)).fetchall()
+
+    def discard_held(self) -> list[Eviction]:
+        """Remove some of the messages for other destinations; return them, none where none are left."""
+        with self._changing():
+            held = [prefix for prefix in sorted(self._counts) if slot_of(prefix) != self._own_slot]
+            rows = [key for prefix in held[:1] for key, _ in self._first_rows(prefix)]
+            for key in rows:
+                self._remove(key)
+        return [Eviction(key, MESSAGE_KINDS[kind_of(prefix_of_key(key))], "discarded") for key in rows]
+
+    def release_held(self) -> None:
+        """Have the messages for other destinations sent to the configured one."""
+        with self._transaction():
+            for number in {slot_of(prefix) for prefix in self._counts} - {self._own_slot}:
+                self._slots.setdefault(number, Slot(UNKNOWN))
+                self._set_released(number, is_released=True)
 
     def _used_bytes(self) -> int:
         pages: int = self._connected.execute("PRAGMA page_count").fetchone()[0]
@@ -212,24 +325,42 @@ class Spool:
         return (pages - free) * PAGE_BYTES
 
     def read(self, after: int, limit: int) -> list[Entry]:
-        """Return the first entries whose keys, now their numbers, are above `after`.
+        """Return the first entries to send whose keys, now their numbers, are above `after`.
 
         Raises DatabaseError where one is damaged.
         """
-        rows = self._connected.execute(
-            "SELECT key, packed FROM messages WHERE key > ? ORDER BY key LIMIT ?", (after, limit)
-        )
-        return [read_entry(key, packed) for key, packed in rows]
+        found = list[Entry]()
+        for prefix in sorted(self._counts):
+            first, last = keys_of(prefix)
+            if last > after and len(found) < limit and self._is_sent(prefix):
+                found += self._read(max(first, after + 1), last, limit - len(found))
+        return found
+
+    def _read(self, first: int, last: int, limit: int) -> list[Entry]:
+        query = "SELECT key, size, packed FROM messages WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?"
+        rows = self._connected.execute(query, (first, last, limit))
+        slot = self._slots.get(slot_of(prefix_of_key(first)))
+        unchecked_to = -1 if slot is None else slot.unchecked_to
+        return [read_entry(key, size, packed, unchecked_to) for key, size, packed in rows]
 
     def level(self) -> SpoolLevel:
         """Return how much is on disk."""
-        known_ns = (entry.message.made_ns for entry in self._oldest() if entry.is_age_known)
-        oldest_ns = min(known_ns, default=None)
-        return SpoolLevel(self._messages, self._bytes, oldest_ns)
+        messages, size, held = 0, 0, dict[str, int]()
+        for prefix, (count, count_bytes) in self._counts.items():
+            if self._is_sent(prefix):
+                messages, size = messages + count, size + count_bytes
+            else:
+                slot = self._slots.get(slot_of(prefix))
+                name = str(UNKNOWN if slot is None else slot.destination)
+                held[name] = held.get(name, 0) + count
+        sent = [prefix for prefix in self._counts if self._is_sent(prefix)]
+        oldest = [entry for key in self._ends("min", sent) for entry in self._read(key, key, 1)]
+        known_ns = (entry.message.made_ns for entry in oldest if entry.is_age_known)
+        return SpoolLevel(messages, size, min(known_ns, default=None), held)
 
     def shrink(self) -> None:
         """Release the space of an empty file."""
-        if not self._messages and self.path.stat().st_size > SMALL_PAGES * PAGE_BYTES:
+        if not self._counts and self.path.stat().st_size > SMALL_PAGES * PAGE_BYTES:
             self._connected.execute("VACUUM")
         self._connected.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -268,18 +399,3 @@ class Spool:
     @staticmethod
     def _companions(path: Path) -> list[Path]:
         return [path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")]
-
-
-def _range(kind: int) -> tuple[int, int]:
-    """Return the first and the last key that a kind can have."""
-    return kind << _KIND_BITS, (kind << _KIND_BITS) + NUMBERS
-
-
-def read_entry(number: int, packed: bytes) -> Entry:
-    """Decode an entry that is on disk; raise DatabaseError where it is damaged."""
-    try:
-        entry = unpack(packed, number)
-    except (ValueError, TypeError) as error:
-        raise sqlite3.DatabaseError(str(error)) from None
-    entry.is_spooled = True
-    return entry

@@ -18,7 +18,7 @@ from edge.core.clock import now_ns
 from edge.mqtt.outbox.alarm_latch import AlarmCallback, AlarmLatch, OutboxLimits
 from edge.mqtt.outbox.entry import Entry
 from edge.mqtt.outbox.outbox import Outbox
-from edge.mqtt.outbox.salvage import salvage
+from edge.mqtt.outbox.salvage import count_messages, salvage
 from edge.mqtt.outbox.spool import LOWEST, Spool, SpoolLevel
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ class Spooler:
         self._spool = spool
         self._memory_ns = int(memory_s * 1e9)
         self._commit_ns = int(commit_s * 1e9)
-        on_disk = (spool.max_mb, spool.max_age_s) if spool else ()
-        self._alarms = AlarmLatch(on_alarm, OutboxLimits(outbox.bound, *on_disk))
+        limits = OutboxLimits(outbox.bound, spool.max_mb, spool.max_age_s) if spool else OutboxLimits(outbox.bound)
+        self._alarms = AlarmLatch(on_alarm, limits, str(spool.destination) if spool else "the configured broker")
         self._wake = threading.Event()
         self._is_closing = False
         self._read: set[int] = set()  # keys that were read from the disk and are not removed from it yet
@@ -111,6 +111,8 @@ class Spooler:
         if spool.is_open:
             if not spool.is_there():
                 self._replace(spool)
+            elif spool.has_changed_elsewhere():
+                self._reload(spool)
             self._read_ahead(spool)
             self._write(spool)
         if self._is_commit_due():
@@ -129,16 +131,34 @@ class Spooler:
         disconnected_ns = self._outbox.disconnected_since_ns
         is_long = disconnected_ns is not None and now_ns() - disconnected_ns >= self._memory_ns
         # A link that lets nothing pass looks connected until the client's patience runs out.
-        return self._is_closing or is_long or self._outbox.is_near_limit or self._outbox.has_waited(self._memory_ns)
+        is_full = self._outbox.is_near_limit or self._outbox.holds_foreign()
+        return self._is_closing or is_long or is_full or self._outbox.has_waited(self._memory_ns)
 
     def _open(self, spool: Spool) -> None:
         spool.open(self._outbox.first_number)
         self._note_level(spool)
+        self._discard_foreign(spool)
         if self._level.messages:
             log.info("%d messages of an earlier run wait on disk (%s)", self._level.messages, spool.path)
             # What the journal kept is younger: behind what is on disk, it keeps its place.
             while self._move(spool):
                 pass
+
+    def _discard_foreign(self, spool: Spool) -> None:
+        """Discard what is for other destinations, where the configuration wants that."""
+        discarded = 0
+        while spool.foreign == "discard" and (gone := spool.discard_held()):
+            discarded += len(gone)
+            self._level = spool.level()
+            self._outbox.note_spooled([], gone, self._level)
+        if discarded:
+            log.warning('%d messages for other destinations were discarded ([outbox] foreign = "discard")', discarded)
+
+    def _reload(self, spool: Spool) -> None:
+        """Take over what a command has decided about the messages on disk."""
+        spool.reload()
+        self._note_level(spool)
+        self._read_up_to = LOWEST
 
     def _note_level(self, spool: Spool) -> None:
         self._level = spool.level()
@@ -222,7 +242,7 @@ class Spooler:
 
     def _start_over(self, spool: Spool, aside: Path, error: Exception) -> None:
         """Start a new file with what can still be read from the one that was set aside."""
-        before, saved = self._level.messages, 0
+        before, saved = max(count_messages(aside), self._level.messages), 0
         spool.open(self._outbox.first_number)
         entries = salvage(aside)
         while batch := list(islice(entries, AHEAD)):
