@@ -114,6 +114,11 @@ def test_a_stream_is_added_with_the_settings_of_the_file_and_removed_with_all_th
         ({"source": "no/such/file", "model": "conveyor"}, "does not exist"),
         ({"source": "rtsp://127.0.0.1:1/a", "model": "conveyor", "password_file": "/etc/passwd"}, "is not accepted"),
         ({"source": "synthetic://conveyor", "model": "conveyor", "labels": ["none"]}, "wanted labels of the model"),
+        ({"source": "synthetic://conveyor?size=8192x8192", "model": "conveyor"}, "wanted at most 50 Mpx"),
+        (
+            {"source": "synthetic://conveyor?size=8192x8192", "model": "conveyor", "max_mpx": 100},
+            "raise [device] picture_memory_mb",
+        ),
     ],
 )
 def test_a_stream_whose_settings_do_not_fit_is_refused_with_a_sentence(
@@ -125,7 +130,7 @@ def test_a_stream_whose_settings_do_not_fit_is_refused_with_a_sentence(
     settings: Json,
     told: str,
 ) -> None:
-    daemon = start_edge(configure(allowing("stream_add")))
+    daemon = start_edge(configure(allowing("stream_add", device={"picture_memory_mb": 1000})))
     subscriber.wait_for_state("online")
     answer = commander.ask("stream_add", {"stream": "second", "settings": settings})
     assert not answer["ok"]

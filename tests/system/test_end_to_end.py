@@ -115,6 +115,34 @@ def test_each_frame_of_a_video_is_published_once_in_order_with_the_persons_in_it
     assert json.loads(daemon.output)["streams"]["door"]["results"] == PERSON_FRAMES
 
 
+def test_a_file_and_a_folder_that_come_later_are_waited_for_while_the_others_run(
+    tmp_path: Path, configure: Configure, start_edge: StartEdge, subscriber: Subscriber
+) -> None:
+    (tmp_path / "inbox").mkdir()
+    late = {"model": "conveyor", "delivery": "every"}
+    config = configure(
+        {
+            "streams.stick": late | {"source": str(tmp_path / "stick/a.png")},
+            "streams.inbox": late | {"source": str(tmp_path / "inbox")},
+            "streams.belt": belt(fps=10),
+        }
+    )
+    daemon = start_edge(config)
+    for name, told in (("stick", "does not exist"), ("inbox", "contains no pictures")):
+        assert told in subscriber.wait_for_state("reconnecting", name).body["reason"]
+    subscriber.wait_for_results("belt", 5)
+    picture = np.zeros((240, 320, 3), np.uint8)
+    for place in ("new", "stick"):
+        (tmp_path / place).mkdir()
+    for name, folder in (("stick", "stick"), ("inbox", "inbox")):
+        assert cv2.imwrite(str(tmp_path / "new/a.png"), picture)
+        (tmp_path / "new/a.png").rename(tmp_path / folder / "a.png")
+        subscriber.wait_for_results(name, 1)
+        subscriber.wait_for_state("ended", name)
+    assert daemon.end() == 0
+    assert subscriber.states("belt") == ["running", "off"]
+
+
 def gives_no_secret(secrets: list[str], messages: list[Received], log: str) -> bool:
     return not any(secret in log or any(secret.encode() in m.raw for m in messages) for secret in secrets)
 

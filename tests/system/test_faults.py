@@ -71,7 +71,7 @@ WRONG_CONFIGS = [
     (STREAM.replace("synthetic://conveyor?frames=1", "rtsp://user:12/pass-word@host/"), "[streams.belt] source"),
     (STREAM + '[models.other]\npath = "missing"\n', "missing does not exist"),
     (STREAM + '[mqtt]\nurl = "http://127.0.0.1"\n', "wanted mqtt://HOST"),
-    (STREAM + '[mqtt]\npassword_file = "missing"\n', "missing does not exist"),
+    (STREAM + '[mqtt]\npassword_file = "missing"\n', "contains no file of this name"),
     (STREAM + "[telemetry]\nperiod_s = 0\n", "[telemetry] period_s: found 0"),
     (
         STREAM + "password_file = 'edge.toml'\ndelivery = 'sometimes'\n",
