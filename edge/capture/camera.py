@@ -87,7 +87,6 @@ class Camera:
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._running = False
         self._memory = memory or PictureMemory()
-        self._shape: tuple[int, ...] = ()  # of the last picture
         self._timeout_s = TIMEOUT_S
         self._thread = threading.Thread(target=self._run, name=f"camera-{settings.name}", daemon=True)
 
@@ -144,11 +143,11 @@ class Camera:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Source]:
         settings = self._settings
-        if size_bytes := settings.expected_bytes:
-            self._memory.reserve(self, settings.address.shown, size_bytes)
         start_ns = now_ns()
         try:
-            source = open_source(settings.address, replace(settings.limits, timeout_s=self._timeout_s))
+            source = open_source(
+                settings.address, replace(settings.limits, timeout_s=self._timeout_s, on_pixels=self._reserve)
+            )
         except SourceError:
             # A camera with few frames a minute does not even say its format within the usual time.
             if settings.address.is_live and (now_ns() - start_ns) / 1e9 >= SILENT_FRACTION * self._timeout_s:
@@ -210,15 +209,14 @@ class Camera:
         return self._finished(drawing(self._buffer()))
 
     def _finished(self, picture: Image) -> Image:
-        """Make a picture ready for delivery: within the memory of all streams, and masked."""
-        if picture.shape != self._shape:
-            settings, (height, width) = self._settings, picture.shape[:2]
-            size_bytes = needed_bytes(settings.address, width * height, settings.pictures)
-            self._memory.reserve(self, settings.address.shown, size_bytes)
-            self._shape = picture.shape
+        """Make a picture ready for delivery."""
         if self._masks:
             cv2.fillPoly(picture, self._masks, (0, 0, 0))
         return picture
+
+    def _reserve(self, pixels: int) -> None:
+        settings = self._settings
+        self._memory.reserve(self, settings.address.shown, needed_bytes(settings.address, pixels, settings.pictures))
 
     def _deliver_frame(self, picture: Image | None = None, draw: Callable[[], Image] | None = None) -> None:
         if not self._running:

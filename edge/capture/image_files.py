@@ -12,7 +12,9 @@ import numpy as np
 
 from edge.capture.picture_header import (
     SIGNATURE_BYTES,
+    TAIL_BYTES,
     PictureHeader,
+    has_end,
     is_motion_jpeg,
     is_whole,
     picture_format,
@@ -76,7 +78,9 @@ def open_picture(path: Path, limits: SourceLimits) -> Source:
 
         # By the content alone: FFmpeg also goes by the name, which may be that of a still picture.
         with path.open("rb") as file:
-            return VideoSource(SourceAddress("file", str(path)), limits, f"/proc/self/fd/{file.fileno()}")
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            fault = None if has_end(header, file.read()) else f"{path} is cut off: its last frames are missing"
+            return VideoSource(SourceAddress("file", str(path)), limits, f"/proc/self/fd/{file.fileno()}", fault)
     if not is_whole(header, content):
         raise SourceError(f"{path} is cut off: its end is missing; copy it again", permanent=True)
     return PictureSource(path, header, content)

@@ -12,6 +12,8 @@ SIGNATURE_BYTES = 32
 # Metadata before the size in a JPEG (EXIF, colour profiles, previews) and directories of a TIFF; more is no picture.
 MAX_SEGMENTS = 1000
 MAX_PAGES = 1000
+# Parts of a file's body that are walked through; a file of more is taken for what it was so far.
+MAX_PARTS = 1 << 20
 _JPEG_SIZE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_PLAIN = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _JPEG_END = b"\xff\xd9"
@@ -25,7 +27,7 @@ _AVIF_BRANDS = (b"avif", b"avis")
 _PNM = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s")
 _TIFF_NUMBERS = {3: "H", 4: "I", 16: "Q"}  # by the type of an entry
 # A copy that has not finished may have its full length already; coded data does not end in so many zeros.
-_ZEROS = b"\0" * 4096
+TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,20 @@ def is_whole(header: PictureHeader, content: bytes) -> bool:
     """Return whether a file has its end, as far as its format shows that: half a picture decodes to half of grey."""
     if header.format == "JPEG":
         return _jpeg_end(content) >= 0
+    if header.format == "WebP" and len(content) < int.from_bytes(content[4:8], "little") + 8:
+        return False
+    return has_end(header, content[-TAIL_BYTES:])
+
+
+def has_end(header: PictureHeader, tail: bytes) -> bool:
+    """Return whether the last bytes of a file end it; those of formats whose decoder reports that always do."""
+    if header.format == "JPEG":
+        return tail.rfind(_JPEG_END) > tail.rfind(_JPEG_START)
     if header.format == "PNG":
-        return b"IEND" in content[-4096:]
-    if header.format == "WebP":
-        return len(content) >= int.from_bytes(content[4:8], "little") + 8 and not content.endswith(_ZEROS)
+        return b"IEND" in tail
     if header.format == "GIF":
-        return content.rstrip(b"\0").endswith(b";")
-    if header.format in ("AVIF", "JPEG 2000"):
-        return not content.endswith(_ZEROS)
-    return True  # the decoders of the others report it
+        return tail.rstrip(b"\0").endswith(b";")
+    return not (header.format in ("WebP", "AVIF", "JPEG 2000") and tail.endswith(bytes(TAIL_BYTES)))
 
 
 class _Bytes:
@@ -150,7 +157,9 @@ def _jpeg_segments(data: _Bytes) -> Iterator[tuple[int, int, int]]:
 
 def _jpeg_end(content: bytes, offset: int = 2) -> int:
     """Return the offset behind the first picture of the content; -1 where it is cut off."""
-    while 0 <= offset < len(content) - 1:
+    for _ in range(MAX_PARTS):
+        if not 0 <= offset < len(content) - 1:
+            break
         marker = content[offset + 1]
         if content[offset] != 0xFF:  # noqa: PLR2004 -- each marker begins so
             return -1
@@ -191,7 +200,10 @@ def _webp(data: _Bytes) -> tuple[int, int, int]:
 
 def _webp_frames(data: _Bytes) -> int:
     end, offset, frames = data.unpack("<I", 4)[0] + 8, 12, 0
-    while offset + 8 <= end and len(head := data.up_to(offset, 8)) == 8:  # noqa: PLR2004 -- name and length
+    for _ in range(MAX_PARTS):
+        head = data.up_to(offset, 8)
+        if offset + 8 > end or len(head) < 8:  # noqa: PLR2004 -- name and length
+            break
         frames += head[:4] == b"ANMF"
         length = int.from_bytes(head[4:], "little")
         offset += 8 + length + length % 2
@@ -200,8 +212,8 @@ def _webp_frames(data: _Bytes) -> int:
 
 def _gif(data: _Bytes) -> tuple[int, int, int]:
     width, height, flags = data.unpack("<HHB", 6)
-    offset, frames = 13 + _gif_colours(flags), 0
-    while head := data.up_to(offset, 10):
+    offset, frames, parts = 13 + _gif_colours(flags), 0, 0
+    while (head := data.up_to(offset, 10)) and parts < MAX_PARTS:
         if head[0] == 0x2C:  # noqa: PLR2004 -- a frame
             frames += 1
             if frames > 1:  # FFmpeg counts them
@@ -211,9 +223,11 @@ def _gif(data: _Bytes) -> tuple[int, int, int]:
             offset += 2
         else:
             break
-        while length := (data.up_to(offset, 1) or b"\0")[0]:
+        while (length := (data.up_to(offset, 1) or b"\0")[0]) and parts < MAX_PARTS:
             offset += 1 + length
+            parts += 1
         offset += 1
+        parts += 1
     return width, height, max(1, frames)
 
 

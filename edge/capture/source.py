@@ -24,6 +24,7 @@ class SourceLimits:
     max_mpx: float = MAX_MPX  # megapixels of a picture
     stall_s: float = 10.0  # longest time without a frame, from a camera or within a file
     timeout_s: float = TIMEOUT_S  # of opening a camera
+    on_pixels: Callable[[int], None] | None = None  # called with each picture size that passes; may raise SourceError
 
     def check_size(self, shown: str, width: int, height: int, *, permanent: bool = True) -> None:
         """Raise SourceError for pictures that are too large, before anything of them is decoded."""
@@ -34,6 +35,8 @@ class SourceLimits:
                 "scale them down, or raise max_mpx of the stream",
                 permanent=permanent,
             )
+        if self.on_pixels is not None:
+            self.on_pixels(width * height)
 
 
 DEFAULT_LIMITS = SourceLimits()

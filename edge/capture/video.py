@@ -47,12 +47,17 @@ class VideoSource:
     """Video file or camera in an OpenCV capture."""
 
     def __init__(
-        self, address: SourceAddress, limits: SourceLimits = DEFAULT_LIMITS, location: str | None = None
+        self,
+        address: SourceAddress,
+        limits: SourceLimits = DEFAULT_LIMITS,
+        location: str | None = None,
+        fault: str | None = None,
     ) -> None:
-        """Open the source; `location` is where a file is found, if not at its address."""
+        """Open the source; `location` is where a file is found, if not at its address, `fault` is said at its end."""
         self._address = address
         self._location = location or address.secret_url
         self._limits = limits
+        self._fault = fault
         self._timeout_s = limits.timeout_s
         self._grabbed = 0
         self._is_ahead = False  # a frame is grabbed that was not given yet
@@ -149,7 +154,7 @@ class VideoSource:
         return picture  # type: ignore[return-value]  # OpenCV's stubs leave the dtype open
 
     def ending(self) -> str | None:
-        remarks = [self._clock.remark()]
+        remarks = [self._fault, self._clock.remark()]
         if self._grabbed < self._expected and self._has_ended:
             remarks.append(
                 f"delivered {self._grabbed} of about {self._expected} frames: the file may be truncated or damaged"

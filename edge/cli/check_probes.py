@@ -15,6 +15,7 @@ import psutil
 
 from edge import __version__
 from edge.capture import open_source
+from edge.capture.source import TIMEOUT_S, SourceLimits
 from edge.core.clock import clock_synchronised
 from edge.core.config import Config, ModelSettings, MqttSettings, StreamSettings, load_config
 from edge.core.errors import EdgeError, UnansweredError
@@ -209,12 +210,14 @@ def _attempt(thing: str, action: Callable[[], str]) -> Finding:
 
 def _first_frame(stream: StreamSettings) -> str:
     """Open a source, wait for one frame and return its size."""
-    start_s = monotonic()
-    with contextlib.closing(open_source(stream.address())) as source:
-        while monotonic() - start_s < FIRST_FRAME_S:
+    start_s, longest_s = monotonic(), max(FIRST_FRAME_S, stream.stall_s)
+    timeout_s = TIMEOUT_S if stream.stall_s <= FIRST_FRAME_S else stream.stall_s
+    limits = SourceLimits(stream.max_mpx, stream.stall_s, timeout_s)
+    with contextlib.closing(open_source(stream.address(), limits)) as source:
+        while monotonic() - start_s < longest_s:
             with contextlib.suppress(TimeoutError):
                 if source.grab() is None:
                     raise EdgeError(f"{stream.source.shown} ended before its first frame")
                 height, width = source.retrieve(None).shape[:2]
                 return f"{stream.source.shown} gives {width}×{height} after {monotonic() - start_s:.1f} s"
-    raise EdgeError(f"{stream.source.shown} gave no frame in {FIRST_FRAME_S:g} s; check that the camera streams")
+    raise EdgeError(f"{stream.source.shown} gave no frame in {longest_s:g} s; check that the camera streams")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from edge.inference.predictor import PredictorSession
 from edge.mqtt.encode import encode_findings, to_json
 from edge.pipeline.annotate import draw
 from edge.pipeline.served_model import ServedModel
+
+log = logging.getLogger(__name__)
 
 
 def detect(
@@ -46,6 +49,8 @@ def detect(
             sys.stdout.buffer.flush()
             write(draw(picture, findings, model.labels), media_s)
             number += 1
+        if (remark := camera.ending()) is not None:
+            log.warning("%s", remark)
 
 
 def _address(source: str) -> SourceAddress:

@@ -392,6 +392,7 @@ def test_a_picture_that_does_not_fit_the_memory_of_all_streams_waits_and_says_so
     camera = stage.camera("a.png", tmp_path, every=True, memory=memory)
     camera.start()
     assert has_become(lambda: bool(stage.states))
+    assert stage.captured == 0
     assert stage.states[0][0] == "reconnecting"
     assert "wanted at most 16 MB for all of them" in str(stage.states[0][1])
     memory.release("another")

@@ -198,6 +198,16 @@ def test_a_folder_gives_all_frames_of_its_moving_pictures(tmp_path: Path) -> Non
     assert times_s == sorted(set(times_s))
 
 
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.mjpg"])
+def test_a_moving_picture_that_is_cut_off_says_so(tmp_path: Path, name: str) -> None:
+    moving_picture(tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * 0.7)])
+    with opened(name, tmp_path) as source:
+        assert 0 < len(list(pictures(source))) < 6
+        assert f"{name} is cut off: its last frames are missing" in str(source.ending())
+
+
 def test_a_picture_of_two_in_one_file_is_one_where_the_second_is_its_depth_or_brightness(tmp_path: Path) -> None:
     jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
     segment = b"\xff\xe2" + (8).to_bytes(2, "big") + b"MPF\0\0\0"
