@@ -163,7 +163,9 @@ def test_what_waits_on_disk_outlives_a_restart_with_the_clock_set_by_an_hour(
     with subscribed(mosquitto.port) as subscriber:
         second = start_edge(config, environment=clock.environment)
         wait_for_results_at(subscriber, step_s, FPS)
-        eventually(lambda: subscriber.telemetry()[-1]["outbox"]["messages"] < FPS, "the backlog is sent")
+        eventually(
+            lambda: any(each["outbox"]["messages"] < FPS for each in subscriber.telemetry()[-1:]), "the backlog is sent"
+        )
         assert second.end() == 0
         subscriber.wait_for_state("stopped")
         earlier = [each for each in subscriber.results("belt") if offset_s(each["captured_at"]) == 0]
@@ -205,7 +207,9 @@ def backlog_after_a_reboot(
     mosquitto.start()
     with subscribed(mosquitto.port) as subscriber:
         wait_for_results_at(subscriber, 0, FPS)
-        eventually(lambda: subscriber.telemetry()[-1]["outbox"]["messages"] < FPS, "the backlog is sent")
+        eventually(
+            lambda: any(each["outbox"]["messages"] < FPS for each in subscriber.telemetry()[-1:]), "the backlog is sent"
+        )
         assert second.end() == 0
         subscriber.wait_for_state("stopped")
         return (
