@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge.cli.outbox.show_backlog import CONFIG_HELP
 
-HELP = "send what is held for another destination to the configured broker, on its topics of then"
+HELP = "send what is held for another destination to the configured broker, with the original topics"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

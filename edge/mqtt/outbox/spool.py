@@ -51,7 +51,7 @@ INDEX_BYTES = 32_768  # the log's index, a file of its own
 SMALL_PAGES = 64  # a file that is not worth shrinking
 # This fraction is freed at once when space runs out, so that not every commit has to.
 SPARE_DIVISOR = 64
-AGED_AT_ONCE = 1000  # of each kind: a backlog of a million would delay one change by minutes
+REMOVED_AT_ONCE = 1000  # of each kind: a backlog of a million would delay one change by minutes
 BUSY_S = 1.0
 LOWEST = -1  # below every key
 
@@ -125,6 +125,7 @@ class Spool:
             self._inode = self.path.stat().st_ino
             with self._transaction():
                 prepare(db, self.destination)
+            with self._transaction("DEFERRED"):  # this takes seconds, and must not keep another process from writing
                 check_pages(db)
             self.reload()
         except BaseException:
@@ -138,7 +139,7 @@ class Spool:
         db = self._connected
         self._version = db.execute("PRAGMA data_version").fetchone()[0]
         self._undated.clear()
-        with self._transaction():
+        with self._transaction("DEFERRED"):
             stored = read_slots(db)
             if not stored:
                 stored = {number: replace(slot, unchecked_to=-1) for number, slot in self._slots.items()}
@@ -188,9 +189,10 @@ class Spool:
         return [key for key in found if key is not None]
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, kind: Literal["IMMEDIATE", "DEFERRED"] = "IMMEDIATE") -> Iterator[None]:
+        """Undo what fails; a deferred transaction keeps no other process from writing until it writes itself."""
         db, counts, slots = self._connected, dict(self._counts), dict(self._slots)
-        db.execute("BEGIN IMMEDIATE")
+        db.execute(f"BEGIN {kind}")
         try:
             yield
             db.execute("COMMIT")
@@ -271,7 +273,7 @@ class Spool:
         made_before_ns, is_synchronised = now_ns() - self._max_age_ns, clock_synchronised()
         for prefix in sorted(self._counts):
             first, last = keys_of(prefix)
-            for _ in range(AGED_AT_ONCE):
+            for _ in range(REMOVED_AT_ONCE):
                 found = self._read(self._undated.get((prefix, is_synchronised), first - 1) + 1, last, 1)
                 if not found:
                     break
@@ -291,7 +293,7 @@ class Spool:
         target_bytes = self._limit_bytes - self._limit_bytes // SPARE_DIVISOR
         by_priority = sorted(self._counts, key=lambda prefix: (-kind_of(prefix), self._is_sent(prefix), prefix))
         for prefix in by_priority:  # of a kind, those held for other destinations first
-            while (excess := self._used_bytes() - target_bytes) > 0 and (rows := self._first_rows(prefix)):
+            while (excess := self._used_bytes() - target_bytes) > 0 and (rows := self._first_rows(prefix, 64)):
                 for key, size in rows:
                     self._remove(key)
                     yield Eviction(key, MESSAGE_KINDS[kind_of(prefix)], "full")
@@ -299,15 +301,15 @@ class Spool:
                     if excess <= 0:
                         break
 
-    def _first_rows(self, prefix: int) -> list[tuple[int, int]]:
-        query = "SELECT key, size FROM messages WHERE key BETWEEN ? AND ? ORDER BY key LIMIT 64"
-        return self._connected.execute(query, keys_of(prefix)).fetchall()
+    def _first_rows(self, prefix: int, limit: int) -> list[tuple[int, int]]:
+        query = "SELECT key, size FROM messages WHERE key BETWEEN ? AND ? ORDER BY key LIMIT ?"
+        return self._connected.execute(query, (*keys_of(prefix), limit)).fetchall()
 
     def discard_held(self) -> list[Eviction]:
         """Remove some of the messages for other destinations; return them, none where none are left."""
         with self._changing():
             held = [prefix for prefix in sorted(self._counts) if slot_of(prefix) != self._own_slot]
-            rows = [key for prefix in held[:1] for key, _ in self._first_rows(prefix)]
+            rows = [key for prefix in held[:1] for key, _ in self._first_rows(prefix, REMOVED_AT_ONCE)]
             for key in rows:
                 self._remove(key)
         return [Eviction(key, MESSAGE_KINDS[kind_of(prefix_of_key(key))], "discarded") for key in rows]

@@ -93,7 +93,7 @@ class Spooler:
             due_ns = self._retry_at_ns or now_ns() + int(FIRST_RETRY_S * 1e9)
         elif disconnected_ns is not None:
             due_ns = max(disconnected_ns + self._memory_ns, commit_at_ns)
-        elif self._level.messages:
+        elif self._level.messages or self._level.held:  # a command may decide about these
             due_ns = commit_at_ns
         else:
             due_ns = now_ns() + max(self._memory_ns, self._commit_ns)
