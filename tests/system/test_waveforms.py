@@ -102,10 +102,11 @@ def before_others() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Measure once; again where something else had the processor meanwhile, which is no fault of the sampling."""
-    for _ in range(ATTEMPTS):
-        made, held_up_s = attempt(tmp_path_factory)
+    made, held_up_s = attempt(tmp_path_factory)
+    for _ in range(ATTEMPTS - 1):
         if held_up_s < HELD_UP_S:
             break
+        made, held_up_s = min((made, held_up_s), attempt(tmp_path_factory), key=lambda each: each[1])
     return made
 
 
