@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +20,13 @@ from edge import __version__
 from edge.capture import open_source
 from edge.capture.source import TIMEOUT_S, SourceLimits
 from edge.core.clock import clock_synchronised
-from edge.core.config import Config, ModelSettings, MqttSettings, StreamSettings, load_config
+from edge.core.config import Config, ModelSettings, StreamSettings, load_config
 from edge.core.errors import EdgeError, UnansweredError
 from edge.core.manifest import model_file, read_labels, read_manifest
 from edge.core.process import usable_cores
+from edge.core.records import Message
 from edge.core.state_dir import find_state_dir
+from edge.daemon.commands.service import subscriptions
 from edge.daemon.prometheus import exporter
 from edge.host.board import board_name, read_board
 from edge.host.sensors.sensors import Sensors
@@ -29,9 +34,10 @@ from edge.inference.backends.cuda import open_device
 from edge.inference.backends.cuda_runtime import graphs_work
 from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.engine_provider import EngineEnvironment
-from edge.mqtt.connection import try_connection
+from edge.mqtt.connection_trial import try_connection
 from edge.mqtt.outbox.backlog import read_backlog
 from edge.mqtt.tls import explain_failure, tls_context
+from edge.mqtt.topics import Topics
 from edge.pipeline.filters import FindingsFilter
 from edge.pipeline.served_model import ServedModel
 from edge.power.modes import read_modes
@@ -39,6 +45,8 @@ from edge.power.modes import read_modes
 # A camera may need this long for its first frame: an RTSP server waits for a key frame.
 FIRST_FRAME_S = 10.0
 SENSOR_S = 0.5  # over which power is measured
+ANSWER_S = 25.0  # all cameras and the broker, which are examined at once, must answer within this
+OFFLINE = b'{"state":"offline"}'
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,14 @@ def _text_or_error(probe: Callable[[], str]) -> str:
 
 
 def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
+    """Check what the daemon opens; cameras and broker at once, as dead ones would add up, and while engines open."""
+    begun = [
+        (f"camera {name}", _begin(partial(_first_frame, stream)))
+        for name, stream in config.streams.items()
+        if stream.enabled
+    ]
+    begun.append(("broker", _begin(partial(_connect, config))))
+    until_s = monotonic() + ANSWER_S
     folder = _attempt("state directory", lambda: str(find_state_dir(state_dir, config.device.state_dir)))
     yield folder
     if folder.works:  # else nothing in it is used
@@ -161,15 +177,42 @@ def _services(config: Config, state_dir: Path | None) -> Iterator[Finding]:
             yield _attempt(f"engine {name}", partial(_open_engine, name, model, environment))
         yield _backlog(config, Path(folder.text))
     for name, stream in config.streams.items():
-        yield _attempt(f"camera {name}", partial(_first_frame, stream))
-    yield _attempt("broker", partial(_connect, config.mqtt))
+        if not stream.enabled:
+            yield Finding(f"camera {name}", None, "not examined: enabled = false")
+    for thing, future in begun:
+        yield _attempt(thing, partial(_answer, future, until_s))
     if config.http.enabled:
         yield _attempt("Prometheus", partial(exporter.address, config.http))
 
 
-def _connect(settings: MqttSettings) -> str:
+def _begin(action: Callable[[], str]) -> Future[str]:
+    """Begin an examination on a daemon thread: one that hangs in foreign code must not keep the command."""
+    future: Future[str] = Future()
+
+    def examine() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:  # noqa: BLE001 -- raised again where the answer is awaited
+            future.set_exception(error)
+
+    threading.Thread(target=examine, name="check", daemon=True).start()
+    return future
+
+
+def _answer(future: Future[str], until_s: float) -> str:
     try:
-        return try_connection(settings)
+        return future.result(max(until_s - monotonic(), 0.0))
+    except FutureTimeoutError:
+        if future.done():
+            raise
+        raise EdgeError(f"no answer in {ANSWER_S:g} s; check that it is there") from None
+
+
+def _connect(config: Config) -> str:
+    settings, topics = config.mqtt, Topics(config.mqtt.prefix, config.device.name)
+    will = Message(topics.status, OFFLINE, retain=True)
+    try:
+        return try_connection(settings, settings.client_id_of(config.device.name), will, subscriptions(config, topics))
     except (OSError, UnansweredError) as error:
         raise EdgeError(
             f"broker {settings.shown} cannot be reached ({explain_failure(settings, error)}); check that it runs "

@@ -108,7 +108,7 @@ class MqttConnection:
         self,
         settings: MqttSettings,
         client_id: str,
-        will: Message,
+        will: Message | None,
         on_acknowledged: Callable[[int, Any], None] = lambda _packet_id, _reason: None,
         on_request: Callable[[CommandRequest], None] | None = None,
     ) -> None:
@@ -131,6 +131,7 @@ class MqttConnection:
         self._has_hung_up = False  # on the last CONNECT
         self.limits: list[str] = []  # what the broker does not do of what we would use, in sentences
         self.is_subscription_answered = False
+        self.refused_topics: list[str] = []  # of it
         self.deadline_ns: int | None = None  # once set, by whichever thread, no attempt to connect outlasts it
         settings.credentials()
         if settings.tls:
@@ -161,7 +162,7 @@ class MqttConnection:
         """Connect with one MQTT version, asking less where the broker does not take our will; None if it refuses us."""
         client = self._attempt(protocol, 1, retains=True)
         if self._connack is None:
-            return self._find_will(protocol) if client is None and protocol != mqtt.MQTTv5 else None
+            return self._find_will(protocol) if self._will is not None and protocol != mqtt.MQTTv5 else None
         while client is None:
             code = self._connack.value if self._connack is not None else None
             if code == RETAIN_NOT_SUPPORTED and self._retains:
@@ -204,7 +205,8 @@ class MqttConnection:
         client = mqtt.Client(CallbackAPIVersion.VERSION2, self.client_id, protocol=protocol)
         client.connect_timeout = CONNECT_TIMEOUT_S if self.deadline_ns is None else LAST_CONNECT_TIMEOUT_S
         client.max_inflight_messages_set(self._settings.in_flight)
-        client.will_set(self._will.topic, self._will.body, self._qos(self._will), self._will.retain and self._retains)
+        if (will := self._will) is not None:
+            client.will_set(will.topic, will.body, self._qos(will), will.retain and self._retains)
         username, password = self._settings.credentials()  # read again, as they may have been renewed
         if username is not None:
             client.username_pw_set(username, password)
@@ -243,7 +245,7 @@ class MqttConnection:
         refused = [
             f"{topic} ({reason})" for topic, reason in zip(self._topics, reasons, strict=False) if reason.is_failure
         ]
-        self.is_subscription_answered = True
+        self.is_subscription_answered, self.refused_topics = True, refused
         if refused:
             named = ", ".join(refused)
             self.limits.append(f"it refused a subscription, so that no commands come: {named}; check its access list")
@@ -354,14 +356,6 @@ class MqttConnection:
             raise self._lost()
         descriptor: int = connection.fileno()
         return descriptor
-
-
-def try_connection(settings: MqttSettings) -> str:
-    """Connect to the broker once; return its address and MQTT version. Raises OSError or EdgeError on failure."""
-    connection = MqttConnection(settings, "", Message("edge/check", b""))
-    connection.open()
-    connection.close()
-    return f"{settings.shown} accepts MQTT {connection.version}"
 
 
 def _limits(protocol: Any) -> Properties | None:

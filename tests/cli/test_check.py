@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edge.cli import check_probes
 from edge.cli.main import main
 from edge.core.config import Config, load_config
+from edge.core.errors import EdgeError
 from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
 from tests.support.waiting import free_port
@@ -104,6 +107,43 @@ def test_a_configuration_without_streams_is_reported(
     found = findings_of(capsys)["streams"]
     assert found["works"] is works
     assert "no [streams.NAME] is enabled" in found["told"]
+
+
+def test_cameras_and_broker_are_examined_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Dead ones do not add up: each of these answers only once all three, and the broker, are being asked."""
+    all_asked = threading.Barrier(4)
+
+    def dead(*_: object) -> str:
+        all_asked.wait(20)
+        raise EdgeError("it is away")
+
+    monkeypatch.setattr(check_probes, "open_source", dead)
+    monkeypatch.setattr(check_probes, "try_connection", dead)
+    config = tmp_path / "edge.toml"
+    text = CONFIG.format(port=1, source="synthetic://conveyor")
+    more = "".join(f"[streams.s{n}]\nsource = 'rtsp://127.0.0.1:1/{n}'\nmodel = 'conveyor'\n" for n in range(2))
+    off = "[streams.off]\nsource = 'rtsp://127.0.0.1:1/off'\nmodel = 'conveyor'\nenabled = false\n"
+    config.write_text(text + more + off, encoding="utf-8")
+    assert main(["check", str(config), "--json"]) == 1
+    findings = findings_of(capsys)
+    away = [name for name, finding in findings.items() if finding["told"] == "it is away"]
+    assert away == ["camera belt", "camera s0", "camera s1", "broker"]
+    assert findings["camera off"]["works"] is None
+
+
+def test_a_camera_that_never_answers_does_not_keep_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(check_probes, "ANSWER_S", 0.5)
+    monkeypatch.setattr(check_probes, "open_source", lambda _address: released.wait(60))
+    config = tmp_path / "edge.toml"
+    config.write_text(CONFIG.format(port=free_port(), source="synthetic://conveyor"), encoding="utf-8")
+    assert main(["check", str(config), "--json"]) == 1
+    assert "no answer in 0.5 s" in findings_of(capsys)["camera belt"]["told"]
+    released.set()
 
 
 def test_a_camera_that_is_away_is_told_without_its_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

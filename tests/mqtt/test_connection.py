@@ -9,7 +9,8 @@ import pytest
 from edge.core.config import MqttSettings
 from edge.core.errors import ConfigError, EdgeError
 from edge.core.records import Message
-from edge.mqtt.connection import MqttConnection, try_connection
+from edge.mqtt.connection import MqttConnection
+from edge.mqtt.connection_trial import try_connection
 from tests.support.counting_broker import CountingBroker
 from tests.support.waiting import free_port
 
@@ -22,7 +23,7 @@ def connection(port: int) -> MqttConnection:
 
 def test_trying_a_broker_that_is_away_fails() -> None:
     with pytest.raises((OSError, EdgeError)):
-        try_connection(MqttSettings(url=f"mqtt://127.0.0.1:{free_port()}"))
+        try_connection(MqttSettings(url=f"mqtt://127.0.0.1:{free_port()}"), "edge-test", WILL, [])
 
 
 def test_a_certificate_that_is_none_is_a_sentence(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ class Will:
     client_id: str
     qos: int
     retain: bool
+    topic: str = field(default="", compare=False)  # empty without a will
 
 
 @dataclass
@@ -139,7 +140,12 @@ def _will(connect: bytes) -> Will:
     if connect[6] == 5:
         at += 1 + connect[at]
     size = TOPIC_LENGTH.unpack_from(connect, at)[0]
-    return Will(connect[at + 2 : at + 2 + size].decode(), flags >> 3 & 3, bool(flags & 0x20))
+    client_id, at = connect[at + 2 : at + 2 + size].decode(), at + 2 + size
+    topic = ""
+    if flags & 4:
+        at += 1 + connect[at] if connect[6] == 5 else 0
+        topic = connect[at + 2 : at + 2 + TOPIC_LENGTH.unpack_from(connect, at)[0]].decode()
+    return Will(client_id, flags >> 3 & 3, bool(flags & 0x20), topic)
 
 
 def _publication(head: int, body: bytes, *, is_5: bool) -> tuple[Publication, bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edge.cli.check_probes import _connect
-from edge.core.config import MqttSettings
+from edge.core.config import Config, MqttSettings
 from edge.core.errors import EdgeError
 from edge.core.records import Message
 from edge.mqtt import publisher as publisher_module
@@ -34,7 +34,7 @@ def tls_settings(url: str, ca: Path | None = None, own: Certified | None = None)
 def why_refused(settings: MqttSettings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the sentence on why there is no connection: of `edge check`, and once of the daemon's sender."""
     with pytest.raises(EdgeError) as refused:
-        _connect(settings)
+        _connect(Config(mqtt=settings))
     attempts: list[int] = []
     monkeypatch.setattr(publisher_module, "FIRST_RETRY_S", 0.01)
     monkeypatch.setattr(MqttConnection, "open", counted(MqttConnection.open, attempts))

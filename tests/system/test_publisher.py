@@ -23,9 +23,9 @@ from edge.core.records import (
     Message,
     OutboxState,
 )
-from edge.mqtt.connection import try_connection
+from edge.mqtt.connection_trial import try_connection
 from edge.mqtt.encode import to_json
-from tests.support.publishing import LONG_S, Sent, eventually, mqtt_settings, publishing, result_message
+from tests.support.publishing import LONG_S, WILL, Sent, eventually, mqtt_settings, publishing, result_message
 from tests.support.waiting import free_port
 
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -276,7 +276,8 @@ def pump(source: socket.socket, sink: socket.socket, answers: int | None) -> Non
 @needs_broker
 @pytest.mark.parametrize(("version", "spoken"), [("auto", "5"), ("5", "5"), ("3.1.1", "3.1.1")])
 def test_a_connection_can_be_tried(broker: int, version: str, spoken: str) -> None:
-    assert try_connection(mqtt_settings(broker, version=version)) == f"mqtt://127.0.0.1:{broker} accepts MQTT {spoken}"
+    told = try_connection(mqtt_settings(broker, version=version), "edge-test", WILL, ["edge/dev/cmd/+"])
+    assert told == f"mqtt://127.0.0.1:{broker} accepts MQTT {spoken}"
 
 
 # What MQTT 5 adds

@@ -13,7 +13,7 @@ import pytest
 
 from edge.cli.check_probes import _connect
 from edge.cli.main import main
-from edge.core.config import MqttSettings
+from edge.core.config import Config, MqttSettings
 from edge.core.errors import EdgeError
 from edge.mqtt import connection as connection_module
 from edge.mqtt import publisher as publisher_module
@@ -99,7 +99,7 @@ def test_an_authority_below_another_can_be_pinned(
     server = below.sign("broker", *HOSTS)
     server.cert.write_bytes(server.cert.read_bytes() + below.ca.read_bytes())
     broker = start_broker(below.ca, server)
-    assert "MQTT 5" in _connect(tls_settings(broker.tls_url, below.ca))
+    assert "MQTT 5" in _connect(Config(mqtt=tls_settings(broker.tls_url, below.ca)))
 
 
 @pytest.mark.broker
@@ -108,9 +108,9 @@ def test_with_a_ca_of_our_own_the_systems_are_not_trusted(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))  # where OpenSSL looks for the system's
     broker = start_broker(authority.ca, authority.sign("broker", *HOSTS))
-    assert "MQTT 5" in _connect(tls_settings(broker.tls_url))
+    assert "MQTT 5" in _connect(Config(mqtt=tls_settings(broker.tls_url)))
     with pytest.raises(EdgeError, match=r"not signed by \[mqtt\] ca"):
-        _connect(tls_settings(broker.tls_url, Authority(tmp_path, "other").ca))
+        _connect(Config(mqtt=tls_settings(broker.tls_url, Authority(tmp_path, "other").ca)))
 
 
 @pytest.mark.broker
@@ -150,7 +150,7 @@ def test_a_broker_of_another_authority_is_refused(
     assert f"its certificate is not signed by [mqtt] ca {authority.ca}" in told
     assert "wanted [mqtt] ca to be the authority that signed it" in told
     with pytest.raises(EdgeError, match="not signed by an authority that this system trusts"):
-        _connect(tls_settings(broker.tls_url))
+        _connect(Config(mqtt=tls_settings(broker.tls_url)))
 
 
 @pytest.mark.broker

@@ -59,6 +59,17 @@ class Inbox:
             return (self._turned_away.popleft(), False) if self._turned_away else None
 
 
+def subscriptions(config: Config, topics: Topics) -> list[str]:
+    """Return the topics that a daemon subscribes to."""
+    allow, home = config.commands.allow, config.homeassistant
+    subscribed = [topics.commands] if allow else []
+    if home.enabled:
+        subscribed.append(f"{home.prefix}/status")
+        if {"stream_on", "stream_off"} <= set(allow):
+            subscribed.append(topics.switch("+"))
+    return subscribed
+
+
 class CommandService:
     """Queues requests on the publisher's thread and runs them at the daemon's ticks."""
 
@@ -82,13 +93,7 @@ class CommandService:
     @property
     def subscriptions(self) -> list[str]:
         """Topics to subscribe to; none unless configured."""
-        allow, home = self._settings.commands.allow, self._settings.homeassistant
-        topics = [self._topics.commands] if allow else []
-        if home.enabled:
-            topics.append(f"{home.prefix}/status")
-            if {"stream_on", "stream_off"} <= set(allow):
-                topics.append(self._topics.switch("+"))
-        return topics
+        return subscriptions(self._settings, self._topics)
 
     def start(self, daemon: DaemonControl, identity: DeviceIdentity, record: RetainedRecord) -> None:
         """Begin to run what arrives."""
