@@ -137,8 +137,8 @@ def test_a_camera_that_never_answers_does_not_keep_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     released = threading.Event()
-    monkeypatch.setattr(check_probes, "ANSWER_S", 0.5)
-    monkeypatch.setattr(check_probes, "open_source", lambda _address: released.wait(60))
+    monkeypatch.setattr(check_probes, "SPARE_S", -9.5)
+    monkeypatch.setattr(check_probes, "open_source", lambda *_: released.wait(60))
     config = tmp_path / "edge.toml"
     config.write_text(CONFIG.format(port=free_port(), source="synthetic://conveyor"), encoding="utf-8")
     assert main(["check", str(config), "--json"]) == 1
