@@ -140,12 +140,7 @@ class VideoSource:
         if self._address.is_live and (self._grabbed or codec in DECODED_EVERYWHERE):
             raise SourceError(f"{self._address.shown} ended or disconnected")
         if not self._grabbed:
-            remedy = "set the camera" if self._address.is_live else "convert it (ffmpeg -i IN -c:v libx264 OUT.mp4)"
-            raise SourceError(
-                f"{self._address.shown} contains no decodable frame: found codec {codec}, wanted one that FFmpeg "
-                f"decodes here; {remedy} to H.264",
-                permanent=not self._address.is_live,
-            )
+            raise _undecodable(self._address, codec)
 
     def retrieve(self, buffer: Image | None) -> Image:
         good, picture = self._capture.retrieve(buffer)
@@ -175,6 +170,10 @@ def _open_capture(address: SourceAddress, location: str, timeout_s: float) -> cv
         with verified(address):
             capture = cv2.VideoCapture(location, cv2.CAP_FFMPEG, [*limits, *threads])
     if not capture.isOpened():
+        if address.scheme == "file":
+            undecoded = cv2.VideoCapture(location, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+            if undecoded.isOpened():
+                raise _undecodable(address, _codec(undecoded))
         raise _cannot_open(address)
     return capture
 
@@ -184,6 +183,20 @@ def _codec(capture: cv2.VideoCapture) -> str:
     letters = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
     name = letters.decode("ascii", "replace").strip("\0 ").lower()
     return CODECS.get(name, name.upper() if name.isprintable() and name else "unknown")
+
+
+def _undecodable(address: SourceAddress, codec: str) -> SourceError:
+    if codec in DECODED_EVERYWHERE:
+        return SourceError(
+            f"{address.shown} contains no decodable frame of its codec {codec}; it may be damaged: copy it again",
+            permanent=not address.is_live,
+        )
+    remedy = "set the camera" if address.is_live else "convert it (ffmpeg -i IN -c:v libx264 OUT.mp4)"
+    return SourceError(
+        f"{address.shown} contains no decodable frame: found codec {codec}, wanted one that FFmpeg decodes here; "
+        f"{remedy} to H.264",
+        permanent=not address.is_live,
+    )
 
 
 def _cannot_open(address: SourceAddress) -> SourceError:

@@ -92,6 +92,22 @@ def test_a_file_that_is_no_video_fails_for_good(tmp_path: Path, content: bytes) 
     assert str(error).startswith(f"{tmp_path}/a.mp4 cannot be opened; wanted a video that FFmpeg reads, or a picture")
 
 
+@pytest.mark.parametrize(
+    ("codec", "told"),
+    [
+        (b"ZZZZ", "found codec ZZZZ, wanted one that FFmpeg decodes here; convert it (ffmpeg -i IN -c:v libx264"),
+        (b"H264", "contains no decodable frame of its codec H.264; it may be damaged"),
+    ],
+)
+def test_a_codec_that_cannot_be_decoded_is_named_with_the_remedy(tmp_path: Path, codec: bytes, told: str) -> None:
+    write_video(tmp_path / "a.avi", 5)
+    content = (tmp_path / "a.avi").read_bytes()
+    (tmp_path / "a.avi").write_bytes(content.replace(b"MJPG", codec))
+    error = failure("a.avi", tmp_path)
+    assert error.permanent
+    assert told in str(error)
+
+
 def test_a_file_that_is_not_there_may_come(tmp_path: Path) -> None:
     error = failure("gone.mp4", tmp_path)
     assert not error.permanent
