@@ -36,5 +36,6 @@ class MediaClock:
         """Return how many times were replaced; None without any."""
         if not self.replaced:
             return None
+        frames = "1 frame" if self.replaced == 1 else f"{self.replaced} frames"
         rate = f"{1 / self._step_s:.4g} frames per second"
-        return f"the times of {self.replaced} frames were missing or jumped; each was replaced by a step of {rate}"
+        return f"the time of {frames} was missing or jumped, and was replaced by a step of the rate of {rate}"

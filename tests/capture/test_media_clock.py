@@ -51,6 +51,7 @@ def test_what_was_replaced_is_said_with_its_number() -> None:
     clock.at(0)
     assert clock.remark() is None
     clock.at(0)
-    assert clock.remark() == (
-        "the times of 1 frames were missing or jumped; each was replaced by a step of 20 frames per second"
-    )
+    told = "was missing or jumped, and was replaced by a step of the rate of 20 frames per second"
+    assert clock.remark() == f"the time of 1 frame {told}"
+    clock.at(0)
+    assert clock.remark() == f"the time of 2 frames {told}"
