@@ -117,8 +117,7 @@ def _subjects(options: argparse.Namespace) -> tuple[str, ...]:
 
 def _run_fusion(options: argparse.Namespace) -> int:
     """Print the layers of each network before and after fusion; on a GPU also the time of each layer."""
-    from rich.console import Console
-
+    from edge.core.console import output_console
     from edge.perf.bench.fusion import show_fusion
     from edge.perf.bench.session import count_layers
 
@@ -127,5 +126,5 @@ def _run_fusion(options: argparse.Namespace) -> int:
         print(json.dumps([each.to_json() for each in counted], allow_nan=False))
     else:
         for each in counted:
-            show_fusion(each, Console())
+            show_fusion(each, output_console())
     return 0

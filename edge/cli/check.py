@@ -21,19 +21,16 @@ def run(options: argparse.Namespace) -> int:
 
     Raises ConfigError or ModelError for a configuration that cannot be used.
     """
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     from edge.cli.check_probes import probe
+    from edge.core.console import output_console, print_table
 
     findings = probe(options.config, options.state_dir, config_only=options.config_only)
     if options.json:
         print(json.dumps([finding.to_json() for finding in findings]))
     else:
-        table = Table("", "thing", "found", title="edge check")
-        marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "·"}
-        for finding in findings:
-            table.add_row(marks[finding.works], finding.thing, Text(finding.text))  # its brackets are no markup
-        Console().print(table)
+        marks = {True: Text("✓", "green"), False: Text("✗", "red"), None: Text("·")}
+        rows = [(marks[finding.works], finding.thing, finding.text) for finding in findings]
+        print_table(output_console(), ("", "thing", "found"), rows)
     return 0 if all(finding.works is not False for finding in findings) else 1

@@ -15,6 +15,7 @@ from time import monotonic
 from rich.console import Console
 
 from edge.cli.demo_view import DemoView, print_summary, show, summary_of
+from edge.core.console import output_console
 from edge.core.errors import EdgeError
 from edge.core.manifest import find_model
 
@@ -50,7 +51,7 @@ model = "conveyor"
 
 async def show_demo(seconds: float, folder: Path, *, as_json: bool) -> int:
     """Run broker, daemon and display for some seconds; return the daemon's exit code."""
-    console = Console(stderr=as_json)
+    console = Console(stderr=True) if as_json else output_console()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
 
+from edge.core.console import light_table, print_table
 from edge.core.records import STAGES
 
 WIDE_COLUMNS = 130  # of a terminal that has room for all stages
@@ -48,7 +48,7 @@ async def show(view: DemoView, seconds: float, stop: asyncio.Event, console: Con
     live = console.is_terminal and not as_json
     shown, line_due_s = view.telemetry, monotonic()
     drawing = (
-        Live(_table(view, seconds, console.width), console=console, refresh_per_second=4)
+        Live(_table(view, seconds, console), console=console, refresh_per_second=4)
         if live
         else contextlib.nullcontext()
     )
@@ -57,7 +57,7 @@ async def show(view: DemoView, seconds: float, stop: asyncio.Event, console: Con
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(stop.wait(), min(0.25, left_s))
             if drawn is not None:
-                drawn.update(_table(view, left_s, console.width))
+                drawn.update(_table(view, left_s, console))
             elif as_json and view.telemetry is not shown:
                 shown = view.telemetry
                 print(json.dumps(shown), flush=True)
@@ -74,16 +74,16 @@ def _line(view: DemoView) -> str:
     return f"{', '.join(rates)}, {sum(view.results.values())} results, dropped: {_drops(dropped)}"
 
 
-def _table(view: DemoView, left_s: float, width: int) -> Table:
+def _table(view: DemoView, left_s: float, console: Console) -> Group:
     title = f"edge demo · {max(0, left_s):.0f} s left · latency in ms, p50 / p99"
-    stages = STAGES if width >= WIDE_COLUMNS else ("infer", "total")
-    table = Table("stream", "state", "frames/s", *stages, "drops", "detections", title=title)
+    stages = STAGES if console.width >= WIDE_COLUMNS else ("infer", "total")
+    rows = []
     for name, stream in view.telemetry.get("streams", {}).items():
         latency = [_quantiles(stream["latency_ms"][stage]) for stage in stages]
         labels = ", ".join(f"{label} {count}" for label, count in view.found.get(name, Counter()).most_common(6))
         rate = f"{stream['results_per_s']:.1f}"
-        table.add_row(name, view.states.get(name, ""), rate, *latency, _drops(stream["dropped"]), labels)
-    return table
+        rows.append([name, view.states.get(name, ""), rate, *latency, _drops(stream["dropped"]), labels])
+    return light_table(console, ("stream", "state", "frames/s", *stages, "drops", "detections"), rows, title=title)
 
 
 def _drops(dropped: dict[str, int]) -> str:
@@ -113,9 +113,10 @@ def summary_of(view: DemoView) -> dict[str, Any]:
 
 def print_summary(console: Console, summary: dict[str, Any]) -> None:
     """Print the counts as a table."""
-    table = Table("stream", "frames", "results", "received", "dropped", "detections", title="Summary")
+    rows = []
     for name, stream in summary["streams"].items():
         counts = [str(stream[key]) for key in ("frames", "results", "received")]
         labels = ", ".join(f"{label} {count}" for label, count in stream["detections"].items())
-        table.add_row(name, *counts, _drops(stream["dropped"]), labels)
-    console.print(table)
+        rows.append([name, *counts, _drops(stream["dropped"]), labels])
+    heads = ("stream", "frames", "results", "received", "dropped", "detections")
+    print_table(console, heads, rows, title="Summary")

@@ -44,6 +44,8 @@ def detect(
         number = 0
         while (media_s := _grabbed_s(camera)) is not None and not (max_frames and number >= max_frames):
             picture = camera.retrieve(None)
+            if not number:  # a first picture costs more, once: its times are not the model's
+                _detected(session, model.labels, picture, score)
             line, findings = _detected(session, model.labels, picture, score)
             sys.stdout.buffer.write(to_json({"frame": number, "time_s": round(media_s, 3)} | line) + b"\n")
             sys.stdout.buffer.flush()

@@ -19,7 +19,7 @@ Row = Sequence[Cell]
 _PIPE_COLUMNS = 10_000  # a line in a pipe is as long as it has to be
 _GAP = 2  # columns between two cells
 _TRAILING = re.compile(r" +$", re.MULTILINE)
-_NUMERIC = re.compile(r"[-+]?\d[\d.,×]*( ?(%|[x×]|/ [-+]?\d[\d.]*))?|-|\?|none|")
+_NUMERIC = re.compile(r"[-+]?\d[\d.,×]*( ?([%x×]|/ [-+]?\d[\d.]*))?|[-\N{EN DASH}?]|none|")
 
 
 def output_console() -> Console:

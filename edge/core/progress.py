@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 Item = TypeVar("Item")
+LINE_PERIOD_S = 60.0  # of progress where there is no terminal
 ProgressCallback = Callable[[str, float, float], None]  # phase, done, of how much
 
 
@@ -29,17 +31,24 @@ ProgressCallback = Callable[[str, float, float], None]  # phase, done, of how mu
 def phase_bar(title: str, amount: ProgressColumn) -> Iterator[ProgressCallback]:
     """Draw one bar for a sequence of phases; `amount` shows the progress of each."""
     columns = (TextColumn(title), BarColumn(), amount, TimeElapsedColumn(), TextColumn("{task.description}"))
+    lines = _ProgressLines()
     with _bar(*columns) as bar:
         task = bar.add_task("", total=1)
-        yield lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total)
+
+        def update(phase: str, done: float, total: float) -> None:
+            bar.update(task, description=phase, completed=done, total=total)
+            lines.update(f"{title}: {phase}, {done / (total or 1):.0%}")
+
+        yield update
 
 
 def tracked(items: Sequence[Item]) -> Iterator[Item]:
     """Yield items, and draw the current one and the time left."""
     with _bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task("", total=len(items))
-        for item in items:
+        task, lines = bar.add_task("", total=len(items)), _ProgressLines()
+        for number, item in enumerate(items, start=1):
             bar.update(task, description=str(item))
+            lines.update(f"{number}/{len(items)} {item}")
             yield item
             bar.advance(task)
 
@@ -51,14 +60,28 @@ def timed(items: Sequence[Item], planned_s: Callable[[Item], float]) -> Iterator
     """
     with _bar(TextColumn("{task.description}"), BarColumn(), _TimeLeftColumn()) as bar:
         task = bar.add_task("", after_s=0.0)
-        start_s = time.monotonic()
+        start_s, lines = time.monotonic(), _ProgressLines()
         for number, item in enumerate(items):
             spent_s = time.monotonic() - start_s
             after_s = sum(map(planned_s, items[number + 1 :]))
             total_s = spent_s + planned_s(item) + after_s
             text = f"{number + 1}/{len(items)} {item}"
             bar.update(task, description=text, completed=spent_s, total=total_s, after_s=after_s)
+            lines.update(f"{text}, {timedelta(seconds=round(total_s - spent_s))} left")
             yield item
+
+
+class _ProgressLines:
+    """Lines on standard error where it is no terminal: at most one a minute, and none in the first."""
+
+    def __init__(self) -> None:
+        self._due_s = time.monotonic() + LINE_PERIOD_S
+
+    def update(self, text: str) -> None:
+        """Print the progress where a line is due."""
+        if time.monotonic() >= self._due_s and not sys.stderr.isatty():
+            self._due_s = time.monotonic() + LINE_PERIOD_S
+            print(text, file=sys.stderr, flush=True)  # noqa: T201 -- for whoever reads the log
 
 
 class _TimeLeftColumn(ProgressColumn):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,4 @@ def write_output(path: Path, data: bytes, option: str) -> None:
         raise EdgeError(
             f"{option} {path} cannot be written ({error.strerror}); check the folder's permissions and the free space"
         ) from None
+    print(f"written to {path}", file=sys.stderr)  # noqa: T201 -- for the user of the command

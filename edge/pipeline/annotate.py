@@ -23,7 +23,8 @@ def as_jpeg(picture: Image) -> bytes:
 
 def draw(picture: Image, findings: Findings, labels: Sequence[str]) -> Image:
     """Draw boxes and names into the picture, and return it."""
-    scale = max(0.4, min(picture.shape[:2]) / 900)
+    side_px = min(picture.shape[:2])
+    scale, thickness_px = max(0.4, side_px / 900), max(2, round(side_px / 360))
     class_ids = findings.class_ids.tolist()
     texts = [
         f"{label_of(class_id, labels)} {score:.2f}"
@@ -34,7 +35,7 @@ def draw(picture: Image, findings: Findings, labels: Sequence[str]) -> Image:
             _write_text(picture, text, (8, int(28 * scale * row)), scale, 0)
         return picture
     for (x1, y1, x2, y2), class_id, text in zip(findings.boxes.astype(int).tolist(), class_ids, texts, strict=True):
-        cv2.rectangle(picture, (x1, y1), (x2, y2), _color(class_id), max(1, round(2 * scale)))
+        cv2.rectangle(picture, (x1, y1), (x2, y2), _color(class_id), thickness_px)
         _write_text(picture, text, (x1, max(12, y1 - 4)), scale, class_id)
     return picture
 

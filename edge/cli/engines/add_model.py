@@ -49,10 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_guesses(folder: Path, guesses: list[str]) -> None:
-    from rich.console import Console
-
-    console = Console()
-    console.print(f"{folder}/model.toml is drafted; check these guesses before you use it:")
+    print(f"written to {folder}/model.toml; check these guesses before you use it:")
     for guess in guesses:
-        console.print(f"  • {guess}", markup=False)
-    console.print(f"then try it: edge detect {folder} PICTURE --save out.jpg")
+        print(f"  • {guess}")
+    print(f"then try it: edge detect {folder} PICTURE --save out.jpg")

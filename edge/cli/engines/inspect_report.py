@@ -10,9 +10,9 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from edge.core.console import output_console, print_table
 from edge.core.errors import EdgeError
 from edge.inference.backends.tensorrt.build_protocol import MB
 from edge.inference.inspected_model import InspectedModel, describe_layers
@@ -65,33 +65,25 @@ def _counted(nodes: Mapping[str, int]) -> dict[str, Any]:
 
 def print_report(report: Mapping[str, Any]) -> None:
     """Print the report as tables."""
-    console = Console(highlight=False)
-    console.print(
-        f"{report['model']}, {report['precision']}, {report['device']}, batches up to {report['max_batch']}",
-        style="bold",
-    )
+    console = output_console()
+    title = f"{report['model']}, {report['precision']}, {report['device']}, batches up to {report['max_batch']}"
+    console.print(title, style="bold", soft_wrap=True)
     for part in (_tensor_table, _plan_table, _count_table, _network_table, _layer_table):
-        table = part(report)
-        if table is not None:
-            console.print(table)
+        part(console, report)
     for reason, names in _by_reason(report["why"]).items():
-        console.print(Text(f"not available here: {', '.join(names)}: {reason}", "yellow"))
+        console.print(Text(f"not available here: {', '.join(names)}: {reason}", "yellow"), soft_wrap=True)
 
 
-def _tensor_table(report: Mapping[str, Any]) -> Table | None:
-    if report["tensors"] is None:
-        return None
-    table = _table("Tensors", "tensor", "", "shape", "type")
-    for each in report["tensors"]:
-        table.add_row(Text(each["name"]), each["mode"], _shape_text(each["shape"]), each["dtype"])
-    return table
+def _tensor_table(console: Console, report: Mapping[str, Any]) -> None:
+    if report["tensors"] is not None:
+        rows = [(each["name"], each["mode"], _shape_text(each["shape"]), each["dtype"]) for each in report["tensors"]]
+        print_table(console, ("tensor", "", "shape", "type"), rows, title="Tensors")
 
 
-def _plan_table(report: Mapping[str, Any]) -> Table | None:
+def _plan_table(console: Console, report: Mapping[str, Any]) -> None:
     plan, header, memory_bytes = report["plan"], report["header"], report["device_memory_bytes"]
     if plan is None:
-        return None
-    table = _table("Plan", "", "")
+        return
     key = plan["key"]
     rows = {
         "file": plan["path"],
@@ -103,62 +95,48 @@ def _plan_table(report: Mapping[str, Any]) -> Table | None:
     }
     if placement := plan["built"]["placement"]:
         rows["on the DLA"] = f"{placement['dla']} layers; on the GPU: {', '.join(placement['gpu']) or 'none'}"
-    for title, text in rows.items():
-        if text:
-            table.add_row(title, Text(text, overflow="fold"))
-    return table
+    print_table(console, ("", ""), [row for row in rows.items() if row[1]], title="Plan")
 
 
-def _count_table(report: Mapping[str, Any]) -> Table | None:
-    """Return the number of layers before and after fusion."""
-    table = _table("Layers", "", "layers", "reformats", "ONNX nodes in them", "by precision")
+def _count_table(console: Console, report: Mapping[str, Any]) -> None:
+    """Print the number of layers before and after fusion."""
+    rows = []
     if (nodes := report["onnx_nodes"]) is not None:
-        table.add_row("ONNX nodes", str(nodes["count"]))
+        rows.append(("ONNX nodes", str(nodes["count"]), "", "", ""))
     for title, key in (("before fusion", "network"), ("after fusion", "layers")):
         if (found := report[key]) is not None:
             counts = ", ".join(f"{number} {precision}" for precision, number in found["by_precision"].items())
             origins = "?" if found["origins"] is None else str(found["origins"])
-            table.add_row(title, str(found["count"]), str(found["reformats"]), origins, counts)
-    return table if table.row_count else None
+            rows.append((title, str(found["count"]), str(found["reformats"]), origins, counts))
+    if rows:
+        print_table(console, ("", "layers", "reformats", "ONNX nodes in them", "by precision"), rows, title="Layers")
 
 
-def _network_table(report: Mapping[str, Any]) -> Table | None:
-    """Return the layers of the parsed network, where no plan provides any."""
+def _network_table(console: Console, report: Mapping[str, Any]) -> None:
+    """Print the layers of the parsed network, where no plan provides any."""
     network = report["network"]
     if network is None or report["layers"] is not None:
-        return None
-    table = _table("Layers before fusion", "layer", "kind", "type", "output")
+        return
     listed = [found for found in network["layers"] if found["origins"]]
+    rows = []
     for found in listed:
         output = found["outputs"][0] if found["outputs"] else {"shape": None}
-        cells = [found["kind"].lower(), found["precision"] or "?", _shape_text(output["shape"])]
-        table.add_row(Text(found["name"], overflow="fold"), *cells)
+        rows.append((found["kind"].lower(), found["precision"] or "?", _shape_text(output["shape"]), found["name"]))
+    print_table(console, ("kind", "type", "output", "layer"), rows, title="Layers before fusion")
     if hidden := len(network["layers"]) - len(listed):
-        table.caption = f"and {hidden} more from no ONNX node: constants, shapes (--json lists all)"
-    return table
+        console.print(f"and {hidden} more from no ONNX node: constants, shapes (--json lists all)", soft_wrap=True)
 
 
-def _layer_table(report: Mapping[str, Any]) -> Table | None:
+def _layer_table(console: Console, report: Mapping[str, Any]) -> None:
     layers = report["layers"]
     if layers is None:
-        return None
-    table = _table("Layers after fusion", "layer", "kind", "type", "nodes", "ms", "tactic")
+        return
+    rows = []
     for found in layers["layers"]:
         time_ms = "" if found["time_ms"] is None else f"{found['time_ms']:.3f}"
-        cells = [found["kind"] or "?", found["precision"] or "?", str(len(found["origins"]) or ""), time_ms]
-        name = Text(found["name"], "dim" if found["is_reformat"] else "", overflow="fold")
-        table.add_row(name, *cells, Text(found["tactic"] or "", overflow="fold"))
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    """Make a table whose short columns are never wrapped."""
-    table = Table(title=title, title_justify="left", show_header=any(columns))
-    for column in columns:
-        numeric = column in ("layers", "reformats", "ms", "nodes", "ONNX nodes in them")
-        long = column in ("layer", "tensor", "tactic", "by precision", "ONNX nodes in them") or not any(columns)
-        table.add_column(column, no_wrap=not long, justify="right" if numeric else "left")
-    return table
+        cells = (time_ms, found["kind"] or "?", found["precision"] or "?", str(len(found["origins"]) or ""))
+        rows.append((*cells, Text(found["name"], "dim" if found["is_reformat"] else ""), found["tactic"] or ""))
+    print_table(console, ("ms", "kind", "type", "nodes", "layer", "tactic"), rows, title="Layers after fusion")
 
 
 def _shape_text(shape: Iterable[int | None] | None) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from rich.text import Text
 
+from edge.core.console import output_console, print_table
 from edge.precision.frames import FrameSelection, LabelledFrame
 from edge.precision.verification_report import VerificationPage
 
@@ -23,19 +23,15 @@ def tracked(selection: FrameSelection, title: str) -> Iterable[LabelledFrame]:
 
 def print_report(page: VerificationPage, file: Path | None) -> None:
     """Print the report, and the path of its HTML file."""
-    console = Console(highlight=False)
-    console.print(page.title, style="bold", markup=False)
+    console = output_console()
+    console.print(page.title, style="bold", soft_wrap=True)
     for _, rows in page.tables:
         _print_rows(console, rows)
     if file is not None:
-        _print_rows(console, [("report", str(file))])
-    console.print(Text(page.verdict, "bold green" if page.is_good else "bold red"))
+        console.print(f"written to {file}", soft_wrap=True)
+    console.print(Text(page.verdict, "bold green" if page.is_good else "bold red"), soft_wrap=True)
 
 
 def _print_rows(console: Console, rows: Sequence[Sequence[str]]) -> None:
-    if not rows:
-        return
-    table = Table(show_header=False, box=None, padding=(0, 3, 0, 0))
-    for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
-    console.print(table)
+    if rows:
+        print_table(console, [""] * len(rows[0]), rows)

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from edge.core.console import output_console, print_table
 from edge.core.errors import EdgeError
 from edge.core.state_dir import default_state_dir
 from edge.core.tuned_profile import measured_modes, newest_profile
@@ -63,20 +61,18 @@ def _goal(goal: str, modes: PowerModes, measured: Mapping[str, str]) -> dict[str
 
 def print_report(modes: PowerModes, report: Mapping[str, Any]) -> None:
     """Print the modes as a table, then a sentence each for max-q and max-p."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in ("id", "name", "W", "cores", "CPU", "GPU", "EMC", "DLA", "reboot"):
-        table.add_column(column, justify="left" if column in ("name", "reboot") else "right", no_wrap=True)
+    rows = []
     for mode, entry in zip(modes.modes, report["modes"], strict=True):
         caps = [_cap(mode, unit) for unit in ("cpu", "gpu", "emc", "dla")]
         budget = "" if entry["budget_w"] is None else f"{entry['budget_w']:g}"
         reboot = {True: "", False: "needed", None: "?"}[entry["without_reboot"]]
         mark = "►" if mode == modes.current else ""
-        table.add_row(f"{mark} {mode.id}", Text(mode.name), budget, str(mode.cores or "?"), *caps, reboot)
+        rows.append((mark, str(mode.id), mode.name, budget, str(mode.cores or "?"), *caps, reboot))
+    console = output_console()
+    title = f"Power modes of {report['board']} ({modes.file}); clocks in MHz"
+    print_table(console, ("", "id", "name", "W", "cores", "CPU", "GPU", "EMC", "DLA", "reboot"), rows, title=title)
     default = f"default: {modes.default.shown}; " if modes.default else ""
-    table.caption = f"► current; {default}none: no limit; ?: not in the file"
-    console = Console()
-    console.print(Text(f"Power modes of {report['board']} ({modes.file}); clocks in MHz"), soft_wrap=True)
-    console.print(table)
+    console.print(Text(f"► current; {default}none: no limit; ?: not in the file", "dim"), soft_wrap=True)
     for line in (modes.unknown, *(_sentence(goal, report[goal.replace("-", "_")]) for goal in _GOALS)):
         if line:
             console.print(Text(line), soft_wrap=True)

@@ -7,12 +7,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from edge.core.clock import now_ns
+from edge.core.console import light_table, output_console
 from edge.core.errors import EdgeError
 from edge.host.board import board_name
 from edge.host.sensors.energy import Energy
@@ -66,29 +65,29 @@ def _print_lines(readings: Iterator[tuple[float, SensorReading]]) -> None:
 
 def _draw(readings: Iterator[tuple[float, SensorReading]], rails: tuple[Rail, ...]) -> None:
     sums = {rail.name: Energy() for rail in rails}
-    with Live(console=Console(), auto_refresh=False) as live:
+    console = output_console()
+    with Live(console=console, auto_refresh=False) as live:
         for t_s, reading in readings:
             for name, energy in reading.period.rails.items():
                 sums[name] += energy
-            live.update(_table(t_s, reading, rails, sums), refresh=True)
+            live.update(_table(console, t_s, reading, rails, sums), refresh=True)
 
 
-def _table(t_s: float, reading: SensorReading, rails: tuple[Rail, ...], sums: Mapping[str, Energy]) -> Table:
+def _table(
+    console: Console, t_s: float, reading: SensorReading, rails: tuple[Rail, ...], sums: Mapping[str, Energy]
+) -> Group:
     mode = f", {reading.power_mode}" if reading.power_mode else ""
     total = reading.total.name if reading.total else "none"
     measured = reading.to_json()
-    table = Table(
-        title=f"{reading.name}{mode}, {t_s:.0f} s", caption=f"total: {total}, {_number(measured['power_w'], 2)} W"
-    )
-    for column in ("rail", "W", "J", "gap s", "description"):
-        table.add_column(column, justify="left" if column in ("rail", "description") else "right")
+    rows = []
     for rail in rails:
         energy = sums[rail.name]
         watts = measured["rails_w"].get(rail.name)
-        table.add_row(
-            rail.name, _number(watts, 2), _number(energy.energy_j, 1), f"{energy.gap_s:.1f}", Text(rail.description)
-        )
-    return table
+        numbers = (_number(watts, 2), _number(energy.energy_j, 1), f"{energy.gap_s:.1f}")
+        rows.append((rail.name, *numbers, rail.description))
+    caption = f"total: {total}, {_number(measured['power_w'], 2)} W"
+    title = f"{reading.name}{mode}, {t_s:.0f} s"
+    return light_table(console, ("rail", "W", "J", "gap s", "description"), rows, title=title, caption=caption)
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from edge.core.config import EnginesSettings, ModelSettings
+from edge.core.console import print_table
 from edge.core.errors import ConfigError, EdgeError, EngineError
 from edge.core.manifest import Manifest, model_file, read_manifest
 from edge.host.board import board_name
@@ -182,29 +182,24 @@ def _network_name(onnx: Path) -> str | None:
 
 def show_fusion(fusion: Fusion, console: Console) -> None:
     """Print the counts beside the published ones, the layers of the engine, and what could not be determined."""
-    console.print(_count_table(fusion))
-    console.print(Text(COUNTED))
+    _print_counts(fusion, console)
+    console.print(Text(COUNTED), soft_wrap=True)
     if fusion.published is not None:
-        console.print(Text(fusion.published.remark))
+        console.print(Text(fusion.published.remark), soft_wrap=True)
     if fusion.built is not None:
-        console.print(_layer_table(fusion.built))
+        _print_layers(fusion.built, console)
     for part, reason in fusion.why.items():
-        console.print(Text(f"{_WHY[part]}: {reason}", "yellow"))
+        console.print(Text(f"{_WHY[part]}: {reason}", "yellow"), soft_wrap=True)
 
 
-def _count_table(fusion: Fusion) -> Table:
-    table = Table(title=f"{fusion.network}, {fusion.precision}", title_justify="left")
-    table.add_column("")
-    for column in ("layers", "published", "not counted"):
-        table.add_column(column, justify="right" if column != "not counted" else "left")
-    table.add_column("source")
-    table.add_column("by precision")
+def _print_counts(fusion: Fusion, console: Console) -> None:
     before, after = (str(fusion.published.before), str(fusion.published.after)) if fusion.published else ("", "")
     nodes = cell_text(fusion.onnx_layers)
-    table.add_row(_TITLES["onnx"], nodes, before, "", "nodes of the FP32 file", "")
+    rows = [[_TITLES["onnx"], nodes, before, "", "nodes of the FP32 file", ""]]
     for part, counted, published in (("parsed", fusion.parsed, ""), ("built", fusion.built, after)):
-        table.add_row(_TITLES[part], *_count_cells(counted, published))
-    return table
+        rows.append([_TITLES[part], *_count_cells(counted, published)])
+    heads = ("", "layers", "published", "not counted", "source", "by precision")
+    print_table(console, heads, rows, title=f"{fusion.network}, {fusion.precision}")
 
 
 def _count_cells(counted: CountedLayers | None, published: str) -> list[str]:
@@ -216,13 +211,10 @@ def _count_cells(counted: CountedLayers | None, published: str) -> list[str]:
     return [str(facts["count"]), published, ", ".join(others), counted.source, ", ".join(precisions)]
 
 
-def _layer_table(built: CountedLayers) -> Table:
-    table = Table(title="Layers of the engine", title_justify="left")
-    table.add_column("layer", overflow="fold")
-    for column in ("kind", "type", "ms"):
-        table.add_column(column, no_wrap=True, justify="right" if column == "ms" else "left")
+def _print_layers(built: CountedLayers, console: Console) -> None:
+    rows = []
     for layer, time_ms in built.layers:
         time = cell_text(None) if time_ms is None else f"{time_ms:.3f}"
         name = Text(layer.name, "dim" if layer.is_reformat else "")
-        table.add_row(name, layer.kind or "?", layer.precision or "?", time)
-    return table
+        rows.append((time, layer.kind or "?", layer.precision or "?", name))
+    print_table(console, ("ms", "kind", "type", "layer"), rows, title="Layers of the engine")

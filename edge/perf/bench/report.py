@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
+from edge.core.console import output_console, print_table
 from edge.core.errors import EdgeError
 from edge.perf.bench.row import BenchRow
 from edge.perf.bench.tables import Sheet, cell_text, rows_sheet, to_csv, to_markdown
@@ -24,7 +24,6 @@ REPORT_FORMATS: tuple[ReportFormat, ...] = ("json", "csv", "markdown")  # by opt
 _UNTRUSTED = "not trustworthy"
 _FIRST_TO_HIDE = ("spread", "max ms", "images/s/W (GPU)", "p90 ms", "lanes", "J/image")
 _GAP = 2  # between two columns
-_TEXTS = frozenset({"network", "precision", "scenario", "mode"})
 
 
 @dataclass
@@ -77,7 +76,7 @@ def show(report: Report, form: ReportFormat) -> None:
         "json": lambda each: print(json.dumps(each.to_json(), allow_nan=False)),  # noqa: T201 -- the command's output
         "csv": lambda each: print(to_csv([row.to_json() for row in each.rows]), end=""),  # noqa: T201 -- likewise
         "markdown": lambda each: print(markdown(each), end=""),  # noqa: T201 -- likewise
-        "table": lambda each: show_table(each, Console()),
+        "table": lambda each: show_table(each, output_console()),
     }
     try:
         shown[form](report)
@@ -102,31 +101,18 @@ def markdown(report: Report) -> str:
 def show_table(report: Report, console: Console) -> None:
     """Print the rows in the layout of the published tables, and below them the reasons for doubtful ones."""
     sheet, marks = rows_sheet([row.to_json() for row in report.rows]), _marks(report)
-    table = Table(box=box.SIMPLE_HEAD, title=title_of(report), title_justify="left", padding=(0, 1, 0, 0))
-    places = _fitting(sheet, console.width - max(map(len, marks), default=0) - _GAP)
-    for place in places:
-        head = sheet.heads[place]
-        table.add_column(
-            head, justify="left" if head in _TEXTS else "right", no_wrap=head != "scenario", overflow="fold"
-        )
-    table.add_column("", style="bold", no_wrap=True)
+    marks_width = max(map(len, marks), default=0)
+    places = _fitting(sheet, console.width - marks_width - _GAP)
+    heads = [*([""] if marks_width else []), *(sheet.heads[place] for place in places)]
+    rows: list[list[str | Text]] = []
     for line, mark in zip(sheet.lines, marks, strict=True):
-        table.add_row(*(cell_text(line[place]) for place in places), mark)
-    console.print(table)
+        marked = [Text(mark, "bold")] if marks_width else []
+        rows.append([*marked, *(cell_text(line[place]) for place in places)])
+    print_table(console, heads, rows, title=title_of(report))
     for each in report.sheets:
-        console.print(f"{each.title}:", markup=False, highlight=False, soft_wrap=True)
-        console.print(_further_table(each))
+        print_table(console, each.heads, [[cell_text(cell) for cell in line] for line in each.lines], title=each.title)
     for note in _notes(report, with_reasons=True):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-
-
-def _further_table(sheet: Sheet) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in sheet.heads:
-        table.add_column(head, justify="left" if head in _TEXTS else "right")
-    for line in sheet.lines:
-        table.add_row(*(cell_text(cell) for cell in line))
-    return table
+        console.print(note, soft_wrap=True)
 
 
 def _fitting(sheet: Sheet, width: int) -> list[int]:

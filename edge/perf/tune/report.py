@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
+from edge.core.console import print_table
 from edge.core.tuned_profile import OperatingPoint, TunedProfile, pareto_front
 from edge.perf.tune.candidate_pruner import Reason
 from edge.perf.tune.setting import MeasuredSetting, Setting
@@ -72,49 +72,40 @@ def show(result: TuneResult, console: Console) -> None:
     best = result.front
     shown = [each for each in result.measured.values() if each.point in best or each.point.is_throttled]
     shown.sort(key=lambda each: -(each.point.images_per_s or 0))
-    table = Table(box=box.SIMPLE_HEAD, title=result.title, title_justify="left", padding=(0, 1, 0, 0))
-    columns = _columns(shown)
-    for head, justify in columns:
-        table.add_column(head, justify=justify, no_wrap=head != "mode", overflow="fold")
-    table.add_column("", style="bold green", no_wrap=True)
+    heads = _heads(shown)
+    rows: list[list[str | Text]] = []
     for each in shown:
         cells = _cells(each)
         mark = "throttled" if each.point.is_throttled else result.mark(each.point)
-        table.add_row(*(cells[head] for head, _ in columns), mark)
-    console.print(table)
+        rows.append([Text(mark, "bold green"), *(cells[head] for head in heads)])
+    print_table(console, ("", *heads), rows, title=result.title)
     beaten = len(result.measured) - len(shown)
     if beaten:
-        console.print(f"{_settings(beaten)} not shown: another is at least as good in every respect")
+        console.print(f"{_settings(beaten)} not shown: another is at least as good in every respect", soft_wrap=True)
     kinds = Counter(reason.kind for reason in result.skipped.values())
     for kind, count in kinds.most_common():
         example, reason = next(pair for pair in result.skipped.items() if pair[1].kind == kind)
         details = "" if reason.text == kind else f" ({example}: {reason.text})"
-        console.print(f"{_settings(count)} not measured: {kind}{details}", markup=False)
+        console.print(f"{_settings(count)} not measured: {kind}{details}", soft_wrap=True)
     for note in result.notes:
-        console.print(note, markup=False)
-    console.print(f"profile for max-q, max-p and the governor: {result.path}", markup=False, soft_wrap=True)
+        console.print(note, soft_wrap=True)
+    console.print(f"profile for max-q, max-p and the governor written to {result.path}", soft_wrap=True)
 
 
 def _settings(count: int) -> str:
     return "1 setting" if count == 1 else f"{count} settings"
 
 
-def _columns(shown: Sequence[MeasuredSetting]) -> list[tuple[str, Any]]:
-    """Return the heads and alignments; columns that would hold one value are omitted."""
+def _heads(shown: Sequence[MeasuredSetting]) -> list[str]:
+    """Return the heads of the columns; those that would hold one value are omitted."""
     has_modes = any(each.point.power_mode for each in shown)
     drops = any(each.dropped_share for each in shown)
     many_devices = len({each.point.device for each in shown}) > 1
     return [
-        *([("mode", "left")] if has_modes else []),
-        *([("device", "left")] if many_devices else []),
-        ("precision", "left"),
-        ("batch", "right"),
-        ("lanes", "right"),
-        ("images/s", "right"),
-        ("p99 ms", "right"),
-        ("W", "right"),
-        ("J/image", "right"),
-        *([("dropped", "right")] if drops else []),
+        *(["mode"] if has_modes else []),
+        *(["device"] if many_devices else []),
+        *("precision", "batch", "lanes", "images/s", "p99 ms", "W", "J/image"),
+        *(["dropped"] if drops else []),
     ]
 
 

@@ -7,6 +7,7 @@ import json
 from rich.console import Console
 
 from edge.core.config import load_config
+from edge.core.console import output_console
 from edge.core.state_dir import find_state_dir, state_lock
 from edge.perf.plotting import check_plot
 from edge.perf.tune.plan import TunePlan
@@ -37,7 +38,7 @@ def tune(plan: TunePlan, power: Power | None, sensors: TrialSensors | None, *, a
     if as_json:
         print(json.dumps(to_json(found), allow_nan=False))  # noqa: T201 -- the command's output
     else:
-        show(found, Console())
+        show(found, output_console())
     if plan.plot is not None:
         plot(found, plan.plot)
     return 0 if found.profile.max_p is not None else TARGET_NOT_MET
