@@ -163,8 +163,12 @@ class _Ffmpeg:
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-        if self._process.wait():
-            raise self._failure()
+        failed = self._process.wait() != 0
+        failure = self._failure() if failed else None
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+        if failure is not None:
+            raise failure
 
     def _failure(self) -> EdgeError:
         told = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""

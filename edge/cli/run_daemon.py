@@ -19,10 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the daemon until it is stopped or every source has ended; return its exit code."""
+    from edge.cli.status_line import status_line
     from edge.daemon import daemon
 
     os.umask(0o077)  # as the unit has it: what the daemon writes is private
-    code, summary = daemon.run(options.config, options.state_dir, force=options.force)
+    with status_line() as show:
+        code, summary = daemon.run(options.config, options.state_dir, force=options.force, on_status=show)
     if options.json:
         print(json.dumps(summary))
     return code

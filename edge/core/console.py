@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -18,6 +18,8 @@ Row = Sequence[Cell]
 
 _PIPE_COLUMNS = 10_000  # a line in a pipe is as long as it has to be
 _GAP = 2  # columns between two cells
+_LONG_WORD = 24  # characters; a longer name or path may be broken after its separators
+_PART = re.compile(r"[^/_.:,+-]*[/_.:,+-]*")
 _TRAILING = re.compile(r" +$", re.MULTILINE)
 _NUMERIC = re.compile(r"[-+]?\d[\d.,×]*( ?([%x×]|/ [-+]?\d[\d.]*))?|[-\N{EN DASH}?]|none|")
 
@@ -42,7 +44,7 @@ def print_table(console: Console, heads: Sequence[str], rows: Iterable[Row], *, 
     )
     with wide.capture() as captured:
         wide.print(_table(console, heads, cells, widths), crop=False)
-    console.file.write(_TRAILING.sub("", captured.get()))
+    console.out(_TRAILING.sub("", captured.get()), end="", highlight=False)
 
 
 def light_table(console: Console, heads: Sequence[str], rows: Iterable[Row], *, title: str, caption: str = "") -> Group:
@@ -60,13 +62,34 @@ def _layout(console: Console, heads: Sequence[str], rows: Iterable[Row]) -> tupl
     cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
     texts = [[head, *(row[place].plain for row in cells)] for place, head in enumerate(heads)]
     widths = [max(map(cell_len, column)) for column in texts]
-    least = [max((cell_len(word) for text in column for word in text.split()), default=0) for column in texts]
+    least = [
+        max((cell_len(piece) for text in column for piece in map(str.strip, _pieces(text))), default=0)
+        for column in texts
+    ]
     while sum(widths) + _GAP * len(widths) > console.width:
         wide = [place for place, width in enumerate(widths) if width > least[place]]
         if not wide:
             break  # no word is broken
         widths[max(wide, key=widths.__getitem__)] -= 1
-    return cells, widths
+    return [[_wrapped(cell, width) for cell, width in zip(row, widths, strict=True)] for row in cells], widths
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield the parts between which a text may be broken, each with the space before it."""
+    for word in re.findall(r"\s*\S+", text):
+        yield from filter(None, _PART.findall(word) if len(word) > _LONG_WORD else [word])
+
+
+def _wrapped(cell: Text, width: int) -> Text:
+    """Break a cell into lines: between words, and in names and paths after their separators."""
+    lines, line = [], ""
+    for piece in _pieces(cell.plain):
+        if line and cell_len((line + piece).rstrip()) > width:
+            lines.append(line.rstrip())
+            line = piece.lstrip()
+        else:
+            line += piece
+    return Text("\n".join([*lines, line.rstrip()]), cell.style)
 
 
 def _table(console: Console, heads: Sequence[str], cells: Sequence[Sequence[Text]], widths: Sequence[int]) -> Table:

@@ -8,7 +8,7 @@ import logging
 import signal
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import sleep
 from types import FrameType
@@ -98,6 +98,7 @@ class Daemon:
         self._retained_record = RetainedRecord(state_dir, machine_identity(), config.mqtt.shown)
         self._pipeline: Pipeline  # from `_open` on, as the next
         self._telemetry: Telemetry
+        self.on_status: Callable[[str], None] = self._notifier.status  # a sentence a period for whoever looks
         self.summary: dict[str, Any] = {}  # of the frames and messages; empty until the daemon has stopped
 
     # Life cycle
@@ -431,7 +432,7 @@ class Daemon:
         self._board_monitor.govern(self._pipeline.streams.values(), body["period_s"])
         rate = sum(each["results_per_s"] or 0.0 for each in body["streams"].values())
         running = sum(stream.state == "running" for stream in self._pipeline.streams.values())
-        self._notifier.status(f"{running} of {len(streams)} streams running, {rate:.1f} results/s")
+        self.on_status(f"{running} of {len(streams)} streams running, {rate:.1f} results/s")
 
 
 def _fallback(loop: CrashLoop | None) -> Fallback | None:
@@ -446,15 +447,23 @@ def _is_enabled(settings: StreamSettings | None) -> bool:
     return settings is not None and settings.enabled
 
 
-def run(config_path: Path, state_dir: Path | None = None, *, force: bool = False) -> tuple[int, dict[str, Any]]:
+def run(
+    config_path: Path,
+    state_dir: Path | None = None,
+    *,
+    force: bool = False,
+    on_status: Callable[[str], None] | None = None,
+) -> tuple[int, dict[str, Any]]:
     """Run the daemon with the configuration at `config_path`; return the exit code and a summary of the run.
 
-    With `force`, INT8 serves even if its agreement with FP32 was never verified.
+    With `force`, INT8 serves even if its agreement with FP32 was never verified. `on_status` is given a
+    sentence each telemetry period, in place of systemd.
     """
     config = load_config(config_path)
     state_dir = find_state_dir(state_dir, config.device.state_dir)
     with state_lock(state_dir):
         daemon = Daemon(config_path, config, state_dir, force=force)
+        daemon.on_status = on_status or daemon.on_status
         with signal_handler(daemon.on_signal, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
             return daemon.run(), daemon.summary
 

@@ -71,7 +71,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     for part in (_tensor_table, _plan_table, _count_table, _network_table, _layer_table):
         part(console, report)
     for reason, names in _by_reason(report["why"]).items():
-        console.print(Text(f"not available here: {', '.join(names)}: {reason}", "yellow"), soft_wrap=True)
+        console.print(Text(f"not available here: {', '.join(names)}: {reason}", "yellow"))
 
 
 def _tensor_table(console: Console, report: Mapping[str, Any]) -> None:

@@ -183,13 +183,13 @@ def _network_name(onnx: Path) -> str | None:
 def show_fusion(fusion: Fusion, console: Console) -> None:
     """Print the counts beside the published ones, the layers of the engine, and what could not be determined."""
     _print_counts(fusion, console)
-    console.print(Text(COUNTED), soft_wrap=True)
+    console.print(Text(COUNTED))
     if fusion.published is not None:
-        console.print(Text(fusion.published.remark), soft_wrap=True)
+        console.print(Text(fusion.published.remark))
     if fusion.built is not None:
         _print_layers(fusion.built, console)
     for part, reason in fusion.why.items():
-        console.print(Text(f"{_WHY[part]}: {reason}", "yellow"), soft_wrap=True)
+        console.print(Text(f"{_WHY[part]}: {reason}", "yellow"))
 
 
 def _print_counts(fusion: Fusion, console: Console) -> None:

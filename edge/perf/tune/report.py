@@ -81,14 +81,14 @@ def show(result: TuneResult, console: Console) -> None:
     print_table(console, ("", *heads), rows, title=result.title)
     beaten = len(result.measured) - len(shown)
     if beaten:
-        console.print(f"{_settings(beaten)} not shown: another is at least as good in every respect", soft_wrap=True)
+        console.print(f"{_settings(beaten)} not shown: another is at least as good in every respect")
     kinds = Counter(reason.kind for reason in result.skipped.values())
     for kind, count in kinds.most_common():
         example, reason = next(pair for pair in result.skipped.items() if pair[1].kind == kind)
         details = "" if reason.text == kind else f" ({example}: {reason.text})"
-        console.print(f"{_settings(count)} not measured: {kind}{details}", soft_wrap=True)
+        console.print(f"{_settings(count)} not measured: {kind}{details}")
     for note in result.notes:
-        console.print(note, soft_wrap=True)
+        console.print(note)
     console.print(f"profile for max-q, max-p and the governor written to {result.path}", soft_wrap=True)
 
 
