@@ -9,7 +9,7 @@ from edge.core import progress
 
 def test_a_pipe_gets_a_line_a_minute(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now_s)
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
     done = []
     for item in progress.tracked(("a", "b", "c", "d")):
         done.append(item)

@@ -68,7 +68,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("there is no C compiler: apt-get install gcc")
     folder = tmp_path_factory.mktemp("stub")
     (folder / "stub.c").write_text(STUB, encoding="utf-8")
-    command = [compiler, "-shared", "-fPIC", "-o", folder / "stub.so", folder / "stub.c", "-ldl"]
+    command = [compiler, "-shared", "-fPIC", "-o", str(folder / "stub.so"), str(folder / "stub.c"), "-ldl"]
     subprocess.run(command, check=True)
     return folder / "stub.so"
 
