@@ -69,7 +69,8 @@ def whole(least: int, most: int | None = None, least_means: str = "") -> Callabl
 
 def number(least: float, most: float | None, unit: str, least_means: str = "") -> Callable[[str], float]:
     """Return a type of numbers from `least` to `most` (None: no limit); `least_means` says what `least` does."""
-    wanted = f"{unit} from {_limits(least, most, least_means)}"
+    limits = _limits(least, most, least_means)
+    wanted = f"{unit} from {limits}" if most is None else f"{limits} {unit}"
 
     def parse(text: str) -> float:
         parsed = _float(text)

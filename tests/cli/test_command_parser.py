@@ -84,10 +84,10 @@ def test_an_abbreviated_option_is_unknown(arguments: str, capsys: pytest.Capture
         ("engines quantize m --calibration x --tolerance 0", "--tolerance: found '0', wanted more than 0, up to 1"),
         ("bench m --frames 0", "--frames: found '0', wanted a whole number from 1"),
         ("bench m --tolerance 5", "--tolerance: found '5', wanted 0 to 1; for 5 % give 0.05"),
-        ("demo --seconds soon", "--seconds: found 'soon', wanted seconds from 1 to 86400"),
+        ("demo --seconds soon", "--seconds: found 'soon', wanted 1 to 86400 seconds"),
         ("power watch --seconds nan", "--seconds: found 'nan', wanted seconds from 0 (until Ctrl-C)"),
         ("power watch --seconds -1", "--seconds: found '-1', wanted seconds from 0 (until Ctrl-C)"),
-        ("power watch --interval 0", "--interval: found '0', wanted seconds from 0.1 to 3600"),
+        ("power watch --interval 0", "--interval: found '0', wanted 0.1 to 3600 seconds"),
     ],
 )
 def test_a_value_beyond_its_limits_is_refused_with_them(
