@@ -34,12 +34,13 @@ FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0  # results are live again within 10 s of the link's return
 # Where another client takes our session over: two of one name that returned at once would evict each other without end.
 FIRST_EVICTED_S = 2.0
-LONGEST_EVICTED_S = 60.0
+LONGEST_EVICTED_S = 30.0
 SETTLED_NS = 10 * 10**9  # a connection that ends before is short-lived: the pause after it grows
 # So long it must last, or acknowledge something, before its loss is blamed on a message.
 PROVEN_NS = 2 * 10**9
 # So many short-lived connections in a row look like an eviction, of which not every broker gives the reason.
 EVICTED_LIVES = 3
+EVICTING_LIVES = 50  # so many are an eviction: the pause grows further, and their ends are not logged
 MOST_REASONS_TOLD = 5  # until a connection is settled
 EVICTED_TOLD = (
     "MQTT broker %s ends each connection after seconds, and gives no reason: another client may have connected with "
@@ -107,6 +108,7 @@ class Publisher:
         # Connections in a row that worked, and ended without a reason before they were settled. A broker or a link that
         # fails also fails to connect for a while.
         self._short_lives = 0
+        self._is_loss_told = False  # since a connection worked; for good while connections are short-lived
         self._last_reason = ""
         self._told_reasons: set[str] = set()  # since a connection was settled, as the limits of the broker
         self._logged_connected = False
@@ -160,7 +162,7 @@ class Publisher:
                 self._log_failure(error)
                 if self._finish_by_ns is not None:
                     return
-                self._pause(self._evicted_backoff.next_s() if self._looks_evicted(error) else 0.0)
+                self._pause(self._evicted_backoff.next_s() if self._short_lives >= EVICTING_LIVES else 0.0)
             except Exception:  # the top of a thread: whatever the client library raises, the next attempt starts afresh
                 if not self._backoff.failures:
                     log.exception("the connection to %s failed unexpectedly", self._settings.shown)
@@ -177,15 +179,14 @@ class Publisher:
         return state.messages <= (0 if self._finish_backlog else state.disk_messages)
 
     def _log_failure(self, error: Exception) -> None:
-        """Log the first failure since a connection was settled, and what the broker answers again and again."""
-        is_first = not self._backoff.failures
+        """Log the first failure since a connection worked, and what the broker answers again and again."""
+        is_first, self._is_loss_told = not self._is_loss_told, True
         is_answer = isinstance(error, BrokerRefusedError) or (
             isinstance(error, ConnectionEndedError) and error.code is not None
         )
-        if is_first:
-            self._told_reasons.clear()
         if not isinstance(error, ConnectionEndedError):
             self._short_lives = 0
+            self._evicted_backoff.reset()
         elif self._short_lives == EVICTED_LIVES:
             log.warning(EVICTED_TOLD, self._settings.shown, self._connection.client_id)
         if not is_first and not is_answer:
@@ -198,10 +199,6 @@ class Publisher:
             self._told_reasons.add(reason)
             self._logged_connected = False
             log.warning("MQTT broker %s is unreachable (%s); messages are queued", self._settings.shown, reason)
-
-    def _looks_evicted(self, error: Exception) -> bool:
-        is_told = isinstance(error, ConnectionEndedError) and error.code == TAKEN_OVER
-        return is_told or self._short_lives >= EVICTED_LIVES
 
     def _pause(self, least_s: float = 0.0) -> None:
         """Pause before the next attempt to connect, or until `finish` is called."""
@@ -236,6 +233,8 @@ class Publisher:
             yield
         except ConnectionEndedError as error:
             is_short = self._has_acknowledged and now_ns() - self._connected_ns < SETTLED_NS
+            if error.code == TAKEN_OVER:
+                self._short_lives = EVICTING_LIVES
             self._short_lives += error.code is None and is_short and self._alone_since_ns is None
             if error.may_be_over_a_message:
                 self._note_loss()
@@ -384,7 +383,11 @@ class Publisher:
 
     def _note_working(self) -> None:
         self._has_acknowledged = True
-        if now_ns() - self._connected_ns >= SETTLED_NS:
+        if self._short_lives < EVICTING_LIVES:
+            self._is_loss_told = False
+        if now_ns() - self._connected_ns >= SETTLED_NS and self._backoff.failures:
             self._short_lives = 0
+            self._is_loss_told = False
+            self._told_reasons.clear()
             self._backoff.reset()
             self._evicted_backoff.reset()
