@@ -30,7 +30,8 @@ def opened_writer(path: Path | None) -> Iterator[Writer]:
     if not path.parent.is_dir():
         raise ConfigError(f"--save {path}: folder {path.parent} does not exist; make it first")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        yield _picture_writer(path)
+        with _picture_writer(path) as write:
+            yield write
         return
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise ConfigError(
@@ -43,8 +44,9 @@ def opened_writer(path: Path | None) -> Iterator[Writer]:
         video.close()
 
 
-def _picture_writer(path: Path) -> Writer:
-    """Return a writer of one picture; a second one raises ConfigError."""
+@contextlib.contextmanager
+def _picture_writer(path: Path) -> Iterator[Writer]:
+    """Give a writer of one picture; a second one raises ConfigError."""
     written = False
 
     def write(picture: Image, _media_s: float) -> None:
@@ -56,9 +58,10 @@ def _picture_writer(path: Path) -> Writer:
         if not cv2.imwrite(str(path), picture):
             raise EdgeError(f"--save {path} cannot be written; check the folder's permissions and free space")
         written = True
-        print(f"written to {path}", file=sys.stderr)
 
-    return write
+    yield write
+    if written:
+        print(f"written to {path}", file=sys.stderr)
 
 
 class _Encoder(Protocol):
