@@ -23,6 +23,8 @@ from edge.mqtt.outbox.spool import LOWEST, Spool
 from edge.mqtt.outbox.spool_file import SLOTS
 from tests.support.spooled_outbox import SpooledOutbox, eventually, spooled_outbox
 
+# The recording is dated where the machine has not been started again since.
+OF_ANY_AGE_S = 1e9
 OLD = Destination("mqtt://x:1883", "edge", "A")
 NEW = Destination("mqtt://y:1883", "site2", "B")
 RECORDED = Path(__file__).parents[1] / "data" / "state_0.1.0"
@@ -219,7 +221,7 @@ def topics(made: SpooledOutbox, count: int) -> Counter[str]:
 
 
 def test_of_a_state_directory_of_0_1_0_nothing_is_lost(recorded: Path) -> None:
-    with spooled_outbox(recorded, destination=OLD, max_age_s=3600) as made:
+    with spooled_outbox(recorded, max_age_s=OF_ANY_AGE_S, destination=OLD) as made:
         assert topics(made, 35) == {
             "edge/bench-01/alarms": 2,
             "edge/bench-01/streams/door/results": 28,
@@ -229,11 +231,11 @@ def test_of_a_state_directory_of_0_1_0_nothing_is_lost(recorded: Path) -> None:
 
 
 def test_a_backlog_of_0_1_0_counts_as_for_the_destination_of_the_first_start(recorded: Path) -> None:
-    with spooled_outbox(recorded, destination=OLD) as made:
+    with spooled_outbox(recorded, max_age_s=OF_ANY_AGE_S, destination=OLD) as made:
         made.on_disk(35)
         made.put(0, 5)
         made.on_disk(40)
-    with spooled_outbox(recorded, destination=NEW) as made:
+    with spooled_outbox(recorded, max_age_s=OF_ANY_AGE_S, destination=NEW) as made:
         eventually(lambda: made.outbox.state().held == {str(OLD): 40}, "it is held")
         assert made.sent_more([])
 
@@ -242,7 +244,7 @@ def test_a_message_of_0_1_0_that_no_broker_accepts_keeps_no_other_from_being_sen
     poison = pack(Entry(Message("edge/#", b"{}", kind="result"), 1))
     with contextlib.closing(sqlite3.connect(recorded / "outbox.db", isolation_level=None)) as db:
         db.execute("INSERT INTO messages VALUES (?, 2, ?)", ((3 << 58) + 1, poison))
-    with spooled_outbox(recorded, destination=OLD) as made:
+    with spooled_outbox(recorded, max_age_s=OF_ANY_AGE_S, destination=OLD) as made:
         assert topics(made, 35).total() == 35
         eventually(lambda: made.outbox.state().dropped_by_cause["damaged"] == 1, "it is counted")
 

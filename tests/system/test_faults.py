@@ -172,14 +172,13 @@ def test_a_video_that_is_no_video_fails_alone(
 ) -> None:
     (tmp_path / "text.mp4").write_text("this is no video\n" * 100, encoding="utf-8")
     (tmp_path / "empty.mp4").touch()
-    (tmp_path / "folder").mkdir()
-    bad = {f"streams.{path.stem}": every(path) for path in map(tmp_path.joinpath, ("text.mp4", "empty.mp4", "folder"))}
+    bad = {f"streams.{path.stem}": every(path) for path in map(tmp_path.joinpath, ("text.mp4", "empty.mp4"))}
     daemon = start_edge(configure(tiny | bad))
     assert daemon.wait() == 1
     subscriber.wait_for_state("stopped")
-    for name, sentence in (("text", "cannot be opened"), ("empty", "cannot be opened"), ("folder", "no picture")):
+    for name in ("text", "empty"):
         assert subscriber.states(name) == ["failed"]
-        assert sentence in subscriber.wait_for_state("failed", name).body["reason"]
+        assert "cannot be opened" in subscriber.wait_for_state("failed", name).body["reason"]
     assert "Traceback" not in daemon.log
     assert_good_stream_is_whole(subscriber)
 

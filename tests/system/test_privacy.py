@@ -53,13 +53,13 @@ def test_detect_leaves_the_home_directory_empty(added: dict[str, str], home: Pat
 
 
 def test_the_daemon_leaves_the_home_directory_empty(home: Path, tmp_path: Path) -> None:
-    tables: dict[str, Json] = {"streams.belt": belt(frames=5)}
+    tables: dict[str, Json] = {"streams.belt": belt()}
     config = write_config(tmp_path / "edge.toml", f"mqtt://127.0.0.1:{free_port()}", tables)
     command = edge_command("run", config, "--json", "--state-dir", tmp_path / "state")
     daemon = Child(command, tmp_path, "daemon", environment(home))
     daemon.start()
     try:
-        daemon.await_log("stream belt is ended")
+        daemon.await_log("stream belt is running")
         assert daemon.end() == 0, daemon.log
     finally:
         daemon.kill()
