@@ -21,6 +21,7 @@ from edge.core.manifest import find_model
 
 HOST = "127.0.0.1"
 USUAL_PORT = 1883
+PORT_ATTEMPTS = 5
 DEVICE = "demo"
 START_S = 20.0  # the first result must come within this time
 END_S = 10.0  # the daemon ends within 5 s
@@ -56,9 +57,8 @@ async def show_demo(seconds: float, folder: Path, *, as_json: bool) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)  # the broker reports its own there
-    port = free_port()
     view = DemoView()
-    async with _broker(port), _subscriber(port, view), _daemon(port, folder) as daemon:
+    async with _broker() as port, _subscriber(port, view), _daemon(port, folder) as daemon:
         await _await_first_result(view, daemon, stop)
         _print_how_to_subscribe(console, port)
         await show(view, seconds, stop, console, as_json=as_json)
@@ -85,15 +85,24 @@ def free_port() -> int:
 
 
 @contextlib.asynccontextmanager
-async def _broker(port: int) -> AsyncIterator[None]:
+async def _broker() -> AsyncIterator[int]:
+    """Run the embedded broker; yield its port."""
     from amqtt.broker import Broker
+    from amqtt.errors import BrokerError
 
     anonymous = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
-    listener = {"type": "tcp", "bind": f"{HOST}:{port}"}
-    broker = Broker({"listeners": {"default": listener}, "plugins": anonymous})
-    await broker.start()
+    for attempt in range(1, PORT_ATTEMPTS + 1):
+        port = free_port()
+        listener = {"type": "tcp", "bind": f"{HOST}:{port}"}
+        broker = Broker({"listeners": {"default": listener}, "plugins": anonymous})
+        try:
+            await broker.start()
+            break
+        except BrokerError:  # another program took the port meanwhile
+            if attempt == PORT_ATTEMPTS:
+                raise
     try:
-        yield
+        yield port
     finally:
         with contextlib.suppress(Exception):  # it would wait for clients that have gone
             await asyncio.wait_for(broker.shutdown(), 1)
