@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from edge.core.suggestion import did_you_mean
+from edge.core.suggestion import closest_name, did_you_mean
 
 USAGE_ERROR = 2  # exit code
 
@@ -72,8 +72,8 @@ def _did_you_mean_in_group(word: str, commands: Mapping[str, CommandParser]) -> 
         if parser.commands is not None
         for inner in parser.commands.choices
     }
-    meant = did_you_mean(word, full_names)
-    return next((f"; did you mean {full!r}?" for inner, full in full_names.items() if repr(inner) in meant), "")
+    meant = closest_name(word, full_names)
+    return "" if meant is None else f"; did you mean {full_names[meant]!r}?"
 
 
 def _is_value(text: str) -> bool:
