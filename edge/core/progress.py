@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -42,13 +42,14 @@ def phase_bar(title: str, amount: ProgressColumn) -> Iterator[ProgressCallback]:
         yield update
 
 
-def tracked(items: Sequence[Item]) -> Iterator[Item]:
-    """Yield items, and draw the current one and the time left."""
+def tracked(items: Iterable[Item], count: int, title: str = "") -> Iterator[Item]:
+    """Yield `count` items, and draw the title, or else the current item, and the time left."""
     with _bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task, lines = bar.add_task("", total=len(items)), _ProgressLines()
+        task, lines = bar.add_task("", total=count), _ProgressLines()
         for number, item in enumerate(items, start=1):
-            bar.update(task, description=str(item))
-            lines.update(f"{number}/{len(items)} {item}")
+            text = title or str(item)
+            bar.update(task, description=text)
+            lines.update(f"{number}/{count} {text}")
             yield item
             bar.advance(task)
 

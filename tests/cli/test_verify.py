@@ -149,6 +149,15 @@ def test_the_same_frames_have_the_same_hash_and_others_another(model: Path, caps
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_a_pipe_gets_lines_of_progress(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.core.progress.LINE_PERIOD_S", 0.0)
+    arguments = ["engines", "verify", model, "--precision", "int8", "--frames", SCENE, "--count", "2"]
+    main([*map(str, arguments), "--state-dir", str(model.parent / "state")])
+    assert "1/2 conveyor int8\n2/2 conveyor int8\n" in capsys.readouterr().err
+
+
 def test_people_get_figures_and_a_report_with_the_worst_frames(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,9 +36,10 @@ def run(options: argparse.Namespace) -> int:
     """Verify the variant, record the measurement and print it; return 4 where it is not admitted."""
     _check(options)
     from edge.cli.engines.frame_source import select_frames
-    from edge.cli.engines.verify_report import print_report, tracked
+    from edge.cli.engines.verify_report import print_report
     from edge.core.config import EnginesSettings, ModelSettings
     from edge.core.manifest import find_model
+    from edge.core.progress import tracked
     from edge.core.state_dir import find_state_dir
     from edge.host.board import board_name
     from edge.inference.engine_provider import EngineEnvironment
@@ -53,7 +54,8 @@ def run(options: argparse.Namespace) -> int:
     if "fp16" in (options.precision, options.against):
         check_fp16_ranges(model.predictor, model.provider, select_frames(*sources).frames)
     request = VerifyRequest(folder, options.precision, options.against, options.truth is not None, state_dir)
-    frames = tracked(select_frames(*sources), f"{folder.resolve().name} {options.precision}")
+    selection = select_frames(*sources)
+    frames = tracked(selection.frames, selection.count, f"{folder.resolve().name} {options.precision}")
     result = verify(request, model.predictor, model.provider, frames)
     page = page_of(result)
     if options.report is not None:

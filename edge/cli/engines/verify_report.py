@@ -1,24 +1,15 @@
-"""Terminal output of `edge engines verify`: progress, and the report as text."""
+"""Report of `edge engines verify` as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 from rich.text import Text
 
 from edge.core.console import output_console, print_table
-from edge.precision.frames import FrameSelection, LabelledFrame
 from edge.precision.verification_report import VerificationPage
-
-
-def tracked(selection: FrameSelection, title: str) -> Iterable[LabelledFrame]:
-    """Yield the frames, with a progress bar on standard error where that is a terminal."""
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    return track(selection.frames, title, selection.count, console=console, transient=True, disable=hidden)
 
 
 def print_report(page: VerificationPage, file: Path | None) -> None:

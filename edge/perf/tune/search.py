@@ -103,7 +103,7 @@ class TuneSearch:
         is_slower = self._power.is_slower if self._power is not None else _never
         pruner = CandidatePruner(self._measurements.measured, self._plan.target_p99_ms, is_slower)
         refused: dict[tuple[str | None, ...], Reason] = {}  # a power mode, or device and precision
-        for candidate in tracked(candidates):
+        for candidate in tracked(candidates, len(candidates)):
             if candidate in self._measurements.measured:
                 continue
             mode, form = (candidate.power_mode,), (candidate.device, candidate.precision)
