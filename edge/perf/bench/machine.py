@@ -12,6 +12,7 @@ import psutil
 
 from edge import __version__
 from edge.core.clock import utc_text, wall_ns
+from edge.core.process import usable_cores
 from edge.host.board import read_board
 from edge.host.paths import glob, read_text
 from edge.host.sensors.conditions import ConditionReader
@@ -36,7 +37,7 @@ def machine(hashes: Mapping[str, str]) -> dict[str, Any]:
         "board": read_board().to_json(),
         "power_mode": _power_mode(),
         "clocks": _clocks(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_mb": round(psutil.virtual_memory().total / 1e6),
         "load_average": round(os.getloadavg()[0], 2),  # of the last minute
         "versions": _versions(),
