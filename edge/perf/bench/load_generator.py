@@ -25,7 +25,6 @@ from edge.core.clock import elapsed_ms, now_ns
 from edge.core.errors import EdgeError
 
 Scenario = Literal["single-stream", "multi-stream", "server", "offline"]
-SCENARIOS: tuple[Scenario, ...] = ("single-stream", "multi-stream", "server", "offline")
 
 QUERY_IMAGES = 8  # of a multi-stream query, as in loadgen
 LEAST_QUERIES = 5  # of a run: the least number of blocks of samples
