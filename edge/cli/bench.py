@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from edge.cli.arguments import PRECISIONS, count, counts, fraction, names, positive
+from edge.cli.arguments import LARGEST_BATCH, PRECISIONS, count, counts, fraction, names, positive
 
 HELP = "measure models: images/s, latency and watts, by batch, precision and power mode"
 WORSE = 4  # exit code: a row is worse than in the earlier run
@@ -27,7 +27,7 @@ def _add_grid(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help="model of a configuration whose streams use several")
     scenarios = f"{', '.join(_SCENARIOS)} (default: the first)"
     add("--scenario", type=names(*_SCENARIOS), default=_SCENARIOS[:1], help=scenarios)
-    add("--batch", type=counts(1024), default=(1,), metavar="N,…", help="default: 1")
+    add("--batch", type=counts(LARGEST_BATCH), default=(1,), metavar="N,…", help="default: 1")
     precisions = f"{', '.join(PRECISIONS)} (default: fp32)"
     add("--precision", type=names(*PRECISIONS), default=("fp32",), metavar="NAME,…", help=precisions)
     modes = "max-q, max-p, names of the board's modes, or all (default: the current mode)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edge.cli.arguments import PRECISIONS, counts, names, positive, seconds
+from edge.cli.arguments import LARGEST_BATCH, PRECISIONS, counts, names, positive, seconds
 
 HELP = "find the best lanes, batch, precision and power mode for a latency target, and save them"
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     configured = f"{', '.join(devices)} (default: as configured)"
     add("--devices", type=names(*devices), default=(), metavar="NAME,…", help=configured)
     add("--precisions", type=names(*PRECISIONS), default=(), metavar="NAME,…", help=", ".join(PRECISIONS))
-    add("--batches", type=counts(1024), default=(), metavar="N,…", help="largest batches (default: 1,2,4,8)")
+    add("--batches", type=counts(LARGEST_BATCH), default=(), metavar="N,…", help="largest batches (default: 1,2,4,8)")
     add("--lanes", type=counts(256), default=(), metavar="N,…", help="default: what suits the device")
     add("--saturate", action="store_true", help="let files and synthetic sources deliver as fast as they are read")
     reboot = "reboot for modes that require it; run the same command again to continue"
