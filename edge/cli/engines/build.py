@@ -45,24 +45,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(result: Mapping[str, Any]) -> None:
-    from rich.console import Console
-
     from edge.inference.backends.tensorrt.build_protocol import MB
 
     key, built = result["key"], result["built"]
-    console = Console(soft_wrap=True, highlight=False)
-
-    def line(text: str) -> None:
-        console.print(text, markup=False)
-
-    line(f"{'built' if result['built_now'] else 'found, built earlier'}: {result['plan']}")
-    line(
+    print(f"{'built' if result['built_now'] else 'found, built earlier'}: {result['plan']}")
+    print(
         f"{result['size'] / MB:.1f} MB, {built['layers']} network layers, built in {built['build_s']:.1f} s with "
         f"{key['library']} {key['version']} ({', '.join(built['flags'])})"
     )
     target = f"{key['gpu']}, compute capability {key['compute_capability']}" if key["gpu"] else "no particular GPU"
-    line(f"for {target}, on {key['board']}")
+    print(f"for {target}, on {key['board']}")
     if not key["gpu"]:
-        line("built by TensorRT-RTX for any GPU that it supports; this machine does not serve it")
+        print("built by TensorRT-RTX for any GPU that it supports; this machine does not serve it")
     if placement := built["placement"]:
-        line(f"{placement['dla']} layers on the DLA, {len(placement['gpu'])} on the GPU: {', '.join(placement['gpu'])}")
+        print(
+            f"{placement['dla']} layers on the DLA, {len(placement['gpu'])} on the GPU: {', '.join(placement['gpu'])}"
+        )
