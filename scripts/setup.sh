@@ -15,26 +15,35 @@ setup() {
         "$python" -m venv .venv >/dev/null 2>&1 || { debian python3-venv && "$python" -m venv --clear .venv; } || exit 1
     fi
     local wanted done_before
-    wanted="$1 $(cat pyproject.toml constraints-dev.txt | sha256sum | cut -c1-64)"
+    wanted=$(stamp "$1")
     done_before=$(cat .venv/installed 2>/dev/null)
     # What check and test install holds all that the demo needs.
     case "$done_before" in
         "$wanted" | "cpu,demo,dev ${wanted#* }") return ;;
     esac
     echo "Setting up .venv (once; a minute or so) …" >&2
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1]" --constraint constraints-dev.txt >&2 || {
+    install_extras "$1" || {
         echo "The packages could not be installed; see pip's message above, and whether this machine reaches PyPI." >&2
         exit 1
     }
     echo "$wanted" > .venv/installed
 }
 
+install_extras() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1]" --constraint constraints-dev.txt >&2
+}
+
+# What an installation of these extras follows from: where it is still the same, nothing is installed again.
+stamp() {
+    echo "$1 $(cat pyproject.toml constraints-dev.txt | sha256sum | cut -c1-64)"
+}
+
 # For what not every machine can have: an extra whose wheels are missing is told, and what needs it skips itself.
 optional() {
     local wanted
-    wanted="$1 $(cat pyproject.toml constraints-dev.txt | sha256sum | cut -c1-64)"
+    wanted=$(stamp "$1")
     [ "$(cat ".venv/installed-$1" 2>/dev/null)" = "$wanted" ] && return
-    if .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$1]" --constraint constraints-dev.txt >&2; then
+    if install_extras "$1"; then
         echo "$wanted" > ".venv/installed-$1"
     else
         echo "The extra '$1' cannot be installed here; what needs it is skipped." >&2
