@@ -20,7 +20,7 @@ from edge.core.network_url import NetworkUrl, parse_network_url
 from edge.core.redaction import redact_address, shown
 from edge.core.secret_files import CREDENTIAL, check_private, credential_path, read_secret
 from edge.core.source_address import SourceAddress, expand_home, parse_address
-from edge.core.validation import Table, as_table, read_toml
+from edge.core.validation import FROM_LIST, Table, as_table, read_toml
 
 log = logging.getLogger(__name__)
 
@@ -218,15 +218,11 @@ class ModelSettings(Table):
     wait: Literal["block", "spin"] = "block"
 
 
-def _strings(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 class GovernorSettings(Table):
     """Power modes open to the governor, and the limits of its switching."""
 
     enabled: bool = False
-    modes: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()  # names or ids; empty: all without a reboot
+    modes: Annotated[tuple[str, ...], FROM_LIST] = ()  # names or ids; empty: all without a reboot
     min_dwell_s: float = Field(60.0, ge=1, le=86_400)
     switch_cost_j: float = Field(5.0, ge=0, le=10_000)
     max_switches_per_h: int = Field(12, ge=1, le=3600)
@@ -251,9 +247,9 @@ CommandName = Literal[
 class CommandsSettings(Table):
     """Commands accepted over MQTT; none by default."""
 
-    allow: Annotated[tuple[CommandName, ...], BeforeValidator(_strings)] = ()
+    allow: Annotated[tuple[CommandName, ...], FROM_LIST] = ()
     max_per_min: int = Field(60, ge=1, le=6000)
-    answer_prefixes: Annotated[tuple[TopicPrefix, ...], BeforeValidator(_strings)] = ()  # beside that of [mqtt]
+    answer_prefixes: Annotated[tuple[TopicPrefix, ...], FROM_LIST] = ()  # beside that of [mqtt]
 
 
 class HomeAssistantSettings(Table):
@@ -335,7 +331,7 @@ class StreamSettings(Table):
     username: str | None = None
     password_file: SecretPath | None = None
     ca: Annotated[Path, BeforeValidator(_authority_path)] | None = None
-    labels: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()
+    labels: Annotated[tuple[str, ...], FROM_LIST] = ()
     score_threshold: float | None = Field(None, ge=0, le=1)
     min_size: float = Field(0.0, ge=0, le=MAX_PIXEL)
     masks: Annotated[tuple[tuple[tuple[int, int], ...], ...], BeforeValidator(_polygons)] = ()

@@ -8,20 +8,16 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from edge.core.errors import ModelError
 from edge.core.files import BYTE_ORDER_MARK
 from edge.core.suggestion import did_you_mean
-from edge.core.validation import Table, read_settings
+from edge.core.validation import FROM_LIST, Table, read_settings
 
 PerChannel = tuple[float, ...]
 Task = Literal["classify", "detect"]
 MIN_AGREEMENT: dict[Task, float] = {"detect": 0.95, "classify": 0.98}
-
-
-def _strings(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 class InputSettings(Table):
@@ -67,7 +63,7 @@ class AccuracyLimits(Table):
 
     min_agreement: float | None = Field(None, gt=0, le=1)  # None: MIN_AGREEMENT of the task
     # Operator types that stay FP32 in the FP16 variant.
-    fp16_blocked_ops: Annotated[tuple[str, ...], BeforeValidator(_strings)] = ()
+    fp16_blocked_ops: Annotated[tuple[str, ...], FROM_LIST] = ()
 
 
 class Manifest(Table):

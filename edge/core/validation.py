@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from edge.core.environment import FromEnvironment
 from edge.core.errors import EdgeError
@@ -34,6 +34,13 @@ class Table(BaseModel):
     """Immutable table of a settings file; unknown keys are refused, and no value is converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _tuple_of_list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+FROM_LIST = BeforeValidator(_tuple_of_list)  # of a tuple, which TOML does not have
 
 
 def read_settings(path: Path, table: type[SettingsT], error_type: type[EdgeError]) -> SettingsT:
