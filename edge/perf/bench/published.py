@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from edge.core.errors import ConfigError
-from edge.perf.bench.tables import PUBLISHED_COLUMNS, Row, Sheet, cell_text
+from edge.perf.bench.tables import PUBLISHED_COLUMNS, Row, Sheet, cell_text, quotient_text
 
 SOURCE = 'NVIDIA, "Deep Learning Platform" technical overview'
 BOARDS = {"tx1": "Jetson TX1", "tx2": "Jetson TX2", "p4": "Tesla P4", "v100": "Tesla V100"}
@@ -107,7 +107,7 @@ def published_sheet(pairs: Sequence[Pair]) -> Sheet:
 
 def _compared(pair: Pair, figure: str) -> str:
     quotient = f"{cell_text(pair.ours.get(figure))} / {cell_text(pair.published[figure])}"
-    return quotient if (ratio := _times(pair.ratios[figure])) is None else f"{quotient} = {ratio}"
+    return quotient if (ratio := quotient_text(pair.ratios[figure])) is None else f"{quotient} = {ratio}"
 
 
 def _variant(row: Row) -> str:
@@ -120,10 +120,6 @@ def _ratios(ours: Row, theirs: Row) -> dict[str, float | None]:
 
 def _ratio(ours: float | None, theirs: float | None) -> float | None:
     return ours / theirs if ours is not None and theirs else None
-
-
-def _times(ratio: float | None) -> str | None:
-    return None if ratio is None else f"{ratio:.2f}×"
 
 
 def _plain(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from edge.perf.bench.tables import Row, Sheet
+from edge.perf.bench.tables import Row, Sheet, quotient_text
 
 REFERENCE = "fp32"
 _ORDER = (REFERENCE, "fp16", "int8")
@@ -37,7 +37,7 @@ def speedup_sheet(rows: Sequence[Row]) -> Sheet:
     columns = [each for each in _ORDER if each in measured] + sorted(measured - set(_ORDER))
     shown = [name for name in RowIdentity._fields if name in ("network", "batch") or _varies(found, name)]
     lines = tuple(
-        (*(getattr(identity, name) for name in shown), *(_times(by_precision.get(each)) for each in columns))
+        (*(getattr(identity, name) for name in shown), *(quotient_text(by_precision.get(each)) for each in columns))
         for identity, by_precision in found.items()
     )
     return Sheet("images/s relative to fp32 at the same batch", (*shown, *columns), lines)
@@ -50,7 +50,3 @@ def _relative(rates: Mapping[str, float | None]) -> dict[str, float | None]:
 
 def _varies(found: Mapping[RowIdentity, Any], name: str) -> bool:
     return len({getattr(identity, name) for identity in found}) > 1
-
-
-def _times(ratio: float | None) -> str | None:
-    return None if ratio is None else f"{ratio:.2f}×"

@@ -111,6 +111,11 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"  # noqa: PLR2004 -- four digits precede the point
 
 
+def quotient_text(quotient: float | None) -> str | None:
+    """Return a quotient as text; None if it is unknown."""
+    return None if quotient is None else f"{quotient:.2f}×"
+
+
 def is_numeric(sheet: Sheet, place: int) -> bool:
     """Return whether a column holds only numbers."""
     cells = [line[place] for line in sheet.lines if line[place] is not None]
