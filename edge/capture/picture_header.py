@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -15,7 +15,8 @@ MAX_PAGES = 1000
 # Parts of a file's body that are walked through; a file of more is taken for what it was so far.
 MAX_PARTS = 1 << 20
 _JPEG_SIZE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-_JPEG_PLAIN = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+# Bytes from a marker without a length to the next one; 0xff is a fill byte.
+_JPEG_STEPS = {0xFF: 1} | dict.fromkeys((0x01, *range(0xD0, 0xD9)), 2)
 _JPEG_END = b"\xff\xd9"
 _JPEG_START = b"\xff\xd8\xff"
 # Within coded data a 0xff is followed by 0 or a restart marker; anything else is the next marker.
@@ -128,50 +129,28 @@ def _png(data: _Bytes) -> tuple[int, int, int]:
 
 
 def _jpeg(data: _Bytes) -> tuple[int, int, int]:
-    for marker, offset, _ in _jpeg_segments(data):
+    offset = 2
+    for _ in range(MAX_SEGMENTS):
+        start, marker = data.unpack("BB", offset)
+        if start != 0xFF or marker in (0xDA, 0xD9):  # noqa: PLR2004 -- each marker begins so; the size comes first
+            break
         if marker in _JPEG_SIZE:
-            height, width = data.unpack(">HH", offset + 3)
+            height, width = data.unpack(">HH", offset + 5)
             return width, height, 1
+        offset += _JPEG_STEPS.get(marker) or 2 + data.unpack(">H", offset + 2)[0]
     raise _BadHeaderError
 
 
-def _jpeg_segments(data: _Bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, offset of the length field, and length of each segment before the coded data."""
-    offset = 2
-    for _ in range(MAX_SEGMENTS):
-        fill, marker = data.unpack("BB", offset)
-        if fill != 0xFF:  # noqa: PLR2004 -- each marker begins so
-            raise _BadHeaderError
-        if marker == 0xFF:  # noqa: PLR2004 -- fill byte
-            offset += 1
-            continue
-        if marker in _JPEG_PLAIN:
-            offset += 2
-            continue
-        (length,) = data.unpack(">H", offset + 2)
-        yield marker, offset + 2, length
-        if marker in (0xDA, 0xD9):
-            return
-        offset += 2 + length
-
-
-def _jpeg_end(content: bytes, offset: int = 2) -> int:
+def _jpeg_end(content: bytes) -> int:
     """Return the offset behind the first picture of the content; -1 where it is cut off."""
+    offset = 2
     for _ in range(MAX_PARTS):
-        if not 0 <= offset < len(content) - 1:
+        if not 0 <= offset < len(content) - 1 or content[offset] != 0xFF:  # noqa: PLR2004 -- each marker begins so
             break
         marker = content[offset + 1]
-        if content[offset] != 0xFF:  # noqa: PLR2004 -- each marker begins so
-            return -1
         if marker == 0xD9:  # noqa: PLR2004 -- end of the picture
             return offset + 2
-        if marker == 0xFF:  # noqa: PLR2004 -- fill byte
-            offset += 1
-            continue
-        if marker in _JPEG_PLAIN:
-            offset += 2
-            continue
-        offset += 2 + int.from_bytes(content[offset + 2 : offset + 4], "big")
+        offset += _JPEG_STEPS.get(marker) or 2 + int.from_bytes(content[offset + 2 : offset + 4], "big")
         if marker == 0xDA:  # noqa: PLR2004 -- coded data follows
             found = _JPEG_MARKER.search(content, offset)
             offset = found.start() if found else -1
