@@ -121,6 +121,7 @@ class PictureSource:
         self._header = header
         self._frames = _decoded(path, header, content)
         self._shown = 0
+        self._has_ended = False
         self._picture: Image | None = None
 
     def grab(self) -> float | None:
@@ -129,6 +130,7 @@ class PictureSource:
         except StopIteration:
             if not self._shown:
                 raise self._undecodable() from None
+            self._has_ended = True
             return None
         except cv2.error as error:
             raise self._undecodable(f": {error_text(error)}") from None
@@ -145,7 +147,7 @@ class PictureSource:
         return self._picture
 
     def ending(self) -> str | None:
-        if self._shown < self._header.frames:
+        if self._has_ended and self._shown < self._header.frames:
             return f"delivered {self._shown} of {self._header.frames} frames: {self._path} may be damaged"
         return None
 

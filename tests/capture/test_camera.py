@@ -106,6 +106,14 @@ def test_every_frame_of_a_file_comes_once_in_order(tmp_path: Path) -> None:
     assert stage.states == [("running", None), ("ended", None)]
 
 
+def test_a_picture_of_several_pages_is_not_called_damaged_before_its_end(tmp_path: Path) -> None:
+    assert cv2.imwritemulti(str(tmp_path / "a.tiff"), [np.full((48, 64, 3), shade, np.uint8) for shade in (10, 20, 30)])
+    stage = Stage()
+    stage.play("a.tiff", tmp_path, every=True)
+    assert stage.levels == [10, 20, 30]
+    assert stage.states == [("running", None), ("ended", None)]
+
+
 def test_a_file_played_live_gives_no_frame_before_its_time(tmp_path: Path) -> None:
     write_video(tmp_path / "a.avi", 12, fps=20)
     stage = Stage()
