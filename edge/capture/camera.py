@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from edge.capture.picture_memory import PictureMemory, expected_bytes, needed_bytes
-from edge.capture.source import MAX_MPX, TIMEOUT_S, DrawnSource, Source, SourceLimits, open_source
+from edge.capture.source import MAX_MPX, DrawnSource, Source, SourceLimits, open_source
 from edge.core.backoff import Backoff
 from edge.core.clock import now_ns, wall_ns
 from edge.core.errors import SourceError
@@ -27,9 +27,6 @@ FIRST_RETRY_S = 0.5
 LONGEST_RETRY_S = 5.0
 # Pictures in use at once by a queue and a few lanes; no more are kept for reuse.
 SPARE_BUFFERS = 16
-
-# A call that took this fraction of its time-out ran into it.
-SILENT_FRACTION = 0.9
 
 LONE_PICTURE_S = 0.1  # duration of a source of one picture, played live
 
@@ -87,7 +84,7 @@ class Camera:
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         self._running = False
         self._memory = memory or PictureMemory()
-        self._timeout_s = TIMEOUT_S
+        self._limits = settings.limits
         self._thread = threading.Thread(target=self._run, name=f"camera-{settings.name}", daemon=True)
 
     def start(self) -> None:
@@ -142,16 +139,14 @@ class Camera:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Source]:
-        settings = self._settings
+        address = self._settings.address
         start_ns = now_ns()
         try:
-            source = open_source(
-                settings.address, replace(settings.limits, timeout_s=self._timeout_s, on_pixels=self._reserve)
-            )
+            source = open_source(address, replace(self._limits, on_pixels=self._reserve))
         except SourceError:
             # A camera with few frames a minute does not even say its format within the usual time.
-            if settings.address.is_live and (now_ns() - start_ns) / 1e9 >= SILENT_FRACTION * self._timeout_s:
-                self._timeout_s = min(2 * self._timeout_s, max(settings.stall_s, TIMEOUT_S))
+            if address.is_live and self._limits.is_time_out((now_ns() - start_ns) / 1e9):
+                self._limits = self._limits.with_more_time()
             raise
         try:
             yield source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +15,8 @@ from edge.core.source_address import SourceAddress
 MAX_MPX = 50.0
 # Calls into the libraries below cannot be interrupted, so none may take longer than this, unless a camera needs longer.
 TIMEOUT_S = 3.0
+# A call that took this fraction of the time-out ran into it, even if it succeeds: it then returns the decoder's rest.
+SILENT_FRACTION = 0.9
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,14 @@ class SourceLimits:
             )
         if self.on_pixels is not None:
             self.on_pixels(width * height)
+
+    def is_time_out(self, elapsed_s: float) -> bool:
+        """Return whether a call that took so long ran into the time-out."""
+        return elapsed_s >= SILENT_FRACTION * self.timeout_s
+
+    def with_more_time(self) -> SourceLimits:
+        """Return limits for the next call: a camera with few frames a minute needs up to `stall_s`."""
+        return replace(self, timeout_s=min(2 * self.timeout_s, max(self.stall_s, self.timeout_s)))
 
 
 DEFAULT_LIMITS = SourceLimits()

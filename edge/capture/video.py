@@ -15,8 +15,6 @@ from edge.core.errors import SourceError
 from edge.core.records import Image
 from edge.core.source_address import SourceAddress
 
-# A call that took this fraction of the time-out ran into it, even if it succeeds: it then returns the decoder's rest.
-SILENT_FRACTION = 0.9
 # The libraries may write the address with its password to standard error; failures reach us as return values.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -58,7 +56,6 @@ class VideoSource:
         self._location = location or address.secret_url
         self._limits = limits
         self._fault = fault
-        self._timeout_s = limits.timeout_s
         self._grabbed = 0
         self._is_ahead = False  # a frame is grabbed that was not given yet
         self._has_ended = False
@@ -87,7 +84,7 @@ class VideoSource:
         """Raise TimeoutError; the next call waits longer, as the camera may need that for a frame."""
         if self._address.scheme in NETWORK_SCHEMES:
             self._dead = True
-            self._timeout_s = min(2 * self._timeout_s, max(self._limits.stall_s, self._timeout_s))
+            self._limits = self._limits.with_more_time()
         raise TimeoutError
 
     def _reopen(self) -> None:
@@ -103,7 +100,7 @@ class VideoSource:
 
     def _open(self) -> None:
         start_s = monotonic()
-        self._capture = _open_capture(self._address, self._location, self._timeout_s)
+        self._capture = _open_capture(self._address, self._location, self._limits.timeout_s)
         try:
             width, height = (
                 int(self._capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
@@ -132,7 +129,7 @@ class VideoSource:
                 return
 
     def _took_time_out(self, start_s: float) -> bool:
-        return monotonic() - start_s >= SILENT_FRACTION * self._timeout_s
+        return self._limits.is_time_out(monotonic() - start_s)
 
     def _check_end(self) -> None:
         """Raise SourceError if the source did not end regularly."""
