@@ -10,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
 from numpy.typing import NDArray
 
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError, ModelError
-from edge.inference.backends.cuda import open_device
+from edge.inference.backends.cuda import Gpu, open_device
 from edge.inference.backends.engine import LABEL_HASH_DIGITS, Engine
 from edge.inference.backends.ort import OrtEngine, best_provider
 from edge.inference.backends.tensorrt.build_process import build_plan, default_workspace_mb
@@ -55,10 +56,11 @@ class EngineEnvironment:
 
 
 def build_settings(
-    precision: str, device: str, max_batch: int, settings: EnginesSettings, memory_bytes: int
+    precision: str, device: str, max_batch: int, settings: EnginesSettings, gpu: Gpu | None
 ) -> BuildSettings:
-    """Return the settings of a plan for a GPU with `memory_bytes`, which `edge engines build` and the daemon share."""
+    """Return the settings of a plan, which the daemon and `edge engines` share; no GPU: for this machine's memory."""
     workspace_mb = settings.workspace_mb
+    memory_bytes = gpu.memory_bytes if gpu else psutil.virtual_memory().total
     return BuildSettings(
         precision=precision,
         device=device,
@@ -334,8 +336,8 @@ class EngineProvider:
         return self._onnx_sha256[:LABEL_HASH_DIGITS]
 
     def _build_settings(self, precision: Precision) -> BuildSettings:
-        memory_bytes = open_device().gpu.memory_bytes
-        return build_settings(precision, self.device, self.settings.max_batch, self.environment.settings, memory_bytes)
+        gpu = open_device().gpu
+        return build_settings(precision, self.device, self.settings.max_batch, self.environment.settings, gpu)
 
     def _key(self, precision: Precision) -> PlanKey:
         self._file(precision, "trt")  # converts it with the blocked operators, if it does not exist yet

@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from edge.core.config import EnginesSettings
 from edge.core.errors import EdgeError, EngineError
 from edge.inference.backends.cuda import Gpu, find_gpu
@@ -26,11 +24,9 @@ from edge.inference.backends.tensorrt.layers import (
 )
 from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
-from edge.inference.backends.tensorrt.plan_store import PlanStore, read_header
+from edge.inference.backends.tensorrt.plan_store import HEADER_BYTES, PlanStore, read_header
 from edge.inference.engine_provider import build_settings
 from edge.inference.model_variants import Precision, plan_sha256, variant_file
-
-_HEADER_BYTES = 28  # with magic number and version
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class InspectedModel:
         path, _ = self.plan
         try:
             with path.open("rb") as file:
-                magic, version = read_header(file.read(_HEADER_BYTES))
+                magic, version = read_header(file.read(HEADER_BYTES))
         except OSError as error:
             raise EngineError(f"{path} cannot be read ({error.strerror})") from None
         return {"magic": magic.decode("ascii", "replace"), "version": ".".join(map(str, version))}
@@ -100,8 +96,7 @@ class InspectedModel:
     def _key(self) -> PlanKey:
         """Key of the plan that `edge engines build` makes here."""
         gpu = self._gpu if isinstance(self._gpu, Gpu) else None
-        memory_bytes = gpu.memory_bytes if gpu else psutil.virtual_memory().total
-        settings = build_settings(self.precision, self.device, self.max_batch, EnginesSettings(), memory_bytes)
+        settings = build_settings(self.precision, self.device, self.max_batch, EnginesSettings(), gpu)
         return plan_key(plan_sha256(self.onnx, self.precision, self.state_dir), settings, gpu, self.board)
 
     @cached_property

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from edge.core.config import EnginesSettings
 from edge.core.errors import EngineError
 from edge.inference.backends.cuda import Gpu, find_gpu
@@ -18,7 +16,6 @@ from edge.inference.backends.tensorrt.build_protocol import BuildSettings, Built
 from edge.inference.backends.tensorrt.library import check_installed, library_name, load_tensorrt
 from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
 from edge.inference.backends.tensorrt.plan_store import PlanStore, StalePlanError
-from edge.inference.engine_provider import build_settings
 from edge.inference.model_variants import Precision, plan_sha256, variant_file
 
 log = logging.getLogger(__name__)
@@ -74,12 +71,6 @@ def target_gpu(target: str | None) -> Gpu | None:
             f"no engine can be built for this machine: {error}; TensorRT-RTX builds one for another machine with "
             f"`--for {ANY_GPU}`"
         ) from None
-
-
-def settings_for(precision: str, device: str, max_batch: int, gpu: Gpu | None) -> BuildSettings:
-    """Return the daemon's build settings, where its configuration leaves [engines] at the defaults."""
-    memory_bytes = gpu.memory_bytes if gpu else psutil.virtual_memory().total
-    return build_settings(precision, device, max_batch, EnginesSettings(), memory_bytes)
 
 
 def _is_stored(store: PlanStore, key: PlanKey) -> bool:

@@ -23,16 +23,18 @@ def run(options: argparse.Namespace) -> int:
     """Build the plan unless it is stored already, and print where it is."""
     from rich.progress import TaskProgressColumn
 
+    from edge.core.config import EnginesSettings
     from edge.core.manifest import find_model, model_file, read_manifest
     from edge.core.progress import phase_bar
     from edge.core.state_dir import find_state_dir
     from edge.host.board import board_name
-    from edge.inference.plan_build import PlanRequest, build, settings_for, target_gpu
+    from edge.inference.engine_provider import build_settings
+    from edge.inference.plan_build import PlanRequest, build, target_gpu
 
     folder = find_model(options.model)
     onnx = model_file(folder, read_manifest(folder))
     gpu = target_gpu(options.target)
-    settings = settings_for(options.precision, options.device, options.max_batch, gpu)
+    settings = build_settings(options.precision, options.device, options.max_batch, EnginesSettings(), gpu)
     state_dir = find_state_dir(options.state_dir)
     request = PlanRequest(onnx, options.precision, settings, gpu, board_name(), state_dir)
     with phase_bar(f"{onnx.stem} {options.precision}", TaskProgressColumn()) as draw:

@@ -29,7 +29,7 @@ from edge.inference.backends.tensorrt.plan_key import PlanKey
 log = logging.getLogger(__name__)
 
 MAGIC = {"tensorrt": b"ftrt", "tensorrt-rtx": b"vtrt"}
-_HEADER_BYTES = 28
+HEADER_BYTES = 28  # with magic number and version
 _PRIVATE = 0o600  # permissions
 _NAME_DIGITS = 20  # of the key's digest in a file's name; the manifest has the whole key
 
@@ -53,9 +53,9 @@ class PlanTrial:
 
 def read_header(plan: bytes) -> tuple[bytes, tuple[int, int, int, int]]:
     """Return a plan's magic number and its builder's version: major, minor, patch, build (modulo 256)."""
-    if len(plan) < _HEADER_BYTES:
-        raise _DamagedError(f"has {len(plan)} bytes, wanted at least {_HEADER_BYTES}")
-    major, minor, patch, build = plan[24:_HEADER_BYTES]
+    if len(plan) < HEADER_BYTES:
+        raise _DamagedError(f"has {len(plan)} bytes, wanted at least {HEADER_BYTES}")
+    major, minor, patch, build = plan[24:HEADER_BYTES]
     return plan[:4], (major, minor, patch, build)
 
 
