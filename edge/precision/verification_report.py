@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from edge.core.errors import ConfigError
-from edge.core.records import Classes, Findings, Image
+from edge.core.records import Classes, Findings, Image, label_of
 from edge.inference.admission import PrecisionEntry
 from edge.precision.agreement import TOP_K, matches
 from edge.precision.verification import DisagreeingFrame, VerificationResult
@@ -276,6 +276,4 @@ def _write(picture: Image, text: str, at: tuple[int, int], ground: Color) -> Non
 
 
 def _name(found: Findings, place: int, labels: Sequence[str]) -> str:
-    class_id = int(found.class_ids[place])
-    label = labels[class_id] if class_id < len(labels) else str(class_id)
-    return f"{label} {found.scores[place]:.2f}"
+    return f"{label_of(int(found.class_ids[place]), labels)} {found.scores[place]:.2f}"
