@@ -42,11 +42,13 @@ def trim_heap() -> None:
 
 
 @contextlib.contextmanager
-def signal_handler(handler: Handler, numbers: Iterable[signal.Signals]) -> Iterator[None]:
-    """Handle these signals for a while, then restore the handlers before."""
+def signal_handler(
+    handler: Handler, numbers: Iterable[signal.Signals], *, after: Handler | None = None
+) -> Iterator[None]:
+    """Handle these signals for a while, then restore the handlers before, or leave them to another one."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
         for number, former in before.items():
-            signal.signal(number, former)
+            signal.signal(number, former if after is None else after)

@@ -457,14 +457,16 @@ def run(
     """Run the daemon with the configuration at `config_path`; return the exit code and a summary of the run.
 
     With `force`, INT8 serves even if its agreement with FP32 was never verified. `on_status` is given a
-    sentence each telemetry period, in place of systemd.
+    sentence each telemetry period, in place of systemd. The process is expected to end then: its signals are ignored.
     """
     config = load_config(config_path)
     state_dir = find_state_dir(state_dir, config.device.state_dir)
     with state_lock(state_dir):
         daemon = Daemon(config_path, config, state_dir, force=force)
         daemon.on_status = on_status or daemon.on_status
-        with signal_handler(daemon.on_signal, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        # What comes while the process ends would only cost it its output and its exit code.
+        with signal_handler(daemon.on_signal, numbers, after=signal.SIG_IGN):
             return daemon.run(), daemon.summary
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import signal
@@ -53,6 +54,19 @@ with signal_handler(daemon.on_signal, (signal.SIGHUP, signal.SIGINT, signal.SIGT
     sys.exit(daemon.run())
 """
 
+# The command `edge`, with signals that come while the interpreter ends.
+SIGNALLED_AT_THE_END = """
+import atexit, os, signal, sys
+from edge.cli.main import main
+
+def signal_all():
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+
+atexit.register(signal_all)
+sys.exit(main())
+"""
+
 
 def test_a_signal_that_comes_while_the_main_thread_holds_locks_is_taken(tmp_path: Path) -> None:
     config = write_config(tmp_path / "edge.toml", f"mqtt://127.0.0.1:{free_port()}", {})
@@ -62,6 +76,16 @@ def test_a_signal_that_comes_while_the_main_thread_holds_locks_is_taken(tmp_path
     )
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout) > 0
+
+
+def test_signals_after_the_daemon_has_stopped_leave_its_output_and_exit_code(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "edge.toml", f"mqtt://127.0.0.1:{free_port()}", {})
+    command: list[str | Path] = [sys.executable, "-c", SIGNALLED_AT_THE_END, "run", config, "--json"]
+    daemon = Child([*command, "--state-dir", tmp_path / "state"], tmp_path, "edge", clean_environment())
+    daemon.start()
+    daemon.await_log("streams run as boot")
+    assert daemon.end() == 0, daemon.log
+    assert json.loads(daemon.output)["messages_lost"] == 0
 
 
 @pytest.fixture
