@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge.core.config import CommandName
-from edge.core.records import Classes, Findings
+from edge.core.records import Classes, Findings, label_of
 from edge.mqtt.topics import Topics
 
 # Each label is an entity of its own, and a home wants to see only a few; a stream's `labels` selects them.
@@ -179,7 +179,7 @@ def discovery_topic(prefix: str, topics: Topics) -> str:
 
 def counts_of(findings: Findings, labels: Sequence[str]) -> dict[str, Any]:
     """Return the count of each label, and the best class of a classified picture."""
-    names = [labels[each] if each < len(labels) else str(each) for each in findings.class_ids.tolist()]
+    names = [label_of(each, labels) for each in findings.class_ids.tolist()]
     top = names[0] if names and isinstance(findings, Classes) else None
     return {"counts": dict(Counter(names)), "top": top}
 
