@@ -9,7 +9,6 @@ from pathlib import Path
 from edge.host.paths import inside
 
 _MOST_BYTES = 64
-_NEWLINE = 0x0A
 _NUMBER = re.compile(rb"\s*(-?\d+(?:\.\d+)?)(?:\s*[A-Za-z%]+)?\s*")
 
 
