@@ -131,8 +131,12 @@ class Publisher:
             self._wake()
 
     def outbox(self) -> OutboxState:
+        return self._store.state(self._unsettled())
+
+    def _unsettled(self) -> list[Entry]:
+        """Return what was taken from the store and is not acknowledged, in the order of sending."""
         held = [] if (entry := self._held) is None else [entry]
-        return self._store.state([*self._in_flight.values(), *held])
+        return [*self._in_flight.values(), *held]
 
     def finish(self, timeout_s: float, *, backlog: bool = True) -> None:
         """Send what is queued for at most `timeout_s`, then disconnect; do not wait for an unreachable broker.
@@ -242,8 +246,7 @@ class Publisher:
         finally:
             self.connected = False
             self._store.set_connected(connected=False)
-            rest = [*self._in_flight.values(), *([self._held] if self._held is not None else [])]
-            self._store.put_back([entry for entry in rest if not entry.message.retain])
+            self._store.put_back([entry for entry in self._unsettled() if not entry.message.retain])
             self._held = self._alone_since_ns = None
             self._in_flight.clear()
             self._backlog_in_flight = 0
