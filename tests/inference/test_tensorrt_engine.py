@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,27 @@ def test_a_failed_batch_is_an_error_and_the_next_one_runs(
         context.infer(2)
         assert np.array_equal(context.outputs["y"], numbers((2, *SHAPE)))
     engine.close()
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("control", ["fail_enqueue", "sticky_from_enqueue", "lost_from_enqueue"])
+def test_an_error_that_another_thread_drops_takes_no_stream_with_it(
+    tmp_path: Path, emulation: Any, control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_cuda_bindings(monkeypatch)
+    engine = build_and_load(identity(tmp_path), tmp_path, 1)
+    kept = list[EngineError]()
+    with engine.make_context(1) as context:
+        setattr(emulation.controls, control, emulation.machine.enqueues + 1)
+        try:
+            context.infer(1)
+        except EngineError as error:
+            kept.append(error)
+    engine.close()
+    dropping = threading.Thread(target=lambda: (kept.pop(), gc.collect()))
+    dropping.start()
+    dropping.join()
+    assert emulation.misuses == []  # what a thread without the context frees is leaked, which the emulation notes
     monkeypatch.undo()
 
 

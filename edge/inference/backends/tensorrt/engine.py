@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError
 from edge.core.records import EngineTimes
-from edge.inference.backends.cuda import Buffer, CudaDevice, MemoryKind
+from edge.inference.backends.cuda import Buffer, CudaDevice, MemoryKind, release_frames
 from edge.inference.backends.engine import TensorSpec
 from edge.inference.backends.tensorrt.execution import Execution, GrowingOutput, row_shape
 from edge.inference.backends.tensorrt.gpu_preprocess import KERNEL, PictureStage
@@ -171,24 +171,31 @@ class TrtContext:
         `h2d_ms` covers copies to the GPU and preprocessing there; a time is None if nothing is copied. Raises
         GpuLostError if only a new process can continue, EngineError otherwise.
         """
-        plan = self._launch_plans[batch_size]
+        try:
+            return self._run(self._launch_plans[batch_size], batch_size)
+        except self._device.error_type as error:
+            release_frames(error)  # else the error keeps stream and events beyond the context
+            raise self._device.failure(error, f"running a batch of {batch_size}") from error
+        except EngineError as error:
+            release_frames(error)
+            raise
+
+    def _run(self, plan: LaunchPlan, batch_size: int) -> EngineTimes:
+        """Queue copies, preprocessing and the network, and wait."""
         device, stream = self._device, self._stream
         started, uploaded, computed, downloaded = self._events
-        try:
-            started.record(stream)
-            for address, rows in plan.uploads:
-                device.upload(address, rows, stream)
-            if self.pictures is not None:
-                self.pictures.queue(stream, batch_size)
-            uploaded.record(stream)
-            plan.launch()
-            computed.record(stream)
-            for rows, address in plan.downloads:
-                device.download(rows, address, stream)
-            downloaded.record(stream)
-            downloaded.synchronize()
-        except device.error_type as error:
-            raise device.failure(error, f"running a batch of {batch_size}") from error
+        started.record(stream)
+        for address, rows in plan.uploads:
+            device.upload(address, rows, stream)
+        if self.pictures is not None:
+            self.pictures.queue(stream, batch_size)
+        uploaded.record(stream)
+        plan.launch()
+        computed.record(stream)
+        for rows, address in plan.downloads:
+            device.download(rows, address, stream)
+        downloaded.record(stream)
+        downloaded.synchronize()
         self.outputs = plan.outputs if not self._growing else self._fetch_grown(plan.outputs)
         return EngineTimes(
             compute_ms=computed.time_since(uploaded),
