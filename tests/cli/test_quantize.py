@@ -20,28 +20,18 @@ from edge.inference import derived_files
 from edge.inference.derived_files import source_sha256
 from edge.precision.layer_search import Score
 from edge.precision.scorer import QuantizationScorer, similarity
-from tests.support.configuration import write_toml
-from tests.support.project import CONVEYOR
-from tests.support.quantizable import SIDE, network
+from tests.support.project import conveyor_copy
+from tests.support.quantizable import SIDE, classifier_folder, pictures_folder
 
 
 @pytest.fixture
 def conveyor(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor"))
+    return conveyor_copy(tmp_path)
 
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
-    """Give a model folder of the small network."""
-    folder = tmp_path / "classifier"
-    folder.mkdir()
-    network(folder, batch="N")
-    (folder / "labels.txt").write_text("a\nb\nc\nd\ne\n", encoding="utf-8")
-    tables = {"input": {"color": "rgb", "scale": 1 / 255}, "output": {"decoder": "topk", "score_threshold": 0.0}}
-    write_toml(folder / "model.toml", tables)
-    head = 'task = "classify"\nonnx = "network.onnx"\nlabels = "labels.txt"\n'
-    (folder / "model.toml").write_text(head + (folder / "model.toml").read_text(), encoding="utf-8")
-    return folder
+    return classifier_folder(tmp_path)
 
 
 # Of one's own: a box for each of the network's outputs, as wide as that is large.
@@ -69,13 +59,7 @@ def detector(classifier: Path) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    random = np.random.default_rng(4)
-    for number in range(12):
-        coarse = random.integers(0, 256, (4, 4, 3), np.uint8)
-        cv2.imwrite(str(folder / f"{number:02}.png"), cv2.resize(coarse, (SIDE, SIDE)))
-    return folder
+    return pictures_folder(tmp_path)
 
 
 def quantize(model: Path, source: str | Path, *arguments: str) -> int:

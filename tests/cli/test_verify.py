@@ -19,27 +19,15 @@ from edge.core.manifest import read_manifest
 from edge.inference.admission import FILE, admit, read_entries
 from edge.inference.model_variants import model_files
 from edge.inference.runtime_identity import onnxruntime_identity
-from tests.support.project import CONVEYOR
 from tests.support.quantized import quantize
-from tests.support.verified import scene, verify
+from tests.support.verified import SCENE, quantized_conveyor, scene, verify
 
-SCENE = "synthetic://conveyor?seed=11&frames=400&size=320x240"
 COLORS = {"blue": (255, 30, 30), "green": (30, 255, 30), "red": (30, 30, 255)}
 
 
 @pytest.fixture(scope="session")
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a copy of the built-in model with an INT8 form whose convolutions alone are quantized."""
-    folder = tmp_path_factory.mktemp("quantized") / "conveyor"
-    shutil.copytree(CONVEYOR, folder, ignore=shutil.ignore_patterns("*.fp16.onnx", "*.int8*", "*.py", FILE))
-    rows = []
-    for number in range(6):
-        row = np.full((320, 320, 3), 114, np.uint8)
-        row[:240] = scene(number)[0]
-        rows.append(row.transpose(2, 0, 1)[None].astype(np.float32) / 255)
-    quantize(folder / "conveyor.onnx", rows, "int8-cpu", op_types_to_quantize=["Conv"])
-    quantize(folder / "conveyor.onnx", rows, "naive")
-    return folder
+    return quantized_conveyor(tmp_path_factory.mktemp("quantized"))
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from edge.pipeline.pipeline import Pipeline
 from tests.pipeline.test_pipeline import Silent, config, environment
+from tests.support.project import conveyor_copy
 from tests.support.waiting import eventually
 
 CONVEYOR = Path(__file__).parents[2] / "engines" / "conveyor"
@@ -36,8 +36,7 @@ def decode(outputs, options):
     ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "asyncio.CancelledError", "BaseException('x')", "Unshowable"],
 )
 def test_whatever_a_decoder_raises_is_the_error_of_one_frame(tmp_path: Path, raised: str) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(CONVEYOR, folder)
+    folder = conveyor_copy(tmp_path)
     manifest = folder / "model.toml"
     manifest.write_text(manifest.read_text().replace('"yolov8"', '"own_decoder:decode"'))
     (folder / "own_decoder.py").write_text(FAILS_ONCE.format(raised=raised))

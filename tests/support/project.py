@@ -16,6 +16,11 @@ DATA = ROOT.parent / "shared" / "data"
 CONVEYOR = ROOT / "engines" / "conveyor"
 
 
+def conveyor_copy(parent: Path, *left_out: str) -> Path:
+    """Copy the built-in model into a folder where files may be made beside it; patterns name what is left out."""
+    return Path(shutil.copytree(CONVEYOR, parent / "conveyor", ignore=shutil.ignore_patterns(*left_out)))
+
+
 def program(name: str, package: str) -> str:
     """Return a program's path; skip the test where it is not installed."""
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from tests.support.configuration import write_toml
 
 SIDE = 16
 Images = NDArray[np.float32]
@@ -55,6 +58,30 @@ def network(folder: Path, *, opset: int = 11, batch: int | str = 1, extra: list[
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.save(model, folder / "network.onnx")
     return folder / "network.onnx"
+
+
+def classifier_folder(parent: Path) -> Path:
+    """Write a model folder of the network."""
+    folder = parent / "classifier"
+    folder.mkdir()
+    network(folder, batch="N")
+    (folder / "labels.txt").write_text("a\nb\nc\nd\ne\n", encoding="utf-8")
+    tables = {"input": {"color": "rgb", "scale": 1 / 255}, "output": {"decoder": "topk", "score_threshold": 0.0}}
+    write_toml(folder / "model.toml", tables)
+    head = 'task = "classify"\nonnx = "network.onnx"\nlabels = "labels.txt"\n'
+    (folder / "model.toml").write_text(head + (folder / "model.toml").read_text(), encoding="utf-8")
+    return folder
+
+
+def pictures_folder(parent: Path) -> Path:
+    """Write a folder of 12 pictures as large as the network's input."""
+    folder = parent / "pictures"
+    folder.mkdir()
+    random = np.random.default_rng(4)
+    for number in range(12):
+        coarse = random.integers(0, 256, (4, 4, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{number:02}.png"), cv2.resize(coarse, (SIDE, SIDE)))
+    return folder
 
 
 def images(count: int, seed: int = 1) -> list[Images]:
