@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,16 @@ from rich.progress import TaskProgressColumn
 
 from edge.cli.main import main
 from edge.core import progress
-from edge.core.errors import EngineError
 from edge.inference import plan_build
-from edge.inference.backends.cuda import Gpu
 from tests.support import stand_in_tensorrt
-from tests.support.project import CONVEYOR
+from tests.support.absent_gpu import NO_GPU, absent_gpu
+from tests.support.project import conveyor_copy
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """Give a copy of the built-in model, as its FP16 form is written beside it."""
-    return Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor", ignore=shutil.ignore_patterns("*.fp16.onnx", "*.py")))
-
-
-def absent_gpu() -> Gpu:
-    raise EngineError("no GPU can be used: there is none")
+    return conveyor_copy(tmp_path, "*.fp16.onnx", "*.py")
 
 
 def test_without_a_gpu_only_the_library_that_needs_none_builds(
@@ -36,7 +30,7 @@ def test_without_a_gpu_only_the_library_that_needs_none_builds(
     monkeypatch.setattr(plan_build, "load_tensorrt", lambda: stand_in_tensorrt)
     monkeypatch.setattr(plan_build, "find_gpu", absent_gpu)
     assert main(["engines", "build", str(model), "--state-dir", str(tmp_path / "state")]) == 1
-    assert "no GPU can be used: there is none" in capsys.readouterr().err
+    assert NO_GPU in capsys.readouterr().err
 
 
 def test_progress_is_drawn_on_a_terminal_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:

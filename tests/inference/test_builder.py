@@ -24,11 +24,12 @@ from edge.inference.backends.tensorrt.build_protocol import (
     UnsupportedModelError,
 )
 from edge.inference.backends.tensorrt.builder import build
-from edge.inference.backends.tensorrt.library import library_name, load_tensorrt, make_logger
+from edge.inference.backends.tensorrt.library import library_name
 from edge.inference.backends.tensorrt.plan_store import MAGIC, read_header
 from edge.inference.fp16.convert import fp16_file
 from tests.support import stand_in_tensorrt
 from tests.support.project import CONVEYOR, real_data
+from tests.support.real_tensorrt import building_tensorrt
 
 SETTINGS = BuildSettings("fp32", "gpu", max_batch=4, builder_level=3, workspace_mb=256)
 ROW = (3, 16, 16)
@@ -38,13 +39,7 @@ Lines = list[Mapping[str, Any]]
 
 @pytest.fixture(scope="session")
 def trt() -> Any:
-    """Give the library; skip the test where it is not installed, or cannot build here."""
-    try:
-        library = load_tensorrt()
-        build_module._make_builder(library, make_logger(library))
-    except EngineError as error:
-        pytest.skip(str(error))
-    return library
+    return building_tensorrt()
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from edge.core.errors import EngineError
 from edge.inference.backends.cuda import open_device
 from edge.inference.backends.engine import Context, Engine, TensorSpec
 from edge.inference.backends.ort import OrtEngine
-from edge.inference.backends.tensorrt.library import load_tensorrt
 from tests.support.emulated_engines import build_and_load, emulated_gpu
+from tests.support.real_tensorrt import real_tensorrt
 from tests.support.small_models import FLOAT, Shape, identity, nonzero, numbers, rows_found, save
 
 Open = Callable[[Path], Engine]
@@ -34,9 +34,9 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     elif request.param == "gpu":
         try:
             open_device()
-            load_tensorrt()
         except EngineError as error:
             pytest.skip(str(error))
+        real_tensorrt()
         yield lambda path: build_and_load(path, tmp_path, MAX_BATCH)
     else:
         threads = 1 if request.param == "ort" else 2

@@ -25,17 +25,18 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.capture import open_source
-from edge.core.errors import EngineError, ModelError
+from edge.core.errors import ModelError
 from edge.core.manifest import Manifest, read_manifest
 from edge.core.records import Detections
 from edge.core.source_address import parse_address
 from edge.inference.backends.ort import OrtEngine
-from edge.inference.backends.tensorrt.library import bits, load_tensorrt, make_logger
+from edge.inference.backends.tensorrt.library import bits, make_logger
 from edge.inference.decode import Decoder
 from edge.inference.fp16.cast import is_fp16, to_fp16
 from edge.inference.fp16.convert import RangeCheck, fp16_file
 from edge.inference.preprocess import Preprocessor
 from tests.support.project import CONVEYOR, real_data
+from tests.support.real_tensorrt import real_tensorrt
 
 FLOAT, HALF, INT32, INT64, BOOL = (
     TensorProto.FLOAT,
@@ -778,10 +779,7 @@ def test_a_real_model_is_computed_in_fp16_but_for_its_two_ends(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", ["conveyor", "yolox"])
 def test_tensorrt_builds_a_real_model_in_fp16(name: str, tmp_path: Path) -> None:
-    try:
-        trt = load_tensorrt()
-    except EngineError as error:
-        pytest.skip(str(error))
+    trt = real_tensorrt()
     source, *_ = real_model(name, tmp_path)
     logger = make_logger(trt)
     builder = trt.Builder(logger)

@@ -2,60 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from edge.cli.main import main
-from edge.core.errors import EngineError
-from edge.host.board import board_name
 from edge.inference import inspected_model
-from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt import library as trt_library
-from edge.inference.backends.tensorrt.build_protocol import BuildFacts, BuiltPlan
-from edge.inference.backends.tensorrt.layers import Inspection, IoTensor
-from edge.inference.backends.tensorrt.plan_store import MAGIC, PlanStore
-from tests.support.inspected import look
-from tests.support.project import CONVEYOR
-
-SAMPLES = Path(__file__).parents[1] / "data" / "inspector"
-GPU = Gpu(
-    name="Orin",
-    compute_capability=(8, 7),
-    sm_count=8,
-    memory_bytes=8 << 30,
-    cuda_version="12.6",
-    integrated=True,
-    pageable_access=False,
-)
-TIMES_MS = {"/stem/Conv + /stem/Relu": 0.75, "/head/Sigmoid": 0.25}
-NO_GPU = "no GPU here"
-NEEDS_A_GPU = {"device_memory_bytes", "layers", "layer_times_ms"}
+from tests.support.absent_gpu import NO_GPU, absent_gpu
+from tests.support.inspected import NEEDS_A_GPU, SAMPLES, TIMES_MS, answer_of, look, put_plan_on_gpu
+from tests.support.project import conveyor_copy
+from tests.support.real_tensorrt import real_tensorrt
 
 
 @pytest.fixture(autouse=True)
 def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find_gpu() -> Gpu:
-        raise EngineError(NO_GPU)
-
-    monkeypatch.setattr(inspected_model, "find_gpu", find_gpu)
+    monkeypatch.setattr(inspected_model, "find_gpu", absent_gpu)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """Return a copy of the built-in model, beside which files may be made."""
-    return Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor", ignore=shutil.ignore_patterns("*.fp16.onnx")))
+    return conveyor_copy(tmp_path, "*.fp16.onnx")
 
 
 @pytest.fixture
 def _tensorrt() -> None:
-    try:
-        trt_library.load_tensorrt()
-    except EngineError as error:
-        pytest.skip(str(error))
+    real_tensorrt()
 
 
 def look_at_tables(model: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
@@ -94,29 +66,6 @@ def test_without_tensorrt_the_onnx_file_is_told(
     assert report["onnx_nodes"]["count"] == 109
     assert set(report["why"]) == {"network", "plan", "header", *NEEDS_A_GPU}
     assert "TensorRT is not installed" in report["why"]["network"]
-
-
-def put_plan_on_gpu(
-    model: Path, monkeypatch: pytest.MonkeyPatch, answer: str | None, times: Mapping[str, float] | None
-) -> None:
-    """Store a plan for a GPU, which tells of itself what the inspector's sample tells."""
-    monkeypatch.setattr(inspected_model, "find_gpu", lambda: GPU)
-    subject = inspected_model.InspectedModel(model / "conveyor.onnx", "fp16", 4, "gpu", model / "state", board_name())
-    version = trt_library.load_tensorrt().__version__.split(".")
-    plan = MAGIC[subject._key.library] + bytes(20) + bytes(int(part) % 256 for part in version[:4])
-    facts = BuildFacts(("STRONGLY_TYPED",), 512, 3, {}, {}, {}, {"dla": 12, "gpu": ["/head/TopK"]}, 1.5)
-    PlanStore(model / "state", 100).store(subject._key, BuiltPlan("conveyor", plan, facts))
-    tensors = (IoTensor("images", "input", (None, 3, 320, 320), "FP16"),)
-
-    def inspect_plan(loaded: bytes) -> Inspection:
-        assert loaded == plan
-        return Inspection(answer, tensors, 12_000_000, times)
-
-    monkeypatch.setattr("edge.inference.backends.tensorrt.inspector.inspect_plan", inspect_plan)
-
-
-def answer_of(sample: str) -> str:
-    return json.dumps(json.loads((SAMPLES / f"{sample}.json").read_text(encoding="utf-8"))["answer"])
 
 
 @pytest.mark.usefixtures("_tensorrt")

@@ -28,8 +28,8 @@ from edge.inference.backends.tensorrt.layers import (
     read_layers,
     with_times,
 )
-from edge.inference.backends.tensorrt.library import load_tensorrt
 from tests.support.project import CONVEYOR
+from tests.support.real_tensorrt import real_tensorrt
 
 SAMPLES = Path(__file__).parents[1] / "data" / "inspector"
 CONVOLUTION = "/stem/Conv + /stem/Relu"
@@ -188,15 +188,8 @@ def test_times_join_their_layers_and_none_is_lost() -> None:
     ]
 
 
-def tensorrt() -> Any:
-    try:
-        return load_tensorrt()
-    except EngineError as error:
-        pytest.skip(str(error))
-
-
 def test_the_profiler_gives_each_layer_the_median_of_its_runs() -> None:
-    trt = tensorrt()
+    trt = real_tensorrt()
     times = make_layer_times(trt)
     assert isinstance(times, trt.IProfiler)
     for time_ms in (2.0, 9.0, 1.0):
@@ -228,7 +221,7 @@ HALVED = (
 
 
 def test_a_parsed_network_tells_its_layers_and_their_onnx_nodes(tmp_path: Path) -> None:
-    layers = parse_network(tensorrt(), write_model(tmp_path / "net.onnx", *HALVED))
+    layers = parse_network(real_tensorrt(), write_model(tmp_path / "net.onnx", *HALVED))
     by_origin = {each.origins: each for each in layers if each.kind in ("ELEMENTWISE", "CAST")}
     assert by_origin["scale",].precision == "FP32"
     assert by_origin["half",].precision == "FP16"
@@ -238,14 +231,14 @@ def test_a_parsed_network_tells_its_layers_and_their_onnx_nodes(tmp_path: Path) 
 def test_a_model_that_tensorrt_does_not_take_is_told_with_its_reason(tmp_path: Path) -> None:
     strange = helper.make_node("Strange", ["x"], ["y"], "odd", domain="mine")
     with pytest.raises(EngineError, match=r"model net\.onnx \(node 'odd', operator Strange: .+\); .*onnxruntime"):
-        parse_network(tensorrt(), write_model(tmp_path / "net.onnx", strange))
+        parse_network(real_tensorrt(), write_model(tmp_path / "net.onnx", strange))
 
 
 def test_a_tensorrt_that_gives_no_builder_is_told(tmp_path: Path) -> None:
     def no_builder(logger: Any) -> None:
         raise TypeError("factory function returned nullptr")
 
-    without_driver = SimpleNamespace(ILogger=tensorrt().ILogger, Builder=no_builder, __version__="10.3.0")
+    without_driver = SimpleNamespace(ILogger=real_tensorrt().ILogger, Builder=no_builder, __version__="10.3.0")
     hashable = type("Module", (), {**vars(without_driver), "Builder": staticmethod(no_builder)})
     with pytest.raises(EngineError, match=r"TensorRT 10\.3\.0 cannot read models here .*driver"):
         parse_network(hashable, tmp_path / "net.onnx")

@@ -6,22 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt import plan_key as plan_key_module
 from edge.inference.backends.tensorrt.build_protocol import BuildSettings
 from edge.inference.backends.tensorrt.plan_key import plan_key
 from tests.support import stand_in_tensorrt
-from tests.support.plan_samples import KEY
+from tests.support.plan_samples import KEY, ORIN
 
-ORIN = Gpu(
-    name="Orin",
-    compute_capability=(8, 7),
-    sm_count=8,
-    memory_bytes=7_600_000_000,
-    cuda_version="12.6",
-    integrated=True,
-    pageable_access=False,
-)
 SETTINGS = BuildSettings("fp16", "gpu", 4, 3, 512)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from contextlib import ExitStack
 from math import prod
@@ -20,15 +19,16 @@ from rich.console import Console
 
 from edge.core.errors import EngineError, ModelError
 from edge.inference import inspected_model
-from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.ort_profile import profile_layers, read_profile
 from edge.inference.backends.tensorrt import library as trt_library
 from edge.perf.bench import fusion as fusion_module
 from edge.perf.bench.fusion import PUBLISHED, Fusion, fusion, show_fusion
 from edge.perf.bench.networks import find, write
 from edge.perf.bench.networks.catalog import graph_of
-from tests.inference.test_inspected_model import GPU, SAMPLES, TIMES_MS, answer_of, put_plan_on_gpu
-from tests.support.project import CONVEYOR
+from tests.support.absent_gpu import absent_gpu
+from tests.support.inspected import GPU, SAMPLES, TIMES_MS, answer_of, put_plan_on_gpu
+from tests.support.project import conveyor_copy
+from tests.support.real_tensorrt import real_tensorrt
 
 MANIFEST = """
 task = "classify"
@@ -40,19 +40,13 @@ decoder = "topk"
 
 @pytest.fixture(autouse=True)
 def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find_gpu() -> Gpu:
-        raise EngineError("no GPU here")
-
     for module in (inspected_model, fusion_module):
-        monkeypatch.setattr(module, "find_gpu", find_gpu)
+        monkeypatch.setattr(module, "find_gpu", absent_gpu)
 
 
 @pytest.fixture
 def _tensorrt() -> None:
-    try:
-        trt_library.load_tensorrt()
-    except EngineError as error:
-        pytest.skip(str(error))
+    real_tensorrt()
 
 
 @pytest.fixture
@@ -184,7 +178,7 @@ def put_fusion_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_on_a_gpu_the_inspector_tells_layers_precision_and_time(
     sample: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor", ignore=shutil.ignore_patterns("*.fp16.onnx")))
+    folder = conveyor_copy(tmp_path, "*.fp16.onnx")
     put_plan_on_gpu(folder, monkeypatch, answer_of(sample), TIMES_MS)
     put_fusion_on_gpu(monkeypatch)
     found = fusion(folder, "fp16", folder / "state")
@@ -197,7 +191,7 @@ def test_on_a_gpu_the_inspector_tells_layers_precision_and_time(
 
 @pytest.mark.usefixtures("_tensorrt")
 def test_on_a_gpu_a_plan_that_is_not_kept_is_built_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor"))
+    folder = conveyor_copy(tmp_path)
     monkeypatch.setattr(inspected_model, "find_gpu", lambda: GPU)
     put_fusion_on_gpu(monkeypatch)
     built: list[str] = []

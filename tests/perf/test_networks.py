@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from onnx import checker, shape_inference
 
 from edge.core.config import ModelSettings
-from edge.core.errors import ConfigError, EdgeError, EngineError
+from edge.core.errors import ConfigError, EdgeError
 from edge.core.manifest import read_manifest
 from edge.inference.backends.tensorrt import builder as build_module
 from edge.inference.backends.tensorrt.build_progress import Reporter
 from edge.inference.backends.tensorrt.build_protocol import BuildRequest, BuildSettings
-from edge.inference.backends.tensorrt.library import load_tensorrt, make_logger
 from edge.inference.fp16.convert import fp16_file
 from edge.inference.fp16.ranges import check_ranges
 from edge.perf.bench.networks import NAMES, Network, find, write
@@ -36,6 +35,7 @@ from edge.pipeline.served_model import ServedModel
 from edge.precision.activation_ranges import Probe, calibrate
 from edge.precision.qdq import insert_qdq, serialize
 from edge.precision.quantizable_graph import activations, layers_of, prepare
+from tests.support.real_tensorrt import building_tensorrt
 
 # One process writes the networks: 1.6 GB.
 pytestmark = pytest.mark.xdist_group("networks")
@@ -309,11 +309,7 @@ def test_int8_is_close_to_fp32(name: str, written: Written) -> None:
 
 @pytest.mark.parametrize("name", [pytest.param("ResNet-50", marks=pytest.mark.long), "LSTM"])
 def test_nvidias_builder_takes_it(name: str, written: Written, tmp_path: Path) -> None:
-    try:
-        library = load_tensorrt()
-        build_module._make_builder(library, make_logger(library))
-    except EngineError as error:
-        pytest.skip(str(error))
+    building_tensorrt()
     file = written(name)
     request = BuildRequest(
         onnx=file,

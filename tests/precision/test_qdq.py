@@ -13,9 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from edge.core.errors import EngineError, ModelError
-from edge.inference.backends.tensorrt import builder as build_module
-from edge.inference.backends.tensorrt.library import load_tensorrt, make_logger
+from edge.core.errors import ModelError
 from edge.precision.activation_ranges import Probe, Range, calibrate
 from edge.precision.qdq import Placement, insert_qdq, serialize
 from edge.precision.quantizable_graph import activations, layers_of, prepare
@@ -23,6 +21,7 @@ from edge.precision.weight_rounding import round_weights
 from tests.support.emulated_engines import build_plan_here
 from tests.support.project import CONVEYOR
 from tests.support.quantizable import images, network, run
+from tests.support.real_tensorrt import building_tensorrt
 
 PLACEMENTS: tuple[Placement, ...] = ("tensorrt", "cpu")
 ALL = ["stem", "deep", "mix", "head", "classes"]
@@ -172,12 +171,7 @@ def test_a_quantized_model_is_not_quantized_again(tmp_path: Path, prepared: Mode
 
 @pytest.fixture
 def builder() -> None:
-    """Skip the test where NVIDIA's library is not installed, or cannot build here."""
-    try:
-        library = load_tensorrt()
-        build_module._make_builder(library, make_logger(library))
-    except EngineError as error:
-        pytest.skip(str(error))
+    building_tensorrt()
 
 
 @pytest.mark.usefixtures("builder")

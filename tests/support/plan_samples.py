@@ -1,10 +1,20 @@
-"""A plan, its key and its facts."""
+"""A plan, its GPU, its key and its facts."""
 
 from __future__ import annotations
 
+from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt.build_protocol import BuildFacts, BuiltPlan
 from edge.inference.backends.tensorrt.plan_key import PlanKey
 
+ORIN = Gpu(
+    name="Orin",
+    compute_capability=(8, 7),
+    sm_count=8,
+    memory_bytes=7_600_000_000,
+    cuda_version="12.6",
+    integrated=True,
+    pageable_access=False,
+)
 KEY = PlanKey(
     onnx_sha256="c0ffee",
     precision="fp16",

@@ -13,26 +13,17 @@ import pytest
 
 from edge.cli.main import INTERRUPTED, main
 from edge.core.config import EnginesSettings, ModelSettings
-from edge.core.errors import EngineError
 from edge.inference import engine_provider, plan_build
-from edge.inference.backends.cuda import Gpu
-from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
+from edge.inference.backends.tensorrt.library import library_name
 from edge.inference.engine_provider import EngineEnvironment
 from edge.pipeline.served_model import ServedModel
 from tests.support import stand_in_tensorrt
+from tests.support.absent_gpu import absent_gpu
+from tests.support.plan_samples import ORIN
 from tests.support.process import Child, clean_environment
-from tests.support.project import CONVEYOR, ROOT
+from tests.support.project import ROOT, conveyor_copy
+from tests.support.real_tensorrt import real_tensorrt
 from tests.support.waiting import eventually
-
-ORIN = Gpu(
-    name="Orin",
-    compute_capability=(8, 7),
-    sm_count=8,
-    memory_bytes=7_600_000_000,
-    cuda_version="12.6",
-    integrated=True,
-    pageable_access=False,
-)
 
 FOR_ANY = ("--for", "any")  # GPU: there may be none here
 
@@ -40,23 +31,15 @@ FOR_ANY = ("--for", "any")  # GPU: there may be none here
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """Give a copy of the built-in model, as its FP16 form is written beside it."""
-    return Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor", ignore=shutil.ignore_patterns("*.fp16.onnx", "*.py")))
+    return conveyor_copy(tmp_path, "*.fp16.onnx", "*.py")
 
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have TensorRT-RTX and no GPU; skip the test where the library is another one."""
-    try:
-        name = library_name(load_tensorrt())
-    except EngineError as error:
-        pytest.skip(str(error))
-    if name != "tensorrt-rtx":
+    if library_name(real_tensorrt()) != "tensorrt-rtx":
         pytest.skip("the installed TensorRT builds for a GPU only")
     monkeypatch.setattr(plan_build, "find_gpu", absent_gpu)
-
-
-def absent_gpu() -> Gpu:
-    raise EngineError("no GPU can be used: there is none")
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:

@@ -29,22 +29,13 @@ from edge.inference.backends.tensorrt.build_protocol import (
     BuiltPlan,
     UnsupportedModelError,
 )
-from edge.inference.backends.tensorrt.library import load_tensorrt
 from tests.support import stand_in_tensorrt
-from tests.support.project import CONVEYOR
+from tests.support.plan_samples import ORIN
+from tests.support.project import CONVEYOR, ROOT
+from tests.support.real_tensorrt import real_tensorrt
 from tests.support.waiting import PATIENCE_S, eventually
 
 SETTINGS = BuildSettings("fp32", "gpu", max_batch=4, builder_level=3, workspace_mb=160)
-ORIN = Gpu(
-    name="Orin",
-    compute_capability=(8, 7),
-    sm_count=8,
-    memory_bytes=7_600_000_000,
-    cuda_version="12.6",
-    integrated=True,
-    pageable_access=False,
-)
-ROOT = Path(__file__).parents[2]
 Told = list[tuple[str, float]]
 
 
@@ -100,10 +91,7 @@ def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trouble
 @pytest.fixture
 def real(tmp_path: Path) -> Callable[..., BuiltPlan]:
     """Give a function that builds with NVIDIA's library; skip the test where there is none."""
-    try:
-        load_tensorrt()
-    except EngineError as error:
-        pytest.skip(str(error))
+    real_tensorrt()
 
     def build(onnx: Path, progress: Callable[[str, float], None] = lambda *_: None, **keys: Any) -> BuiltPlan:
         keys = {"cancelled": lambda: False} | keys

@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from edge.cli.main import main
-from edge.core.errors import EngineError
 from edge.inference import inspected_model
-from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt import library as trt_library
 from edge.inference.backends.tensorrt.plan_store import MAGIC
-from tests.support.inspected import look
-from tests.support.project import CONVEYOR
-
-NO_GPU = "no GPU here"
-NEEDS_A_GPU = {"device_memory_bytes", "layers", "layer_times_ms"}
+from tests.support.absent_gpu import absent_gpu
+from tests.support.inspected import NEEDS_A_GPU, look
+from tests.support.project import conveyor_copy
+from tests.support.real_tensorrt import real_tensorrt
 
 
 @pytest.fixture(autouse=True)
 def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def find_gpu() -> Gpu:
-        raise EngineError(NO_GPU)
-
-    monkeypatch.setattr(inspected_model, "find_gpu", find_gpu)
+    monkeypatch.setattr(inspected_model, "find_gpu", absent_gpu)
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """Return a copy of the built-in model, beside which files may be made."""
-    return Path(shutil.copytree(CONVEYOR, tmp_path / "conveyor", ignore=shutil.ignore_patterns("*.fp16.onnx")))
+    return conveyor_copy(tmp_path, "*.fp16.onnx")
 
 
 @pytest.fixture
 def _tensorrt() -> None:
-    try:
-        trt_library.load_tensorrt()
-    except EngineError as error:
-        pytest.skip(str(error))
+    real_tensorrt()
 
 
 @pytest.mark.usefixtures("_tensorrt")
