@@ -102,14 +102,21 @@ def test_it_serves_at_once_and_swaps_its_engine_in_and_finds_it_at_the_next_star
     assert CPU not in again.log
 
 
-@pytest.mark.broker
-def test_after_an_update_of_tensorrt_the_engine_is_made_anew(
-    tmp_path: Path, subscriber: Subscriber, configure: Configure, start_edge: StartEdge
-) -> None:
+@pytest.fixture
+def built(tmp_path: Path, subscriber: Subscriber, configure: Configure, start_edge: StartEdge) -> tuple[Path, Path]:
+    """Give a configuration, and a folder of state whose engine the daemon has built and served."""
     config, state = configure(STREAM), tmp_path / "state"
     edge = start_edge(config, state_dir=state, environment=emulated(tmp_path))
     wait_for_engine(subscriber, GPU)
     assert edge.end() == 0
+    return config, state
+
+
+@pytest.mark.broker
+def test_after_an_update_of_tensorrt_the_engine_is_made_anew(
+    tmp_path: Path, subscriber: Subscriber, built: tuple[Path, Path], start_edge: StartEdge
+) -> None:
+    config, state = built
     before = len(subscriber.messages)
     updated = start_edge(
         config, name="updated", state_dir=state, environment=emulated(tmp_path, tensorrt_version="10.16.2.10")
@@ -122,12 +129,9 @@ def test_after_an_update_of_tensorrt_the_engine_is_made_anew(
 
 @pytest.mark.broker
 def test_a_plan_that_was_tampered_with_is_never_loaded(
-    tmp_path: Path, subscriber: Subscriber, configure: Configure, start_edge: StartEdge
+    tmp_path: Path, subscriber: Subscriber, built: tuple[Path, Path], start_edge: StartEdge
 ) -> None:
-    config, state = configure(STREAM), tmp_path / "state"
-    edge = start_edge(config, state_dir=state, environment=emulated(tmp_path))
-    wait_for_engine(subscriber, GPU)
-    assert edge.end() == 0
+    config, state = built
     (plan,) = (state / "plans").glob("*.plan")
     content = bytearray(plan.read_bytes())
     content[len(content) // 2] ^= 1
@@ -238,12 +242,9 @@ def test_an_engine_that_ends_the_process_whenever_it_is_tried_is_given_up(
 
 @pytest.mark.broker
 def test_a_plan_that_loads_and_cannot_be_run_gives_way_to_onnx_runtime(
-    tmp_path: Path, subscriber: Subscriber, configure: Configure, start_edge: StartEdge
+    tmp_path: Path, subscriber: Subscriber, built: tuple[Path, Path], start_edge: StartEdge
 ) -> None:
-    config, state = configure(STREAM), tmp_path / "state"
-    edge = start_edge(config, state_dir=state, environment=emulated(tmp_path))
-    wait_for_engine(subscriber, GPU)
-    assert edge.end() == 0
+    config, state = built
     before = len(subscriber.messages)
     again = start_edge(config, name="again", state_dir=state, environment=emulated(tmp_path, context_fails=True))
     told = wait_for_engine(subscriber, CPU, after=before)
@@ -255,12 +256,9 @@ def test_a_plan_that_loads_and_cannot_be_run_gives_way_to_onnx_runtime(
 @pytest.mark.broker
 @pytest.mark.parametrize("control", ["sticky_from_enqueue", "lost_from_enqueue"])
 def test_a_gpu_that_is_lost_ends_the_process_with_code_3_and_everything_flushed(
-    tmp_path: Path, subscriber: Subscriber, configure: Configure, start_edge: StartEdge, control: str
+    tmp_path: Path, subscriber: Subscriber, built: tuple[Path, Path], start_edge: StartEdge, control: str
 ) -> None:
-    config, state = configure(STREAM), tmp_path / "state"
-    edge = start_edge(config, state_dir=state, environment=emulated(tmp_path))
-    wait_for_engine(subscriber, GPU)
-    assert edge.end() == 0
+    config, state = built
     before = len(subscriber.messages)
     faulty = start_edge(config, name="faulty", state_dir=state, environment=emulated(tmp_path, **{control: 60}))
     assert faulty.wait() == 3, faulty.log
