@@ -13,8 +13,7 @@ from edge.cli import check_probes
 from edge.cli.main import main
 from edge.core.config import Config, load_config
 from edge.core.errors import EdgeError
-from tests.support.emulated_boards.boards import build
-from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.emulated_boards.emulated_power import board_environment
 from tests.support.waiting import free_port
 
 SAMPLE = Path(__file__).parents[2] / "systemd" / "edge.toml"
@@ -46,10 +45,8 @@ def test_without_a_configuration_the_machine_and_the_built_in_model_are_told(
 def test_a_board_tells_its_rails_and_its_power_modes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = build("orin-nx", tmp_path / "board")
-    write_power_modes(root, "orin-nx")
-    monkeypatch.setenv("EDGE_ROOT", str(root))
-    monkeypatch.setenv("PATH", install_tools(tmp_path / "bin"))
+    for name, value in board_environment("orin-nx", tmp_path).items():
+        monkeypatch.setenv(name, value)
     assert main(["check", "--json"]) == 0
     findings = findings_of(capsys)
     assert "Jetson Orin NX 16GB" in findings["board"]["told"]

@@ -8,17 +8,13 @@ from pathlib import Path
 import pytest
 
 from edge.cli.main import main
-from tests.support.emulated_boards.boards import build
-from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.emulated_boards.emulated_power import board_environment
 
 
 @pytest.fixture
-def xavier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = build("agx-xavier", tmp_path / "board")
-    write_power_modes(root, "agx-xavier")
-    monkeypatch.setenv("EDGE_ROOT", str(root))
-    monkeypatch.setenv("PATH", install_tools(tmp_path / "bin"))
-    return root
+def xavier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in board_environment("agx-xavier", tmp_path).items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.usefixtures("xavier")

@@ -1,4 +1,4 @@
-"""Plots and the HTML page: real files, and the page in a real browser if there is one."""
+"""Plots and the HTML page, as real files."""
 
 from __future__ import annotations
 
@@ -14,25 +14,21 @@ import pytest
 from edge.core.errors import ConfigError, EdgeError
 from edge.perf.bench.html_report import check_page, page, write_page
 from edge.perf.bench.plot import plot, svg
-from edge.perf.bench.published import published_rows
 from edge.perf.bench.speedup import speedup_sheet
 from edge.perf.plotting import check_plot
-from tests.support.bench_samples import row, steady
+from tests.support.bench_samples import Rows, tx2_rows, tx2_run
 
 pytest.importorskip("matplotlib")
-Rows = list[dict[str, Any]]
 
 
 @pytest.fixture
 def rows() -> Rows:
-    """The TX2's published rows, as if we had measured them."""
-    tx2 = [each for each in published_rows() if each["device"] == "Jetson TX2"]
-    return [row(steady([100.0] * 5, 3)) | dict(each) | {"latency_p99_ms": 1.1 * each["latency_ms"]} for each in tx2]
+    return tx2_rows()
 
 
 @pytest.fixture
 def run(rows: Rows) -> dict[str, Any]:
-    return {"machine": {"board": {"name": "Jetson TX2"}, "cores": 6, "hostile": "<script>x()</script>"}, "rows": rows}
+    return tx2_run(rows)
 
 
 def _texts(drawn: str) -> list[str]:

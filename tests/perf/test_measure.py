@@ -15,18 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.host.sensors.sensors import Sensors
-from edge.perf.bench.load_generator import Length, Query, Scenario
+from edge.perf.bench.load_generator import Length, Query
 from edge.perf.bench.measure import Effort, InterruptedRunError, LatencyTarget, Measurement, RoundRobin
 from edge.perf.bench.row import BenchRow
-from edge.perf.bench.stretch import RowSetting, blocks_of, row_of
-from tests.support.benched import Known
+from edge.perf.bench.stretch import blocks_of, row_of
+from tests.support.benched import Known, setting
 from tests.support.emulated_boards import boards, tree
 
 EFFORT = Effort(Length(1.0), 0.05, is_thorough=False, target_p99_ms=None, seed=1)
-
-
-def setting(scenario: Scenario = "single-stream", batch: int = 1) -> RowSetting:
-    return RowSetting("board", "MAXQ", "fp32", "net", batch, 1, scenario)
 
 
 def with_target(target_ms: float, seconds: float = 1.0) -> Effort:

@@ -25,10 +25,8 @@ from edge.power.mode_guard import Power
 from tests.support.configuration import belt, write_toml
 from tests.support.emulated_boards import boards
 from tests.support.project import CONVEYOR
-from tests.support.tuned_board import IDLE_W, IMAGE_J, KnownPower, KnownSensors
+from tests.support.tuned_board import IDLE_W, IMAGE_J, MODEL, STREAM, KnownPower, KnownSensors
 
-MODEL = {"models.conveyor": {"path": str(CONVEYOR)}}
-STREAM = {"streams.a": belt(size="160x120", fps=40)}
 Tune = Callable[..., Any]
 
 

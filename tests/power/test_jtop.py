@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import ast
-import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edge.power import jtop
-from edge.power.jtop import JtopClient, JtopError
+from edge.power.jtop import JtopError
 from tests.support.jtop_service.machine import ROOT
-from tests.support.jtop_stand_in import STAND_IN
-
-MakeClient = Callable[..., JtopClient]
+from tests.support.jtop_stand_in import MakeClient, stand_in_clients
 
 
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeClient]:
-    """Make a client whose jtop is the stand-in, with a fault or without."""
-    path = tmp_path / "jtop.sock"
-    with socket.socket(socket.AF_UNIX) as service:
-        service.bind(str(path))
-        monkeypatch.setattr(jtop, "SOCKET", path)
-
-        def make(fault: str = "", reply_s: float = 60.0) -> JtopClient:
-            (tmp_path / "jtop.py").write_text(STAND_IN.format(fault=fault), encoding="utf-8")
-            monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
-            monkeypatch.syspath_prepend(str(tmp_path))
-            return JtopClient(reply_s=reply_s)
-
+    with stand_in_clients(tmp_path, monkeypatch) as make:
         yield make
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from edge.perf.bench.published import published_rows
 from edge.perf.bench.row import Block
 
+Rows = list[dict[str, Any]]
 RECORDED = Path(__file__).parents[1] / "data" / "bench_runs" / "x86-2cores-shared.json"
 
 
@@ -65,3 +67,14 @@ def row(samples: Sequence[Block] = (), **others: Any) -> dict[str, Any]:
     return (
         key | {"power_mode": None, "valid": True, "why": None, "samples": [each.to_json() for each in samples]} | others
     )
+
+
+def tx2_rows() -> Rows:
+    """Return the TX2's published rows, as if we had measured them."""
+    tx2 = [each for each in published_rows() if each["device"] == "Jetson TX2"]
+    return [row(steady([100.0] * 5, 3)) | dict(each) | {"latency_p99_ms": 1.1 * each["latency_ms"]} for each in tx2]
+
+
+def tx2_run(rows: Rows) -> dict[str, Any]:
+    """Return a run of these rows on a TX2, with a word that must not become part of a page."""
+    return {"machine": {"board": {"name": "Jetson TX2"}, "cores": 6, "hostile": "<script>x()</script>"}, "rows": rows}

@@ -8,8 +8,14 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from edge.core.errors import EdgeError
+from edge.perf.bench.load_generator import Scenario
+from edge.perf.bench.stretch import RowSetting
 
 Stall = tuple[int, float]  # at which query, for how many seconds
+
+
+def setting(scenario: Scenario = "single-stream", batch: int = 1) -> RowSetting:
+    return RowSetting("board", "MAXQ", "fp32", "net", batch, 1, scenario)
 
 
 class Known:

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from edge.power import jtop
+from edge.power.jtop import JtopClient
+from tests.support.jtop_service.machine import ROOT
+
+MakeClient = Callable[..., JtopClient]
 # Behaves as the client library of jetson-stats 7.2.0 with a service behind it, with a fault on request.
 STAND_IN = """
 import os, time
@@ -43,3 +55,20 @@ class jtop:
         time.sleep(0.05)
         return FAULT != "silent"
 """
+
+
+@contextmanager
+def stand_in_clients(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeClient]:
+    """Give a function that makes a client whose jtop is the stand-in, with a fault or without."""
+    path = folder / "jtop.sock"
+    with socket.socket(socket.AF_UNIX) as service:
+        service.bind(str(path))
+        monkeypatch.setattr(jtop, "SOCKET", path)
+
+        def make(fault: str = "", reply_s: float = 60.0) -> JtopClient:
+            (folder / "jtop.py").write_text(STAND_IN.format(fault=fault), encoding="utf-8")
+            monkeypatch.setenv("PYTHONPATH", f"{folder}:{ROOT}")
+            monkeypatch.syspath_prepend(str(folder))
+            return JtopClient(reply_s=reply_s)
+
+        yield make

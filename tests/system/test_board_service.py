@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.configuration import Configure, Json, belt
-from tests.support.emulated_boards.boards import build
-from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.emulated_boards.emulated_power import board_environment
 from tests.support.emulated_boards.tree import value_files
 from tests.support.process import StartEdge
 from tests.support.subscriber import Subscriber
@@ -24,9 +23,8 @@ VDD_IN_W = 5.016 * 1.5
 @pytest.fixture
 def board(tmp_path: Path) -> tuple[Path, Mapping[str, str]]:
     """Give an emulated Orin Nano (super), and the environment in which a daemon is on it."""
-    root = build("orin-nano-super", tmp_path / "board")
-    write_power_modes(root, "orin-nano-super")
-    return root, {"EDGE_ROOT": str(root), "PATH": install_tools(tmp_path / "bin")}
+    environment = board_environment("orin-nano-super", tmp_path)
+    return Path(environment["EDGE_ROOT"]), environment
 
 
 def wait_for_telemetry(subscriber: Subscriber, wanted: Callable[[Json], bool], what: str, after: int = 0) -> Json:

@@ -15,8 +15,7 @@ import pytest
 from tests.support.broker import Mosquitto
 from tests.support.commander import ROOT_TOPIC, Commander, commanding, response
 from tests.support.configuration import Configure, Json, belt, write_config
-from tests.support.emulated_boards.boards import build
-from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.emulated_boards.emulated_power import board_environment
 from tests.support.process import StartEdge
 from tests.support.subscriber import Subscriber
 from tests.support.tiny_model import ONE_BOX, tiny_model
@@ -425,9 +424,7 @@ def test_what_comes_faster_than_allowed_is_refused_and_counted(
 def test_a_power_mode_is_set_and_held_against_the_governor_and_answered_when_done(
     tmp_path: Path, configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
 ) -> None:
-    root = build("orin-nano-super", tmp_path / "board")
-    write_power_modes(root, "orin-nano-super")
-    environment = {"EDGE_ROOT": str(root), "PATH": install_tools(tmp_path / "bin")}
+    environment = board_environment("orin-nano-super", tmp_path)
     governor = {"enabled": True, "min_dwell_s": 1}
     tables = allowing("power_mode", governor=governor)
     tables["streams.belt"] = belt(fps=30, target_p99_ms=0.5)  # for which no mode is strong enough
@@ -448,7 +445,7 @@ def test_a_power_mode_is_set_and_held_against_the_governor_and_answered_when_don
     last = subscriber.results("belt")[-1]
     assert daemon.end() == 0
     assert last["power_mode"] == "15W"
-    assert "pmode:0000" in (root / "var/lib/nvpmodel/status").read_text()
+    assert "pmode:0000" in (tmp_path / "board/var/lib/nvpmodel/status").read_text()
 
 
 def test_a_power_mode_is_refused_where_there_are_none(

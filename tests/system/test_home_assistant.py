@@ -13,8 +13,7 @@ import pytest
 from tests.support.broker import Mosquitto
 from tests.support.commander import ROOT_TOPIC, Commander, commanding
 from tests.support.configuration import Configure, Json, belt
-from tests.support.emulated_boards.boards import build
-from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.emulated_boards.emulated_power import board_environment
 from tests.support.home_assistant import commanded, rendered, violations_of_discovery
 from tests.support.process import StartEdge
 from tests.support.subscriber import Subscriber
@@ -159,15 +158,12 @@ def test_a_home_that_is_not_enabled_is_told_nothing(
 def test_the_modes_of_a_board_can_be_chosen_and_its_figures_are_shown(
     tmp_path: Path, configure: Configure, start_edge: StartEdge, subscriber: Subscriber, commander: Commander
 ) -> None:
-    root = build("orin-nano-super", tmp_path / "board")
-    write_power_modes(root, "orin-nano-super")
     tables: dict[str, Json] = {
         "homeassistant": {"enabled": True},
         "commands": {"allow": ["power_mode"]},
         "streams.belt": belt(fps=20),
     }
-    environment = {"EDGE_ROOT": str(root), "PATH": install_tools(tmp_path / "bin")}
-    daemon = start_edge(configure(tables), environment=environment)
+    daemon = start_edge(configure(tables), environment=board_environment("orin-nano-super", tmp_path))
     body = discovered(subscriber, lambda each: "power_mode" in each, "a choice of modes")
     select = body["components"]["power_mode"]
     assert {"15W", "25W"} <= set(select["options"])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ import psutil
 import pytest
 
 from edge.core.errors import EdgeError
-from edge.power import jtop
 from edge.power.jtop import JtopClient, JtopError, JtopRefusedError
-from tests.support.jtop_service.machine import OUTSIDER, ROOT, Machine, jtop_machine, reply
-from tests.support.jtop_stand_in import STAND_IN
+from tests.support.jtop_service.machine import OUTSIDER, Machine, jtop_machine, reply
+from tests.support.jtop_stand_in import MakeClient, stand_in_clients
 
 # One process runs jtop's service.
 pytestmark = pytest.mark.xdist_group("jtop")
@@ -82,23 +80,9 @@ def test_real_service_is_closed_to_a_user_outside_of_its_group(machine: Machine)
     assert reply(machine.run(bridge, OUTSIDER))["error"] == "forbidden"
 
 
-MakeClient = Callable[..., JtopClient]
-
-
 @pytest.fixture
 def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeClient]:
-    """Make a client whose jtop is the stand-in, with a fault or without."""
-    path = tmp_path / "jtop.sock"
-    with socket.socket(socket.AF_UNIX) as service:
-        service.bind(str(path))
-        monkeypatch.setattr(jtop, "SOCKET", path)
-
-        def make(fault: str = "", reply_s: float = 60.0) -> JtopClient:
-            (tmp_path / "jtop.py").write_text(STAND_IN.format(fault=fault), encoding="utf-8")
-            monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
-            monkeypatch.syspath_prepend(str(tmp_path))
-            return JtopClient(reply_s=reply_s)
-
+    with stand_in_clients(tmp_path, monkeypatch) as make:
         yield make
 
 

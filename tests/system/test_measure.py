@@ -10,17 +10,12 @@ from pathlib import Path
 import pytest
 
 from edge.host.sensors.sensors import Sensors
-from edge.perf.bench.load_generator import Length, Scenario
+from edge.perf.bench.load_generator import Length
 from edge.perf.bench.measure import Effort, Measurement
-from edge.perf.bench.stretch import RowSetting
-from tests.support.benched import Known
+from tests.support.benched import Known, setting
 from tests.support.emulated_boards import boards, tree
 from tests.support.waiting import PATIENCE_S
 from tests.support.waveforms import MEANS_W, WAVEFORMS
-
-
-def setting(scenario: Scenario = "single-stream", batch: int = 1) -> RowSetting:
-    return RowSetting("board", "MAXQ", "fp32", "net", batch, 1, scenario)
 
 
 @pytest.fixture

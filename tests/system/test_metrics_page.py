@@ -17,8 +17,7 @@ import pytest
 from edge.core.config import HttpSettings
 from edge.daemon.prometheus.exporter import address
 from tests.support.configuration import Configure, Json, belt
-from tests.support.emulated_boards.boards import build
-from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.emulated_boards.emulated_power import board_environment
 from tests.support.metrics_pages import (
     OPENMETRICS,
     Samples,
@@ -49,9 +48,7 @@ def port() -> int:
 @pytest.fixture
 def board(tmp_path: Path) -> Mapping[str, str]:
     """Give the environment in which a daemon is on an emulated Orin Nano."""
-    root = build("orin-nano-super", tmp_path / "board")
-    write_power_modes(root, "orin-nano-super")
-    return {"EDGE_ROOT": str(root), "PATH": install_tools(tmp_path / "bin")}
+    return board_environment("orin-nano-super", tmp_path)
 
 
 def test_the_page_says_what_telemetry_says(

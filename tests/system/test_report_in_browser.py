@@ -5,36 +5,23 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from edge.perf.bench.html_report import write_page
-from edge.perf.bench.published import paired, published_rows, published_sheet
+from edge.perf.bench.published import paired, published_sheet
 from edge.perf.bench.speedup import speedup_sheet
-from tests.support.bench_samples import row, steady
+from tests.support.bench_samples import tx2_rows, tx2_run
 
 pytest.importorskip("matplotlib")
 PATIENCE_S = 120.0
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-Rows = list[dict[str, Any]]
-
-
-@pytest.fixture
-def rows() -> Rows:
-    """The TX2's published rows, as if we had measured them."""
-    tx2 = [each for each in published_rows() if each["device"] == "Jetson TX2"]
-    return [row(steady([100.0] * 5, 3)) | dict(each) | {"latency_p99_ms": 1.1 * each["latency_ms"]} for each in tx2]
-
-
-@pytest.fixture
-def run(rows: Rows) -> dict[str, Any]:
-    return {"machine": {"board": {"name": "Jetson TX2"}, "cores": 6, "hostile": "<script>x()</script>"}, "rows": rows}
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 @pytest.mark.parametrize("width", [390, 1300])
-def test_a_browser_shows_the_page_with_no_word_in_its_console(run: dict[str, Any], tmp_path: Path, width: int) -> None:
+def test_a_browser_shows_the_page_with_no_word_in_its_console(tmp_path: Path, width: int) -> None:
+    run = tx2_run(tx2_rows())
     sheets = [published_sheet(paired(run["rows"], "tx2")), speedup_sheet(run["rows"])]
     write_page(run, tmp_path / "page.html", "edge bench", sheets=sheets, target_p99_ms=7.0)
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]

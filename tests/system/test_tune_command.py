@@ -11,36 +11,23 @@ from typing import Any
 
 import pytest
 
-from edge.perf.tune import trial
-from edge.perf.tune.plan import TunePlan
-from tests.support.configuration import belt, write_toml
-from tests.support.emulated_boards import boards, tree
-from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
+from tests.support.configuration import write_toml
+from tests.support.emulated_boards import tree
+from tests.support.emulated_boards.emulated_power import board_environment
 from tests.support.emulated_engines import EMULATION
 from tests.support.process import clean_environment, edge_command, run_edge
-from tests.support.project import CONVEYOR
+from tests.support.tuned_board import MODEL, STREAM
 from tests.support.waiting import PATIENCE_S, eventually
-
-MODEL = {"models.conveyor": {"path": str(CONVEYOR)}}
-STREAM = {"streams.a": belt(size="160x120", fps=40)}
-
-
-@pytest.fixture(autouse=True)
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "SLICE_S", 0.25)
-    monkeypatch.setattr(trial, "IDLE_S", 0.1)
-    monkeypatch.setattr(trial, "SETTLE_S", 3.0)
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> TunePlan:
-    config = write_toml(tmp_path / "edge.toml", MODEL | STREAM)
-    return TunePlan(config, seconds=1.0, batches=(1,), lanes=(1,), precisions=("fp32",), state_dir=tmp_path / "state")
+def config(tmp_path: Path) -> Path:
+    return write_toml(tmp_path / "edge.toml", MODEL | STREAM)
 
 
-def test_engine_that_is_lacking_is_built_before_it_is_measured(plan: TunePlan, tmp_path: Path) -> None:
+def test_engine_that_is_lacking_is_built_before_it_is_measured(config: Path, tmp_path: Path) -> None:
     emulation = {"PYTHONPATH": str(EMULATION), "EDGE_EMULATION": json.dumps({"build_seconds": 0.2})}
-    command = edge_command("tune", plan.config, "--json", "--state-dir", tmp_path / "state", "--precisions", "fp16")
+    command = edge_command("tune", config, "--json", "--state-dir", tmp_path / "state", "--precisions", "fp16")
     options = ["--batches", "1", "--lanes", "1", "--seconds", "1"]
     done = subprocess.run(
         [*command, *options],
@@ -75,18 +62,16 @@ def emulated(name: str, tmp_path: Path) -> dict[str, str]:
     """Build a board with its rails and power modes; return the environment of a process on it."""
     if os.geteuid() != 0:
         pytest.skip("setting a mode needs root, or the service edge-power")
-    root = boards.build(name, tmp_path / "board")
-    write_power_modes(root, name)
-    return clean_environment({"EDGE_ROOT": str(root), "PATH": install_tools(tmp_path / "bin")})
+    return clean_environment(board_environment(name, tmp_path))
 
 
 SHORT = ["--batches", "1", "--lanes", "1", "--precisions", "fp32"]
 
 
-def test_command_on_a_board_reads_its_rails_and_writes_a_profile_of_it(plan: TunePlan, tmp_path: Path) -> None:
+def test_command_on_a_board_reads_its_rails_and_writes_a_profile_of_it(config: Path, tmp_path: Path) -> None:
     orin = emulated("orin-nano", tmp_path)
     before = modes_of(orin)["current"]
-    command = edge_command("tune", plan.config, "--json", "--state-dir", tmp_path / "state", *SHORT, "--seconds", "3")
+    command = edge_command("tune", config, "--json", "--state-dir", tmp_path / "state", *SHORT, "--seconds", "3")
     done = subprocess.run(command, env=orin, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -110,12 +95,12 @@ def modes_of(environment: dict[str, str]) -> Any:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_end_of_the_command_by_a_signal_puts_the_mode_of_the_board_back(
-    plan: TunePlan, tmp_path: Path, number: signal.Signals
+    config: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     orin = emulated("orin-nano-super", tmp_path)
     status = tmp_path / "board/var/lib/nvpmodel/status"
     before = status.read_text(encoding="utf-8")
-    command = edge_command("tune", plan.config, "--state-dir", tmp_path / "state", "--power-modes", "15W", *SHORT)
+    command = edge_command("tune", config, "--state-dir", tmp_path / "state", "--power-modes", "15W", *SHORT)
     with subprocess.Popen([str(part) for part in command], env=orin, stderr=subprocess.PIPE, text=True) as process:
         eventually(lambda: status.read_text(encoding="utf-8") != before, "another mode")
         process.send_signal(number)

@@ -11,6 +11,7 @@ import pytest
 
 from edge.power.edge_power import Mode
 from edge.power.modes import PowerModes, read_modes
+from tests.support.emulated_boards.boards import build
 from tests.support.emulated_boards.power_modes import install_tools, write_power_modes
 
 # In the mode that the board starts in.
@@ -43,6 +44,13 @@ class Emulated:
     def noted(self, file: str) -> list[int]:
         path = self.state / file
         return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def board_environment(name: str, folder: Path) -> dict[str, str]:
+    """Build a board with its power modes in `folder`/board; return the environment of a process on it."""
+    root = build(name, folder / "board")
+    write_power_modes(root, name)
+    return {"EDGE_ROOT": str(root), "PATH": install_tools(folder / "bin")}
 
 
 @pytest.fixture
