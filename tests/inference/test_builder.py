@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,23 +42,25 @@ def trt() -> Any:
     return building_tensorrt()
 
 
+def request_in(
+    folder: Path, path: Path, *, fp32: Path | None = None, tactic_mb: int | None = None, **settings: Any
+) -> BuildRequest:
+    return BuildRequest(
+        onnx=path,
+        fp32_onnx=fp32 or path,
+        settings=replace(SETTINGS, **settings),
+        plan=folder / "made.plan",
+        tactic_mb=tactic_mb,
+        timing_folder=folder / "timing",
+        machine="Orin-sm_87-8sm-board",
+        log_level=30,
+    )
+
+
 @pytest.fixture
 def order(tmp_path: Path) -> Callable[..., BuildRequest]:
     """Give a function that makes a request."""
-
-    def make(path: Path, *, fp32: Path | None = None, tactic_mb: int | None = None, **settings: Any) -> BuildRequest:
-        return BuildRequest(
-            onnx=path,
-            fp32_onnx=fp32 or path,
-            settings=replace(SETTINGS, **settings),
-            plan=tmp_path / "made.plan",
-            tactic_mb=tactic_mb,
-            timing_folder=tmp_path / "timing",
-            machine="Orin-sm_87-8sm-board",
-            log_level=30,
-        )
-
-    return make
+    return partial(request_in, tmp_path)
 
 
 def built(request: BuildRequest) -> BuildFacts:
@@ -205,27 +207,45 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pa
     return made
 
 
+@pytest.fixture(scope="session")
+def planned(
+    network: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], tuple[BuildFacts, Path]]:
+    """Give a function that builds the plan of a network in a precision, once."""
+
+    @lru_cache
+    def made(name: str, precision: str) -> tuple[BuildFacts, Path]:
+        request = request_in(tmp_path_factory.mktemp("plan"), network(name, precision), precision=precision)
+        return built(request), request.plan
+
+    return made
+
+
 # With the real library ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 @pytest.mark.parametrize(
     ("name", "picture", "is_open"),
-    [("conveyor", (3, 320, 320), True), ("yolox", (3, 416, 416), False), ("resnet", (3, 224, 224), True)],
+    [
+        pytest.param(name, picture, is_open, marks=pytest.mark.xdist_group(f"plans of {name}"))
+        for name, picture, is_open in (
+            ("conveyor", (3, 320, 320), True),
+            ("yolox", (3, 416, 416), False),
+            ("resnet", (3, 224, 224), True),
+        )
+    ],
 )
 def test_networks_of_each_precision_are_built(
     name: str,
     picture: tuple[int, ...],
     is_open: bool,  # noqa: FBT001 -- parametrised
     precision: str,
-    network: Callable[[str, str], Path],
-    order: Callable[..., BuildRequest],
+    planned: Callable[[str, str], tuple[BuildFacts, Path]],
     trt: Any,
 ) -> None:
-    path = network(name, precision)
-    facts = built(order(path, precision=precision))
-    plan = (order(path).plan).read_bytes()
-    magic, version = read_header(plan)
+    facts, plan = planned(name, precision)
+    magic, version = read_header(plan.read_bytes())
     assert magic == MAGIC[library_name(trt)]
     assert version[:3] == tuple(int(part) for part in trt.__version__.split(".")[:3])
     least, largest = [1, *picture], [4, *picture]
@@ -235,9 +255,9 @@ def test_networks_of_each_precision_are_built(
     )
     assert [each["dtype"] for each in (*facts.inputs.values(), *facts.outputs.values())] == ["FLOAT", "FLOAT"]
     assert "STRONGLY_TYPED" in facts.flags
-    plain = built(order(network(name, "fp32")))
+    plain, plain_plan = planned(name, "fp32")
     if precision == "fp16":
-        assert len(plan) < 0.75 * order(path).plan.stat().st_size
+        assert plan.stat().st_size < 0.75 * plain_plan.stat().st_size
     if precision == "int8":
         assert facts.layers > 1.5 * plain.layers  # by the quantising ones
 

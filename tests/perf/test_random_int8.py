@@ -23,6 +23,7 @@ from edge.perf.bench.plan import BenchPlan
 from edge.perf.bench.random_int8 import make_int8_variant
 from edge.perf.bench.report import Report
 from edge.perf.bench.session import SPEED_ONLY, bench, count_layers
+from edge.perf.bench.subject import NETWORKS
 from edge.perf.bench.system_engine import fill_gaussian
 from edge.perf.bench.systems import open_alone
 
@@ -48,10 +49,15 @@ def forms(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a state directory for tests that do not ask who makes the form."""
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture(scope="module")
+def network(state: Path) -> Path:
     """Give MobileNet-v2's file, which is quickly written."""
-    folder = write(find("MobileNet-v2"), tmp_path_factory.mktemp("networks"))
-    return folder / "mobilenet-v2.onnx"
+    return write(find("MobileNet-v2"), state / NETWORKS) / "mobilenet-v2.onnx"
 
 
 @pytest.mark.parametrize("engine_only", [True, False])
@@ -98,11 +104,11 @@ def test_fusion_of_a_network_is_counted_in_int8(tmp_path: Path) -> None:
 
 
 def test_what_memory_has_no_room_for_is_measured_alone_and_told(
-    measured: Measured, monkeypatch: pytest.MonkeyPatch
+    measured: Measured, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = iter([4_000_000_000, 1_000_000_000, 1_000_000_000, *[1_000_000_000] * 10])
     monkeypatch.setattr(together, "free_bytes", lambda: next(left))
-    report = measured(engine_only=True)
+    report = measured(engine_only=True, state_dir=state)
     assert [row.precision for row in report.rows] == ["fp32", "int8"]
     (note,) = [each for each in report.notes if "not interleaved" in each]
     assert "1000 MB of memory free, wanted 3000 MB" in note
@@ -110,7 +116,7 @@ def test_what_memory_has_no_room_for_is_measured_alone_and_told(
 
 
 def test_gpu_without_room_for_another_engine_has_them_one_after_the_other(
-    measured: Measured, monkeypatch: pytest.MonkeyPatch
+    measured: Measured, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
 
@@ -121,7 +127,7 @@ def test_gpu_without_room_for_another_engine_has_them_one_after_the_other(
         return open_alone(subject, setting, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(together, "open_alone", full)
-    report = measured(engine_only=True)
+    report = measured(engine_only=True, state_dir=state)
     assert opened == ["fp32 batch 1", "int8 batch 1", "int8 batch 1"]
     assert [row.precision for row in report.rows] == ["fp32", "int8"]
     assert any("the GPU has no room" in note for note in report.notes)

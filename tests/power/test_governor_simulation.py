@@ -20,6 +20,9 @@ from every_frame import replay
 from governed_day import Board, Day, govern
 from simulated_tx2 import MAX_P, MAX_Q, PLACES, SETTINGS, Behaviour, Setting, read_published, simulate
 
+# One process simulates the board.
+pytestmark = pytest.mark.xdist_group("governor simulation")
+
 
 @pytest.fixture(scope="module")
 def behaviour() -> Behaviour:

@@ -12,7 +12,7 @@ from tests.support.configuration import belt
 from tests.support.project import CONVEYOR
 
 MODEL = {"models.conveyor": {"path": str(CONVEYOR)}}
-STREAM = {"streams.a": belt(size="160x120", fps=40)}
+STREAM = {"streams.a": belt(size="160x120", fps=20)}
 IDLE_W = {"HIGH": 8.0, "MID": 3.0, "LOW": 2.0, "OTHER": 1.0}  # from the fastest to the slowest
 # MID takes the fewest joules an image from 1 to 500 images a second, whatever else the machine does meanwhile.
 IMAGE_J = {"HIGH": 0.010, "MID": 0.020, "LOW": 1.020, "OTHER": 0.010}
