@@ -108,7 +108,11 @@ class Daemon:
 
         Raises GpuLostError, with everything flushed, where only a new process can continue.
         """
-        if not self._wait_out_crash_loop():
+        self._start_history.begin()
+        self._wait_out_crash_loop()
+        if self._stop_signal is not None:
+            self._start_history.end("clean")
+            self._outbox.close_journal()
             return 0
         self._open()
         try:
@@ -123,20 +127,16 @@ class Daemon:
             self._stop()
         return self._finish()
 
-    def _wait_out_crash_loop(self) -> bool:
-        """Pause if the last starts ended badly; return False if a stop signal arrived."""
-        self._start_history.begin()
+    def _wait_out_crash_loop(self) -> None:
+        """Pause if the last starts ended badly, until a stop signal arrives."""
         if (loop := self._crash_loop) is None:
-            return True
+            return
         log.error("%s; waiting %g s before this start", loop.reason, loop.pause_s)
         self._notifier.extend_start(loop.pause_s + START_S)
         self._notifier.status(f"waiting {loop.pause_s:g} s: {loop.reason}")
         until_ns = now_ns() + int(loop.pause_s * 1e9)
         while self._stop_signal is None and now_ns() < until_ns:
             sleep(END_POLL_S)
-        if self._stop_signal is not None:
-            self._start_history.end("clean")
-        return self._stop_signal is None
 
     def _open(self) -> None:
         """Open the models, and start the messaging threads; raise EdgeError if the configuration cannot be served."""
@@ -467,6 +467,7 @@ def run(
         numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         # What comes while the process ends would only cost it its output and its exit code.
         with signal_handler(daemon.on_signal, numbers, after=signal.SIG_IGN):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # they are blocked from the start of the command on
             return daemon.run(), daemon.summary
 
 

@@ -54,6 +54,22 @@ with signal_handler(daemon.on_signal, (signal.SIGHUP, signal.SIGINT, signal.SIGT
     sys.exit(daemon.run())
 """
 
+# The command `edge`, with a signal that comes while it imports a module.
+SIGNALLED_AT_AN_IMPORT = """
+import os, runpy, sys
+number, module = int(sys.argv.pop(1)), sys.argv.pop(1)
+
+class Signaller:
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name == module:
+            sys.meta_path.remove(cls)
+            os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Signaller)
+runpy.run_module("edge", run_name="__main__")
+"""
+
 # The command `edge`, with signals that come while the interpreter ends.
 SIGNALLED_AT_THE_END = """
 import atexit, os, signal, sys
@@ -78,13 +94,44 @@ def test_a_signal_that_comes_while_the_main_thread_holds_locks_is_taken(tmp_path
     assert int(ended.stdout) > 0
 
 
+def signalled_daemon(number: signal.Signals, module: str, folder: Path) -> Child:
+    """Return `edge run`, started, which gets a signal while it imports a module."""
+    config = write_config(folder / "edge.toml", f"mqtt://127.0.0.1:{free_port()}", {})
+    command = [sys.executable, "-c", SIGNALLED_AT_AN_IMPORT, str(int(number)), module, "run", str(config), "--json"]
+    daemon = Child([*command, "--state-dir", folder / "state"], folder, "edge", clean_environment())
+    daemon.start()
+    return daemon
+
+
+@pytest.mark.parametrize(
+    ("number", "module"),
+    [(signal.SIGTERM, "edge.cli.main"), (signal.SIGTERM, "numpy"), (signal.SIGINT, "edge.daemon.daemon")],
+)
+def test_a_daemon_that_is_stopped_while_it_imports_does_not_start(
+    number: signal.Signals, module: str, tmp_path: Path
+) -> None:
+    daemon = signalled_daemon(number, module, tmp_path)
+    assert daemon.wait() == 0, daemon.log
+    assert (json.loads(daemon.output), daemon.log) == ({}, "")
+
+
+def test_a_reload_that_is_asked_for_while_it_imports_follows(tmp_path: Path) -> None:
+    daemon = signalled_daemon(signal.SIGHUP, "edge.cli.main", tmp_path)
+    daemon.await_log("configuration reloaded")
+    assert daemon.end() == 0, daemon.log
+
+
 def test_signals_after_the_daemon_has_stopped_leave_its_output_and_exit_code(tmp_path: Path) -> None:
     config = write_config(tmp_path / "edge.toml", f"mqtt://127.0.0.1:{free_port()}", {})
     command: list[str | Path] = [sys.executable, "-c", SIGNALLED_AT_THE_END, "run", config, "--json"]
     daemon = Child([*command, "--state-dir", tmp_path / "state"], tmp_path, "edge", clean_environment())
     daemon.start()
     daemon.await_log("streams run as boot")
-    assert daemon.end() == 0, daemon.log
+    while daemon.process.poll() is None:  # and from here on, many more
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            daemon.send(number)
+        time.sleep(TOGETHER_S)
+    assert daemon.wait() == 0, daemon.log
     assert json.loads(daemon.output)["messages_lost"] == 0
 
 
@@ -99,9 +146,9 @@ def load() -> Iterator[None]:
 
 
 def hears(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
-    """Tell whether a process has a handler of its own for a signal."""
-    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(encoding="ascii"))
-    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+    """Return whether a process keeps a signal for later, or has a handler of its own for it."""
+    masks = re.findall(r"Sig(?:Blk|Cgt):\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(encoding="ascii"))
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def await_reload(daemon: Child, before: int) -> None:
@@ -112,7 +159,7 @@ def await_reload(daemon: Child, before: int) -> None:
 @pytest.mark.broker
 @pytest.mark.usefixtures("broker", "load")
 def test_signals_at_random_moments_are_all_taken(configure: Configure, start_edge: StartEdge) -> None:
-    """From when the daemon has its handlers; a reload may be followed at once by another signal."""
+    """From its first moments on; a reload may be followed at once by another signal."""
     dice = random.Random(SEED)
     daemon = start_edge(configure({"streams.belt": belt(fps=10, size="160x120")}))
     for _ in range(SIGNALS // 2):
