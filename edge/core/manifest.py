@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from edge.core.errors import ModelError
-from edge.core.files import BYTE_ORDER_MARK
+from edge.core.labels import names_of_metadata, read_labels_file
+from edge.core.onnx_file import OnnxFile
 from edge.core.suggestion import did_you_mean
 from edge.core.validation import FROM_LIST, Table, read_settings
 
@@ -158,13 +159,10 @@ def model_file(folder: Path, manifest: Manifest) -> Path:
 
 
 def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    """Read the labels file, one label per line; return an empty tuple if the manifest names none."""
-    if manifest.labels is None:
-        return ()
-    path = folder / manifest.labels
+    """Read the labels file; if the manifest names none, the names in the ONNX file's metadata, else an empty tuple."""
+    if manifest.labels is not None:
+        return read_labels_file(folder / manifest.labels)
     try:
-        return tuple(path.read_text(encoding="utf-8").removeprefix(BYTE_ORDER_MARK).splitlines())
-    except (OSError, ValueError) as error:  # ValueError: also a zero byte in the name
-        raise ModelError(
-            f"labels file {str(path)!r} cannot be read ({error}); wanted a UTF-8 text file, one label per line"
-        ) from None
+        return names_of_metadata(OnnxFile(folder / manifest.onnx).metadata)
+    except ModelError:  # whoever opens the file says what is wrong with it
+        return ()

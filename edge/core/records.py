@@ -122,7 +122,7 @@ Findings = Detections | Classes
 
 def label_of(class_id: int, labels: Sequence[str]) -> str:
     """Return the label of a class; its number if it has none."""
-    return labels[class_id] if class_id < len(labels) else str(class_id)
+    return (labels[class_id] if class_id < len(labels) else "") or str(class_id)
 
 
 ENGINE_PARTS = ("h2d", "compute", "d2h")

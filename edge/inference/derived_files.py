@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from pathlib import Path
 
 from edge.core.errors import ModelError
 from edge.core.files import permissions, write_atomic
+from edge.core.onnx_file import OnnxFile
 
 log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CHUNK_BYTES = 1 << 20
 _PATH_DIGITS = 12  # of the hash of a model's path: models of one name may lie in several folders
-# The protobuf entry {"location": NAME} of a tensor whose values are in an external file.
-_LOCATION = b"\x0a\x08location\x12"
-_EXTERNAL = re.compile(re.escape(_LOCATION) + rb"([\x01-\x7f]|[\x80-\xff][\x01-\x7f])")
 
 
 def derived_paths(onnx: Path, state_dir: Path, suffix: str, *, beside: str | None = None) -> tuple[Path, Path]:
@@ -80,8 +77,7 @@ def source_sha256(onnx: Path) -> str:
     """Return a model's hash: of its ONNX file and its external data files."""
     digest = hashlib.sha256()
     try:
-        external = _external_files(onnx)
-        for path in (onnx, *external):
+        for path in (onnx, *OnnxFile(onnx).external_paths()):
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)
@@ -90,17 +86,3 @@ def source_sha256(onnx: Path) -> str:
             f"{error.filename or onnx} cannot be read ({error.strerror}); wanted a readable model file"
         ) from None
     return digest.hexdigest()
-
-
-def _external_files(onnx: Path) -> list[Path]:
-    """Find the model's external data files without the package onnx, which may not be installed where it runs."""
-    data = onnx.read_bytes()
-    if _LOCATION not in data:  # much faster than the pattern
-        return []
-    names = set()
-    for found in _EXTERNAL.finditer(data):
-        low, high = (*found[1], 0)[:2]
-        length = (low & 0x7F) | (high << 7)
-        names.add(data[found.end() : found.end() + length])
-    files = (onnx.parent / os.fsdecode(name) for name in sorted(names) if name and b"\0" not in name)
-    return [path for path in files if path.is_file()]

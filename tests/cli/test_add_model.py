@@ -12,14 +12,15 @@ from onnx import TensorProto, helper
 
 from edge.cli.engines.draft import draft
 from edge.cli.main import main
-from edge.core.manifest import read_manifest
+from edge.core.labels import names_of_metadata
+from edge.core.manifest import read_labels, read_manifest
 from edge.inference.backends.engine import TensorSpec
 
 FLOAT = np.dtype(np.float32)
 INPUT = (TensorSpec("images", (None, 3, 64, 64), FLOAT),)
 
 
-def write_model(path: Path, output_shape: list[int | str | None]) -> None:
+def write_model(path: Path, output_shape: list[int | str | None], metadata: dict[str, str] | None = None) -> None:
     """Write a model of one constant output."""
     size = [each for each in output_shape if isinstance(each, int)]
     value = helper.make_tensor("value", TensorProto.FLOAT, size, np.zeros(size, np.float32).ravel())
@@ -27,7 +28,9 @@ def write_model(path: Path, output_shape: list[int | str | None]) -> None:
     image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 64, 64])
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, output_shape)
     graph = helper.make_graph(nodes, "model", [image], [output])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, metadata or {})
+    onnx.save(model, path)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +95,32 @@ def test_add_refuses_what_is_no_model(content: bytes, tmp_path: Path, capsys: py
     (tmp_path / "net.onnx").write_bytes(content)
     assert main(["engines", "add", str(tmp_path / "net.onnx")]) == 2
     assert "wanted a complete ONNX file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "written"),
+    [("{0: 'red', 1: 'green'}", "red\ngreen\n"), ("{0: '0 red', 1: '1 green'}", None), ("no names", None)],
+)
+def test_names_in_the_file_become_its_labels(
+    names: str, written: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("net.onnx"), [1, 2], {"names": names})
+    assert main(["engines", "add", "net.onnx"]) == 0
+    folder = Path("engines/net")
+    manifest = read_manifest(folder)
+    assert manifest.labels == ("labels.txt" if written else None)
+    assert not written or (folder / "labels.txt").read_text() == written
+    # Names that a labels file cannot hold are read from the model itself.
+    assert read_labels(folder, manifest) == names_of_metadata({"names": names})
+
+
+def test_labels_that_cannot_be_read_are_refused_before_anything_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("net.onnx"), [1, 2])
+    Path("labels.txt").write_bytes("rot\ngrün\n".encode("latin-1"))
+    assert main(["engines", "add", "net.onnx", "--labels", "labels.txt"]) == 2
+    assert "wanted a UTF-8 text file" in capsys.readouterr().err
+    assert not Path("engines").exists()

@@ -7,9 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 
 from edge.core.errors import ModelError
 from edge.core.manifest import Manifest, find_model, read_labels, read_manifest
@@ -116,8 +118,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_label(tmp_path: Path) -> None
     assert read_labels(tmp_path, read(tmp_path, 'labels = "names.txt"\n' + SMALLEST)) == ("person", "car")
 
 
-def test_without_a_labels_file_there_are_no_labels(tmp_path: Path) -> None:
-    assert read_labels(tmp_path, read(tmp_path, SMALLEST)) == ()
+def test_without_a_labels_file_the_labels_are_those_in_the_onnx_file(tmp_path: Path) -> None:
+    manifest = read(tmp_path, SMALLEST)
+    assert read_labels(tmp_path, manifest) == ()  # whoever opens the file says that it is missing
+    model = onnx.ModelProto()
+    for expected in ((), ("red", "green")):
+        (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+        assert read_labels(tmp_path, manifest) == expected
+        helper.set_model_props(model, {"names": "{0: 'red', 1: 'green'}"})
 
 
 @pytest.mark.parametrize("name", ["none.txt", ".", "x" * 300, "a\0b", "a\nb", "model.bin"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from edge.core.errors import ConfigError, EdgeError
 
 HELP = "draft a model.toml for an ONNX file"
+WRITTEN_LABELS = "labels.txt"  # the names that the file's metadata have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,22 +23,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make `engines/NAME` with copies of the files and the draft, and print its guesses."""
     from edge.cli.engines.draft import draft
+    from edge.core.labels import labels_text, names_of_metadata, read_labels_file
+    from edge.core.onnx_file import OnnxFile
     from edge.inference.backends.ort import OrtEngine
 
     files = [options.onnx, *([options.labels] if options.labels else [])]
     for path in files:
         if not path.is_file():
             raise ConfigError(f"{path} does not exist; wanted an existing file")
+    if options.labels:
+        read_labels_file(options.labels)  # a sentence now, in place of one at the first start
     folder = Path("engines") / (options.name or options.onnx.stem)
     if (folder / "model.toml").exists():
         raise ConfigError(f"{folder}/model.toml already exists; choose another name with --name, or edit that file")
     engine = OrtEngine(options.onnx, threads=1)
-    labels = options.labels.name if options.labels else None
+    names = None if options.labels else labels_text(names_of_metadata(OnnxFile(options.onnx).metadata))
+    labels = options.labels.name if options.labels else WRITTEN_LABELS if names else None
     text, guesses = draft(engine.inputs, engine.outputs, options.onnx.name, labels)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:
             shutil.copyfile(path, folder / path.name)
+        if names:
+            (folder / WRITTEN_LABELS).write_text(names, encoding="utf-8")
         (folder / "model.toml").write_text(text, encoding="utf-8")
     except OSError as error:
         raise EdgeError(f"{folder} cannot be written ({error.strerror}); run this in a writable folder") from None
