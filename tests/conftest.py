@@ -20,6 +20,7 @@ from tests.support.long_form import IS_LONG
 from tests.support.process import Child, StartEdge, clean_environment, edge_command
 from tests.support.project import ROOT, real_data
 from tests.support.rtsp import RTSP_IMPORTS, RTSP_PACKAGES, RtspServer
+from tests.support.scene_video import render_scene_video
 from tests.support.service_manager import ServiceManager
 from tests.support.subscriber import Subscriber, subscribed
 
@@ -40,7 +41,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Fixtures that start a process, or are of use only with one.
 PROCESS_FIXTURES = {
     "mosquitto", "broker", "subscriber", "start_edge", "configure", "rtsp_server", "service_manager",
-    "letterbox_library", "wheel",
+    "letterbox_library", "wheel", "scene_video",
 }  # fmt: skip
 
 
@@ -144,13 +145,21 @@ def yolox(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def scene_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a video of the built-in scene in H.264, rendered once."""
+    path = tmp_path_factory.mktemp("video") / "scene.mp4"
+    render_scene_video(path)
+    return path
+
+
 @pytest.fixture
-def rtsp_server(tmp_path: Path) -> Iterator[RtspServer]:
-    """Give a running RTSP server of the walking people, for the user `viewer-name`."""
+def rtsp_server(tmp_path: Path, scene_video: Path) -> Iterator[RtspServer]:
+    """Give a running RTSP server of the built-in scene, for the user `viewer-name`."""
     found = subprocess.run(["/usr/bin/python3", "-c", RTSP_IMPORTS], capture_output=True, check=False)
     if found.returncode:
         pytest.skip(f"GStreamer's RTSP server is not installed: apt-get install {RTSP_PACKAGES}")
-    server = RtspServer(tmp_path, real_data("person.mp4"), "viewer-name", "pass-word")
+    server = RtspServer(tmp_path, scene_video, "viewer-name", "pass-word")
     server.start()
     yield server
     server.kill()

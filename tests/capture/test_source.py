@@ -16,20 +16,13 @@ from edge.capture import Source, open_source
 from edge.capture.source import DrawnSource, SourceLimits
 from edge.core.errors import SourceError
 from edge.core.source_address import parse_address
+from tests.support.grey_video import write_video
 
 SHADE_STEP = 20  # between the pictures of a test video
 
 
 def opened(text: str, folder: Path = Path()) -> contextlib.closing[Source]:
     return contextlib.closing(open_source(parse_address(text, folder)))
-
-
-def write_video(path: Path, frames: int, fps: float = 30.0, size: tuple[int, int] = (64, 48)) -> None:
-    """Write grey pictures, each lighter than the one before."""
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
-    for number in range(frames):
-        video.write(np.full((size[1], size[0], 3), shade(number), np.uint8))
-    video.release()
 
 
 def shade(number: int) -> int:

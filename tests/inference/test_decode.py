@@ -23,12 +23,12 @@ from edge.core.records import Classes, Detections, Geometry
 from edge.inference.backends.engine import TensorSpec
 from edge.inference.decode import MOST_CANDIDATES, Decoder
 from edge.inference.preprocess import Preprocessor
+from tests.support.project import real_data
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
 INPUT_PX = (32, 32)
 AS_IS = Geometry(INPUT_PX, 1.0, 1.0, 0.0, 0.0)  # the source picture is the input
-DATA = Path(__file__).parents[3] / "shared" / "data"
 NOWHERE = Path("no such folder")
 
 
@@ -783,10 +783,10 @@ def test_a_box_of_the_source_comes_back_from_the_input(
 # --- a real model
 
 
-@pytest.mark.skipif(not (DATA / "dog.jpg").is_file(), reason=f"the sample picture and model are not in {DATA}")
 def test_yolox_nano_finds_the_dog_the_bicycle_and_the_car() -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    labels = (DATA / "models" / "coco.names").read_text(encoding="utf-8").splitlines()
+    onnx_file = real_data("models/yolox_nano.onnx")
+    labels = real_data("models/coco.names").read_text(encoding="utf-8").splitlines()
     manifest = Manifest.model_validate(
         {
             "task": "detect",
@@ -795,16 +795,15 @@ def test_yolox_nano_finds_the_dog_the_bicycle_and_the_car() -> None:
             "output": {"decoder": "yolox", "score_threshold": 0.35},
         }
     )
-    session = onnxruntime.InferenceSession(DATA / "models" / "yolox_nano.onnx", providers=["CPUExecutionProvider"])
-    image = cv2.imread(str(DATA / "dog.jpg"))
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    image = cv2.imread(str(real_data("dog.jpg")))
     assert image is not None
     images = np.empty((1, 3, 416, 416), np.float32)
     lane = Preprocessor(TensorSpec("images", (1, 3, 416, 416), np.dtype(np.float32)), manifest.input)
     geometry = lane.fill(image.astype(np.uint8, copy=False), images[0])
     (output,) = session.run(None, {"images": images})
-    model = Decoder(
-        manifest, labels, [TensorSpec("output", output.shape, output.dtype)], lane.input_px, DATA / "models"
-    )
+    outputs = [TensorSpec("output", output.shape, output.dtype)]
+    model = Decoder(manifest, labels, outputs, lane.input_px, onnx_file.parent)
     found = model.decode({"output": output[0]}, geometry)
     assert isinstance(found, Detections)
     assert [labels[each] for each in found.class_ids] == ["dog", "bicycle", "car"]

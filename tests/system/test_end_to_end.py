@@ -15,11 +15,13 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from edge.capture.scene.conveyor import LABELS
 from tests.support.broker import Mosquitto
 from tests.support.configuration import Configure, Json, belt, write_config
-from tests.support.process import StartEdge, run_edge
+from tests.support.process import Child, StartEdge, run_edge
 from tests.support.project import real_data
 from tests.support.rtsp import RtspServer
+from tests.support.scene_video import FPS, FRAMES, SIZE_PX, scene, scene_truths
 from tests.support.subscriber import Received, Subscriber, subscribed
 
 pytestmark = pytest.mark.broker
@@ -92,27 +94,54 @@ def assert_agrees(result: Json, reference: Reference, picture: NDArray[np.uint8]
                 assert abs(score - match[0]) < 0.02
 
 
+def results_of_whole(daemon: Child, subscriber: Subscriber, frames: int) -> list[Json]:
+    """Return the results of stream `door`, once all its frames were published, each once and in order."""
+    assert daemon.wait(timeout_s=300) == 0
+    subscriber.wait_for_state("stopped")
+    results = subscriber.results("door")
+    assert [result["seq"] for result in results] == list(range(frames))
+    assert [result["frame"] for result in results] == list(range(frames))
+    assert subscriber.states() == ["online", "stopped"]
+    assert subscriber.states("door") == ["running", "ended"]
+    last = subscriber.telemetry()[-1]["streams"]["door"]
+    assert (last["frames"], last["results"], last["in_flight"]) == (frames, frames, 0)
+    assert json.loads(daemon.output)["streams"]["door"]["results"] == frames
+    return results
+
+
+def is_found(label: str, corners: NDArray[np.float32], result: Json) -> bool:
+    x1, y1, x2, y2 = corners.tolist()
+    boxes = [each["box"] for each in result["detections"] if each["label"] == label]
+    return any(overlap(box, [x1, y1, x2 - x1, y2 - y1]) > 0.7 for box in boxes)
+
+
+def test_each_frame_of_a_video_is_published_once_in_order_with_the_parts_in_it(
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, scene_video: Path
+) -> None:
+    door = {"source": str(scene_video), "model": "conveyor", "delivery": "every"}
+    results = results_of_whole(start_edge(configure({"streams.door": door})), subscriber, FRAMES)
+    whole_parts = [
+        is_found(LABELS[class_id], corners, result)
+        for truth, result in zip(scene_truths(), results, strict=True)
+        for corners, class_id, visible in zip(truth.boxes, truth.class_ids, truth.visible, strict=True)
+        if visible == 1
+    ]
+    assert len(whole_parts) > FRAMES
+    assert np.mean(whole_parts) > 0.95
+
+
 def test_each_frame_of_a_video_is_published_once_in_order_with_the_persons_in_it(
     configure: Configure, start_edge: StartEdge, subscriber: Subscriber, yolox: Path
 ) -> None:
     video = real_data("person.mp4")
     door = {"source": str(video), "model": "detector", "delivery": "every"}
     daemon = start_edge(configure({"models.detector": {"path": str(yolox)}, "streams.door": door}))
-    assert daemon.wait(timeout_s=300) == 0
-    subscriber.wait_for_state("stopped")
-    results = subscriber.results("door")
-    assert [result["seq"] for result in results] == list(range(PERSON_FRAMES))
-    assert [result["frame"] for result in results] == list(range(PERSON_FRAMES))
-    assert subscriber.states() == ["online", "stopped"]
-    assert subscriber.states("door") == ["running", "ended"]
+    results = results_of_whole(daemon, subscriber, PERSON_FRAMES)
     with_person = [any(each["label"] == "person" for each in result["detections"]) for result in results]
     assert 100 < sum(with_person) < PERSON_FRAMES - 100
     reference = Reference(yolox / "yolox_nano.onnx")
     for number, picture in sampled_frames(video, step=58).items():
         assert_agrees(results[number], reference, picture)
-    last = subscriber.telemetry()[-1]["streams"]["door"]
-    assert (last["frames"], last["results"], last["in_flight"]) == (PERSON_FRAMES, PERSON_FRAMES, 0)
-    assert json.loads(daemon.output)["streams"]["door"]["results"] == PERSON_FRAMES
 
 
 def test_a_file_and_a_folder_that_come_later_are_waited_for_while_the_others_run(
@@ -149,11 +178,10 @@ def gives_no_secret(secrets: list[str], messages: list[Received], log: str) -> b
 
 @pytest.mark.rtsp
 def test_a_camera_that_dies_for_a_while_is_reconnected_and_stops_no_other_stream(
-    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, yolox: Path, rtsp_server: RtspServer
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, rtsp_server: RtspServer
 ) -> None:
-    door = {"source": rtsp_server.secret_url, "model": "detector"}
-    config = configure({"models.detector": {"path": str(yolox)}, "streams.door": door, "streams.belt": belt(fps=10)})
-    daemon = start_edge(config)
+    door = {"source": rtsp_server.secret_url, "model": "conveyor"}
+    daemon = start_edge(configure({"streams.door": door, "streams.belt": belt(fps=10)}))
     subscriber.wait_for_results("door", 20)
     at_death = len(subscriber.messages)  # before it, so that the first thing said of it is not missed
     rtsp_server.kill()
@@ -304,15 +332,15 @@ def captured_within_s(results: list[Json]) -> float:
 
 
 def test_a_file_played_live_keeps_its_own_pace(
-    configure: Configure, start_edge: StartEdge, subscriber: Subscriber
+    configure: Configure, start_edge: StartEdge, subscriber: Subscriber, scene_video: Path
 ) -> None:
-    daemon = start_edge(configure({"streams.door": {"source": str(real_data("person.mp4")), "model": "conveyor"}}))
+    daemon = start_edge(configure({"streams.door": {"source": str(scene_video), "model": "conveyor"}}))
     subscriber.wait_for_results("door", 15)
     assert daemon.end() == 0
     results = subscriber.results("door")
     frames = results[-1]["frame"] - results[0]["frame"]
     # The machine may be late on the first frame or the last; never early.
-    assert captured_within_s(results) > (frames - 1) / 10
+    assert captured_within_s(results) > (frames - 1) / FPS
 
 
 def test_pictures_that_loop_keep_their_pace_and_tell_once_that_they_run(
@@ -336,29 +364,43 @@ def lines_of(text: str) -> list[Json]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_detect_prints_what_is_in_a_picture_and_saves_it_with_boxes(tmp_path: Path, yolox: Path) -> None:
-    picture = real_data("dog.jpg")
-    done = run_edge("detect", yolox, picture, "--save", "out.png", folder=tmp_path)
+def detected(model: str | Path, picture: Path, folder: Path) -> Json:
+    """Return the line that is printed for a picture, which is saved with boxes."""
+    done = run_edge("detect", model, picture, "--save", "out.png", folder=folder)
     assert done.returncode == 0, done.stderr
-    (line,) = lines_of(done.stdout)
-    scores = {each["label"]: each["score"] for each in reversed(line["detections"])}
-    for label, score in (("dog", 0.86), ("bicycle", 0.80), ("car", 0.80)):
-        assert scores[label] == pytest.approx(score, abs=0.02)
-    original, saved = cv2.imread(str(picture)), cv2.imread(str(tmp_path / "out.png"))
+    original, saved = cv2.imread(str(picture)), cv2.imread(str(folder / "out.png"))
     assert original is not None
     assert saved is not None
     assert original.shape == saved.shape
     assert np.any(original != saved)
+    (line,) = lines_of(done.stdout)
+    return line
 
 
-def test_detect_saves_a_video_with_as_many_frames_as_it_was_asked_for(tmp_path: Path, yolox: Path) -> None:
-    done = run_edge("detect", yolox, real_data("person.mp4"), "--frames", "12", "--save", "out.mp4", folder=tmp_path)
+def test_detect_prints_what_is_in_a_picture_and_saves_it_with_boxes(tmp_path: Path) -> None:
+    picture = np.empty((SIZE_PX[1], SIZE_PX[0], 3), np.uint8)
+    truth = scene().render(40, picture)
+    assert cv2.imwrite(str(tmp_path / "belt.png"), picture)
+    line = detected("conveyor", tmp_path / "belt.png", tmp_path)
+    assert len(truth.boxes) > 3
+    assert all(is_found(LABELS[each], box, line) for box, each in zip(truth.boxes, truth.class_ids, strict=True))
+
+
+def test_detect_finds_the_dog_the_bicycle_and_the_car(tmp_path: Path, yolox: Path) -> None:
+    line = detected(yolox, real_data("dog.jpg"), tmp_path)
+    scores = {each["label"]: each["score"] for each in reversed(line["detections"])}
+    for label, score in (("dog", 0.86), ("bicycle", 0.80), ("car", 0.80)):
+        assert scores[label] == pytest.approx(score, abs=0.02)
+
+
+def test_detect_saves_a_video_with_as_many_frames_as_it_was_asked_for(tmp_path: Path, scene_video: Path) -> None:
+    done = run_edge("detect", "conveyor", scene_video, "--frames", "12", "--save", "out.mp4", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [line["frame"] for line in lines_of(done.stdout)] == list(range(12))
     saved = cv2.VideoCapture(str(tmp_path / "out.mp4"))
     assert sum(saved.grab() for _ in range(20)) == 12
-    assert saved.get(cv2.CAP_PROP_FRAME_WIDTH) == 768
-    assert saved.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    assert saved.get(cv2.CAP_PROP_FRAME_WIDTH) == SIZE_PX[0]
+    assert saved.get(cv2.CAP_PROP_FPS) == pytest.approx(FPS)
 
 
 @pytest.mark.parametrize(

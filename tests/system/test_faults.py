@@ -17,7 +17,8 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from tests.support.broker import Mosquitto
 from tests.support.configuration import Configure, Json, belt, write_config
 from tests.support.process import Server, StartEdge, run_edge
-from tests.support.project import CONVEYOR, program, real_data
+from tests.support.project import CONVEYOR, program
+from tests.support.scene_video import FRAMES
 from tests.support.subscriber import Subscriber, subscribed
 from tests.support.tiny_model import tiny_model
 from tests.support.waiting import free_port
@@ -113,10 +114,10 @@ def test_a_file_that_is_no_whole_onnx_model_is_refused(tmp_path: Path, content: 
     assert "wanted a complete ONNX file" in told
 
 
-def cut_video(folder: Path, suffix: str, *options: str) -> Path:
-    """Return the walking people in another container, cut off in the middle of its bytes."""
+def cut_video(video: Path, folder: Path, suffix: str, *options: str) -> Path:
+    """Return a video in another container, cut off in the middle of its bytes."""
     whole, half = folder / f"whole{suffix}", folder / f"half{suffix}"
-    command = [program("ffmpeg", "ffmpeg"), "-v", "error", "-i", str(real_data("person.mp4")), "-c", "copy", *options]
+    command = [program("ffmpeg", "ffmpeg"), "-v", "error", "-i", str(video), "-c", "copy", *options]
     subprocess.run([*command, str(whole)], check=True)
     content = whole.read_bytes()
     half.write_bytes(content[: len(content) // 2])
@@ -150,15 +151,21 @@ def assert_good_stream_is_whole(subscriber: Subscriber) -> None:
 
 @pytest.mark.broker
 def test_of_a_video_cut_in_half_the_frames_before_the_cut_count(
-    tmp_path: Path, configure: Configure, start_edge: StartEdge, subscriber: Subscriber, tiny: Json
+    tmp_path: Path,
+    configure: Configure,
+    start_edge: StartEdge,
+    subscriber: Subscriber,
+    tiny: Json,
+    scene_video: Path,
 ) -> None:
-    stream, fast_start = cut_video(tmp_path, ".ts"), cut_video(tmp_path, ".mp4", "-movflags", "+faststart")
+    stream = cut_video(scene_video, tmp_path, ".ts")
+    fast_start = cut_video(scene_video, tmp_path, ".mp4", "-movflags", "+faststart")
     daemon = start_edge(configure(tiny | {"streams.ts": every(stream), "streams.mp4": every(fast_start)}))
     assert daemon.wait() == 0
     subscriber.wait_for_state("stopped")
     for name, video in (("ts", stream), ("mp4", fast_start)):
         frames = len(subscriber.seqs(name))
-        assert 500 < frames < 900
+        assert 0.35 * FRAMES < frames < 0.65 * FRAMES
         assert abs(frames - readable_frames(video)) <= 1, "the last one may be damaged"
         assert subscriber.seqs(name) == list(range(frames))
         assert subscriber.states(name) == ["running", "ended"]
