@@ -104,7 +104,8 @@ class StartHistory:
         self._write()
 
     def _counts(self, start: Start) -> bool:
-        is_new = start.machine_boot == self._now.machine_boot and (self._now.at_ns - start.at_ns) / 1e9 <= WITHIN_S
+        # Whole numbers: a damaged record may have any.
+        is_new = start.machine_boot == self._now.machine_boot and 0 <= self._now.at_ns - start.at_ns <= WITHIN_S * 10**9
         return is_new and start.was_bad
 
     def _read(self) -> list[Start]:

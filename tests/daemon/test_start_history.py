@@ -54,6 +54,17 @@ def start(
     return found
 
 
+@pytest.mark.parametrize("at_ns", [-(10**30), 10**20, 10**400])
+def test_starts_at_impossible_times_are_no_loop(tmp_path: Path, clock: Clock, at_ns: int) -> None:
+    for _ in range(3):
+        start(tmp_path, clock)
+    record = json.loads((tmp_path / "starts.json").read_bytes())
+    for each in record["starts"]:
+        each["at_ns"] = at_ns
+    (tmp_path / "starts.json").write_text(json.dumps(record), encoding="utf-8")
+    assert start(tmp_path, clock) is None
+
+
 def test_three_bad_ends_in_a_row_are_a_loop(tmp_path: Path, clock: Clock) -> None:
     found = [start(tmp_path, clock, end=end) for end in (None, "lost", None, None)]
     assert found[:3] == [None, None, None]

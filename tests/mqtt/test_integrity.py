@@ -23,6 +23,7 @@ from tests.support.spooled_outbox import eventually, spooled_outbox
 
 FLIPS = 400
 RESULT = 3  # its place among the kinds
+FIRST_NUMBER_AT = 4096 + 16  # of the journal's first record, low byte first
 POISON: list[dict[str, Any]] = [
     {"topic": "edge/a/#"},
     {"topic": "edge/+/results"},
@@ -147,3 +148,18 @@ def test_nor_does_one_in_the_journal(tmp_path: Path, poison: dict[str, Any]) -> 
     again = Outbox(100, Journal(tmp_path / "j", 4))
     assert [entry.message.topic for entry in iter(again.pop, None)] == ["edge/a", "edge/b"]
     assert again.state().dropped_by_cause["damaged"] == 1
+
+
+@pytest.mark.parametrize("bit", [32, 52, 53, 58, 63])
+def test_a_flipped_upper_bit_of_a_number_in_the_journal_costs_no_message(tmp_path: Path, bit: int) -> None:
+    killed = Outbox(100, Journal(tmp_path / "j", 4))
+    for number in range(5):
+        killed.put(Message("t", b"%d " % number, kind="result"))
+    data = bytearray((tmp_path / "j").read_bytes())
+    data[FIRST_NUMBER_AT + bit // 8] ^= 1 << bit % 8
+    (tmp_path / "j").write_bytes(data)
+    with spooled_outbox(tmp_path, journal=tmp_path / "j") as again:
+        again.put(5, 5)
+        again.on_disk(10)
+        assert sorted(again.sent(10)) == list(range(10))
+    assert not again.alarms

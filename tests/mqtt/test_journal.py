@@ -83,6 +83,15 @@ def test_nothing_of_an_earlier_use_of_a_segment_is_read(tmp_path: Path) -> None:
     assert left(tmp_path / "j", segments=1) == [(100, b"same length")]
 
 
+def test_a_damaged_generation_is_no_end_of_generations(tmp_path: Path) -> None:
+    with journal(tmp_path / "j") as first:
+        first._map[4096:4104] = b"\xff" * 8
+    with journal(tmp_path / "j") as second:
+        assert second.recover() == []
+        assert second.add(1, b"new") >= 0
+    assert left(tmp_path / "j") == [(1, b"new")]
+
+
 def test_a_file_of_another_kind_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "j").write_bytes(b"something else")
     assert left(tmp_path / "j") == []

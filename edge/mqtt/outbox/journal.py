@@ -23,6 +23,7 @@ _MAGIC = b"EDGEJNL1"
 _PAGE = 4096  # before the first segment: the magic, then destinations
 _DESTINATION = struct.Struct("<IH")  # checksum, length
 _GENERATION = struct.Struct("<Q")
+_MOST_GENERATIONS = (1 << 64) - 1
 # Checksum, length, number; the digest of the destination while it waits, then 0. Version 0.1.0 wrote 1 for the digest.
 _RECORD = struct.Struct("<IIQI")
 _UNRECORDED = 1
@@ -168,7 +169,7 @@ class Journal:
             os.posix_fallocate(self._fd, _start(segment), SEGMENT_BYTES)
         except OSError:
             return None
-        self._newest += 1
+        self._newest = self._newest % _MOST_GENERATIONS + 1  # what is stored may be damaged
         self._generations[segment] = self._newest
         self._current, self._end = segment, _start(segment) + _GENERATION.size
         _RECORD.pack_into(self._map, self._end, 0, 0, 0, 0)

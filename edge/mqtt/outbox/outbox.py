@@ -19,6 +19,7 @@ from edge.mqtt.outbox.entry import NO_COPY, Entry
 from edge.mqtt.outbox.journal import Journal
 from edge.mqtt.outbox.memory_queue import MemoryQueue
 from edge.mqtt.outbox.spool import Eviction, SpoolLevel
+from edge.mqtt.outbox.spool_file import NUMBERS
 
 # From this fraction of the capacity of memory or journal on, messages go to the disk.
 HIGH_FRACTION = 0.75
@@ -58,7 +59,9 @@ class Outbox:
 
     def _restore(self, journal: Journal, foreign: ForeignPolicy) -> None:
         """Queue what an earlier process left in the journal."""
-        for at, number, data in journal.recover():
+        for at, stored, data in journal.recover():
+            # The checksum does not cover a number's upper bits: one too high is damaged, its message is not.
+            number = stored if stored <= NUMBERS else self._number
             try:
                 entry = unpack(data, number)
                 check_sendable(entry.message)
