@@ -1,5 +1,6 @@
 # Sourced by install and uninstall: what is put where.
 PROGRAM=/opt/edge
+COMMAND=/usr/local/bin/edge
 CONFIGURATION=/etc/edge
 STATE=/var/lib/edge
 UNITS=/etc/systemd/system

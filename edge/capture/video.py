@@ -13,7 +13,7 @@ from edge.capture.media_clock import MediaClock
 from edge.capture.source import DEFAULT_LIMITS, TIMEOUT_S, SourceLimits
 from edge.core.errors import SourceError
 from edge.core.records import Image
-from edge.core.source_address import SourceAddress
+from edge.core.source_address import NETWORK_SCHEMES, SourceAddress
 
 # The libraries may write the address with its password to standard error; failures reach us as return values.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -29,7 +29,6 @@ BACKLOG_FRAMES = 64
 WAITED_S = 0.002
 # A file is decoded on the camera's thread only: the cores belong to the lanes.
 DECODER_THREADS = 1
-NETWORK_SCHEMES = ("rtsp", "rtsps")
 # FFmpeg's names of codecs (four letters), as people know them.
 CODECS = {"av01": "AV1", "av1": "AV1", "vvc": "H.266", "vvc1": "H.266", "hevc": "H.265", "hev1": "H.265"} | {
     "hvc1": "H.265",

@@ -24,6 +24,7 @@ from edge.core.config import Config, ModelSettings, StreamSettings, load_config
 from edge.core.errors import EdgeError, UnansweredError
 from edge.core.manifest import model_file, read_labels, read_manifest
 from edge.core.process import usable_cores
+from edge.core.quantity import counted
 from edge.core.records import Message
 from edge.core.state_dir import find_state_dir
 from edge.daemon.commands.service import subscriptions
@@ -40,6 +41,7 @@ from edge.mqtt.tls import explain_failure, tls_context
 from edge.mqtt.topics import Topics
 from edge.pipeline.filters import FindingsFilter
 from edge.pipeline.served_model import ServedModel
+from edge.power.edge_power import CONF
 from edge.power.modes import read_modes
 
 # A camera may need this long for its first frame: an RTSP server waits for a key frame.
@@ -77,7 +79,11 @@ def probe(config_path: Path | None, state_dir: Path | None, *, config_only: bool
 
 def _files(config: Config) -> Iterator[Finding]:
     """Check the files that the configuration names."""
-    yield Finding("configuration", works=True, text=f"{len(config.streams)} streams, {len(config.models)} models")
+    yield Finding(
+        "configuration",
+        works=True,
+        text=f"{counted(len(config.streams), 'stream')}, {counted(len(config.models), 'model')}",
+    )
     for has_secrets in (config.mqtt.credentials, *(stream.address for stream in config.streams.values())):
         has_secrets()  # raises ConfigError where a password file cannot be used
     if config.mqtt.tls:
@@ -133,7 +139,7 @@ def _sensors() -> str:
 def _power_modes() -> str:
     modes = read_modes()
     if modes is None:
-        return "none: this is not a Jetson"
+        return f"none: there is no {CONF}, which only a Jetson has"
     names = ", ".join(mode.name for mode in modes.modes)
     return f"{modes.current.name if modes.current else modes.unknown}, of {names} ({modes.file})"
 

@@ -32,6 +32,8 @@ def detect(
 ) -> None:
     """Print the detections of each frame until the input ends or Ctrl-C; 0 frames: all of them."""
     address = _address(source)
+    if save is not None and address.scheme == "file" and save.exists() and save.samefile(address.location):
+        raise ConfigError(f"--save {save} is the input itself; wanted another file")
     settings = ModelSettings.model_validate({"path": str(find_model(model_name)), "max_batch": 1, "lanes": 1})
     model = ServedModel(model_name, settings, EngineEnvironment(state_dir, board_name(), EnginesSettings()))
     with (

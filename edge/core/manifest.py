@@ -134,7 +134,7 @@ def _no_model(name: str) -> str:
     known = {folder.name for folder in (*Path().glob("engines/*"), *built_in_models()) if folder.is_dir()}
     return (
         f"model {name!r} is neither a folder with a model.toml nor a name under engines/"
-        f"{did_you_mean(name, sorted(known))}; `edge engines list` shows those available"
+        f" (`edge engines list` shows those available){did_you_mean(name, sorted(known))}"
     )
 
 

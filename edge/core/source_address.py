@@ -13,6 +13,7 @@ from edge.core.network_url import parse_network_url, with_credentials
 from edge.core.redaction import redact_address, redact_file_path, redact_path, shown
 
 SCHEMES = ("file", "rtsp", "rtsps", "v4l2", "synthetic")
+NETWORK_SCHEMES = ("rtsp", "rtsps")
 LIVE_SCHEMES = ("rtsp", "rtsps", "v4l2")  # frames arrive at the source's own pace; the others wait for a read
 
 _VIDEO_DEVICE = re.compile(r"/dev/(?:video[0-9]+|v4l/.+)")
@@ -55,7 +56,9 @@ class SourceAddress:
 
     @property
     def secret_url(self) -> str:
-        """The URL with its credentials, for the library that connects; never shown."""
+        """The location for the library that opens it, a network camera's with its credentials; never shown."""
+        if self.scheme not in NETWORK_SCHEMES:
+            return self.location
         return with_credentials(self.location, self.username, self.password)
 
 

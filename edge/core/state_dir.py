@@ -14,6 +14,8 @@ from pathlib import Path
 from edge.core.errors import ConfigError, EdgeError
 from edge.core.files import open_private
 
+# The home of the user that scripts/install makes, and the unit's StateDirectory=.
+SERVICE_HOME = Path("/var/lib/edge")
 _ANOTHER = "or set another one with --state-dir or [device] state_dir"
 
 
@@ -34,7 +36,10 @@ def default_state_dir(configured: str | None = None) -> Path:
         return Path(configured).expanduser()
     if under_systemd := os.environ.get("STATE_DIRECTORY"):
         return Path(under_systemd.split(":")[0])
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "edge"
+    if state_home := os.environ.get("XDG_STATE_HOME"):
+        return Path(state_home) / "edge"
+    home = Path.home()
+    return home if home == SERVICE_HOME else home / ".local/state/edge"
 
 
 def _refusal(path: Path) -> str | None:

@@ -124,3 +124,24 @@ def test_labels_that_cannot_be_read_are_refused_before_anything_is_copied(
     assert main(["engines", "add", "net.onnx", "--labels", "labels.txt"]) == 2
     assert "wanted a UTF-8 text file" in capsys.readouterr().err
     assert not Path("engines").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["folder"], "folder is a folder; wanted an ONNX file"),
+        (["net.onnx", "--labels", "folder"], "folder is a folder; wanted a text file"),
+        (["net.onnx", "--labels", "no.txt"], "no.txt does not exist; wanted a text file"),
+        (["net.onnx", "--labels", "empty.txt"], "--labels empty.txt is empty; wanted one label a line"),
+    ],
+)
+def test_add_tells_a_wrong_path_for_what_it_is(
+    arguments: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("net.onnx"), [1, 10])
+    Path("folder").mkdir()
+    Path("empty.txt").write_text("\n", encoding="utf-8")
+    assert main(["engines", "add", *arguments]) == 2
+    assert capsys.readouterr().err == f"edge: {told}\n"
+    assert not Path("engines").exists()

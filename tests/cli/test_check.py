@@ -39,7 +39,7 @@ def test_without_a_configuration_the_machine_and_the_built_in_model_are_told(
     findings = findings_of(capsys)
     assert findings["engine of the built-in model"]["works"] is True
     assert findings["power sensors"]["works"] is None
-    assert "not a Jetson" in findings["power modes"]["told"]
+    assert "there is no /etc/nvpmodel.conf" in findings["power modes"]["told"]
 
 
 def test_a_board_tells_its_rails_and_its_power_modes(

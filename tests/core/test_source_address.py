@@ -81,6 +81,12 @@ def test_an_at_sign_in_a_password_belongs_to_the_password() -> None:
     assert (address.password, address.shown) == ("p@ss", "rtsp://cam")
 
 
+@pytest.mark.parametrize("text", ["/data/a.mp4", "/dev/video0", "synthetic://conveyor"])
+def test_a_source_that_takes_no_credentials_is_opened_without(text: str) -> None:
+    address = replace(parse_address(text, HERE), username="viewer", password="secret")
+    assert address.secret_url == address.location
+
+
 def test_without_credentials_the_url_is_its_own_secret_url() -> None:
     address = parse_address("rtsp://cam/main", HERE)
     assert address.secret_url == address.location == "rtsp://cam/main"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge.core.errors import ConfigError, EdgeError
-from edge.core.state_dir import find_state_dir, state_lock
+from edge.core.state_dir import default_state_dir, find_state_dir, state_lock
 
 NOBODY = 65_534
 
@@ -90,3 +90,13 @@ def test_the_lock_neither_follows_a_link_nor_empties_a_file(tmp_path: Path) -> N
             pass
     assert (tmp_path / "precious").read_text(encoding="ascii") == "precious"
     assert (tmp_path / "state/lock").read_text(encoding="ascii") == "precious"
+
+
+def test_the_user_of_the_service_finds_its_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As under sudo, which passes none of the unit's environment."""
+    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_state_dir() == tmp_path / ".local/state/edge"
+    monkeypatch.setenv("HOME", "/var/lib/edge")
+    assert default_state_dir() == Path("/var/lib/edge")

@@ -19,6 +19,7 @@ from edge.inference.backends.cuda import find_gpu, open_device
 from edge.inference.backends.cuda_runtime import CudaGraph, graphs_work
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.preprocess import target_settings
+from tests.support.emulated_boards import boards
 from tests.support.emulated_engines import build_and_load, build_plan_here, emulated_gpu, load
 from tests.support.project import CONVEYOR
 from tests.support.small_models import identity, nonzero, numbers, save
@@ -236,11 +237,15 @@ def test_a_gpu_that_is_gone_is_a_sentence_when_it_is_looked_for() -> None:
         find_gpu()
 
 
-def test_where_pycuda_is_missing_it_is_named() -> None:
+def test_where_pycuda_is_missing_it_is_named_if_there_is_a_gpu_to_use_it_with(tmp_path: Path) -> None:
     open_device.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "pycuda", None)
+        patch.setenv("EDGE_ROOT", str(boards.build("orin-nano", tmp_path / "board")))
         with pytest.raises(EngineError, match=r"pycuda cannot be imported.*pip install '.\[jetson\]'"):
+            find_gpu()
+        patch.setenv("EDGE_ROOT", str(tmp_path / "laptop"))
+        with pytest.raises(EngineError, match=r"neither an NVIDIA driver nor pycuda"):
             find_gpu()
     open_device.cache_clear()
 

@@ -189,6 +189,9 @@ def test_a_person_discards_the_backlog_while_the_daemon_runs(
         made.on_disk(10)
         assert main(["outbox", "discard", *config_in(tmp_path)]) == 0
         assert json.loads(capsys.readouterr().out) == {"discarded": 200}
+        for verb in ("discard", "send"):
+            assert main(["outbox", verb, *config_in(tmp_path)[:-1]]) == 0
+            assert capsys.readouterr().out == "no messages are held\n"
         eventually(lambda: held(made) == 0, "nothing is held")
         assert made.sent(10) == list(range(500, 510))
     with spooled_outbox(tmp_path, destination=OLD) as made:

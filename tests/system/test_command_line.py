@@ -69,9 +69,12 @@ def test_a_model_without_its_file_is_one_sentence(tmp_path: Path) -> None:
         ),
         (("conveyor", "none.png"), "none.png does not exist; wanted a picture, a folder, a video or a URL"),
         (("conveyor", "http://cam"), "scheme 'http' is not known"),
+        (("conveyor", "in.png", "--save", "./in.png"), "--save in.png is the input itself; wanted another file"),
+        (("conveyer", "in.png"), "(`edge engines list` shows those available); did you mean 'conveyor'?"),
     ],
 )
-def test_what_detect_cannot_use_is_one_sentence(arguments: tuple[str, str], told: str, tmp_path: Path) -> None:
+def test_what_detect_cannot_use_is_one_sentence(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    (tmp_path / "in.png").touch()
     assert told in refusal("detect", *arguments, cwd=tmp_path)
 
 

@@ -31,7 +31,6 @@ CODES = {
 }
 EXEMPT = {
     "edge engines quantize yolox_nano --calibration yesterday.mp4": "minutes of computing; tests/cli/test_quantize.py",
-    "edge engines build MODEL --precision fp16 --max-batch 4 --state-dir DIR": "a GPU; test_build_command.py",
     "edge power watch": "a power sensor, and has no end; tests/system/test_watch_rails.py",
     "edge tune my.toml --target-p99-ms 40": "minutes of measuring; tests/system/test_tune_command.py",
     "edge tune edge.toml --target-p99-ms 40": "likewise",
@@ -83,6 +82,22 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "edge", *arguments],
         cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
+
+
+def test_every_link_leads_to_a_file_and_a_heading_in_it() -> None:
+    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=False)
+    pages = [ROOT / name for name in tracked.stdout.split()] or sorted(ROOT.glob("docs/*.md"))
+    for page in pages:
+        for file, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", page.read_text("utf-8")):
+            target = page.parent / file if file else page
+            assert target.exists(), f"{page.name}: {file}"
+            assert not heading or heading in anchors(target), f"{page.name}: {file}#{heading}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the names of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
 def test_an_exemption_is_one_of_a_documented_command() -> None:

@@ -80,6 +80,7 @@ def test_a_second_time_changes_nothing_what_is_broken_is_mended_and_all_of_it_go
     install(root, wheel)
     first = tree(root)
     assert (root / "etc/edge/edge.toml").stat().st_mode & 0o777 == 0o640
+    assert (root / "usr/local/bin/edge").readlink() == Path("/opt/edge/bin/edge")
     install(root, wheel)
     assert tree(root) == first
     for broken in ("bin/python", "installed-wheel", "bin/edge"):
@@ -98,6 +99,9 @@ def test_a_second_time_changes_nothing_what_is_broken_is_mended_and_all_of_it_go
 
 def test_on_a_jetson_the_power_modes_are_there_and_an_upgrade_keeps_the_configuration(root: Path, wheel: Path) -> None:
     (root / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.4\n", encoding="utf-8")
+    another = root / "usr/local/bin/edge"
+    another.parent.mkdir(parents=True)
+    another.write_text("another program", encoding="utf-8")
     install(root, wheel)
     units = {path.name for path in (root / "etc/systemd/system").glob("edge*")}
     assert units == {"edge.service", "edge-power.service", "edge-power.socket"}
@@ -111,6 +115,7 @@ def test_on_a_jetson_the_power_modes_are_there_and_an_upgrade_keeps_the_configur
     assert script("uninstall", "--root", root).returncode == 0
     assert config.read_text(encoding="utf-8") == '[device]\nname = "mine"\n'
     assert not (root / "opt/edge").exists()
+    assert another.read_text(encoding="utf-8") == "another program"
     assert not list((root / "etc/systemd/system").glob("edge*"))
 
 

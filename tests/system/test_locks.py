@@ -41,7 +41,8 @@ def declared(lock: str) -> list[Requirement]:
     if lock == "build":
         return [Requirement(each) for each in PROJECT["build-system"]["requires"]]
     project = PROJECT["project"]
-    return [Requirement(each) for each in (*project["dependencies"], *project["optional-dependencies"][lock])]
+    extras = project["optional-dependencies"]
+    return [Requirement(each) for each in (*project["dependencies"], *extras[lock], *extras["metrics"])]
 
 
 def every_requirement() -> Iterator[Requirement]:

@@ -30,9 +30,10 @@ def run(options: argparse.Namespace) -> int:
     files = [options.onnx, *([options.labels] if options.labels else [])]
     for path in files:
         if not path.is_file():
-            raise ConfigError(f"{path} does not exist; wanted an existing file")
-    if options.labels:
-        read_labels_file(options.labels)  # a sentence now, in place of one at the first start
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise ConfigError(f"{path} {what}; wanted {'an ONNX file' if path == options.onnx else 'a text file'}")
+    if options.labels and not read_labels_file(options.labels):
+        raise ConfigError(f"--labels {options.labels} is empty; wanted one label a line")
     folder = Path("engines") / (options.name or options.onnx.stem)
     if (folder / "model.toml").exists():
         raise ConfigError(f"{folder}/model.toml already exists; choose another name with --name, or edit that file")

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from edge.cli.outbox.show_backlog import CONFIG_HELP
+from edge.cli.outbox.show_backlog import CONFIG_HELP, NOTHING_HELD
 
 HELP = "remove what is held for another destination"
 
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Remove the messages; raise ConfigError or EdgeError where that fails."""
     from edge.core.config import load_config
+    from edge.core.quantity import counted
     from edge.core.state_dir import find_state_dir
     from edge.mqtt.outbox import backlog
 
@@ -27,5 +28,5 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"discarded": discarded}))
     else:
-        print(f"{discarded} messages were discarded")
+        print(f"{counted(discarded, 'message')} discarded" if discarded else NOTHING_HELD)
     return 0

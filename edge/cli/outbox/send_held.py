@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from edge.cli.outbox.show_backlog import CONFIG_HELP
+from edge.cli.outbox.show_backlog import CONFIG_HELP, NOTHING_HELD
 
 HELP = "send what is held for another destination to the configured broker, with the original topics"
 
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Release the messages, which the daemon sends; raise ConfigError or EdgeError where that fails."""
     from edge.core.config import load_config
+    from edge.core.quantity import counted
     from edge.core.state_dir import find_state_dir
     from edge.mqtt.outbox import backlog
 
@@ -26,6 +27,8 @@ def run(options: argparse.Namespace) -> int:
     released = backlog.send_held(config, find_state_dir(options.state_dir, config.device.state_dir))
     if options.json:
         print(json.dumps({"released": released}))
+    elif released:
+        print(f"{counted(released, 'message')} released; the daemon sends on to {config.mqtt.shown}")
     else:
-        print(f"{released} messages are no longer held; the daemon sends them to {config.mqtt.shown}")
+        print(NOTHING_HELD)
     return 0

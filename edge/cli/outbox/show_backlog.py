@@ -8,6 +8,7 @@ from pathlib import Path
 
 HELP = "show what waits on disk, and what is held for another broker, prefix or device"
 CONFIG_HELP = "the daemon's configuration"
+NOTHING_HELD = "no messages are held"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a line for each destination; raise ConfigError or EdgeError where that fails."""
     from edge.core.config import load_config
+    from edge.core.quantity import counted
     from edge.core.state_dir import find_state_dir
     from edge.mqtt.outbox.backlog import read_backlog
 
@@ -28,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     for each in backlog:
         state = "held" if each.is_held else "to be sent"
-        print(f"{each.messages} messages ({each.bytes / 1e6:.1f} MB) for {each.destination}: {state}")
+        print(f"{counted(each.messages, 'message')} ({each.bytes / 1e6:.1f} MB) for {each.destination}: {state}")
     if not backlog:
         print("no messages on disk")
     return 0

@@ -18,7 +18,7 @@ from edge.power.edge_power import CONF, Mode
 from edge.power.mode_selection import budget_w, resolve
 from edge.power.modes import PowerModes
 
-NO_MODES = f"not a Jetson: no power modes (there is no {CONF})"
+NO_MODES = f"no power modes: there is no {CONF}, which only a Jetson has"
 _GOALS = ("max-q", "max-p")
 
 

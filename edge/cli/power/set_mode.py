@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
 
     modes = read_modes()
     if modes is None:
-        raise PowerModeError(f"{NO_MODES}; {options.mode!r} can be set on a Jetson")
+        raise PowerModeError(NO_MODES)
     choice = resolve(options.mode, modes, measured_here(options.state_dir))
     done = set_mode(modes, choice.mode, allow_reboot=options.allow_reboot, jtop=JtopClient())
     if options.json:

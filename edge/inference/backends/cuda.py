@@ -24,6 +24,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError
 from edge.core.installation import install_advice
+from edge.host.board import read_board
 from edge.inference.backends.cuda_runtime import checked, graphs_work, load_cudart
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,11 @@ def open_device() -> CudaDevice:
     try:
         from pycuda import driver  # noqa: PLC0415 -- there only with the extra `jetson`
     except ImportError as error:
+        board = read_board()
+        if not board.is_jetson and board.gpu is None:
+            raise EngineError(
+                "no GPU can be used: there is neither an NVIDIA driver nor pycuda on this machine"
+            ) from None
         raise EngineError(
             f"no GPU can be used: pycuda cannot be imported ({error}); {install_advice('jetson')}"
         ) from None

@@ -8,6 +8,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from edge.core.quantity import counted
 from edge.perf.bench.tables import Row, number
 from edge.perf.plotting import save
 
@@ -100,7 +101,7 @@ def _lines(rows: Sequence[Row], networks: Sequence[str], variants: Sequence[tupl
 
 def _variant(row: Row) -> tuple[Any, ...]:
     lanes = row.get("lanes")
-    return (row["precision"], row.get("power_mode"), row.get("scenario"), f"{lanes} lanes" if lanes else None)
+    return (row["precision"], row.get("power_mode"), row.get("scenario"), counted(lanes, "lane") if lanes else None)
 
 
 def _varying(variant: tuple[Any, ...], variants: Sequence[tuple[Any, ...]]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge.core.errors import ConfigError
+from edge.core.quantity import counted
 from edge.perf.bench.row import Block
 from edge.perf.bench.sample_statistics import (
     LEAST_BLOCKS,
@@ -44,9 +45,10 @@ class RowKey(NamedTuple):
     power_mode: str | None
 
     def __str__(self) -> str:
-        lanes = "1 lane" if self.lanes == 1 else f"{self.lanes} lanes"
         mode = f", {self.power_mode}" if self.power_mode else ""
-        return f"{self.network} {self.precision} batch {self.batch}, {self.scenario}, {lanes}{mode}"
+        return (
+            f"{self.network} {self.precision} batch {self.batch}, {self.scenario}, {counted(self.lanes, 'lane')}{mode}"
+        )
 
 
 @dataclass(frozen=True)
