@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edge.cli.engines.draft import draft
 from edge.cli.main import main
@@ -23,7 +23,7 @@ INPUT = (TensorSpec("images", (None, 3, 64, 64), FLOAT),)
 def write_model(path: Path, output_shape: list[int | str | None], metadata: dict[str, str] | None = None) -> None:
     """Write a model of one constant output."""
     size = [each for each in output_shape if isinstance(each, int)]
-    value = helper.make_tensor("value", TensorProto.FLOAT, size, np.zeros(size, np.float32).ravel())
+    value = numpy_helper.from_array(np.zeros(size, np.float32), "value")
     nodes = [helper.make_node("Constant", [], ["y"], value=value)]
     image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 64, 64])
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, output_shape)
@@ -145,3 +145,27 @@ def test_add_tells_a_wrong_path_for_what_it_is(
     assert main(["engines", "add", *arguments]) == 2
     assert capsys.readouterr().err == f"edge: {told}\n"
     assert not Path("engines").exists()
+
+
+def test_external_data_is_copied_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("net.onnx"), [1, 400])
+    model = onnx.load("net.onnx")
+    model.graph.initializer.append(model.graph.node[0].attribute[0].t)
+    model.graph.initializer[0].name = "w"
+    model.graph.node[0].CopyFrom(helper.make_node("Identity", ["w"], ["y"]))
+    onnx.save(model, "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert main(["engines", "add", "net.onnx"]) == 0
+    capsys.readouterr()
+    copy = Path("engines/net/weights.bin")
+    assert copy.read_bytes() == Path("weights.bin").read_bytes()
+    copy.unlink()
+    assert main(["engines", "list", "--json"]) == 0
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert "weights.bin' does not exist" in listed["net"]["problem"]
+    Path("weights.bin").unlink()
+    assert main(["engines", "add", "net.onnx", "--name", "other"]) == 2
+    assert "'weights.bin' does not exist, and it holds values of the model" in capsys.readouterr().err
+    assert not Path("engines/other").exists()

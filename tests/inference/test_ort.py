@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edge.core.errors import EngineError, ModelError
 from edge.inference.backends.ort import OrtEngine, _with_fallbacks, best_provider
@@ -67,6 +68,64 @@ def test_a_tensor_of_text_is_a_sentence(tmp_path: Path) -> None:
     outputs: dict[str, tuple[Any, Shape]] = {"z": (FLOAT, ["N"]), "y": (TensorProto.STRING, [1])}
     told = refusal(save(tmp_path, [node, keep], {"x": ["N"]}, outputs))
     assert "tensor 'y' is of type tensor(string); wanted a numeric tensor" in told
+
+
+def versioned(folder: Path, *, opset: int = 17, ir: int = 8, node: Any = None) -> Path:
+    values = [helper.make_tensor_value_info(name, FLOAT, ["N", 3, 2, 2]) for name in ("x", "y")]
+    graph = helper.make_graph([node or helper.make_node("Relu", ["x"], ["y"])], "small", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(node.domain, 1)] if node else [])]
+    path = folder / "versioned.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=ir).SerializeToString())
+    return path
+
+
+def test_a_file_from_the_future_is_told_the_version_that_it_needs_and_the_one_that_is_there(tmp_path: Path) -> None:
+    installed = f"ONNX Runtime {onnxruntime.__version__}, which is installed,"
+    told = refusal(versioned(tmp_path, ir=99))
+    assert "has IR version 99" in told
+    assert f"{installed} reads up to " in told
+    told = refusal(versioned(tmp_path, opset=99))
+    assert "has opset 99" in told
+    assert f"{installed} knows up to " in told
+    assert "fetch" not in told
+
+
+@pytest.mark.parametrize(
+    ("domain", "operator", "told"),
+    [
+        ("TRT", "EfficientNMS_TRT", "EfficientNMS_TRT, which only TensorRT can run: this machine's ONNX Runtime"),
+        ("", "BatchedNMSDynamic_TRT", "BatchedNMSDynamic_TRT, which only TensorRT can run"),
+        ("mmdeploy", "grid_sampler", "uses mmdeploy:grid_sampler, which ONNX Runtime"),
+        ("", "Sponge", "uses Sponge, which ONNX Runtime"),
+    ],
+)
+def test_an_unknown_operator_is_told_with_whoever_knows_it(
+    domain: str, operator: str, told: str, tmp_path: Path
+) -> None:
+    refused = refusal(versioned(tmp_path, node=helper.make_node(operator, ["x"], ["y"], domain=domain)))
+    assert told in refused
+    assert "fetch" not in refused
+    assert "export" in refused
+
+
+def with_external_data(folder: Path, value: float = 0.5) -> Path:
+    nodes = [helper.make_node("Mul", ["x", "w"], ["y"])]
+    path = save(folder, nodes, {"x": ["N", 2], "w": [2]}, {"y": (FLOAT, ["N", 2])})
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.full(2, value, np.float32), "w"))
+    (folder / "small.onnx.data").unlink(missing_ok=True)
+    onnx.save(model, path, save_as_external_data=True, location="small.onnx.data", size_threshold=0)
+    return path
+
+
+def test_external_data_is_part_of_the_model(tmp_path: Path) -> None:
+    label = OrtEngine(with_external_data(tmp_path, 0.5), threads=1).label
+    path = with_external_data(tmp_path, 0.25)
+    assert OrtEngine(path, threads=1).label != label
+    (tmp_path / "small.onnx.data").unlink()
+    told = refusal(path)
+    assert f"{str(tmp_path / 'small.onnx.data')!r} does not exist" in told
+    assert "copy it next to small.onnx" in told
 
 
 def test_an_engine_that_fails_while_it_runs_says_so_and_runs_on(tmp_path: Path) -> None:

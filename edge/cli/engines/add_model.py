@@ -38,13 +38,17 @@ def run(options: argparse.Namespace) -> int:
     if (folder / "model.toml").exists():
         raise ConfigError(f"{folder}/model.toml already exists; choose another name with --name, or edit that file")
     engine = OrtEngine(options.onnx, threads=1)
-    names = None if options.labels else labels_text(names_of_metadata(OnnxFile(options.onnx).metadata))
+    file = OnnxFile(options.onnx)
+    names = None if options.labels else labels_text(names_of_metadata(file.metadata))
     labels = options.labels.name if options.labels else WRITTEN_LABELS if names else None
     text, guesses = draft(engine.inputs, engine.outputs, options.onnx.name, labels)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:
             shutil.copyfile(path, folder / path.name)
+        for name, path in zip(file.external_data, file.external_paths(), strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / name)
         if names:
             (folder / WRITTEN_LABELS).write_text(names, encoding="utf-8")
         (folder / "model.toml").write_text(text, encoding="utf-8")

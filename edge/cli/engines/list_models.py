@@ -21,7 +21,7 @@ class ListedModel:
     task: str | None = None
     decoder: str | None = None
     labels: int | None = None
-    size_mb: float | None = None  # of the ONNX file, 10⁶ bytes
+    size_mb: float | None = None  # of the ONNX file and its external data, 10⁶ bytes
     problem: str | None = None  # why it cannot be used
 
 
@@ -76,13 +76,15 @@ def listed_models() -> list[ListedModel]:
 
 def _listed(folder: Path) -> ListedModel:
     from edge.core.manifest import read_labels, read_manifest
+    from edge.core.onnx_file import OnnxFile
 
     try:
         manifest = read_manifest(folder)
         labels = len(read_labels(folder, manifest))
         onnx = folder / manifest.onnx
         problem = None if onnx.is_file() else f"{onnx} does not exist"
+        files = [] if problem else [onnx, *OnnxFile(onnx).external_paths()]
     except ModelError as error:
         return ListedModel(folder.name, str(folder), problem=str(error))
-    size_mb = None if problem else round(onnx.stat().st_size / 1e6, 2)
+    size_mb = None if problem else round(sum(path.stat().st_size for path in files) / 1e6, 2)
     return ListedModel(folder.name, str(folder), manifest.task, manifest.output.decoder, labels, size_mb, problem)

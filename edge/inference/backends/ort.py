@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter_ns
@@ -16,7 +15,9 @@ from edge.core.errors import EngineError, ModelError
 from edge.core.installation import install_advice
 from edge.core.records import EngineTimes
 from edge.inference.backends.engine import LABEL_HASH_DIGITS, TensorSpec
+from edge.inference.backends.ort_refusal import refusal
 from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
+from edge.inference.derived_files import source_sha256
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -54,7 +55,7 @@ class OrtEngine:
     ) -> None:
         """Open a file whose weights are of `precision`; raise ModelError if it cannot be run.
 
-        `label_hash` replaces the file's own hash in the label; `cache` is a folder for what the provider builds;
+        `label_hash` replaces the model's own hash in the label; `cache` is a folder for what the provider builds;
         `profile` is the file name prefix of a profile, which ONNX Runtime writes until `end_profile`.
         """
         self._onnx = onnx
@@ -74,7 +75,7 @@ class OrtEngine:
             each.shape[:1] == inputs[0].shape[:1] and None not in spec.shape[1:]
             for each, spec in zip(outputs, self.outputs, strict=True)
         )
-        digits = label_hash or hashlib.sha256(onnx.read_bytes()).hexdigest()[:LABEL_HASH_DIGITS]
+        digits = label_hash or source_sha256(onnx)[:LABEL_HASH_DIGITS]
         self.label = f"{_BACKENDS[provider]}/{precision}/{digits}"
         self._session_taken = False
 
@@ -201,10 +202,7 @@ def _open_session(onnx: Path, threads: int, provider: str, cache: Path | None, p
     try:
         return onnxruntime.InferenceSession(str(onnx), options, providers=_with_fallbacks(provider, cache))
     except Exception as error:  # noqa: BLE001 -- ONNX Runtime's exceptions have no common type of their own
-        raise ModelError(
-            f"model {onnx} cannot be loaded ({_first_line(error)}); "
-            "wanted a complete ONNX file: fetch or export it again"
-        ) from None
+        raise refusal(onnx, _first_line(error), onnxruntime.__version__) from None
 
 
 def _with_fallbacks(provider: str, cache: Path | None) -> list[tuple[str, dict[str, Any]]]:
