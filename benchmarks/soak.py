@@ -348,7 +348,7 @@ def _document(
         *(["the log holds a traceback"] if "Traceback" in log else []),
     ]
     return {
-        "machine": _machine(),
+        "machine": machine(),
         "command": " ".join(["benchmarks/soak.py", *sys.argv[1:]]),
         "streams": STREAMS,
         "fps": options.fps,
@@ -368,7 +368,7 @@ def _growth(verdict: Verdict) -> str:
     return f"{whole.slope:+.2f} per hour ({whole.low:+.2f} to {whole.high:+.2f}), {whole.growth:+.2f} in total"
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     packages = {name: version(name) for name in ("onnxruntime", "opencv-python-headless", "paho-mqtt")}
     return {"board": board_name(), "cores": usable_cores(), "python": platform.python_version(), **packages}
 

@@ -13,6 +13,11 @@ from types import FrameType
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
+# Parameters of mallopt, as glibc numbers them.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+# What the C library may keep at the end of a heap, and the size from which a block gets pages of its own instead.
+KEPT_BYTES = 1 << 20
+
 
 def usable_cores() -> int:
     """Return the number of processor cores that this process may use."""
@@ -31,11 +36,24 @@ def usable_memory_bytes() -> int:
     return min(limits)
 
 
-def trim_heap() -> None:
-    """Return freed memory that the C library keeps to the system; takes milliseconds.
+def bound_heaps() -> None:
+    """Have the C library keep little of what is freed, in one heap a core; call it before threads start.
 
-    Each camera's thread gets a heap of its own there, and pictures that were freed with their stream would stay in it.
+    By itself, glibc gives up to eight threads a core a heap each, and keeps up to 64 MB at the end of each once a large
+    block was freed there. As cameras come and go, each heap in turn grows to the most that any of them needs at once.
     """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not every C library has it
+    if mallopt is not None:
+        for parameter, value in (
+            (M_ARENA_MAX, usable_cores()),
+            (M_TRIM_THRESHOLD, KEPT_BYTES),
+            (M_MMAP_THRESHOLD, KEPT_BYTES),
+        ):
+            mallopt(parameter, value)
+
+
+def trim_heap() -> None:
+    """Return freed memory between used blocks, which the C library keeps, to the system; takes milliseconds."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not every C library has it
     if trim is not None:
         trim(ctypes.c_size_t(0))
