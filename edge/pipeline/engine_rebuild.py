@@ -11,18 +11,18 @@ from typing import Literal
 from edge.core.clock import now_ns
 from edge.core.errors import EdgeError, EngineError, GpuLostError
 from edge.core.records import Image
-from edge.inference.admission import MIN_FRAMES, record, rejection_reason
+from edge.inference.admission import rejection_reason
 from edge.inference.backends.engine import Engine
 from edge.inference.backends.tensorrt.build_protocol import UnsupportedModelError
 from edge.pipeline.served_model import ServedModel
 from edge.precision.calibration_frames import read_stored, stored_folder
-from edge.precision.comparison import Comparison, answers, check_numerics, entry_of
+from edge.precision.comparison import answers, check_numerics
+from edge.precision.verification import verify_int8
 
 log = logging.getLogger(__name__)
 
 Step = Literal["building", "verifying", "swapping", "serving", "partly", "failed"]
 COMPARED_PICTURES = 4
-COMPARED_PICTURES_INT8 = 32  # its errors are larger, so they have to be measured
 PICTURE_TIMEOUT_S = 10.0
 POLL_S = 0.2
 PROGRESS_STEP = 0.1  # of a build, between two reports
@@ -164,19 +164,9 @@ class EngineRebuild:
         Raises EngineRefusedError where it does not agree well enough.
         """
         model = self._model
-        reference = model.predictor.with_engine(model.provider.open_reference())
-        with Comparison(reference, model.predictor.with_engine(engine)) as comparison:
-            for picture in itertools.islice(pictures, COMPARED_PICTURES_INT8):
-                self._check_cancelled()
-                comparison.compare(picture)
-            measured = comparison.finish()
-        provider, bound = model.provider, model.manifest.min_agreement
-        entry = entry_of(provider.onnx, *provider.variant("int8"), provider.runtime, "fp32", measured)
-        if entry.frames < MIN_FRAMES:
-            raise EngineError(f"INT8 is not verified: found {entry.frames} pictures, wanted at least {MIN_FRAMES}")
-        record(entry, provider.onnx, provider.environment.state_dir)
+        entry = verify_int8(model.predictor, model.provider, engine, pictures)
         summary = f"{entry.metric} {entry.agreement:.3f} on {entry.frames} pictures"
-        if reason := rejection_reason(entry, bound):
+        if reason := rejection_reason(entry, model.manifest.min_agreement):
             raise EngineRefusedError(f"engine {engine.label} is refused: {reason}; {model.engine.label} keeps serving")
         return summary
 
@@ -188,6 +178,7 @@ class EngineRebuild:
         provider = self._model.provider
         last_number, last_ns = 0, 0
         for kept in read_stored(stored_folder(provider.onnx, provider.environment.state_dir)):
+            self._check_cancelled()
             yield kept
             last_ns = now_ns()
         while not last_ns or (now_ns() - last_ns) / 1e9 < PICTURE_TIMEOUT_S:
@@ -195,6 +186,7 @@ class EngineRebuild:
             recent = self._model.sampler.recent
             for number, picture in recent.since(last_number) if recent is not None else []:
                 last_number, last_ns = number, now_ns()
+                self._check_cancelled()
                 yield picture
             self._cancelled.wait(POLL_S)
 

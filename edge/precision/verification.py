@@ -6,13 +6,16 @@ The result goes to precision.json, by which the daemon admits the variant or ref
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edge.core.errors import ConfigError
 from edge.core.records import Findings, Image
 from edge.inference.admission import MIN_FRAMES, PrecisionEntry, record, rejection_reason
+from edge.inference.backends.engine import Engine
 from edge.inference.engine_provider import EngineProvider
 from edge.inference.model_variants import ModelFiles, Precision
 from edge.inference.predictor import Predictor
@@ -22,6 +25,7 @@ from edge.precision.frames import LabelledFrame
 from edge.precision.ground_truth import Label, accuracy
 
 WORST_KEPT = 6  # frames
+INT8_PICTURES = 32  # with which an INT8 engine is verified before it first serves: its errors have to be measured
 # Boxes down to this score count for mean average precision, whose curve goes on below the model's own threshold.
 SCORE_FLOOR = 0.01
 
@@ -137,6 +141,27 @@ def verify(
     bound = manifest.min_agreement
     name = request.folder.resolve().name
     return VerificationResult(name, entry, rejection_reason(entry, bound), bound, kept, predictor.labels, tally)
+
+
+def verify_int8(
+    predictor: Predictor, provider: EngineProvider, engine: Engine, pictures: Iterable[Image]
+) -> PrecisionEntry:
+    """Measure how well an INT8 engine agrees with the exported model on the first pictures, and record that.
+
+    `predictor` is of the model, on any engine. Raises ConfigError where the pictures prove nothing.
+    """
+    with (
+        contextlib.closing(provider.open_reference()) as reference,
+        Comparison(predictor.with_engine(reference), predictor.with_engine(engine)) as comparison,
+    ):
+        for picture in itertools.islice(pictures, INT8_PICTURES):
+            comparison.compare(picture)
+        measured = comparison.finish()
+    if measured.agreement.frames < MIN_FRAMES:
+        raise ConfigError(f"found {measured.agreement.frames} pictures, wanted at least {MIN_FRAMES}")
+    entry = entry_of(provider.onnx, *provider.variant("int8"), provider.runtime, "fp32", measured)
+    record(entry, provider.onnx, provider.environment.state_dir)
+    return entry
 
 
 @dataclass(frozen=True)

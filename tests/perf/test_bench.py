@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from edge.core.errors import ConfigError, EdgeError, ModelError
 from edge.core.state_dir import state_lock
 from edge.host.sensors.sensors import Sensors
+from edge.inference.runtime_identity import onnxruntime_identity
 from edge.perf.bench.networks import NAMES
 from edge.perf.bench.plan import BenchPlan
 from edge.perf.bench.report import Report
@@ -20,7 +22,7 @@ from edge.perf.bench.session import bench
 from edge.power.mode_guard import Power
 from tests.support.configuration import Tables, belt, write_toml
 from tests.support.emulated_boards import boards
-from tests.support.project import CONVEYOR
+from tests.support.project import CONVEYOR, conveyor_copy
 from tests.support.small_models import identity
 from tests.support.tiny_model import tiny_model
 from tests.support.tuned_board import KnownPower
@@ -140,6 +142,65 @@ def test_precision_that_cannot_be_had_is_left_out_with_the_reason(
     assert any("int8 batch 1 is skipped" in note for note in report.notes)
     with pytest.raises(ModelError, match="nothing could be measured: tiny int8"):
         measured(replace(plan, what=(folder,), precisions=("int8",)))
+
+
+@pytest.fixture
+def later_release(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have a release of ONNX Runtime with which no record was made."""
+    later = replace(onnxruntime_identity(), library="onnxruntime 99.0")
+    monkeypatch.setattr("edge.inference.engine_provider.onnxruntime_identity", lambda: later)
+    return later.library
+
+
+def libraries(folder: Path) -> list[str]:
+    return [each["library"] for each in json.loads((folder / "precision.json").read_text("utf-8"))["entries"]]
+
+
+def test_int8_of_the_built_in_model_is_verified_with_a_later_release(
+    plan: BenchPlan, measured: Bench, tmp_path: Path, later_release: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = conveyor_copy(tmp_path)
+    monkeypatch.setattr("edge.perf.bench.subject.built_in_model", lambda _: folder)
+    plan = replace(plan, what=(str(folder),), precisions=("int8",))
+    assert [row.precision for row in measured(plan).rows] == ["int8"]
+    shipped, added = libraries(folder)
+    assert (shipped != later_release, added) == (True, later_release)
+    monkeypatch.delattr("edge.perf.bench.system_serving.verify_int8")
+    assert [row.precision for row in measured(plan).rows] == ["int8"], "it is verified once"
+
+
+def test_int8_of_a_configuration_is_verified_on_its_streams(
+    plan: BenchPlan, measured: Bench, tmp_path: Path, later_release: str
+) -> None:
+    folder = conveyor_copy(tmp_path)
+    tables: Tables = {"models.conveyor": {"path": str(folder)}, "streams.a": belt()}
+    config = write_toml(tmp_path / "edge.toml", tables)
+    (row,) = measured(replace(plan, what=(str(config),), precisions=("int8",))).rows
+    assert row.precision == "int8"
+    assert later_release in libraries(folder)
+
+
+@pytest.mark.usefixtures("later_release")
+def test_int8_without_frames_to_verify_it_on_is_left_out_with_the_way_to_it(
+    plan: BenchPlan, measured: Bench, tmp_path: Path
+) -> None:
+    folder = conveyor_copy(tmp_path)
+    report = measured(replace(plan, what=(str(folder),), precisions=("fp32", "int8")))
+    assert [row.precision for row in report.rows] == ["fp32"]
+    assert any("this machine has onnxruntime 99.0" in note for note in report.notes)
+    assert any("verify it here: edge engines verify MODEL --precision int8" in note for note in report.notes)
+
+
+@pytest.mark.usefixtures("later_release")
+def test_int8_that_is_seen_to_disagree_is_left_out(plan: BenchPlan, measured: Bench, tmp_path: Path) -> None:
+    folder = conveyor_copy(tmp_path)
+    with (folder / "model.toml").open("a", encoding="utf-8") as manifest:
+        manifest.write("\n[accuracy]\nmin_agreement = 1.0\n")
+    tables: Tables = {"models.conveyor": {"path": str(folder)}, "streams.a": belt(fps=2)}
+    config = write_toml(tmp_path / "edge.toml", tables)
+    report = measured(replace(plan, what=(str(config),), precisions=("fp32", "int8")))
+    assert [row.precision for row in report.rows] == ["fp32"]
+    assert any("int8 agrees with fp32 by f1 0.9" in note for note in report.notes)
 
 
 def test_configuration_brings_its_pictures_model_and_state(plan: BenchPlan, measured: Bench, tmp_path: Path) -> None:

@@ -12,14 +12,16 @@ import numpy as np
 from edge.capture import open_source
 from edge.core.config import Config, EnginesSettings, ModelSettings
 from edge.core.errors import ConfigError, ModelError, SourceError
-from edge.core.manifest import built_in_models, find_model
+from edge.core.manifest import built_in_model, built_in_models, find_model
 from edge.core.records import Image
-from edge.core.source_address import SourceAddress
+from edge.core.source_address import SourceAddress, parse_address
 from edge.core.suggestion import did_you_mean
 from edge.perf.bench.networks import NAMES, Network, find, write
 from edge.perf.bench.system_serving import PICTURES
 
 NETWORKS = "networks"  # folder of the written networks in the state directory
+# Of the built-in model of that name; half a second between two pictures, as neighbours are nearly alike.
+_SCENE = parse_address("synthetic://conveyor?fps=2", Path())
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Subject:
     settings: ModelSettings
     engines: EnginesSettings = field(default_factory=EnginesSettings)
     sources: tuple[SourceAddress, ...] = ()  # of its images; without any, they are random
+    scenes: tuple[SourceAddress, ...] = ()  # that show what the model finds: INT8 is verified on them
     is_random: bool = False  # random weights, so that INT8 needs no verification: the results mean nothing
 
 
@@ -45,7 +48,9 @@ def of_name(what: str, state_dir: Path) -> Subject:
         folder = find_model(what)
     except ModelError:
         folder = _by_other_case(what)
-    return Subject(folder.resolve().name, _settings(folder))
+    built_in = built_in_model(_SCENE.location)
+    is_built_in = built_in is not None and folder.resolve() == built_in.resolve()
+    return Subject(folder.resolve().name, _settings(folder), scenes=(_SCENE,) if is_built_in else ())
 
 
 def _settings(folder: Path) -> ModelSettings:
@@ -56,7 +61,7 @@ def of_config(config: Config, name: str) -> Subject:
     """Return one model of a configuration, with the sources of its streams."""
     streams = [each for each in config.streams.values() if each.enabled and each.model == name]
     sources = tuple(stream.address() for stream in streams)
-    return Subject(name, config.models[name], config.engines, sources)
+    return Subject(name, config.models[name], config.engines, sources, scenes=sources)
 
 
 def is_config(what: str) -> bool:

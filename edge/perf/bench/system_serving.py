@@ -6,6 +6,7 @@ publishing. Not included are the camera, which the load generator replaces, and 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -17,10 +18,16 @@ from edge.core.clock import now_ns, wall_ns
 from edge.core.config import ModelSettings
 from edge.core.errors import ConfigError, EdgeError, EngineError, ModelError
 from edge.core.records import DropCause, Frame, Image, Result
+from edge.inference.admission import rejection_reason
+from edge.inference.backends.engine import Engine
 from edge.inference.engine_provider import EngineEnvironment
 from edge.inference.model_variants import Precision
 from edge.pipeline.lane_pool import join_lanes, open_lanes, warm_lanes
 from edge.pipeline.served_model import ServedModel
+from edge.precision.calibration_frames import read_stored, stored_folder
+from edge.precision.verification import verify_int8
+
+log = logging.getLogger(__name__)
 
 PICTURES = 32  # different ones, used in turn
 STOP_S = 60.0
@@ -103,25 +110,52 @@ class ServingPath:
         self._lost = EngineError(f"a picture gave no result ({cause}); --log-level error shows the failure")
 
 
-def open_model(name: str, settings: ModelSettings, environment: EngineEnvironment, precision: Precision) -> ServedModel:
+def open_model(
+    name: str,
+    settings: ModelSettings,
+    environment: EngineEnvironment,
+    precision: Precision,
+    scenes: Callable[[], Sequence[Image]] = list,
+) -> ServedModel:
     """Open a model with an engine of this precision, building it if needed.
 
-    Raises ModelError if this precision is not served here.
+    INT8 that was not measured here is verified first, on kept calibration frames and on pictures of `scenes`. Raises
+    ModelError if this precision is not served here.
     """
     model = ServedModel(name, settings.model_copy(update={"precision": precision}), environment)
     try:
         if f"/{precision}/" not in model.engine.label:
-            if not model.can_build or (precision == "int8" and not environment.force):
+            needs_proof = precision == "int8" and not environment.force
+            if not model.can_build or (needs_proof and model.provider.target != "int8"):
                 reason = model.missing_reason or f"{model.engine.label} serves"
                 raise ModelError(f"{name} is not served in {precision} here: {reason}")
-            former = model.engine
-            predictor = model.predictor.with_engine(model.provider.open_or_build(precision))
+            former, engine = model.engine, model.provider.open_or_build(precision)
+            predictor = model.predictor.with_engine(engine)
+            if needs_proof and (refusal := _verify(model, engine, scenes)):
+                engine.close()
+                raise ModelError(f"{name} is not served in {precision} here: {refusal}")
             model.adopt(predictor, model.lanes_on(predictor))
             former.close()
     except EdgeError:
         model.close()
         raise
     return model
+
+
+def _verify(model: ServedModel, engine: Engine, scenes: Callable[[], Sequence[Image]]) -> str | None:
+    """Measure an INT8 engine, as the daemon does before it serves; return why it may not."""
+    stored = list(read_stored(stored_folder(model.provider.onnx, model.provider.environment.state_dir)))
+    try:
+        pictures = [*stored, *scenes()]
+        if not pictures:
+            return model.missing_reason
+        entry = verify_int8(model.predictor, model.provider, engine, pictures)
+    except ConfigError as error:
+        return f"it cannot be verified: {error}"
+    log.info(
+        "model %s: INT8 was verified: %s %.3f on %d pictures", model.name, entry.metric, entry.agreement, entry.frames
+    )
+    return rejection_reason(entry, model.manifest.min_agreement)
 
 
 def check_batches(batches: Sequence[int], fixed_batch: int | None, network: str) -> None:

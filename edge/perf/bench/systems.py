@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from edge.core.config import ModelSettings
 from edge.core.manifest import read_manifest
@@ -34,7 +35,8 @@ def open_serving(
     subject: Subject, setting: BenchSetting, environment: EngineEnvironment, batches: Sequence[int], seed: int
 ) -> Iterator[System]:
     """Open the serving path; raise ModelError for a precision not served here, ConfigError for an invalid batch."""
-    model = open_model(subject.name, settings_of(subject, setting), environment, setting.precision)
+    scenes = partial(pictures, subject.scenes)
+    model = open_model(subject.name, settings_of(subject, setting), environment, setting.precision, scenes)
     try:
         check_batches(batches, model.engine.fixed_batch, subject.name)
         images = pictures(subject.sources) or random_pictures(model, seed)
