@@ -56,6 +56,12 @@ def install(root: Path, wheel: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("machine", ["cpu", "jetson"])
+def test_the_service_is_given_what_its_configuration_can_enable(machine: str) -> None:
+    locked = (ROOT / "requirements" / f"{machine}.txt").read_text(encoding="utf-8")
+    assert "\nprometheus-client==" in locked, "[http] enabled"
+
+
 def tree(folder: Path) -> dict[str, tuple[object, ...]]:
     """Return what is in a folder: kind, rights, content, and when it was written."""
     found: dict[str, tuple[object, ...]] = {}
