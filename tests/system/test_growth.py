@@ -1,15 +1,29 @@
-"""`edge run`: what it sets for the process that the daemon lives in."""
+"""Growth as streams come and go: freed memory goes back to the system, and the benchmark judges and draws."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+from tests.support.project import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import growth
 
 CAMERAS, FREED_MB = 8, 13
 # In a process of its own, as what the C library keeps depends on all that was allocated before.
 FREEING = f"""
 import sys
+from pathlib import Path
+
+from tests.support.project import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import growth
 import threading
 from argparse import Namespace
 from pathlib import Path
@@ -53,3 +67,15 @@ def test_cameras_that_have_ended_leave_no_freed_memory_in_the_heaps_of_their_thr
     done = subprocess.run([sys.executable, "-c", FREEING], capture_output=True, text=True, timeout=60, check=True)
     kept_mb = json.loads(done.stdout)["kept_mb"]
     assert kept_mb < FREED_MB, f"{kept_mb:.0f} MB of {CAMERAS} times {FREED_MB} MB that were freed are kept"
+
+
+def test_the_benchmark_tells_a_growing_run_from_a_flat_one_and_draws_it(tmp_path: Path) -> None:
+    for mb_an_hour in (0, 60):
+        rows = [
+            {"time_s": 60.0 * number, "rss_mb": 180 + mb_an_hour * number / 60, "threads": 12, "descriptors": 8}
+            for number in range(61)
+        ]
+        verdicts = growth.judged(rows)
+        assert [name for name, verdict in verdicts.items() if not verdict.is_flat] == ["rss_mb"] * bool(mb_an_hour)
+        growth.draw(rows, verdicts, tmp_path / f"{mb_an_hour}.svg")
+        assert (tmp_path / f"{mb_an_hour}.svg").read_text(encoding="utf-8").startswith("<?xml")
