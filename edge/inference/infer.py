@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -34,8 +34,16 @@ class Inference:
     Padding rows hold pictures of earlier batches; their outputs are ignored.
     """
 
-    def __init__(self, context: Context, engine: Engine, max_batch: int) -> None:
+    def __init__(
+        self,
+        context: Context,
+        engine: Engine,
+        max_batch: int,
+        is_whole: Callable[[str], bool] = lambda _output: False,
+    ) -> None:
+        """Take the context, and a function that says whether an output has no batch axis."""
         self._context = context
+        self._is_whole = is_whole
         self._fixed_batch = engine.fixed_batch
         self._max_batch = max_batch
 
@@ -49,10 +57,11 @@ class Inference:
             self.run(batch_size)
             rows = self._fixed_batch or batch_size
             for name, array in self._context.outputs.items():
-                if array.shape[:1] != (rows,):
+                if not self._is_whole(name) and array.shape[:1] != (rows,):
                     raise ModelError(
                         f"output {name!r}: found shape {array.shape} for {rows} pictures, wanted one row per picture; "
-                        "export the model with a batch axis, and without non-maximum suppression in the graph"
+                        "export the model with a batch axis, or set whole_outputs = true in [output] for a decoder of "
+                        "one's own"
                     )
 
     def _sizes(self) -> Iterable[int]:
@@ -66,4 +75,5 @@ class Inference:
 
     def outputs_of(self, row: int) -> Mapping[str, NDArray[Any]]:
         """Return the outputs for one picture, without the batch axis; OVERWRITTEN by the next run."""
-        return {name: array[row] for name, array in self._context.outputs.items()}
+        outputs = self._context.outputs.items()
+        return {name: array if self._is_whole(name) else array[row] for name, array in outputs}

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.core.errors import ModelError
 from edge.core.manifest import Manifest
 from edge.core.records import EngineTimes, Findings, Geometry, Image
 from edge.inference.backends.engine import Context, Engine
 from edge.inference.decode import Decoder
-from edge.inference.infer import Inference, picture_input
+from edge.inference.infer import Inference, batch_limit, picture_input
 from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
 
 
@@ -38,6 +39,17 @@ class Predictor:
         self.input_px = self.make_preprocessor().input_px  # width, height
         self.target = target_settings(self.input, manifest.input)  # for engines that preprocess on the device
         self.decoder = Decoder(manifest, labels, engine.outputs, self.input_px, folder)
+        whole = next((spec for spec in engine.outputs if self.decoder.is_whole(spec.name)), None)
+        self.is_single = whole is not None  # an output has no axis for the pictures of a batch
+        if whole is not None and (engine.fixed_batch or 1) > 1:
+            raise ModelError(
+                f"output {whole.name!r}: found {whole.shape_text} for {engine.fixed_batch} pictures, wanted an axis "
+                "for them; export the model with a batch of 1"
+            )
+
+    def batch_limit(self, max_batch: int) -> int:
+        """Return the largest batch to form: 1 where an output has no axis for the pictures."""
+        return 1 if self.is_single else batch_limit(self.engine, max_batch)
 
     @property
     def is_reference(self) -> bool:
@@ -85,7 +97,7 @@ class PredictorSession:
             engine, target = self._predictor.engine, self._predictor.target
             context = opened.enter_context(engine.make_context(self._max_batch, target))
             self._fill = _make_fill(self._predictor, context)
-            self._inference = Inference(context, engine, self._max_batch)
+            self._inference = Inference(context, engine, self._max_batch, self._predictor.decoder.is_whole)
             self._opened = opened.pop_all()
         return self
 

@@ -15,7 +15,6 @@ from edge.host.board import board_name, read_board
 from edge.inference.backends.engine import Engine
 from edge.inference.derived_files import source_sha256
 from edge.inference.engine_provider import EngineEnvironment, EngineProvider, OpenedEngine
-from edge.inference.infer import batch_limit
 from edge.inference.predictor import Predictor
 from edge.pipeline.batch import Batcher
 from edge.pipeline.frame_samples import FrameSampler, RecentFrames
@@ -48,7 +47,7 @@ class ServedModel:
         except ModelError as error:
             raise ModelError(f"model {name!r}: {error}") from None
         self.missing_reason, self.can_build = opened.missing_reason, opened.can_build
-        self.max_batch = batch_limit(opened.engine, settings.max_batch)
+        self.max_batch = self.predictor.batch_limit(settings.max_batch)
         if self.max_batch < settings.max_batch:
             log.info("model %s has a fixed batch size of %d; max_batch is reduced to it", name, self.max_batch)
         self.batcher = Batcher(self.max_batch, settings.max_wait_ms)

@@ -22,6 +22,7 @@ from edge.core.manifest import InputSettings, Manifest
 from edge.core.records import Classes, Detections, Geometry
 from edge.inference.backends.engine import TensorSpec
 from edge.inference.decode import MOST_CANDIDATES, Decoder
+from edge.inference.decode.families import NAMES
 from edge.inference.preprocess import Preprocessor
 from tests.support.project import real_data
 
@@ -681,7 +682,7 @@ def test_sizes_that_are_known_only_at_run_time_are_not_checked(name: str) -> Non
             {},
             {},
             (
-                "[output] decoder: found 'yolo', wanted topk, yolox, yolov8, yolov10, ssd, detr, or "
+                f"[output] decoder: found 'yolo', wanted {', '.join(NAMES)}, or "
                 "'package.module:function'; did you mean 'yolox'?"
             ),
         ),

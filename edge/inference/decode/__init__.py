@@ -17,23 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import EngineError, ModelError
-from edge.core.manifest import Manifest
+from edge.core.manifest import Manifest, Task
 from edge.core.records import Classes, Detections, Findings, Geometry
 from edge.core.suggestion import did_you_mean
 from edge.inference.backends.engine import TensorSpec
-from edge.inference.decode.builtin import (
-    ALIASES,
-    BUILT_IN,
-    NO_BOXES,
-    NOTHING,
-    DecoderRow,
-    Exact,
-    Options,
-    Outputs,
-    Task,
-    best_first,
-)
-from edge.inference.decode.custom import describe, is_interrupt, load_decoder
+from edge.inference.decode.classifier import ClassReader
+from edge.inference.decode.contract import Options, Outputs, best_first
+from edge.inference.decode.custom import CustomReader, describe, is_interrupt
+from edge.inference.decode.families import ALIASES, CLASSIFIER, FAMILIES, NAMES
+from edge.inference.decode.placement import place_parts
+from edge.inference.decode.reader import Reader
+from edge.inference.decode.reading import reading_from
 
 # The lowest score: OpenCV's suppression drops scores of 0, so every decoder does.
 _LEAST_SCORE = float(np.finfo(np.float32).tiny)
@@ -76,10 +70,15 @@ class Decoder:
                 "label_count": len(labels),
             }
         )
-        row = _find(settings.decoder, folder, self.task)
-        row.check(outputs, self._options)
-        self._function = row.function
-        self._nms = row.nms if settings.nms is None else settings.nms
+        # Keys of one's own are those that the manifest's table does not know.
+        self._settings = {key: getattr(settings, key) for key in settings.model_fields_set} | (
+            settings.model_extra or {}
+        )
+        self._is_class_agnostic = False
+        self.reader = self._open_reader(outputs, folder)
+        has_nms = self.reader.reading.nms if isinstance(self.reader, Reader) else isinstance(self.reader, CustomReader)
+        self._is_in_source = isinstance(self.reader, Reader) and self.reader.reading.units == "source"
+        self._nms = has_nms if settings.nms is None else settings.nms
 
     def decode(self, outputs: Outputs, geometry: Geometry, score_threshold: float | None = None) -> Findings:
         """Decode one picture's `outputs` (without batch axis); raise EngineError if the decoder fails.
@@ -87,9 +86,8 @@ class Decoder:
         `geometry` is the picture's position in the input. `score_threshold` (0…1) replaces the manifest's.
         """
         threshold = self._score_threshold if score_threshold is None else score_threshold
-        options = self._options if score_threshold is None else {**self._options, "score_threshold": threshold}
         try:
-            found = _checked(self._function(outputs, options), self._name, boxed=self.task == "detect")
+            boxes, scores, class_ids = self.reader.read(outputs, threshold)
         except EngineError:
             raise
         except BaseException as error:  # a custom decoder may raise anything, `sys.exit()` too
@@ -99,7 +97,6 @@ class Decoder:
                 f"decoder {self._name!r} failed ({describe(error)}); "
                 "correct it, or name another in [output] of model.toml"
             ) from error
-        boxes, scores, class_ids = found
         kept = np.flatnonzero(scores >= max(threshold, _LEAST_SCORE))
         scores, class_ids = scores[kept], class_ids[kept]
         self._check_class_ids(class_ids)
@@ -108,6 +105,34 @@ class Decoder:
             return Classes(scores[order], class_ids[order])
         return self._detections(boxes[kept], scores, class_ids, geometry)
 
+    def is_whole(self, output: str) -> bool:
+        """Return whether an output has no batch axis, so that a batch is one picture."""
+        return self.reader.is_whole(output)
+
+    def _open_reader(self, outputs: Sequence[TensorSpec], folder: Path) -> Reader | ClassReader | CustomReader:
+        """Make the reader that the manifest names; raise ModelError where it does not fit."""
+        name, settings = self._name, self._settings
+        if ":" in name:
+            self._is_class_agnostic = settings.get("class_agnostic") is True
+            return CustomReader(name, folder, self._options, boxed=self.task == "detect")
+        family = ALIASES.get(name.casefold(), name)
+        if family not in NAMES:
+            known, hint = ", ".join(NAMES), did_you_mean(name, NAMES)
+            raise ModelError(f"[output] decoder: found {name!r}, wanted {known}, or 'package.module:function'{hint}")
+        task = "classify" if family == CLASSIFIER else "detect"
+        if self.task != task:
+            raise ModelError(
+                f"decoder {name!r}: found task {self.task!r}, wanted {task!r}; correct one of them in model.toml"
+            )
+        if family == CLASSIFIER:
+            return ClassReader(settings, outputs, self._options)
+        manifest_reading = reading_from(FAMILIES[family].reading, settings, name)
+        self._is_class_agnostic = manifest_reading.class_agnostic
+        reading = manifest_reading.reading
+        return Reader(
+            reading, place_parts(reading, manifest_reading.names, outputs, self._options), outputs, self._options
+        )
+
     def _detections(
         self, boxes: NDArray[np.float32], scores: NDArray[np.float32], class_ids: NDArray[np.int64], geometry: Geometry
     ) -> Detections:
@@ -115,6 +140,8 @@ class Decoder:
 
         Of more than MOST_CANDIDATES boxes the best are suppressed, and the others dropped.
         """
+        if self._is_in_source:
+            geometry = Geometry(geometry.source_px, 1.0, 1.0, 0.0, 0.0)
         boxes, visible = _to_source(boxes, geometry)
         if len(visible) < len(scores):
             scores, class_ids = scores[visible], class_ids[visible]
@@ -123,7 +150,8 @@ class Decoder:
             if len(scores) > most:
                 best = best_first(scores)[:most]
                 boxes, scores, class_ids = boxes[best], scores[best], class_ids[best]
-            order = _suppress(boxes, scores, class_ids, self._iou_threshold)
+            classes = np.zeros_like(class_ids) if self._is_class_agnostic else class_ids
+            order = _suppress(boxes, scores, classes, self._iou_threshold)
         else:
             order = best_first(scores)
         order = order[: self._max_detections]
@@ -139,26 +167,6 @@ class Decoder:
             raise EngineError(f"decoder {self._name!r} returned class id {found}, wanted {wanted}; correct one of them")
 
 
-def _checked(found: object, name: str, *, boxed: bool) -> Exact:
-    """Check a decoder's result and convert it to the exact dtypes; without `boxed`, boxes are ignored."""
-    if not isinstance(found, tuple) or len(found) != len(NOTHING):
-        raise EngineError(f"decoder {name!r} returned {type(found).__name__}, wanted a tuple: boxes, scores, class ids")
-    boxes, scores, class_ids = (np.asarray(each) for each in (found if boxed else (NO_BOXES, *found[1:])))
-    if not (boxes.size or scores.size or class_ids.size):
-        return NOTHING  # an array of an empty list has neither the shape nor the dtype
-    shapes_fit = scores.ndim == 1 and class_ids.shape == scores.shape and (not boxed or boxes.shape == (len(scores), 4))
-    if not shapes_fit or boxes.dtype.kind not in "fiu" or scores.dtype.kind != "f" or class_ids.dtype.kind not in "iu":
-        described = ", ".join(f"{each.dtype} {'×'.join(map(str, each.shape))}" for each in (boxes, scores, class_ids))
-        raise EngineError(
-            f"decoder {name!r} returned {described}; wanted boxes float32 N×4, scores float32 N, class ids int64 N"
-        )
-    return (
-        boxes.astype(np.float32, copy=False),
-        scores.astype(np.float32, copy=False),
-        class_ids.astype(np.int64, copy=False),
-    )
-
-
 def _to_source(boxes: NDArray[np.float32], geometry: Geometry) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
     """Map boxes to pixels of the source picture and clip them; return those with an area, and their indices."""
     width, height = geometry.source_px
@@ -167,7 +175,8 @@ def _to_source(boxes: NDArray[np.float32], geometry: Geometry) -> tuple[NDArray[
     finite = np.isfinite(boxes).all(axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
         mapped = (boxes - offset) / scale
-    np.clip(mapped, 0, np.array((width, height) * 2, np.float32), out=mapped)
+    np.maximum(mapped, 0, out=mapped)
+    np.minimum(mapped, np.array((width, height) * 2, np.float32), out=mapped)
     visible = np.flatnonzero(finite & (mapped[:, 2] > mapped[:, 0]) & (mapped[:, 3] > mapped[:, 1]))
     return mapped[visible], visible
 
@@ -180,22 +189,3 @@ def _suppress(
     corner_and_size[:, 2:] -= corner_and_size[:, :2]
     kept = cv2.dnn.NMSBoxesBatched(corner_and_size.tolist(), scores.tolist(), class_ids.tolist(), 0.0, iou_threshold)
     return np.asarray(kept, np.intp)
-
-
-def _check_nothing(outputs: Sequence[TensorSpec], options: Options) -> None:
-    """Check nothing: a custom decoder knows its outputs."""
-
-
-def _find(name: str, folder: Path, task: Task) -> DecoderRow:
-    if ":" in name:
-        row = DecoderRow(("classify", "detect"), nms=True, check=_check_nothing, function=load_decoder(name, folder))
-    elif (built_in := ALIASES.get(name.casefold(), name)) in BUILT_IN:
-        row = BUILT_IN[built_in]
-    else:
-        known = ", ".join(BUILT_IN)
-        hint = did_you_mean(name, BUILT_IN)
-        raise ModelError(f"[output] decoder: found {name!r}, wanted {known}, or 'package.module:function'{hint}")
-    if task not in row.tasks:
-        wanted = repr(row.tasks[0])
-        raise ModelError(f"decoder {name!r}: found task {task!r}, wanted {wanted}; correct one of them in model.toml")
-    return row

@@ -12,11 +12,38 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from edge.core.errors import ModelError
-from edge.inference.decode.builtin import Options, Outputs, Raw
+import numpy as np
+
+from edge.core.errors import EngineError, ModelError
+from edge.inference.decode.contract import NO_BOXES, NOTHING, Exact, Options, Outputs, Raw
 
 _SHOWN_CHARACTERS = 300
 _numbers = itertools.count()
+
+
+class CustomReader:
+    """A custom decoder, with its options and a check of what it returns."""
+
+    def __init__(self, name: str, folder: Path, options: Options, *, boxed: bool) -> None:
+        """Import the decoder; raise ModelError where there is none."""
+        self._name = name
+        self._function = load_decoder(name, folder)
+        self._options = options
+        self._boxed = boxed
+        whole = options.get("whole_outputs", False)
+        if type(whole) is not bool:
+            raise ModelError(f"[output] whole_outputs: found {whole!r}, wanted true or false")
+        self._is_whole = whole
+
+    def is_whole(self, output: str) -> bool:  # noqa: ARG002 -- one key for all outputs
+        """Return whether outputs are given as they come, with the batch axis that they may have."""
+        return self._is_whole
+
+    def read(self, outputs: Outputs, threshold: float) -> Exact:
+        """Return boxes, scores and classes; raise what the decoder raises, and EngineError for a wrong result."""
+        return checked(
+            self._function(outputs, {**self._options, "score_threshold": threshold}), self._name, boxed=self._boxed
+        )
 
 
 def is_interrupt(error: BaseException) -> bool:
@@ -62,3 +89,23 @@ def _import(module_name: str, folder: Path) -> ModuleType:
     package.__path__ = [str(folder)]
     sys.modules[package.__name__] = package
     return importlib.import_module(f"{package.__name__}.{module_name}")
+
+
+def checked(found: object, name: str, *, boxed: bool) -> Exact:
+    """Check a decoder's result and convert it to the exact dtypes; without `boxed`, boxes are ignored."""
+    if not isinstance(found, tuple) or len(found) != len(NOTHING):
+        raise EngineError(f"decoder {name!r} returned {type(found).__name__}, wanted a tuple: boxes, scores, class ids")
+    boxes, scores, class_ids = (np.asarray(each) for each in (found if boxed else (NO_BOXES, *found[1:])))
+    if not (boxes.size or scores.size or class_ids.size):
+        return NOTHING  # an array of an empty list has neither the shape nor the dtype
+    shapes_fit = scores.ndim == 1 and class_ids.shape == scores.shape and (not boxed or boxes.shape == (len(scores), 4))
+    if not shapes_fit or boxes.dtype.kind not in "fiu" or scores.dtype.kind != "f" or class_ids.dtype.kind not in "iu":
+        described = ", ".join(f"{each.dtype} {'×'.join(map(str, each.shape))}" for each in (boxes, scores, class_ids))
+        raise EngineError(
+            f"decoder {name!r} returned {described}; wanted boxes float32 N×4, scores float32 N, class ids int64 N"
+        )
+    return (
+        boxes.astype(np.float32, copy=False),
+        scores.astype(np.float32, copy=False),
+        class_ids.astype(np.int64, copy=False),
+    )
