@@ -203,5 +203,7 @@ def _cannot_open(address: SourceAddress) -> SourceError:
     else:
         wanted = "a reachable server, this path, and the right user name and password"
         if address.ca is not None:
-            wanted += f", with a certificate signed by {address.ca}"
+            wanted += (
+                f", with a certificate signed by {address.ca} and, for a host that is named, made out to that name"
+            )
     return SourceError(f"{address.shown} cannot be opened; wanted {wanted}", permanent=address.scheme == "file")

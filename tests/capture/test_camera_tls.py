@@ -57,12 +57,12 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path)
 
 
-def reached(authority: Authority, ca: Path | None) -> list[bytes]:
-    """Return what a camera with a certificate of the authority hears of us."""
-    signed = authority.sign("camera")
+def reached(authority: Authority, ca: Path | None, host: str = "127.0.0.1", *names: str) -> list[bytes]:
+    """Return what a camera with a certificate of the authority, made out to these names, hears of us."""
+    signed = authority.sign("camera", *names)
     camera = Camera(signed.cert, signed.key)
     address = SourceAddress(
-        "rtsps", f"rtsps://127.0.0.1:{camera.port}/main", {}, "viewer", "S3cret", ca=str(ca) if ca else None
+        "rtsps", f"rtsps://{host}:{camera.port}/main", {}, "viewer", "S3cret", ca=str(ca) if ca else None
     )
     before = os.environ.get(OPTIONS)
     try:
@@ -88,6 +88,17 @@ def test_a_camera_of_the_authority_is_spoken_to(authority: Authority) -> None:
 @pytest.mark.usefixtures("verifying")
 def test_nothing_is_said_to_a_camera_of_another_authority(authority: Authority, tmp_path: Path) -> None:
     assert reached(authority, Authority(tmp_path, "other").ca) == []
+
+
+@pytest.mark.usefixtures("verifying")
+@pytest.mark.parametrize(
+    ("host", "name", "is_spoken_to"),
+    [("localhost", "localhost", True), ("localhost", "camera.test", False), ("127.0.0.1", "camera.test", True)],
+)
+def test_a_host_name_must_be_in_the_certificate_and_an_address_need_not(
+    authority: Authority, host: str, name: str, *, is_spoken_to: bool
+) -> None:
+    assert bool(reached(authority, authority.ca, host, name)) == is_spoken_to
 
 
 def test_without_an_authority_any_certificate_will_do(authority: Authority) -> None:
