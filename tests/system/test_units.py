@@ -35,6 +35,18 @@ def test_systemd_finds_nothing_to_complain_of(tmp_path: Path) -> None:
     assert (told, found.returncode) == ([], 0), found.stderr
 
 
+@pytest.mark.parametrize(
+    ("unit", "writable"),
+    [("edge.service", {"%S/edge", "%C/edge", "%t/edge"}), ("edge-power.service", {"/var/lib/nvpmodel"})],
+)
+def test_each_writable_folder_is_named_as_not_executable(unit: str, writable: set[str]) -> None:
+    """As systemd leaves out of `NoExecPaths=/` what has a mount of its own, and makes writable what ExecPaths names."""
+    lines = (UNITS / unit).read_text(encoding="utf-8").splitlines()
+    (not_executable,) = (line.removeprefix("NoExecPaths=").split() for line in lines if line.startswith("NoExecPaths="))
+    assert {*writable, "/run", "/tmp", "/var/tmp", "-/dev/shm"} == set(not_executable)
+    assert not [line for line in lines if line.startswith("ExecPaths=")]
+
+
 @pytest.mark.parametrize("unit", MOST_EXPOSED)
 def test_a_service_is_exposed_no_more_than_its_bound(unit: str) -> None:
     found = analyze("security", "--offline=true", UNITS / unit)
