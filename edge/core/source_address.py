@@ -67,6 +67,7 @@ def parse_address(text: str, folder: Path) -> SourceAddress:
 
     Raises ValueError, whose sentence never contains the credentials.
     """
+    text = f"v4l2://{text}" if text.isdecimal() else text  # as OpenCV and its users number cameras
     scheme, separator, rest = text.partition("://")
     if not separator:
         if found := _WITHOUT_SLASHES.match(text):
@@ -84,7 +85,8 @@ def parse_address(text: str, folder: Path) -> SourceAddress:
     if scheme == "file":
         return _file_or_device(str(folder / expand_home(_path_of_url(rest) if separator else rest)))
     if scheme == "v4l2":
-        return SourceAddress(scheme, f"/dev/video{rest}" if rest.isdecimal() else rest)
+        name = f"video{rest}" if rest.isdecimal() else rest.removeprefix("dev/")
+        return SourceAddress(scheme, os.path.join("/dev", name))  # noqa: PTH118 -- nothing of a path is normalised
     if scheme == "synthetic":
         name, _, query = rest.partition("?")
         return SourceAddress(scheme, name, dict(parse_qsl(query, keep_blank_values=True)))

@@ -159,6 +159,8 @@ def _wanted(detail: Any) -> str:
         return value.hide_in(told) if isinstance(value, FromEnvironment) else told
     if detail["type"] in ("model_type", "dict_type", "model_attributes_type"):
         return "a table"
+    if detail["type"] == "tuple_type":
+        return "a list"
     wanted = str(detail["msg"]).replace("Input should be ", "").replace("a valid ", "a ")
     return wanted.replace("a integer", "a whole number").replace("String should match pattern", "text of the form")
 

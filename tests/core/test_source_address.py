@@ -169,8 +169,10 @@ def test_the_path_of_a_device_is_that_camera(path: str) -> None:
     assert parse_address(path, HERE).is_live
 
 
-def test_a_camera_device_may_be_given_by_its_number() -> None:
-    assert parse_address("v4l2://2", HERE).location == "/dev/video2"
+@pytest.mark.parametrize("written", ["2", "v4l2://2", "v4l2://video2", "v4l2://dev/video2", "v4l2:///dev/video2"])
+def test_a_camera_device_may_be_given_by_its_number_or_name(written: str) -> None:
+    assert parse_address(written, HERE) == parse_address("/dev/video2", HERE)
+    assert parse_address("./2", HERE).scheme == "file"
 
 
 @pytest.mark.parametrize("url", ["file:///data/a.mp4", "file://localhost/data/a.mp4", "file:/data/a.mp4"])

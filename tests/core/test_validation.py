@@ -13,7 +13,7 @@ from pydantic import Field
 
 from edge.core.errors import ConfigError, ModelError
 from edge.core.redaction import without_credentials
-from edge.core.validation import Table, read_settings
+from edge.core.validation import FROM_LIST, Table, read_settings
 
 
 class Lamp(Table):
@@ -26,6 +26,7 @@ class Lamp(Table):
 class House(Table):
     owner: str
     lit: bool = False
+    tags: Annotated[tuple[str, ...], FROM_LIST] = ()
     lamp: Lamp = Lamp()
     lamps: dict[str, Lamp] = Field(default_factory=dict)
 
@@ -62,11 +63,12 @@ def test_settings_do_not_change_after_reading(tmp_path: Path) -> None:
     [
         ('owner = "a"\nlid = true', "lid: unknown key; did you mean 'lit'?"),
         ('owner = "a"\n[lamps.hall]\nwats = 1', "[lamps.hall] wats: unknown key; did you mean 'watts'?"),
-        ('owner = "a"\nxyzzy = 1', "xyzzy: unknown key; known keys: owner, lit, lamp, lamps"),
+        ('owner = "a"\nxyzzy = 1', "xyzzy: unknown key; known keys: owner, lit, tags, lamp, lamps"),
         ("lit = true", "owner: missing; this key must be set"),
         ("owner = 3", "owner: found 3, wanted a string"),
         ('owner = "a"\nlit = 1', "lit: found 1, wanted a boolean"),
         ('owner = "a"\nlamp = 3', "lamp: found 3, wanted a table"),
+        ('owner = "a"\ntags = "b"', "tags: found 'b', wanted a list"),
         ('owner = "a"\n[lamp]\ncolour = "blue"', "[lamp] colour: found 'blue', wanted 'red' or 'green'"),
         ('owner = "a"\n[lamp]\nwatts = 101', "[lamp] watts: found 101, wanted less than or equal to 100"),
         ('owner = "a"\n[lamp]\nwatts = "5"', "[lamp] watts: found '5', wanted a number"),
