@@ -36,7 +36,7 @@ from edge.inference.backends.ort import OrtEngine, import_onnxruntime
 from edge.inference.decode import Decoder
 from edge.inference.derived_files import source_sha256
 from edge.inference.fp16.convert import fp16_file
-from edge.inference.infer import Inference, picture_input
+from edge.inference.infer import Inference
 from edge.inference.preprocess import Preprocessor
 from edge.precision.average_precision import TrueBoxes, mean_average_precision
 
@@ -119,7 +119,7 @@ class Reader:
     def __init__(self, folder: Path, onnx: Path) -> None:
         manifest = read_manifest(folder)
         self._engine = OrtEngine(onnx, threads=1)
-        self._spec = picture_input(self._engine)
+        self._spec = self._engine.inputs[0]
         self._preprocessor = Preprocessor(self._spec, manifest.input)
         labels = read_labels(folder, manifest)
         self._decoder = Decoder(manifest, labels, self._engine.outputs, self._preprocessor.input_px, folder)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from edge.core.errors import ModelError
 from edge.core.labels import names_of_metadata, read_labels_file
@@ -17,6 +17,15 @@ from edge.core.suggestion import did_you_mean
 from edge.core.validation import FROM_LIST, Table, read_settings
 
 PerChannel = tuple[float, ...]
+Color = Literal["bgr", "rgb", "gray", "bgra", "rgba"]
+CHANNELS: dict[Color, int] = {"bgr": 3, "rgb": 3, "gray": 1, "bgra": 4, "rgba": 4}
+LARGEST_SIDE = 16384  # pixels of a model's input
+InputValue = str | float | int | tuple[float | int, ...]
+# Values of a model's further inputs that are known for each picture, or for all of them.
+PER_PICTURE = ("source-size", "scale")
+PER_MODEL = ("input-size",)
+ORDERS = ("-wh", "-hw")  # after such a word: width or height first
+VALUES_EXAMPLE = 'values = {orig_target_sizes = "source-size"}'
 Task = Literal["classify", "detect"]
 MIN_AGREEMENT: dict[Task, float] = {"detect": 0.95, "classify": 0.98}
 
@@ -24,20 +33,57 @@ MIN_AGREEMENT: dict[Task, float] = {"detect": 0.95, "classify": 0.98}
 class InputSettings(Table):
     """Preprocessing of a source picture into the model's input: x = (pixel - mean) * scale / std, per channel."""
 
-    color: Literal["bgr", "rgb", "gray"] = "rgb"
+    color: Color = "rgb"
+    size: tuple[int, int] | None = None  # width, height; only where the model leaves them open
     resize: Literal["letterbox", "stretch", "crop"] = "letterbox"
     anchor: Literal["top-left", "center"] = "center"
+    resize_to: int | None = Field(None, ge=1)  # crop only: the picture's shorter side before the input is cut out
     pad: int = Field(114, ge=0, le=255)  # level of the border that letterbox adds
     scale: float = Field(1.0, gt=0)
     mean: PerChannel = (0.0, 0.0, 0.0)
     std: PerChannel = (1.0, 1.0, 1.0)
+    # Of inputs other than the picture's, by name: a word of PER_PICTURE or PER_MODEL, or constant numbers.
+    values: dict[str, InputValue] = Field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the model's input."""
+        return CHANNELS[self.color]
 
     @field_validator("mean", "std", mode="before")
     @classmethod
-    def _three_numbers(cls, value: Any) -> Any:
-        if not isinstance(value, list) or len(value) not in (1, 3):
-            raise ValueError(f"found {value!r:.80}, wanted a list of one number a channel: 3, or 1 for gray")
+    def _number_a_channel(cls, value: Any) -> Any:
+        if not isinstance(value, list) or len(value) not in (1, 3, 4):
+            raise ValueError(
+                f"found {value!r:.80}, wanted a list of one number a channel: 3, 1 for gray, or 4 with alpha"
+            )
         return tuple(value)
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _width_and_height(cls, value: Any) -> Any:
+        sides = value if isinstance(value, (list, tuple)) else ()
+        if len(sides) != 2 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):  # noqa: PLR2004 -- width and height
+            raise ValueError(f"found {value!r:.80}, wanted [width, height] in pixels, each from 1 to {LARGEST_SIDE}")
+        return tuple(sides)
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _known_values(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            raise ValueError(f"found {values!r:.80}, wanted a table of inputs, as in {VALUES_EXAMPLE}")  # noqa: TRY004 -- pydantic wants it
+        words = [f"{word}{order}" for word in (*PER_PICTURE, *PER_MODEL) for order in ("", *ORDERS)]
+        for name, value in values.items():
+            if isinstance(value, str) and value not in words:
+                known = "'source-size', 'input-size', 'scale' or numbers"
+                raise ValueError(f"{name}: found {value!r:.80}, wanted {known}{did_you_mean(value, words)}")
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+    @model_validator(mode="after")
+    def _resize_to_is_for_crop(self) -> InputSettings:
+        if self.resize_to is not None and self.resize != "crop":
+            raise ValueError(f"found resize_to with resize = {self.resize!r}, wanted it with resize = 'crop'")
+        return self
 
     @field_validator("std")
     @classmethod

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError, ModelError
+from edge.core.manifest import InputSettings
 from edge.inference.backends.cuda import Gpu, open_device
 from edge.inference.backends.engine import LABEL_HASH_DIGITS, Engine
+from edge.inference.backends.input_tensors import open_sizes_set
 from edge.inference.backends.ort import OrtEngine, best_provider
 from edge.inference.backends.tensorrt.build_process import build_plan, default_workspace_mb
-from edge.inference.backends.tensorrt.build_protocol import BuildSettings
+from edge.inference.backends.tensorrt.build_protocol import BuildSettings, InputShapes
 from edge.inference.backends.tensorrt.library import check_installed, load_tensorrt
 from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
 from edge.inference.backends.tensorrt.plan_store import PlanStore, PlanTrial
@@ -56,7 +58,12 @@ class EngineEnvironment:
 
 
 def build_settings(
-    precision: str, device: str, max_batch: int, settings: EnginesSettings, gpu: Gpu | None
+    precision: str,
+    device: str,
+    max_batch: int,
+    settings: EnginesSettings,
+    gpu: Gpu | None,
+    input_shapes: InputShapes = (),
 ) -> BuildSettings:
     """Return the settings of a plan, which the daemon and `edge engines` share; no GPU: for this machine's memory."""
     workspace_mb = settings.workspace_mb
@@ -67,6 +74,7 @@ def build_settings(
         max_batch=max_batch,
         builder_level=settings.builder_level,
         workspace_mb=default_workspace_mb(memory_bytes) if workspace_mb == "auto" else workspace_mb,
+        input_shapes=input_shapes,
     )
 
 
@@ -92,13 +100,18 @@ class EngineProvider:
         reading_sha256: str,
         min_agreement: float,
         fp16_blocked_ops: Sequence[str] = (),
+        inputs: InputSettings | None = None,
     ) -> None:
-        """Prepare for an FP32 file; `threads` is per CPU context, the rest decides which other precisions may serve."""
+        """Prepare for an FP32 file; `threads` is per CPU context, `inputs` the manifest's.
+
+        The rest decides which other precisions may serve.
+        """
         self.onnx = onnx
         self.settings = settings
         self.environment = environment
         self._threads = threads
         self._fp16_blocked_ops = tuple(fp16_blocked_ops)
+        self.inputs = inputs
         self._chooser = PrecisionChooser(onnx, environment.state_dir, reading_sha256, min_agreement, environment.force)
         self.target: Precision = "fp32"  # precision of the preferred engine; set by `open`
 
@@ -189,6 +202,7 @@ class EngineProvider:
             reading_sha256=reading_sha256,
             min_agreement=min_agreement,
             fp16_blocked_ops=self._fp16_blocked_ops,
+            inputs=self.inputs,
         )
 
     def open_or_build(self, precision: Precision) -> Engine:
@@ -238,7 +252,7 @@ class EngineProvider:
 
     def open_reference(self) -> OrtEngine:
         """Open the model as exported, on the CPU: it serves until others are built, and others are compared with it."""
-        return OrtEngine(self.onnx, threads=self._threads, label_hash=self._shown_hash)
+        return OrtEngine(self.onnx, threads=self._threads, label_hash=self._shown_hash, inputs=self.inputs)
 
     def build(self, progress: Callable[[str, float], None], cancelled: Callable[[], bool]) -> Engine:
         """Load the preferred engine's plan, building it unless it is stored.
@@ -288,6 +302,7 @@ class EngineProvider:
             threads=self._threads,
             provider=provider,
             label_hash=self._shown_hash,
+            inputs=self.inputs,
             cache=self.environment.state_dir / "onnxruntime",
         )
 
@@ -316,6 +331,7 @@ class EngineProvider:
             provider=provider,
             precision=precision,
             label_hash=self._shown_hash,
+            inputs=self.inputs,
         )
 
     def _open_plan(self, plan: bytes, precision: Precision) -> Engine:
@@ -325,7 +341,7 @@ class EngineProvider:
         backend = "trt" if core is None else f"trt-dla{core}"
         label = f"{backend}/{precision}/{self._shown_hash}"
         spin = self.settings.wait == "spin"
-        return TrtEngine(plan, open_device(), TrtSettings(label, self.settings.memory, spin, core))
+        return TrtEngine(plan, open_device(), TrtSettings(label, self.settings.memory, spin, core, self.inputs))
 
     @cached_property
     def _onnx_sha256(self) -> str:
@@ -336,8 +352,12 @@ class EngineProvider:
         return self._onnx_sha256[:LABEL_HASH_DIGITS]
 
     def _build_settings(self, precision: Precision) -> BuildSettings:
-        gpu = open_device().gpu
-        return build_settings(precision, self.device, self.settings.max_batch, self.environment.settings, gpu)
+        gpu, engines = open_device().gpu, self.environment.settings
+        return build_settings(precision, self.device, self.settings.max_batch, engines, gpu, self._input_shapes)
+
+    @cached_property
+    def _input_shapes(self) -> InputShapes:
+        return open_sizes_set(self.onnx, self.inputs)
 
     def _key(self, precision: Precision) -> PlanKey:
         self._file(precision, "trt")  # converts it with the blocked operators, if it does not exist yet

@@ -9,18 +9,10 @@ from numpy.typing import NDArray
 
 from edge.core.errors import ModelError
 from edge.core.records import EngineTimes
-from edge.inference.backends.engine import Context, Engine, TensorSpec
+from edge.inference.backends.engine import Context, Engine
 
 # Up to this batch size every size is warmed up; more would take long on a small board.
 WARMED_SIZES = 8
-
-
-def picture_input(engine: Engine) -> TensorSpec:
-    """Return the engine's picture input; raise ModelError unless there is exactly one input."""
-    if len(engine.inputs) != 1:
-        names = ", ".join(spec.name for spec in engine.inputs)
-        raise ModelError(f"the model has {len(engine.inputs)} inputs ({names}); wanted one input, for the picture")
-    return engine.inputs[0]
 
 
 def batch_limit(engine: Engine, max_batch: int) -> int:

@@ -10,7 +10,9 @@ from typing import Any
 
 from edge.core.config import EnginesSettings
 from edge.core.errors import EdgeError, EngineError
+from edge.core.manifest import InputSettings
 from edge.inference.backends.cuda import Gpu, find_gpu
+from edge.inference.backends.input_tensors import open_sizes_set
 from edge.inference.backends.tensorrt.layers import (
     EngineLayer,
     Inspection,
@@ -39,6 +41,7 @@ class InspectedModel:
     device: str
     state_dir: Path
     board: str
+    inputs: InputSettings | None = None  # the manifest's
 
     def tensors(self) -> tuple[IoTensor, ...]:
         """Return inputs and outputs of the plan; of the ONNX file if no plan can be inspected."""
@@ -96,7 +99,9 @@ class InspectedModel:
     def _key(self) -> PlanKey:
         """Key of the plan that `edge engines build` makes here."""
         gpu = self._gpu if isinstance(self._gpu, Gpu) else None
-        settings = build_settings(self.precision, self.device, self.max_batch, EnginesSettings(), gpu)
+        settings = build_settings(
+            self.precision, self.device, self.max_batch, EnginesSettings(), gpu, open_sizes_set(self.onnx, self.inputs)
+        )
         return plan_key(plan_sha256(self.onnx, self.precision, self.state_dir), settings, gpu, self.board)
 
     @cached_property

@@ -15,8 +15,9 @@ from edge.core.errors import ModelError
 from edge.core.manifest import Manifest
 from edge.core.records import EngineTimes, Findings, Geometry, Image
 from edge.inference.backends.engine import Context, Engine
+from edge.inference.backends.input_tensors import Feed, fill_values, per_picture_writers, served_inputs
 from edge.inference.decode import Decoder
-from edge.inference.infer import Inference, batch_limit, picture_input
+from edge.inference.infer import Inference, batch_limit
 from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
 
 
@@ -35,7 +36,7 @@ class Predictor:
         self.manifest = manifest
         self.labels = labels
         self.folder = folder
-        self.input = picture_input(engine)
+        self.input = served_inputs(engine.inputs, manifest.input)[0]
         self.input_px = self.make_preprocessor().input_px  # width, height
         self.target = target_settings(self.input, manifest.input)  # for engines that preprocess on the device
         self.decoder = Decoder(manifest, labels, engine.outputs, self.input_px, folder)
@@ -64,13 +65,21 @@ class Predictor:
         """Return a session for batches of 1 to `max_batch` pictures."""
         return PredictorSession(self, max_batch)
 
-    def inputs(self, images: Iterable[Image]) -> Iterator[NDArray[Any]]:
-        """Yield the model's input for each picture, a new array each time, repeated to fill a fixed batch."""
-        preprocessor = self.make_preprocessor()
+    def inputs(self, images: Iterable[Image]) -> Iterator[Feed]:
+        """Yield the model's inputs by name for each picture, new arrays each time, repeated to fill a fixed batch."""
+        preprocessor, specs = self.make_preprocessor(), self.engine.inputs
         for image in images:
-            row = np.empty((1, *(size or 1 for size in self.input.shape[1:])), self.input.dtype)
-            preprocessor.fill(image, row[0])
-            yield np.repeat(row, self.engine.fixed_batch or 1, axis=0)
+            rows = {spec.name: np.empty((1, *(size or 1 for size in spec.shape[1:])), spec.dtype) for spec in specs}
+            geometry = preprocessor.fill(image, rows[self.input.name][0])
+            fill_values(rows, specs, self.manifest.input)
+            for write in per_picture_writers(rows, specs, self.manifest.input):
+                write(0, geometry)
+            yield {
+                spec.name: np.repeat(rows[spec.name], self.engine.fixed_batch or 1, axis=0)
+                if spec.has_batch
+                else rows[spec.name][0]
+                for spec in specs
+            }
 
     def make_preprocessor(self) -> Preprocessor:
         """Make a preprocessor on the CPU, for one thread: it owns scratch memory."""
@@ -97,6 +106,8 @@ class PredictorSession:
             engine, target = self._predictor.engine, self._predictor.target
             context = opened.enter_context(engine.make_context(self._max_batch, target))
             self._fill = _make_fill(self._predictor, context)
+            settings = self._predictor.manifest.input
+            self._value_writers = per_picture_writers(context.inputs, engine.inputs, settings)
             self._inference = Inference(context, engine, self._max_batch, self._predictor.decoder.is_whole)
             self._opened = opened.pop_all()
         return self
@@ -127,7 +138,9 @@ class PredictorSession:
     def fill(self, image: Image, row: int = 0) -> None:
         """Preprocess a picture into a row of the input."""
         self._open_inference()
-        self._geometries[row] = self._fill(image, row)
+        geometry = self._geometries[row] = self._fill(image, row)
+        for write in self._value_writers:
+            write(row, geometry)
 
     def source_px(self, row: int = 0) -> tuple[int, int]:
         """Return width and height of the picture in a row."""

@@ -142,6 +142,7 @@ def make_provider(
         reading_sha256=manifest.reading_sha256,
         min_agreement=manifest.min_agreement,
         fp16_blocked_ops=manifest.accuracy.fp16_blocked_ops,
+        inputs=manifest.input,
     )
 
 

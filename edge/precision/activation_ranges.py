@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 
 from edge.core.errors import ModelError
+from edge.inference.backends.input_tensors import Feed
 
 BINS = 4096  # just after the range has doubled, older values still fill 2048
 LEVELS = 127  # of int8 on each side of 0
@@ -42,9 +43,8 @@ class Probe:
 
         probed = ModelProto()
         probed.CopyFrom(model)
-        self._inputs = {value.name for value in model.graph.input}
         known = {value.name for value in model.graph.output}
-        self._tensors = sorted(set(tensors) - self._inputs)
+        self._tensors = sorted(set(tensors) - {value.name for value in model.graph.input})
         probed.graph.output.extend(ValueInfoProto(name=name) for name in self._tensors if name not in known)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -54,17 +54,16 @@ class Probe:
         data = probed.SerializeToString()
         self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Return the tensors for one image (1×…), including the model's input."""
-        feed = dict.fromkeys(self._inputs, image)
-        return feed | dict(zip(self._tensors, self._session.run(self._tensors, feed), strict=True))
+    def __call__(self, feed: Feed) -> dict[str, NDArray[Any]]:
+        """Return the tensors for the inputs of one image (1×…), including the inputs."""
+        return dict(feed) | dict(zip(self._tensors, self._session.run(self._tensors, dict(feed)), strict=True))
 
 
-def calibrate(probe: Probe, tensors: Collection[str], images: Iterable[NDArray[Any]]) -> dict[str, Histogram]:
-    """Return the histogram of each tensor; raise ModelError if one is not finite on these images."""
+def calibrate(probe: Probe, tensors: Collection[str], feeds: Iterable[Feed]) -> dict[str, Histogram]:
+    """Return the histogram of each tensor; raise ModelError if one is not finite on these inputs."""
     histograms = {name: Histogram() for name in tensors}
-    for image in images:
-        found = probe(image)
+    for feed in feeds:
+        found = probe(feed)
         for name, histogram in histograms.items():
             try:
                 histogram.add(found[name])

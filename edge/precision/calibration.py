@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from numpy.typing import NDArray
 from onnx import ModelProto
 
+from edge.inference.backends.input_tensors import Feed
 from edge.precision.activation_ranges import METHODS, Probe, Range, calibrate
 from edge.precision.quantizable_graph import QuantizableLayer, activations
 from edge.precision.weight_rounding import IntegerWeights, round_weights
@@ -21,7 +20,7 @@ AUTO = "auto"
 TRIED = ("percentile", "mse")  # by `auto`; the first also serves the tensors that no layer reads
 CHOICES = (AUTO, *METHODS)
 
-Inputs = Callable[[str], Iterator[NDArray[Any]]]  # phase, for the progress → the model's inputs, image by image
+Inputs = Callable[[str], Iterator[Feed]]  # phase, for the progress → the model's inputs, image by image
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Calibration:
     def parameters(self, method: str) -> QuantizationParameters:
         """Return ranges by this method, and weights rounded for them."""
         ranges = {name: histogram.range(method) for name, histogram in self._histograms.items()}
-        images = self._inputs(f"rounding weights, {method}")
-        return QuantizationParameters(ranges, round_weights(self._model, self._layers, ranges, self._probe, images))
+        feeds = self._inputs(f"rounding weights, {method}")
+        return QuantizationParameters(ranges, round_weights(self._model, self._layers, ranges, self._probe, feeds))
 
 
 def best_parameters(

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, checker, load, numpy_helper
 
+from edge.inference.backends.input_tensors import Feed
 from edge.inference.onnx_graph import drop_unused_weights
 from edge.precision.activation_ranges import Range
-from edge.precision.quantizable_graph import INTEGER_OPS, QUANTIZING, drop_unused_domains, real_inputs
+from edge.precision.quantizable_graph import INTEGER_OPS, QUANTIZING, drop_unused_domains
 from edge.precision.weight_rounding import IntegerWeights
 
 Placement = Literal["tensorrt", "cpu"]
@@ -70,15 +71,14 @@ def serialize(model: ModelProto, origin: str) -> bytes:
     return data
 
 
-def naive_quantization(onnx: Path, inputs: Iterable[NDArray[Any]]) -> bytes:
+def naive_quantization(onnx: Path, inputs: Iterable[Feed]) -> bytes:
     """Return the model as quantized by ONNX Runtime's `quantize_static` with its defaults, for comparison."""
     from onnxruntime.quantization import quantize_static  # noqa: PLC0415 -- slow to import
 
     model = load(onnx)  # given a path, it would write a file beside it
-    name = next(iter(real_inputs(model)))
     with tempfile.TemporaryDirectory() as folder, _unlogged():
         path = Path(folder) / "naive.onnx"
-        quantize_static(model, path, _Reader(name, inputs))
+        quantize_static(model, path, _Reader(inputs))
         return path.read_bytes()
 
 
@@ -96,13 +96,12 @@ def _unlogged() -> Iterator[None]:
 class _Reader:
     """Calibration inputs in the interface of ONNX Runtime's quantizer."""
 
-    def __init__(self, name: str, inputs: Iterable[NDArray[Any]]) -> None:
-        self._name = name
+    def __init__(self, inputs: Iterable[Feed]) -> None:
         self._inputs = iter(inputs)
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
-        rows = next(self._inputs, None)
-        return None if rows is None else {self._name: rows}
+        feed = next(self._inputs, None)
+        return None if feed is None else dict(feed)
 
 
 def library() -> str:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from edge.core.errors import ConfigError, EdgeError, ModelError
 from edge.core.manifest import model_file
 from edge.core.process import usable_cores
 from edge.core.records import Image
+from edge.inference.backends.input_tensors import Feed
 from edge.inference.derived_files import derived_folder, source_sha256, write_variant
 from edge.inference.predictor import Predictor
 from edge.precision.calibration import AUTO, TRIED, Calibration, QuantizationParameters, best_parameters
@@ -24,7 +23,7 @@ from edge.precision.frames import FrameSelection
 from edge.precision.layer_search import Evaluate, Layers, LayerSearch, LayerSelection, Score, ScoreStore
 from edge.precision.qdq import ORIGIN_KEY, Placement, insert_qdq, library, naive_quantization, serialize
 from edge.precision.quantizable_graph import layers_of, prepare
-from edge.precision.scorer import QuantizationScorer, run_ms
+from edge.precision.scorer import QuantizationScorer
 from edge.precision.search_plot import plot
 
 log = logging.getLogger(__name__)
@@ -112,10 +111,10 @@ class _Quantization:
         self.selections: dict[Placement, LayerSelection] = {}
         self._stores: list[ScoreStore] = []
 
-    def _inputs(self, phase: str) -> Iterator[NDArray[Any]]:
-        for number, rows in enumerate(self._predictor.inputs(self._calibrating)):
+    def _inputs(self, phase: str) -> Iterator[Feed]:
+        for number, feed in enumerate(self._predictor.inputs(self._calibrating)):
             self._on_progress(phase, number, len(self._calibrating))
-            yield rows
+            yield feed
 
     def variants(self) -> dict[Placement, bytes]:
         """Search for each placement; the sensitivity of layers is measured for one of them."""
@@ -175,7 +174,7 @@ class _Quantization:
                 "held_back": len(self.frames) - len(self._calibrating) or 1,
             },
             "found_by_fp32": self._scorer.found,
-            "fp32": {"ms": round(run_ms(fp32), 2), "bytes": len(fp32)},
+            "fp32": {"ms": round(self._scorer.run_ms(fp32), 2), "bytes": len(fp32)},
             "naive": self._naive(),
             "forms": {name: self._variant_report(self.selections[name], data) for name, data in variants.items()},
         }
@@ -188,7 +187,7 @@ class _Quantization:
             "int8_share": selection.fraction,
             "layers": len(selection.sensitivities),
             "kept": sum(each.kept for each in selection.sensitivities),
-            "ms": round(run_ms(data), 2),
+            "ms": round(self._scorer.run_ms(data), 2),
             "bytes": len(data),
             "table": [each.to_json() | {"method": self._methods[each.layer]} for each in selection.sensitivities],
             "curve": [each.to_json() for each in selection.curve],
@@ -199,7 +198,7 @@ class _Quantization:
         self._on_progress("the naive recipe", 0, 1)
         data = naive_quantization(self._onnx, self._predictor.inputs(self._calibrating[:_NAIVE_FRAMES]))
         score = self._scorer.score(data)
-        return {"f1": score.exact, "agreement": score.agreement, "ms": round(run_ms(data), 2)}
+        return {"f1": score.exact, "agreement": score.agreement, "ms": round(self._scorer.run_ms(data), 2)}
 
 
 def _frames(selection: FrameSelection, on_progress: ProgressCallback) -> list[Image]:

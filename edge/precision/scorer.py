@@ -43,7 +43,7 @@ class QuantizationScorer:
     def findings(self, onnx: bytes) -> list[Findings]:
         """Return the findings of a form of the model, down to a low score."""
         with tempfile.TemporaryDirectory() as folder:
-            predictor = self._predictor.with_engine(_opened(onnx, Path(folder), usable_cores()))
+            predictor = self._predictor.with_engine(self._opened(onnx, Path(folder), usable_cores()))
             with predictor.session() as session:
                 return [session.predict(image, _LOW * self._threshold) for image in self._images]
 
@@ -53,6 +53,20 @@ class QuantizationScorer:
             return self._score(self.findings(onnx))
         except EngineError:
             return Score(0.0, 0.0, 0.0)
+
+    def run_ms(self, onnx: bytes) -> float:
+        """Return the time for one image in ONNX Runtime on one core of this machine, the median of several runs."""
+        with tempfile.TemporaryDirectory() as folder:
+            engine = self._opened(onnx, Path(folder), 1)
+            with engine.make_context(1) as context:
+                inference = Inference(context, engine, 1)
+                inference.run(1)
+                return median(_timed_ms(inference) for _ in range(_TIMED_RUNS))
+
+    def _opened(self, onnx: bytes, folder: Path, threads: int) -> OrtEngine:
+        path = folder / "judged.onnx"
+        path.write_bytes(onnx)
+        return OrtEngine(path, threads=threads, inputs=self._predictor.manifest.input)
 
     def _score(self, candidate: Sequence[Findings]) -> Score:
         found = [self._agreement(candidate, factor * self._threshold) for factor in _THRESHOLDS]
@@ -92,23 +106,7 @@ def _shared(one: Findings, other: Findings) -> float:
     return float(sum(min(score, scores.get(class_id, 0.0)) for class_id, score in mine))
 
 
-def run_ms(onnx: bytes) -> float:
-    """Return the time for one image in ONNX Runtime on one core of this machine, the median of several runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        engine = _opened(onnx, Path(folder), 1)
-        with engine.make_context(1) as context:
-            inference = Inference(context, engine, 1)
-            inference.run(1)
-            return median(_timed_ms(inference) for _ in range(_TIMED_RUNS))
-
-
 def _timed_ms(inference: Inference) -> float:
     start_ns = perf_counter_ns()
     inference.run(1)
     return (perf_counter_ns() - start_ns) / 1e6
-
-
-def _opened(onnx: bytes, folder: Path, threads: int) -> OrtEngine:
-    path = folder / "judged.onnx"
-    path.write_bytes(onnx)
-    return OrtEngine(path, threads=threads)

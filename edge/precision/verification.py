@@ -113,8 +113,7 @@ class VerificationResult:
 
 def check_fp16_ranges(predictor: Predictor, provider: EngineProvider, frames: Iterable[LabelledFrame]) -> None:
     """Find the values that exceed FP16 on these frames, so that the FP16 variant keeps them in FP32."""
-    inputs = predictor.inputs(frame.picture for frame in frames)
-    provider.check_ranges({predictor.input.name: rows} for rows in inputs)
+    provider.check_ranges(predictor.inputs(frame.picture for frame in frames))
 
 
 def verify(

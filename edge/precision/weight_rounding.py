@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
+from edge.inference.backends.input_tensors import Feed
 from edge.precision.activation_ranges import LEVELS, Probe, Range
 from edge.precision.quantizable_graph import QuantizableLayer
 
@@ -59,15 +60,15 @@ def round_weights(
     layers: Iterable[QuantizableLayer],
     ranges: Mapping[str, Range],
     probe: Probe,
-    images: Iterable[NDArray[Any]],
+    feeds: Iterable[Feed],
 ) -> dict[str, IntegerWeights]:
     """Return the integer weights of each two-dimensional convolution."""
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     chosen = {layer: window for layer in layers if (window := _window(nodes[layer.name], weights[layer.weight]))}
     samples = {layer: InputStatistics(window, weights[layer.weight]) for layer, window in chosen.items()}
-    for image in images:
-        tensors = probe(image)
+    for feed in feeds:
+        tensors = probe(feed)
         inputs = {name: quantized(tensors[name], ranges[name]) for name in {layer.input for layer in chosen}}
         for layer, sample in samples.items():
             sample.add(inputs[layer.input][:1], tensors[layer.output][:1])

@@ -92,6 +92,11 @@ def test_one_number_serves_a_gray_model(tmp_path: Path) -> None:
         (SMALLEST + "[input]\nstd = [1, 0, 1]", "[input] std: found"),
         (SMALLEST + "[input]\nstd = [1, nan, 1]", "[input] std: found"),
         (SMALLEST + "score_threshold = 1.1", "[output] score_threshold: found 1.1, wanted less than or equal to 1"),
+        (SMALLEST + "[input]\nsize = [640]", "[input] size: found [640], wanted [width, height]"),
+        (SMALLEST + "[input]\nsize = [0, 640]", "[input] size: found [0, 640], wanted [width, height] in pixels"),
+        (SMALLEST + "[input]\nresize_to = 256", "[input]: found resize_to with resize = 'letterbox', wanted it with"),
+        (SMALLEST + "[input]\nvalues = 3", "[input] values: found 3, wanted a table of inputs"),
+        (SMALLEST + '[input.values]\na = "source"', "[input.values]: a: found 'source', wanted 'source-size', 'input-"),
         (SMALLEST + "max_detections = 0", "[output] max_detections: found 0, wanted greater than or equal to 1"),
     ],
 )

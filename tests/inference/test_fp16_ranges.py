@@ -17,10 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edge.core.errors import ModelError
+from edge.inference.backends.input_tensors import Feed
 from edge.inference.fp16 import ranges
 from edge.inference.fp16.cast import to_fp16
 from edge.inference.fp16.convert import fp16_file
-from edge.inference.fp16.ranges import FP16_MAX, MARGIN, Feed, beyond_fp16, check_ranges, measure_ranges
+from edge.inference.fp16.ranges import FP16_MAX, MARGIN, beyond_fp16, check_ranges, measure_ranges
 from tests.inference.test_fp16_convert import (
     BOOL,
     INT64,

@@ -10,11 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edge.core.errors import ModelError
 from edge.core.records import EngineTimes
 from edge.inference.backends.engine import Engine
 from edge.inference.backends.ort import OrtEngine
-from edge.inference.infer import Inference, batch_limit, picture_input
+from edge.inference.infer import Inference, batch_limit
 
 
 def engine(folder: Path, batch: int | str, inputs: tuple[str, ...] = ("x",)) -> Engine:
@@ -34,15 +33,6 @@ def engine(folder: Path, batch: int | str, inputs: tuple[str, ...] = ("x",)) -> 
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), folder / "small.onnx"
     )
     return OrtEngine(folder / "small.onnx", threads=1)
-
-
-def test_the_one_input_takes_the_pictures(tmp_path: Path) -> None:
-    assert picture_input(engine(tmp_path, "N")).name == "x"
-
-
-def test_a_model_of_two_inputs_is_refused_by_their_names(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"the model has 2 inputs \(x, prior\); wanted one input, for the picture"):
-        picture_input(engine(tmp_path, "N", ("x", "prior")))
 
 
 @pytest.mark.parametrize(("fixed", "max_batch", "limit"), [("N", 4, 4), (1, 4, 1), (8, 4, 4), (4, 4, 4)])

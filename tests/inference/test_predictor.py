@@ -86,7 +86,7 @@ def test_the_model_goes_over_to_another_engine_only_where_that_fits(conveyor: Pr
 
 
 def test_inputs_are_new_arrays_full_of_the_picture(conveyor: Predictor) -> None:
-    first, second = conveyor.inputs(images(2))
+    first, second = (feed[conveyor.input.name] for feed in conveyor.inputs(images(2)))
     assert first.shape[1:] == conveyor.input.shape[1:]
     assert first.dtype == conveyor.input.dtype
     assert not np.array_equal(first, second)

@@ -125,6 +125,51 @@ def test_mean_and_std_count_in_the_models_channel_order(
     np.testing.assert_array_equal(row, np.broadcast_to(np.array(wanted), (48, 64, 3)))
 
 
+@pytest.mark.parametrize("shape", [(1, 4, 48, 64), (1, 48, 64, 4)])
+@pytest.mark.parametrize(("color", "wanted"), [("bgra", (20, 40, 60, 510)), ("rgba", (60, 40, 20, 510))])
+def test_a_fourth_channel_is_an_opaque_alpha(shape: tuple[int, ...], color: str, wanted: tuple[float, ...]) -> None:
+    lane = preprocessor(shape, color=color, scale=2.0)
+    row = np.empty(shape[1:], np.float32)
+    for size_px in ((64, 48), (100, 20), (64, 48)):  # the picture before leaves nothing
+        lane.fill(np.full((size_px[1], size_px[0], 3), (10, 20, 30), np.uint8), row)
+        canvas = row.transpose(1, 2, 0) if shape[1] == 4 else row
+        np.testing.assert_array_equal(canvas[24, 32], wanted)
+    four, three = ([0.0, 0.0, 10.0, 5.0], [0.0, 0.0, 10.0])
+    for mean, alpha in ((four, 250), (three, 255)):  # without a number of its own alpha is not shifted
+        preprocessor(shape, color=color, mean=mean).fill(np.zeros((48, 64, 3), np.uint8), row)
+        assert row.transpose(1, 2, 0)[0, 0, 3] == alpha if shape[1] == 4 else row[0, 0, 3] == alpha
+
+
+def test_a_scale_that_leaves_a_byte_all_but_black_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"of the 256 levels of a picture, .* leaves 2 in uint8.*; set scale = 1\.0"):
+        preprocessor(dtype="uint8", scale=1 / 255)
+    assert preprocessor(dtype="uint8", scale=0.5).input_px == (64, 48)
+
+
+# The shorter side becomes 120 pixels long, and 64×48 are cut out of the middle.
+@pytest.mark.parametrize(
+    ("source_px", "region"),
+    [
+        ((160, 120), (48, 36, 64, 48)),  # scaled by 1: the middle as it is
+        ((320, 240), (96, 72, 128, 96)),
+        ((480, 240), (176, 72, 128, 96)),
+    ],
+)
+def test_the_input_is_cut_out_of_the_resized_picture(
+    source_px: tuple[int, int], region: tuple[int, int, int, int]
+) -> None:
+    image = noise(*source_px)
+    row, geometry = filled(image, color="bgr", resize="crop", resize_to=120)
+    x, y, width, height = region
+    np.testing.assert_allclose(row, bilinear(image[y : y + height, x : x + width], 64, 48), atol=1)
+    assert geometry == Geometry(source_px, 64 / width, 48 / height, -x * 64 / width, -y * 48 / height)
+
+
+def test_an_input_larger_than_the_resized_picture_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"\[input\] resize_to: found 50, wanted at least 64"):
+        preprocessor(resize="crop", resize_to=50)
+
+
 @pytest.mark.parametrize("shape", [PLANAR, INTERLEAVED])
 def test_padding_is_normalised_like_a_pixel(shape: tuple[int, ...]) -> None:
     row, _ = filled(noise(64, 24), shape, color="rgb", pad=100, mean=[0.0, 50.0, 100.0], scale=0.5)
@@ -248,6 +293,9 @@ def test_the_inputs_size_is_told_as_width_and_height() -> None:
     assert preprocessor((None, 3, 48, 64)).input_px == (64, 48)
 
 
+WANTED_COLOR = "wanted N×3×H×W or N×H×W×3 for color"
+WANTED_GRAY = "wanted N×1×H×W or N×H×W×1 for color"
+EXPORT = ": export it so"
 SET_COLOR = "; set color in [input] to that of the model"
 CORRECT_SCALE = "; correct scale, mean and std in [input]"
 
@@ -255,14 +303,30 @@ CORRECT_SCALE = "; correct scale, mean and std in [input]"
 @pytest.mark.parametrize(
     ("shape", "keys", "sentence"),
     [
-        ((1, 4, 8, 8), {"color": "bgr"}, f"found 1×4×8×8, wanted N×3×H×W or N×H×W×3 for color 'bgr'{SET_COLOR}"),
-        ((1, 3, 8, 8), {"color": "gray"}, f"found 1×3×8×8, wanted N×1×H×W or N×H×W×1 for color 'gray'{SET_COLOR}"),
-        ((1, 8, 8, 1), {"color": "rgb"}, f"found 1×8×8×1, wanted N×3×H×W or N×H×W×3 for color 'rgb'{SET_COLOR}"),
-        ((1, 10), {}, f"found 1×10, wanted N×3×H×W or N×H×W×3 for color 'rgb'{SET_COLOR}"),
+        (
+            (1, 4, 8, 8),
+            {"color": "bgr"},
+            f"found 1×4×8×8, wanted N×3×H×W or N×H×W×3 for color 'bgr'{SET_COLOR}: 'bgra' or 'rgba'",
+        ),
+        (
+            (1, 3, 8, 8),
+            {"color": "gray"},
+            f"found 1×3×8×8, wanted N×1×H×W or N×H×W×1 for color 'gray'{SET_COLOR}: 'bgr' or 'rgb'",
+        ),
+        (
+            (1, 8, 8, 1),
+            {"color": "rgb"},
+            f"found 1×8×8×1, wanted N×3×H×W or N×H×W×3 for color 'rgb'{SET_COLOR}: 'gray'",
+        ),
+        (
+            (1, 10),
+            {},
+            f"found 1×10, {WANTED_COLOR} 'rgb'; a model of one picture with 1, 3 or 4 channels can be served{EXPORT}",
+        ),
         (
             (None, 3, None, 8),
             {},
-            "found ?×3×?×8, wanted a fixed height and width; export the model with a fixed input size",
+            "found ?×3×?×8, wanted a fixed height and width; set size = [width, height] in [input]",
         ),
     ],
 )

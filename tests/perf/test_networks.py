@@ -298,7 +298,7 @@ def test_int8_is_close_to_fp32(name: str, written: Written) -> None:
     file, network = written(name), find(name)
     prepared = prepare(file)
     tensors, rows = activations(prepared), gaussian(network, 1)
-    found = calibrate(Probe(prepared, tensors, 2), tensors, [rows])
+    found = calibrate(Probe(prepared, tensors, 2), tensors, [{prepared.graph.input[0].name: rows}])
     ranges = {each: histogram.range("minmax") for each, histogram in found.items()}
     layers = [layer.name for layer in layers_of(prepared)]
     wanted = np.log(run(file, rows))

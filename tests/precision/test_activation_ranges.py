@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge.core.errors import ModelError
 from edge.precision.activation_ranges import BINS, METHODS, Histogram, Probe, Range, calibrate
-from tests.support.quantizable import images, network
+from tests.support.quantizable import feeds, images, network
 
 FINITE = st.floats(-1e4, 1e4, width=32)
 
@@ -94,13 +94,13 @@ def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path, value: float) -> N
     rows = images(1)
     rows[0][0, 0, 0, 0] = value
     with pytest.raises(ModelError, match=r"tensor 'seen' is not finite on a calibration frame"):
-        calibrate(Probe(model, ["seen"], 1), ["seen"], rows)
+        calibrate(Probe(model, ["seen"], 1), ["seen"], feeds(rows))
 
 
 def test_tensors_inside_are_seen_picture_by_picture(tmp_path: Path) -> None:
     model = onnx.load(network(tmp_path, opset=17))
     rows = images(3)
-    found = calibrate(Probe(model, ["images", "c", "scores"], 1), ["images", "c"], rows)
+    found = calibrate(Probe(model, ["images", "c", "scores"], 1), ["images", "c"], feeds(rows))
     assert found["images"].high == pytest.approx(max(float(row.max()) for row in rows))
     assert found["c"].low == 0
     assert found["c"].size == 8 * 16 * 16

@@ -20,7 +20,7 @@ from edge.precision.quantizable_graph import activations, layers_of, prepare
 from edge.precision.weight_rounding import round_weights
 from tests.support.emulated_engines import build_plan_here
 from tests.support.project import CONVEYOR
-from tests.support.quantizable import images, network, run
+from tests.support.quantizable import feeds, images, network, run
 from tests.support.real_tensorrt import building_tensorrt
 
 PLACEMENTS: tuple[Placement, ...] = ("tensorrt", "cpu")
@@ -29,7 +29,7 @@ ALL = ["stem", "deep", "mix", "head", "classes"]
 
 def ranges_of(model: ModelProto, rows: list[NDArray[np.float32]]) -> dict[str, Range]:
     tensors = activations(model)
-    found = calibrate(Probe(model, tensors, 1), tensors, rows)
+    found = calibrate(Probe(model, tensors, 1), tensors, feeds(rows))
     return {name: histogram.range("minmax") for name, histogram in found.items()}
 
 
@@ -124,7 +124,7 @@ def test_rounding_for_what_a_layer_sees_beats_the_nearest_level(prepared: ModelP
     ranges = ranges_of(prepared, rows)
     layers = [layer for layer in layers_of(prepared) if layer.op == "Conv"]
     probe = Probe(prepared, activations(prepared), 1)
-    rounded = round_weights(prepared, layers, ranges, probe, iter(rows))
+    rounded = round_weights(prepared, layers, ranges, probe, feeds(rows))
     assert set(rounded) == {"stem", "deep", "mix", "head"}
     wanted = np.concatenate([run(prepared, row) for row in unseen])
     for name in rounded:
@@ -140,7 +140,7 @@ def test_rounded_weights_reach_the_file_as_they_are(prepared: ModelProto, placem
     rows = images(4)
     ranges = ranges_of(prepared, rows)
     probe = Probe(prepared, activations(prepared), 1)
-    rounded = round_weights(prepared, layers_of(prepared), ranges, probe, iter(rows))
+    rounded = round_weights(prepared, layers_of(prepared), ranges, probe, feeds(rows))
     model = insert_qdq(prepared, ALL, ranges, rounded, placement)
     values, made = constants(model), makers(model)
     for name, found in rounded.items():

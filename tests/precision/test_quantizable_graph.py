@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge.core.errors import ModelError
 from edge.precision.qdq import naive_quantization
 from edge.precision.quantizable_graph import layers_of, prepare
-from tests.support.quantizable import SIDE, images, network, run
+from tests.support.quantizable import SIDE, feeds, images, network, run
 
 
 def test_the_opset_is_raised_and_batch_normalisation_folded(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_weights_that_are_also_inputs_are_constants(tmp_path: Path) -> None:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     onnx.save(model, path)
     assert len(layers_of(prepare(path))) == 5
-    assert naive_quantization(path, images(2))
+    assert naive_quantization(path, feeds(images(2)))
 
 
 def control_flow() -> list[Any]:

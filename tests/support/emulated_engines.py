@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from edge.core.manifest import InputSettings
 from edge.inference.backends.cuda import open_device
+from edge.inference.backends.input_tensors import open_sizes_set
 from edge.inference.backends.tensorrt.build_progress import Reporter
 from edge.inference.backends.tensorrt.build_protocol import BuildRequest, BuildSettings
 from edge.inference.backends.tensorrt.builder import build
@@ -49,12 +51,12 @@ def emulated_gpu(**controls: Any) -> Iterator[Any]:
             sys.modules.update(hidden)
 
 
-def build_plan_here(onnx: Path, folder: Path, max_batch: int) -> bytes:
+def build_plan_here(onnx: Path, folder: Path, max_batch: int, inputs: InputSettings | None = None) -> bytes:
     """Build a plan in this process."""
     request = BuildRequest(
         onnx=onnx,
         fp32_onnx=onnx,
-        settings=BuildSettings("fp32", "gpu", max_batch, 3, 64),
+        settings=BuildSettings("fp32", "gpu", max_batch, 3, 64, open_sizes_set(onnx, inputs)),
         plan=folder / "built.plan",
         tactic_mb=None,
         timing_folder=folder,
@@ -71,4 +73,4 @@ def load(plan: bytes, **settings: Any) -> TrtEngine:
 
 def build_and_load(onnx: Path, folder: Path, max_batch: int, **settings: Any) -> TrtEngine:
     """Build an engine in this process, and load it."""
-    return load(build_plan_here(onnx, folder, max_batch), **settings)
+    return load(build_plan_here(onnx, folder, max_batch, settings.get("inputs")), **settings)

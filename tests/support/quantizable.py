@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from edge.inference.backends.input_tensors import Feed
 from tests.support.configuration import write_toml
 
 SIDE = 16
@@ -89,6 +91,11 @@ def images(count: int, seed: int = 1) -> list[Images]:
     random = np.random.default_rng(seed)
     coarse = random.random((count, 1, 3, 4, 4), np.float32)
     return [each.repeat(4, axis=2).repeat(4, axis=3) for each in coarse]
+
+
+def feeds(rows: Iterable[Images]) -> Iterator[Feed]:
+    """Return inputs by the network's name for them."""
+    return ({"images": each} for each in rows)
 
 
 def run(model: ModelProto, rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -285,7 +285,9 @@ def test_the_gpu_makes_what_the_cpus_preprocessing_makes(
     geometry = DevicePreprocessor(placed, spec, settings).fill(image, 0)
     assert geometry == Preprocessor(spec, settings).fill(image, row)
     picture = Picture("bgr", source_px, (image.reshape(len(image), -1),), placed.region, placed.place)
-    made = kernel.run([picture], target_settings(spec, settings))[0]
+    target = target_settings(spec, settings)
+    assert target is not None
+    made = kernel.run([picture], target)[0]
     np.testing.assert_allclose(made.astype(float), row.astype(float), rtol=1e-3, atol=1.001 / min(std))
 
 

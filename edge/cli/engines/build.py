@@ -28,13 +28,16 @@ def run(options: argparse.Namespace) -> int:
     from edge.core.progress import phase_bar
     from edge.core.state_dir import find_state_dir
     from edge.host.board import board_name
+    from edge.inference.backends.input_tensors import open_sizes_set
     from edge.inference.engine_provider import build_settings
     from edge.inference.plan_build import PlanRequest, build, target_gpu
 
     folder = find_model(options.model)
-    onnx = model_file(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    onnx = model_file(folder, manifest)
     gpu = target_gpu(options.target)
-    settings = build_settings(options.precision, options.device, options.max_batch, EnginesSettings(), gpu)
+    plan = (options.precision, options.device, options.max_batch)
+    settings = build_settings(*plan, EnginesSettings(), gpu, open_sizes_set(onnx, manifest.input))
     state_dir = find_state_dir(options.state_dir)
     request = PlanRequest(onnx, options.precision, settings, gpu, board_name(), state_dir)
     with phase_bar(f"{onnx.stem} {options.precision}", TaskProgressColumn()) as draw:

@@ -24,9 +24,11 @@ def run(options: argparse.Namespace) -> int:
     from edge.inference.inspected_model import InspectedModel
 
     folder = find_model(options.model)
-    onnx = model_file(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    onnx = model_file(folder, manifest)
     state_dir = find_state_dir(options.state_dir)
-    engine = InspectedModel(onnx, options.precision, options.max_batch, options.device, state_dir, board_name())
+    plan = (options.precision, options.max_batch, options.device)
+    engine = InspectedModel(onnx, *plan, state_dir, board_name(), manifest.input)
     report = report_of(folder.resolve().name, engine)
     if options.json:
         print(json.dumps(report))

@@ -27,6 +27,12 @@ class TensorSpec:
     name: str
     shape: tuple[int | None, ...]  # batch axis first; None: known only at run time
     dtype: np.dtype[Any]
+    has_batch: bool = True  # False: the model's own tensor lacks the first axis of `shape`, which is 1
+
+    def bound_shape(self, batch_size: int) -> tuple[int, ...]:
+        """Return the shape that the model itself takes for a batch; sizes known only at run time count as 1."""
+        row = tuple(size or 1 for size in self.shape[1:])
+        return (batch_size, *row) if self.has_batch else row
 
     @property
     def shape_text(self) -> str:
@@ -72,7 +78,7 @@ class Engine(Protocol):
     """A loaded model."""
 
     label: str  # backend/precision/first characters of the ONNX hash: `ort-cpu/fp32/3f9c…`, `trt/fp16/3f9c…`
-    inputs: tuple[TensorSpec, ...]
+    inputs: tuple[TensorSpec, ...]  # that of the picture first
     outputs: tuple[TensorSpec, ...]
     fixed_batch: int | None  # the only supported batch size; None: any
 

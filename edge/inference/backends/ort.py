@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from edge.core.errors import EngineError, ModelError
 from edge.core.installation import install_advice
+from edge.core.manifest import InputSettings
 from edge.core.records import EngineTimes
 from edge.inference.backends.engine import LABEL_HASH_DIGITS, TensorSpec
+from edge.inference.backends.input_tensors import batch_of, fill_values, served_inputs
 from edge.inference.backends.ort_refusal import refusal
 from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
 from edge.inference.derived_files import source_sha256
@@ -52,27 +54,38 @@ class OrtEngine:
         label_hash: str | None = None,
         cache: Path | None = None,
         profile: Path | None = None,
+        inputs: InputSettings | None = None,
     ) -> None:
         """Open a file whose weights are of `precision`; raise ModelError if it cannot be run.
 
-        `label_hash` replaces the model's own hash in the label; `cache` is a folder for what the provider builds;
-        `profile` is the file name prefix of a profile, which ONNX Runtime writes until `end_profile`.
+        `inputs` sets open sizes and further inputs; without it, the tensors are those of the file. `label_hash`
+        replaces the model's own hash in the label; `cache` is a folder for what the provider builds; `profile` is the
+        file name prefix of a profile, which ONNX Runtime writes until `end_profile`.
         """
         self._onnx = onnx
         self._threads = threads
         self._provider = provider
         self._cache = cache
         self._profile = profile
+        self._input_settings = inputs
+        self._sizes: dict[str, int] = {}  # of the file's named axes
         self._session = self._open_session()
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if not inputs or not inputs[0].shape:
-            found = ", ".join(repr(each.name) for each in inputs) or "none"
-            raise ModelError(f"model {onnx}: found inputs without a batch axis: {found}; wanted one of the shape N×…")
-        self.inputs = tuple(_spec(onnx, value) for value in inputs)
+        found = self._session.get_inputs()
+        if not any(each.shape for each in found):
+            names = ", ".join(repr(each.name) for each in found) or "none"
+            raise ModelError(f"model {onnx}: found inputs without a batch axis: {names}; wanted one of the shape N×…")
+        specs = tuple(_spec(onnx, value) for value in found)
+        self.inputs = specs if inputs is None else served_inputs(specs, inputs)
+        if sizes := _named_sizes(found, self.inputs):
+            self._sizes = sizes
+            self._session = self._open_session()
+        outputs = self._session.get_outputs()
         self.outputs = tuple(_spec(onnx, value) for value in outputs)
-        self.fixed_batch = self.inputs[0].shape[0]
+        self.fixed_batch = batch_of(self.inputs, inputs)
+        named = {each.name: each.shape for each in found}
+        batch_axis = named[self.inputs[0].name][:1] if self.inputs[0].has_batch else [1]
         self._has_fixed_outputs = all(
-            each.shape[:1] == inputs[0].shape[:1] and None not in spec.shape[1:]
+            each.shape[:1] == batch_axis and None not in spec.shape[1:]
             for each, spec in zip(outputs, self.outputs, strict=True)
         )
         digits = label_hash or source_sha256(onnx)[:LABEL_HASH_DIGITS]
@@ -85,7 +98,10 @@ class OrtEngine:
         session = self._open_session() if self._threads > 1 and self._session_taken else self._session
         self._session_taken = True
         sizes = [self.fixed_batch] if self.fixed_batch else list(range(1, max_batch + 1))
-        return OrtContext(session, self.inputs, self.outputs, sizes, has_fixed_outputs=self._has_fixed_outputs)
+        arrays = {spec.name: _buffer(spec, max(sizes)) for spec in self.inputs}
+        if self._input_settings is not None:
+            fill_values(arrays, self.inputs, self._input_settings)
+        return OrtContext(session, self.inputs, arrays, self.outputs, sizes, has_fixed_outputs=self._has_fixed_outputs)
 
     def end_profile(self) -> Path:
         """End the profile and return its file: JSON in Chrome's trace format."""
@@ -95,7 +111,7 @@ class OrtEngine:
         """Leave the session to the garbage collector: ONNX Runtime has no close."""
 
     def _open_session(self) -> Any:
-        session = _open_session(self._onnx, self._threads, self._provider, self._cache, self._profile)
+        session = _open_session(self._onnx, self._threads, self._provider, self._cache, self._profile, self._sizes)
         if _PROVIDERS[self._provider] not in session.get_providers():
             # ONNX Runtime falls back to the CPU silently, but for a line in its log.
             raise ModelError(
@@ -117,6 +133,7 @@ class OrtContext:
         self,
         session: Any,
         inputs: tuple[TensorSpec, ...],
+        arrays: Mapping[str, NDArray[Any]],
         outputs: tuple[TensorSpec, ...],
         sizes: list[int],
         *,
@@ -125,7 +142,8 @@ class OrtContext:
         self._session = session
         self._has_fixed_outputs = has_fixed_outputs
         self._output_names = [spec.name for spec in outputs]
-        self.inputs: Mapping[str, NDArray[Any]] = {spec.name: _buffer(spec, max(sizes)) for spec in inputs}
+        self._input_specs = inputs
+        self.inputs = arrays
         buffers = {spec.name: _buffer(spec, max(sizes)) for spec in outputs} if has_fixed_outputs else {}
         self._views = {n: {name: array[:n] for name, array in buffers.items()} for n in sizes}
         self._bindings = {n: self._bind(self._views[n], n) for n in sizes}
@@ -133,9 +151,10 @@ class OrtContext:
 
     def _bind(self, outputs: Mapping[str, NDArray[Any]], batch_size: int) -> Any:
         binding = self._session.io_binding()
-        for name, array in self.inputs.items():
-            rows = array[:batch_size]
-            binding.bind_input(name, "cpu", 0, rows.dtype.type, rows.shape, rows.ctypes.data)
+        for spec in self._input_specs:
+            rows = self.inputs[spec.name][:batch_size]
+            shape = spec.bound_shape(batch_size)
+            binding.bind_input(spec.name, "cpu", 0, rows.dtype.type, shape, rows.ctypes.data)
         for name in self._output_names:
             if name in outputs:
                 rows = outputs[name]
@@ -189,12 +208,21 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _open_session(onnx: Path, threads: int, provider: str, cache: Path | None, profile: Path | None) -> Any:
+def _open_session(
+    onnx: Path,
+    threads: int,
+    provider: str,
+    cache: Path | None,
+    profile: Path | None,
+    sizes: Mapping[str, int],
+) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _LOG_ERRORS
+    for name, size in sizes.items():
+        options.add_free_dimension_override_by_name(name, size)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -224,9 +252,27 @@ def _spec(onnx: Path, value: Any) -> TensorSpec:
 
 
 def _buffer(spec: TensorSpec, batch: int) -> NDArray[Any]:
-    """Allocate `batch` rows of a tensor; sizes known only at run time count as 1."""
+    """Allocate `batch` rows of a tensor, or the one of a tensor without a batch axis.
+
+    Sizes known only at run time count as 1.
+    """
     sizes = [1 if size is None else size for size in spec.shape[1:]]
-    return np.zeros((batch, *sizes), spec.dtype)
+    return np.zeros((batch if spec.has_batch else 1, *sizes), spec.dtype)
+
+
+def _named_sizes(found: Sequence[Any], inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    """Return the sizes of the file's named axes that are served fixed, so that its outputs have fixed shapes too.
+
+    A name that stands for two sizes, or for the batch too, is left out.
+    """
+    specs = {spec.name: spec for spec in inputs}
+    sizes: dict[str, set[int | None]] = {}
+    for value in found:
+        spec = specs[value.name]
+        for name, size in zip(value.shape, spec.shape if spec.has_batch else spec.shape[1:], strict=False):
+            if isinstance(name, str):
+                sizes.setdefault(name, set()).add(size)
+    return {name: size for name, (size, *others) in sizes.items() if size is not None and not others}
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.errors import EngineError
+from edge.core.manifest import InputSettings
 from edge.inference.backends.ort import OrtEngine
 from edge.inference.backends.tensorrt.layers import EngineLayer, LayerTensor, precision_of
 
@@ -18,24 +19,24 @@ _END = "_kernel_time"  # suffix of the events of nodes that ran
 _REFORMATS = frozenset({"ReorderInput", "ReorderOutput", "Cast"})
 
 
-def profile_layers(onnx: Path, scratch: Path) -> tuple[EngineLayer, ...]:
+def profile_layers(onnx: Path, scratch: Path, inputs: InputSettings | None = None) -> tuple[EngineLayer, ...]:
     """Run a model once on the CPU, on zeros at batch 1; return each node that ONNX Runtime ran, once.
 
-    `scratch` is a folder for the profile. Raises ModelError if the model cannot be opened, EngineError if it cannot be
-    run.
+    `scratch` is a folder for the profile; `inputs` sets open sizes and further inputs. Raises ModelError if the model
+    cannot be opened, EngineError if it cannot be run.
     """
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=scratch) as folder:
-            return read_profile(_profile(onnx, Path(folder)).read_text(encoding="utf-8"))
+            return read_profile(_profile(onnx, Path(folder), inputs).read_text(encoding="utf-8"))
     except OSError as error:
         raise EngineError(
             f"{scratch} cannot be written ({error.strerror}); wanted a folder with room for {onnx.name}'s profile"
         ) from None
 
 
-def _profile(onnx: Path, folder: Path) -> Path:
-    engine = OrtEngine(onnx, threads=1, profile=folder / "run")
+def _profile(onnx: Path, folder: Path, inputs: InputSettings | None) -> Path:
+    engine = OrtEngine(onnx, threads=1, profile=folder / "run", inputs=inputs)
     with closing(engine), engine.make_context(1) as context:
         context.infer(1)
         return engine.end_profile()

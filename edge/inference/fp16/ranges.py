@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, load, shape_inference
 
 from edge.core.errors import ModelError, error_text
+from edge.inference.backends.input_tensors import Feed
 from edge.inference.backends.ort import import_onnxruntime
 from edge.inference.fp16.cast import with_functions_inlined
 from edge.inference.fp16.convert import RangeCheck
 from edge.inference.fp16.graph_scope import FLOAT
 from edge.inference.onnx_graph import has_inner, node_id, value_type
-
-Feed = Mapping[str, NDArray[Any]]  # a model's inputs by their names
 
 FP16_MAX = 65504.0
 # Unseen frames exceeded eight calibration frames by up to 2.2 times (YOLOX-Nano; conveyor detector: 1.5), and partial

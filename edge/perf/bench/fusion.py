@@ -112,7 +112,7 @@ def fusion(folder: Path, precision: Precision, state_dir: Path) -> Fusion:
     """
     manifest = read_manifest(folder)
     onnx = model_file(folder, manifest)
-    inspected = InspectedModel(onnx, precision, 1, "gpu", state_dir, board_name())
+    inspected = InspectedModel(onnx, precision, 1, "gpu", state_dir, board_name(), manifest.input)
     if precision == "fp16":
         with contextlib.suppress(EdgeError):  # reported below, by each part that needs it
             fp16_file(onnx, state_dir, blocked=manifest.accuracy.fp16_blocked_ops)
@@ -154,7 +154,7 @@ def _inspected(inspected: InspectedModel, folder: Path, manifest: Manifest) -> C
 
 def _run_by_onnxruntime(inspected: InspectedModel) -> CountedLayers:
     onnx = variant_file(inspected.onnx, inspected.precision, "ort-cpu", inspected.state_dir)
-    layers = profile_layers(onnx, inspected.state_dir / "bench")
+    layers = profile_layers(onnx, inspected.state_dir / "bench", inspected.inputs)
     version = import_onnxruntime().__version__
     return CountedLayers(f"ONNX Runtime {version} on the CPU", tuple((each, None) for each in layers))
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edge.core.errors import ModelError
 from edge.core.process import usable_cores
+from edge.inference.backends.input_tensors import Feed
 from edge.inference.derived_files import source_sha256, write_variant
 from edge.inference.model_variants import variant_file
 from edge.precision.activation_ranges import Probe, calibrate
@@ -57,10 +57,10 @@ def _quantized(model: ModelProto, placement: Placement) -> ModelProto:
     return insert_qdq(model, [layer.name for layer in layers_of(model)], ranges, {}, placement)
 
 
-def _inputs(model: ModelProto) -> Iterator[NDArray[np.float32]]:
+def _inputs(model: ModelProto) -> Iterator[Feed]:
     """Draw the input that the weights are scaled for: Gaussian numbers of mean 0 and deviation 1."""
     (value,) = model.graph.input
     shape = [1, *(axis.dim_value for axis in value.type.tensor_type.shape.dim[1:])]
     random = np.random.default_rng(_SEED)
     for _ in range(_PICTURES):
-        yield random.standard_normal(shape, np.float32)
+        yield {value.name: random.standard_normal(shape, np.float32)}

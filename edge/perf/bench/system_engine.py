@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 
 import numpy as np
@@ -89,7 +89,7 @@ class EngineAlone:
 
     def _make(self, opened: contextlib.ExitStack) -> Inference:
         context = opened.enter_context(self._engine.make_context(self.batch))
-        fill_gaussian(context, self._seed)
+        fill_gaussian(context, self._seed, (self._engine.inputs[0].name,))
         return Inference(context, self._engine, self.batch)
 
     def _run(self, ready: threading.Barrier) -> None:
@@ -130,10 +130,10 @@ class EngineAlone:
         self.failure = error if isinstance(error, EdgeError) else EngineError(f"the engine failed: {error}")
 
 
-def fill_gaussian(context: Context, seed: int) -> None:
-    """Fill a context's inputs with Gaussian numbers of mean 0 and deviation 1, rounded for integer types."""
+def fill_gaussian(context: Context, seed: int, names: Collection[str] = ()) -> None:
+    """Fill inputs, all by default, with Gaussian numbers of mean 0 and deviation 1, rounded for integer types."""
     random = np.random.default_rng(seed)
-    for name in sorted(context.inputs):
+    for name in sorted(names or context.inputs):
         array = context.inputs[name]
         numbers = random.standard_normal(array.shape, np.float32)
         array[...] = numbers if array.dtype.kind == "f" else np.abs(np.rint(numbers)).astype(array.dtype)

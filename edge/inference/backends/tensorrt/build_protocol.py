@@ -11,6 +11,7 @@ from typing import Any
 from edge.core.errors import EngineError, GpuMemoryError
 
 MB = 10**6
+InputShapes = tuple[tuple[str, tuple[int | None, ...]], ...]  # by name; None: the batch
 CANCELLED_EXIT_CODE = 75  # of a builder that is cancelled before it can answer
 
 
@@ -40,6 +41,7 @@ class BuildSettings:
     max_batch: int
     builder_level: int  # 0…5: how long the builder searches for faster kernels
     workspace_mb: int
+    input_shapes: InputShapes = ()  # of inputs whose open sizes are set
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class BuildRequest:
     def from_json(cls, line: bytes) -> BuildRequest:
         values = json.loads(line)
         paths = {key: Path(values[key]) for key in ("onnx", "fp32_onnx", "plan", "timing_folder")}
-        return cls(**(values | paths | {"settings": BuildSettings(**values["settings"])}))
+        settings = values["settings"]
+        shapes = tuple((name, tuple(shape)) for name, shape in settings["input_shapes"])
+        return cls(**(values | paths | {"settings": BuildSettings(**(settings | {"input_shapes": shapes}))}))
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), default=str).encode() + b"\n"

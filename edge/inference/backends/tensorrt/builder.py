@@ -202,6 +202,9 @@ class _Attempt:
         dynamic axes, so its batch is fixed at `max_batch`.
         """
         tensors = [network.get_input(index) for index in range(network.num_inputs)]
+        for tensor in tensors:
+            if (shape := dict(self._request.settings.input_shapes).get(tensor.name)) is not None:
+                tensor.shape = tuple(-1 if size is None else size for size in shape)
         largest = {tensor.name: self._largest(tensor) for tensor in tensors if -1 in _shape(tensor)}
         if self._request.settings.device != "gpu":
             for tensor in tensors:
@@ -224,7 +227,7 @@ class _Attempt:
             text = "×".join("?" if size == -1 else str(size) for size in (batch, *row))
             raise EngineError(
                 f"model {self._onnx.name}: input {tensor.name!r} has the shape {text}; wanted only the batch (the "
-                "first axis) dynamic: fix the other sizes when you export the model"
+                "first axis) dynamic: set size = [width, height] in [input], or fix the other sizes when you export it"
             )
         return (self._request.settings.max_batch, *row)
 

@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import EngineError, GpuLostError, GpuMemoryError
+from edge.core.manifest import InputSettings
 from edge.core.records import EngineTimes
 from edge.inference.backends.cuda import Buffer, CudaDevice, MemoryKind, release_frames
 from edge.inference.backends.engine import TensorSpec
-from edge.inference.backends.tensorrt.execution import Execution, GrowingOutput, row_shape
+from edge.inference.backends.input_tensors import batch_of, fill_values, served_inputs
+from edge.inference.backends.tensorrt.execution import Execution, GrowingOutput
 from edge.inference.backends.tensorrt.gpu_preprocess import KERNEL, PictureStage
 from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings, kernel_file
 from edge.inference.backends.tensorrt.library import is_out_of_memory, load_tensorrt, make_logger
@@ -51,6 +53,7 @@ class TrtSettings:
     memory: Literal["auto", "mapped", "registered", "pinned"] = "auto"
     spin: bool = False  # busy-wait for the GPU, which wakes sooner
     dla_core: int | None = None
+    inputs: InputSettings | None = None  # the manifest's
 
 
 class TrtEngine:
@@ -71,9 +74,10 @@ class TrtEngine:
             self.cuda_engine: Any = self._runtime.deserialize_cuda_engine(plan)
             if self.cuda_engine is None:
                 raise self.refusal("loading a plan")
-        self.inputs = self._specs(trt.TensorIOMode.INPUT)
+        specs = self._specs(trt.TensorIOMode.INPUT)
+        self.inputs = specs if settings.inputs is None else served_inputs(specs, settings.inputs)
         self.outputs = self._specs(trt.TensorIOMode.OUTPUT)
-        self.fixed_batch = self.inputs[0].shape[0]
+        self.fixed_batch = batch_of(self.inputs, settings.inputs)
 
     def _specs(self, mode: Any) -> tuple[TensorSpec, ...]:
         cuda_engine = self.cuda_engine
@@ -248,7 +252,7 @@ class TrtContext:
         buffers = {}
         addresses = {}
         for spec in engine.inputs:
-            shape = (self._max_batch, *row_shape(spec))
+            shape = (self._max_batch if spec.has_batch else 1, *spec.bound_shape(1)[spec.has_batch :])
             if self._picture_settings is not None and spec is engine.inputs[0]:
                 memory = device.allocate(math.prod(shape) * spec.dtype.itemsize)
                 stack.callback(memory.free)
@@ -260,6 +264,8 @@ class TrtContext:
             buffers[spec.name] = device.make_buffer(shape, spec.dtype, engine.memory)
             stack.callback(buffers[spec.name].free)
         self.inputs = {name: buffer.host for name, buffer in buffers.items()}
+        if engine.settings.inputs is not None:
+            fill_values(self.inputs, engine.inputs, engine.settings.inputs)
         addresses |= {name: buffer.address for name, buffer in buffers.items()}
         return addresses, [buffer for buffer in buffers.values() if buffer.is_copied]
 

@@ -50,14 +50,16 @@ class Execution:
         if not execution.set_optimization_profile_async(0, self._stream.handle):
             raise engine.refusal("choosing the optimisation profile")
         for spec in engine.inputs:
-            if not execution.set_input_shape(spec.name, (self.size, *row_shape(spec))):
+            if not execution.set_input_shape(spec.name, spec.bound_shape(self.size)):
                 raise engine.refusal(f"setting input {spec.name!r} to a batch of {self.size}")
         try:
             missing = execution.infer_shapes()
         except RuntimeError as error:  # the only exception that TensorRT's bindings raise
             raise EngineError(f"TensorRT cannot infer the shapes for a batch of {size}: {error}") from None
         if missing:
-            raise EngineError(f"TensorRT needs the shapes of {', '.join(missing)} too; wanted a model of one input")
+            raise EngineError(
+                f"TensorRT needs the values of {', '.join(missing)} to know the shapes; wanted inputs that are data"
+            )
         # -1: depends on the data
         self.output_shapes = {spec.name: tuple(execution.get_tensor_shape(spec.name)) for spec in engine.outputs}
 
@@ -191,8 +193,3 @@ def _allocator_class(trt: Any) -> Any:
             self._output.shape = tuple(shape)
 
     return Allocator
-
-
-def row_shape(spec: TensorSpec) -> tuple[int, ...]:
-    """Return the shape of one row; only the batch axis of a plan's inputs is dynamic."""
-    return tuple(size or 1 for size in spec.shape[1:])

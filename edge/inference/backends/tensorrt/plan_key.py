@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from edge.inference.backends.cuda import Gpu
-from edge.inference.backends.tensorrt.build_protocol import BuildSettings
+from edge.inference.backends.tensorrt.build_protocol import BuildSettings, InputShapes
 from edge.inference.backends.tensorrt.builder import build_strategies
 from edge.inference.backends.tensorrt.library import library_name, load_tensorrt
 
@@ -32,11 +32,14 @@ class PlanKey:
     compute_capability: str | None
     sm_count: int | None
     board: str
+    input_shapes: InputShapes | None = None  # of inputs whose open sizes were set; None: there were none
 
     @property
     def digest(self) -> str:
         """Hash of the key, in hexadecimal."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        # Without open sizes the hash is that of versions that did not know them.
+        values = {name: value for name, value in asdict(self).items() if (name, value) != ("input_shapes", None)}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def mismatches(self, found: Mapping[str, Any]) -> list[str]:
         """List the fields in which a manifest's key differs from this one, each as a phrase after "the plan PATH"."""
@@ -66,4 +69,5 @@ def plan_key(onnx_sha256: str, settings: BuildSettings, gpu: Gpu | None, board: 
         compute_capability=".".join(map(str, gpu.compute_capability)) if gpu else None,
         sm_count=gpu.sm_count if gpu else None,
         board=board,
+        input_shapes=settings.input_shapes or None,
     )
