@@ -16,7 +16,7 @@ from edge.cli.command_parser import CommandParser
 from edge.cli.engines import add_model, build, inspect_engine, list_models, quantize, verify
 from edge.cli.outbox import discard_held, send_held, show_backlog
 from edge.cli.power import set_mode, show_modes, watch_rails
-from edge.core.errors import EdgeError
+from edge.core.errors import ConfigError, EdgeError
 from edge.host.journal import journal_handler, stderr_is_journal
 
 # The exit code of a shell command that Ctrl-C ended.
@@ -54,6 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output may leave at any time
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except PermissionError as error:  # wherever a path of the user's is looked at first
+        logging.getLogger(__name__).debug("refused by the system", exc_info=True)
+        where = error.filename or "a file"
+        _print_failure(f"{where} cannot be used ({error.strerror}); check its permissions and those of its folders")
+        return ConfigError.exit_code
     except Exception as error:  # a defect of ours: still no traceback for users
         logging.getLogger(__name__).debug("unexpected failure", exc_info=True)
         failure = f"unexpected failure ({type(error).__name__}: {error})"

@@ -27,7 +27,8 @@ def credential_path(name: str) -> Path:
     if not folder:
         raise ValueError(
             f"credential {name} comes from systemd alone, and this process has no credentials; wanted a unit with "
-            f"LoadCredential={name}:PATH (by hand: set CREDENTIALS_DIRECTORY), or a path"
+            f"LoadCredential={name}:PATH, by hand `systemd-run --pty --uid=edge -p LoadCredential={name}:PATH edge …`, "
+            "or a path"
         )
     path = Path(folder) / name
     if not path.exists():

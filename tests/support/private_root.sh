@@ -55,5 +55,7 @@ cd "$root"
 pivot_root . old
 umount -l /old
 rmdir /old
+# As on a machine: a credential is mounted for a service from outside of its sandbox.
+mount --make-rshared /
 exec setpriv --bounding-set -sys_time,-sys_module,-sys_rawio,-syslog,-wake_alarm,-block_suspend \
     env -i container=test PATH=/usr/sbin:/usr/bin /usr/lib/systemd/systemd --system --unit=basic.target --log-target=journal --show-status=no

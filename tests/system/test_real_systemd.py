@@ -16,6 +16,7 @@ from tests.support.waiting import eventually
 # One process builds the wheel, for these tests and those of the installer.
 pytestmark = [pytest.mark.long, pytest.mark.broker, pytest.mark.xdist_group("wheel")]
 CONFIG = "/etc/edge/edge.toml"
+CREDENTIAL = "LoadCredential=mqtt-password:/etc/edge/mqtt-password"
 ONLINE = "/sys/devices/system/cpu/cpu1/online"
 
 
@@ -59,6 +60,21 @@ def install(system: PrivateSystem, wheel: Path) -> None:
     (site / "needed.pth").write_text(f"{NEEDED}\n", encoding="utf-8")
 
 
+def hand_over_a_password(system: PrivateSystem) -> None:
+    """As docs/service.md has it: a file that only root reads, and a drop-in."""
+    password = system.root / "etc/edge/mqtt-password"
+    password.write_text("the password\n", encoding="utf-8")
+    password.chmod(0o600)
+    drop_in = system.root / "etc/systemd/system/edge.service.d/override.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text(f"[Service]\n{CREDENTIAL}\n", encoding="utf-8")
+    config = system.root / CONFIG.lstrip("/")
+    text = config.read_text(encoding="utf-8").replace('# username = "edge"', 'username = "edge"', 1)
+    credential = text.replace('# password_file = "/etc/edge/mqtt', 'password_file = "credential:mqtt', 1)
+    config.write_text(credential, encoding="utf-8")
+    system.run("systemctl", "daemon-reload")
+
+
 def published(system: PrivateSystem, topic: str, count: int) -> list[dict[str, object]]:
     """Wait for messages at the broker."""
     done = system.run("mosquitto_sub", "-t", f"edge/bench-01/{topic}", "-C", str(count), "-W", "60")
@@ -67,8 +83,7 @@ def published(system: PrivateSystem, topic: str, count: int) -> list[dict[str, o
 
 def writable_and_executable(system: PrivateSystem, unit: str) -> list[str]:
     """Return the mounts of a service in which a file that it writes could be executed."""
-    mounts = (Path("/proc") / system.shown(unit, "MainPID") / "mountinfo").name
-    text = system.run("cat", f"/proc/{system.shown(unit, 'MainPID')}/{mounts}").stdout
+    text = system.run("cat", f"/proc/{system.shown(unit, 'MainPID')}/mountinfo").stdout
     newest = {line.split()[4]: line.split()[5].split(",") for line in text.splitlines()}  # the last one covers others
     kernel = ("/proc", "/sys", "/dev")
     return [
@@ -81,6 +96,7 @@ def writable_and_executable(system: PrivateSystem, unit: str) -> list[str]:
 def test_the_installed_service_serves_in_its_sandbox(system: PrivateSystem, wheel: Path) -> None:
     install(system, wheel)
     assert system.run("systemctl", "is-enabled", "edge", "edge-power.socket").stdout.split() == ["enabled", "enabled"]
+    hand_over_a_password(system)
     system.run("systemctl", "start", "edge")
     results = published(system, "streams/belt/results", 3)
     assert [result["stream"] for result in results] == ["belt"] * 3
@@ -90,8 +106,10 @@ def test_the_installed_service_serves_in_its_sandbox(system: PrivateSystem, whee
     # /etc/edge is root's, and opens to the service for reading alone.
     assert writable_and_executable(system, "edge") == ["/etc/edge"]
 
-    # As the service's user, without its environment, the service's state is found.
-    checked = system.run("edge", "check", CONFIG, "--json", user="edge")
+    # Typed by its user, a command finds the service's state, and systemd hands it the password.
+    assert "comes from systemd alone" in system.run("edge", "check", CONFIG, user="edge", check=False).stderr
+    handed = ("--pipe", "--wait", "--quiet", "--uid=edge", "-p", CREDENTIAL)
+    checked = system.run("systemd-run", *handed, "edge", "check", CONFIG, "--json")
     findings = {each["thing"]: each for each in json.loads(checked.stdout)}
     assert findings["state directory"]["told"] == "/var/lib/edge"
     assert "is online" in findings["broker"]["told"]
