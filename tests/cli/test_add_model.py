@@ -11,13 +11,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.cli.engines.draft import draft
+from edge.cli.engines.draft_input import draft_input
 from edge.cli.main import main
 from edge.core.labels import names_of_metadata
 from edge.core.manifest import read_labels, read_manifest
 from edge.inference.backends.engine import TensorSpec
 
 FLOAT = np.dtype(np.float32)
-INPUT = (TensorSpec("images", (None, 3, 64, 64), FLOAT),)
+INPUT = draft_input([TensorSpec("images", (None, 3, 64, 64), FLOAT)], [], {})
 
 
 def write_model(path: Path, output_shape: list[int | str | None], metadata: dict[str, str] | None = None) -> None:
@@ -55,7 +56,7 @@ def test_the_decoder_is_guessed_by_the_shapes_of_the_outputs(
 
 
 def test_a_gray_model_gets_a_gray_manifest(tmp_path: Path) -> None:
-    gray = (TensorSpec("images", (1, 1, 64, 64), FLOAT),)
+    gray = draft_input([TensorSpec("images", (1, 1, 64, 64), FLOAT)], [], {})
     text, _ = draft(gray, (TensorSpec("p", (1, 10), FLOAT),), "m.onnx", None)
     (tmp_path / "model.toml").write_text(text, encoding="utf-8")
     assert read_manifest(tmp_path).input.color == "gray"

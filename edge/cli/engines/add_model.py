@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -18,11 +19,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("onnx", type=Path, help="ONNX file; it is copied next to the model.toml")
     parser.add_argument("--name", help="name of the model (default: the file's)")
     parser.add_argument("--labels", type=Path, help="text file with one label per line; copied likewise")
+    size = "of the input, for a model that leaves it open (default: what the file says, else 640,640)"
+    parser.add_argument("--size", type=_size, metavar="WIDTH,HEIGHT", help=size)
+    value = "of an input beside the picture's: source-size, input-size, scale or a number; several times for several"
+    parser.add_argument("--value", type=_value, action="append", default=[], metavar="NAME=VALUE", help=value)
+
+
+def _size(text: str) -> tuple[int, int]:
+    sides = text.replace("x", ",").replace("×", ",").split(",")
+    if len(sides) != len("wh") or not all(side.strip().isdecimal() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted WIDTH,HEIGHT in pixels, as in 640,480")
+    return int(sides[0]), int(sides[1])
+
+
+def _value(text: str) -> tuple[str, str | float | int]:
+    name, equals, value = text.rpartition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted NAME=VALUE, as in orig_target_sizes=input-size")
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, number(value)
+    return name, value
 
 
 def run(options: argparse.Namespace) -> int:
     """Make `engines/NAME` with copies of the files and the draft, and print its guesses."""
     from edge.cli.engines.draft import draft
+    from edge.cli.engines.draft_input import draft_input
     from edge.core.labels import labels_text, names_of_metadata, read_labels_file
     from edge.core.onnx_file import OnnxFile
     from edge.inference.backends.ort import OrtEngine
@@ -41,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
     file = OnnxFile(options.onnx)
     names = None if options.labels else labels_text(names_of_metadata(file.metadata))
     labels = options.labels.name if options.labels else WRITTEN_LABELS if names else None
-    text, guesses = draft(engine.inputs, engine.outputs, options.onnx.name, labels)
+    inputs = draft_input(engine.inputs, engine.outputs, file.metadata, size=options.size, values=dict(options.value))
+    text, guesses = draft(inputs, engine.outputs, options.onnx.name, labels)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:

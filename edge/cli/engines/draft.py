@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
+from edge.cli.engines.draft_input import InputDraft
 from edge.inference.backends.engine import TensorSpec
 
 _BOX_COLUMNS = 4
 _END_TO_END_COLUMNS = 6  # x1, y1, x2, y2, score, class
-_CHANNELS = (1, 3)
+_COLORS = {1: {"bgr": "gray", "rgb": "gray"}, 4: {"bgr": "bgra", "rgb": "rgba"}}
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def draft(
-    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], onnx: str, labels: str | None
-) -> tuple[str, list[str]]:
+def draft(inputs: InputDraft, outputs: tuple[TensorSpec, ...], onnx: str, labels: str | None) -> tuple[str, list[str]]:
     """Return a model.toml for a model with these tensors, and its guesses."""
     task, decoder, reason = _guess_decoder(outputs)
-    gray = _is_gray(inputs)
-    settings = _input_settings(decoder, gray=gray)
+    settings = _input_settings(decoder, inputs)
     lines = [
         f'task = "{task}"',
-        f'onnx = "{onnx}"',
-        f'labels = "{labels}"'
+        f"onnx = {_toml(onnx)}",
+        f"labels = {_toml(labels)}"
         if labels
         else '# labels = "labels.txt"   # one per line; without it classes are numbers',
         "",
@@ -37,7 +38,7 @@ def draft(
         f"input: {settings['color']}, {settings['resize']}, scale {settings['scale']:.6g}, mean {settings['mean']}: "
         "usual for models with this output; check how yours was trained"
     )
-    return "\n".join(lines) + "\n", [reason, guessed_input]
+    return "\n".join(lines) + "\n", [reason, guessed_input, *inputs.notes]
 
 
 def _guess_decoder(outputs: tuple[TensorSpec, ...]) -> tuple[str, str, str]:
@@ -61,28 +62,39 @@ def _guess_decoder(outputs: tuple[TensorSpec, ...]) -> tuple[str, str, str]:
     return "detect", own, f"decoder: no built-in one fits ({shapes}); write decode() in a decoder.py next to it"
 
 
-def _is_gray(inputs: tuple[TensorSpec, ...]) -> bool:
-    channels = [size for size in inputs[0].shape[1:] if size in _CHANNELS]
-    return bool(inputs) and channels[:1] == [1]
+def _input_settings(decoder: str, inputs: InputDraft) -> dict[str, Any]:
+    """Return the usual preprocessing of models with this decoder, for this input."""
+    settings = _usual_input(decoder, is_gray=inputs.channels == 1)
+    color = settings["color"]
+    settings["color"] = _COLORS.get(inputs.channels, {}).get(color, color)
+    if inputs.is_bytes:
+        settings |= {"scale": 1.0, "mean": [0] * len(settings["mean"]), "std": [1] * len(settings["std"])}
+    if inputs.size is not None:
+        settings["size"] = list(inputs.size)
+    if inputs.values:
+        settings["values"] = dict(inputs.values)
+    return settings
 
 
-def _input_settings(decoder: str, *, gray: bool) -> dict[str, Any]:
-    """Return the usual preprocessing of models with this decoder."""
-    channels = 1 if gray else 3
+def _usual_input(decoder: str, *, is_gray: bool) -> dict[str, Any]:
+    channels = 1 if is_gray else 3
     plain = {"mean": [0] * channels, "std": [1] * channels}
     unit = 1 / 255
-    color = "gray" if gray else "rgb"
     if decoder == "yolox":
-        color = "gray" if gray else "bgr"
-        return {"color": color, "resize": "letterbox", "anchor": "top-left", "pad": 114, "scale": 1.0, **plain}
+        return {"color": "bgr", "resize": "letterbox", "anchor": "top-left", "pad": 114, "scale": 1.0, **plain}
     if decoder == "topk":
         imagenet = {"mean": [123.675, 116.28, 103.53], "std": [0.229, 0.224, 0.225]}
-        return {"color": color, "resize": "crop", "scale": unit, **(plain if gray else imagenet)}
+        return {"color": "rgb", "resize": "crop", "scale": unit, **(plain if is_gray else imagenet)}
     if decoder in ("ssd", "detr"):
         scale = {"mean": [127] * channels, "std": [128] * channels} if decoder == "ssd" else plain
-        return {"color": color, "resize": "stretch", "scale": 1.0 if decoder == "ssd" else unit, **scale}
-    return {"color": color, "resize": "letterbox", "anchor": "center", "pad": 114, "scale": unit, **plain}
+        return {"color": "rgb", "resize": "stretch", "scale": 1.0 if decoder == "ssd" else unit, **scale}
+    return {"color": "rgb", "resize": "letterbox", "anchor": "center", "pad": 114, "scale": unit, **plain}
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        pairs = (
+            f"{key if _BARE_KEY.fullmatch(key) else json.dumps(key)} = {_toml(each)}" for key, each in value.items()
+        )
+        return f"{{{', '.join(pairs)}}}"
     return json.dumps(value)  # TOML and JSON write strings, numbers and lists alike

@@ -1,0 +1,173 @@
+"""Draft of a model's `[input]`: the picture's input, its size and type, and the values of further inputs."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from edge.core.errors import ModelError
+from edge.core.manifest import LARGEST_SIDE, VALUES_EXAMPLE, InputValue
+from edge.inference.backends.engine import TensorSpec
+
+Pixels = tuple[int, int]  # width, height
+
+_CHANNELS = (1, 3, 4)
+_PICTURE_AXES = (3, 4)
+_PICTURE_TYPES = ("float32", "float16", "uint8")
+_STRIDES = (8, 16, 32)  # of the cells of detectors
+_ANCHORS = (1, 3)  # boxes of a cell
+_ASSUMED_SIZE = (640, 640)
+# Values that leave boxes in pixels of the input, whatever the picture's size and placement: by words in the name.
+_KNOWN_VALUES: tuple[tuple[str, InputValue, str], ...] = (
+    (r"scale_?factor", 1, "1, so that boxes stay in pixels of the input"),
+    (r"mask", 1, "1: every pixel belongs to the picture"),
+    (r"size|shape", "input-size", "the input's size, so that boxes are in its pixels"),
+    (r"iou", 0.45, "0.45, the threshold of suppression in the graph"),
+    (r"score|conf|thresh", 0.01, "0.01, so that score_threshold decides"),
+    (r"max.*(det|box|output)|top_?k|keep", 300, "300, the most boxes of a picture"),
+)
+_PAIR = 2
+_BOX_AXES = 3  # batch, boxes, numbers of each
+_LEAST_SIDE = 160  # of a detector; fewer boxes may be a number of classes
+
+
+@dataclass(frozen=True)
+class InputDraft:
+    """Inputs as the file has them, with assumptions where it does not say."""
+
+    picture: TensorSpec
+    channels: int
+    size: Pixels | None  # to set; None: the model has a fixed size
+    values: Mapping[str, InputValue]
+    notes: Sequence[str] = field(default_factory=list)  # each assumption, for people
+
+    @property
+    def is_bytes(self) -> bool:
+        """True if the model takes pixels as they are, and scales them itself."""
+        return self.picture.dtype.kind == "u"
+
+
+def draft_input(
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    metadata: Mapping[str, str],
+    *,
+    size: Pixels | None = None,
+    values: Mapping[str, InputValue] | None = None,
+) -> InputDraft:
+    """Draft the input of a model with these tensors; `size` and `values` are given by the user.
+
+    Raises ModelError where no input, or more than one, can take the picture, or a further input takes unknown values.
+    """
+    given = values or {}
+    picture = _picture([spec for spec in inputs if spec.name not in given])
+    channels = _channels(picture)
+    notes = []
+    found: dict[str, InputValue] = {}
+    for spec in inputs:
+        if spec is not picture:
+            found[spec.name], note = (given[spec.name], "as given") if spec.name in given else _value(spec)
+            notes.append(f"input {spec.name!r} ({spec.shape_text or 'one number'}): {note}")
+    set_size, reason = _size(picture, channels, outputs, metadata, size)
+    if reason:
+        notes.append(reason)
+    if picture.dtype.kind == "u":
+        notes.append(f"input {picture.name!r} is uint8: pixels as they are, without scale, mean and std")
+    return InputDraft(picture, channels, set_size, found, notes)
+
+
+def _picture(specs: Sequence[TensorSpec]) -> TensorSpec:
+    like = [spec for spec in specs if len(spec.shape) in _PICTURE_AXES and spec.dtype.name in _PICTURE_TYPES]
+    like = [spec for spec in like if _has_channels(spec)] or like
+    like = [spec for spec in like if len(spec.shape) == max(_PICTURE_AXES)] or like
+    if len(like) == 1:
+        return like[0]
+    if len(specs) == 1:
+        return specs[0]
+    described = ", ".join(f"{spec.name} {spec.shape_text or 'one number'} {spec.dtype.name}" for spec in specs)
+    raise ModelError(
+        f"the model has {len(specs)} inputs ({described}), of which {len(like)} may take the picture; wanted one: give "
+        f"the others' with --value NAME=VALUE, or export the model with one picture as its input"
+    )
+
+
+def _has_channels(spec: TensorSpec) -> bool:
+    return any(size in (*_CHANNELS, None) for size in (spec.shape[-3], spec.shape[-1]))
+
+
+def _channels(picture: TensorSpec) -> int:
+    if len(picture.shape) not in _PICTURE_AXES:
+        return 3
+    return next((size for size in (picture.shape[-3], picture.shape[-1]) if size in _CHANNELS), 3)
+
+
+def _value(spec: TensorSpec) -> tuple[InputValue, str]:
+    """Return the value of a further input by its name and shape, with the reason."""
+    known = next((each for each in _KNOWN_VALUES if re.search(each[0], spec.name.casefold())), None)
+    if known is not None and (known[1] != "input-size" or spec.shape[-1:] == (_PAIR,)):
+        return known[1], known[2]
+    if spec.shape[-1:] == (_PAIR,):
+        return "input-size", "the input's size, by its two numbers; check it"
+    raise ModelError(
+        f"input {spec.name!r} ({spec.shape_text or 'one number'}, {spec.dtype.name}): it is not known what it takes; "
+        f"give it with --value {spec.name}=VALUE: source-size, input-size, scale or a number ({VALUES_EXAMPLE})"
+    )
+
+
+def _size(
+    picture: TensorSpec,
+    channels: int,
+    outputs: Sequence[TensorSpec],
+    metadata: Mapping[str, str],
+    given: Pixels | None,
+) -> tuple[Pixels | None, str]:
+    """Return the size to set, and what it was taken from; None where the model has a fixed one."""
+    if len(picture.shape) not in _PICTURE_AXES:
+        return None, ""
+    row = picture.shape[-3:]
+    is_interleaved = row[2] == channels and row[0] != channels
+    height, width = row[:2] if is_interleaved else row[1:]
+    if height is not None and width is not None:
+        return None, ""
+    said, where = given, "as given"
+    if said is None:
+        said, where = image_size(metadata), "the size in the file's metadata (imgsz)"
+    if said is None:
+        said, where = _size_of_boxes(outputs), "the size that gives so many boxes"
+    if said is None:
+        side = height or width
+        said = (side, side) if side else _ASSUMED_SIZE
+        where = "assumed, as the model leaves it open: give what it was trained with by --size WIDTH,HEIGHT"
+    size = (width or said[0], height or said[1])
+    return size, f"input size {size[0]}×{size[1]}: {where}"
+
+
+def image_size(metadata: Mapping[str, str]) -> Pixels | None:
+    """Return the width and height that an ONNX file's metadata have, as Ultralytics writes them; None without any."""
+    try:
+        found = ast.literal_eval(metadata.get("imgsz", "").strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    sides = [found, found] if isinstance(found, int) else list(found) if isinstance(found, (list, tuple)) else []
+    if len(sides) != _PAIR or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):
+        return None
+    return sides[1], sides[0]  # height comes first there
+
+
+def _size_of_boxes(outputs: Sequence[TensorSpec]) -> Pixels | None:
+    """Return the square size whose cells give the number of boxes of an output; None if no size does."""
+    cells = sum(1 / stride**2 for stride in _STRIDES)
+    counts = {size for spec in outputs if len(spec.shape) == _BOX_AXES for size in spec.shape[1:] if size is not None}
+    for count in sorted(counts, reverse=True):  # boxes are more than the numbers of each
+        for anchors in _ANCHORS:
+            side = round(math.sqrt(count / anchors / cells))
+            if side >= _LEAST_SIDE and side % _STRIDES[-1] == 0 and _boxes(side) * anchors == count:
+                return side, side
+    return None
+
+
+def _boxes(side: int) -> int:
+    return sum((side // stride) ** 2 for stride in _STRIDES)
