@@ -58,7 +58,7 @@ def _refusal_of_folder(path: Path, found: os.stat_result) -> str | None:
     foreign = [each.st_uid for each in (path.lstat(), found) if each.st_uid not in (os.geteuid(), 0)]
     if foreign:
         owner = _user_name(foreign[0])
-        return f"belongs to user {owner}; wanted one of this user: run edge as {owner} (sudo -u {owner} edge …)"
+        return f"belongs to user {owner}; wanted one of this user: run this as {owner} (sudo -u {owner} edge …)"
     if _others_can_write(found):
         mode = stat.S_IMODE(found.st_mode)
         return f"can be written by others (mode {mode:04o}); wanted one for its owner alone: chmod go-w {path}"

@@ -45,7 +45,7 @@ def test_a_folder_of_another_user_or_for_a_group_is_refused(tmp_path: Path) -> N
     assert "can be written by others" in refusal(tmp_path)
     os.chown(tmp_path, NOBODY, NOBODY)
     tmp_path.chmod(0o700)
-    assert "belongs to user nobody; wanted one of this user: run edge as nobody" in refusal(tmp_path)
+    assert "belongs to user nobody; wanted one of this user: run this as nobody" in refusal(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is known to have a group of its own")

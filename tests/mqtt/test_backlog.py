@@ -148,6 +148,8 @@ def config_in(folder: Path) -> list[str]:
 def test_a_person_sees_what_is_held_without_a_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["outbox", "show", *config_in(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out) == []
+    assert main(["outbox", "show", *config_in(tmp_path)[:-1]]) == 0
+    assert capsys.readouterr().out == f"no messages on disk in {tmp_path}\n"
     leave(tmp_path)
     leave(tmp_path, NEW, 20, 7)
     assert main(["outbox", "show", *config_in(tmp_path)]) == 0
@@ -191,7 +193,7 @@ def test_a_person_discards_the_backlog_while_the_daemon_runs(
         assert json.loads(capsys.readouterr().out) == {"discarded": 200}
         for verb in ("discard", "send"):
             assert main(["outbox", verb, *config_in(tmp_path)[:-1]]) == 0
-            assert capsys.readouterr().out == "no messages are held\n"
+            assert capsys.readouterr().out == f"no messages are held in {tmp_path}\n"
         eventually(lambda: held(made) == 0, "nothing is held")
         assert made.sent(10) == list(range(500, 510))
     with spooled_outbox(tmp_path, destination=OLD) as made:

@@ -24,9 +24,10 @@ def run(options: argparse.Namespace) -> int:
     from edge.mqtt.outbox import backlog
 
     config = load_config(options.config)
-    discarded = backlog.discard_held(config, find_state_dir(options.state_dir, config.device.state_dir))
+    state_dir = find_state_dir(options.state_dir, config.device.state_dir)
+    discarded = backlog.discard_held(config, state_dir)
     if options.json:
         print(json.dumps({"discarded": discarded}))
     else:
-        print(f"{counted(discarded, 'message')} discarded" if discarded else NOTHING_HELD)
+        print(f"{counted(discarded, 'message')} discarded" if discarded else NOTHING_HELD.format(state_dir))
     return 0

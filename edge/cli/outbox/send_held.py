@@ -24,11 +24,12 @@ def run(options: argparse.Namespace) -> int:
     from edge.mqtt.outbox import backlog
 
     config = load_config(options.config)
-    released = backlog.send_held(config, find_state_dir(options.state_dir, config.device.state_dir))
+    state_dir = find_state_dir(options.state_dir, config.device.state_dir)
+    released = backlog.send_held(config, state_dir)
     if options.json:
         print(json.dumps({"released": released}))
     elif released:
         print(f"{counted(released, 'message')} released; the daemon sends on to {config.mqtt.shown}")
     else:
-        print(NOTHING_HELD)
+        print(NOTHING_HELD.format(state_dir))
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 HELP = "show what waits on disk, and what is held for another broker, prefix or device"
 CONFIG_HELP = "the daemon's configuration"
-NOTHING_HELD = "no messages are held"
+NOTHING_HELD = "no messages are held in {}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,8 @@ def run(options: argparse.Namespace) -> int:
     from edge.mqtt.outbox.backlog import read_backlog
 
     config = load_config(options.config)
-    backlog = read_backlog(config, find_state_dir(options.state_dir, config.device.state_dir))
+    state_dir = find_state_dir(options.state_dir, config.device.state_dir)
+    backlog = read_backlog(config, state_dir)
     if options.json:
         print(json.dumps([each.to_json() for each in backlog]))
         return 0
@@ -32,5 +33,5 @@ def run(options: argparse.Namespace) -> int:
         state = "held" if each.is_held else "to be sent"
         print(f"{counted(each.messages, 'message')} ({each.bytes / 1e6:.1f} MB) for {each.destination}: {state}")
     if not backlog:
-        print("no messages on disk")
+        print(f"no messages on disk in {state_dir}")
     return 0
