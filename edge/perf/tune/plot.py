@@ -24,7 +24,7 @@ def plot(result: TuneResult, path: Path) -> None:
     target = result.profile.target_p99_ms
     if target is not None:
         right.axhline(target, color="black", linestyle=":", linewidth=1, label=f"target {target:g} ms")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, title="pale: another is at least as good", title_fontsize=8)
     figure.suptitle(result.title, fontsize=11)
     save(figure, path, dpi=150)
 
@@ -32,12 +32,13 @@ def plot(result: TuneResult, path: Path) -> None:
 def _draw(axes: Any, points: Sequence[OperatingPoint], result: TuneResult, key: str, label: str) -> None:
     axes.set_xlabel("images/s")
     axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
-    axes.margins(0.12)
     drawn = [each for each in points if getattr(each, key) is not None]
     if not drawn:
         axes.text(0.5, 0.5, "not measured on this machine", ha="center", va="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
         return
+    axes.grid(alpha=0.3)
+    axes.margins(0.12)
     best = result.front
     forms = dict.fromkeys((each.power_mode, each.device, each.precision) for each in drawn)
     for number, form in enumerate(forms):
