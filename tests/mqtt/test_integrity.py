@@ -163,3 +163,16 @@ def test_a_flipped_upper_bit_of_a_number_in_the_journal_costs_no_message(tmp_pat
         again.on_disk(10)
         assert sorted(again.sent(10)) == list(range(10))
     assert not again.alarms
+
+
+@pytest.mark.parametrize("at", [0, 8, 24, 60])  # of checksum, number, head and text of the first record
+def test_one_damaged_message_of_the_journal_is_counted_and_all_others_are_sent(tmp_path: Path, at: int) -> None:
+    killed = Outbox(100, Journal(tmp_path / "j", 4))
+    for number in range(5):
+        killed.put(Message("t", b"%d " % number, kind="result"))
+    data = bytearray((tmp_path / "j").read_bytes())
+    data[FIRST_NUMBER_AT - 8 + at] ^= 1
+    (tmp_path / "j").write_bytes(data)
+    again = Outbox(100, Journal(tmp_path / "j", 4))
+    assert [entry.message.body for entry in iter(again.pop, None)] == [b"%d " % number for number in range(1, 5)]
+    assert again.state().dropped_by_cause["damaged"] == 1

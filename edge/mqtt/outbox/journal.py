@@ -55,6 +55,7 @@ class Journal:
         self._waiting = [0] * segments  # records in each
         self._newest = max(self._generations)
         self._current: int | None = None
+        self.damaged = 0  # records that could not be recovered
         self._end = 0  # where the next record goes
 
     def _stored_generation(self, segment: int) -> int:
@@ -109,14 +110,19 @@ class Journal:
         return sorted(found, key=lambda record: record[1])
 
     def _read(self, segment: int, generation: int) -> Iterator[tuple[int, int, bytes]]:
-        at, stop = _start(segment) + _GENERATION.size, _start(segment + 1)
+        at, stop, unreadable = _start(segment) + _GENERATION.size, _start(segment + 1), 0
         while at + _RECORD.size <= stop:
             checksum, length, number, waits = _RECORD.unpack_from(self._map, at)
             data = self._map[at + _RECORD.size : min(at + _RECORD.size + length, stop)]
-            if len(data) != length or checksum != _checksum(generation, number, data):
+            if len(data) != length or not checksum:
                 return
-            if waits:
-                yield at, number, data
+            if checksum != _checksum(generation, number, data):
+                unreadable += waits > 0
+            else:
+                self.damaged += unreadable  # without one behind them, they are of an earlier use
+                unreadable = 0
+                if waits:
+                    yield at, number, data
             at += _RECORD.size + length
 
     def add(self, number: int, data: bytes) -> int:

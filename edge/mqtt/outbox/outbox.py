@@ -78,6 +78,7 @@ class Outbox:
             entry.destination = destination if foreign == "hold" else None
             (self._queue.left if entry.destination is None else self._queue.held).add(entry)
             self._number = max(self._number, number + 1)
+        self.count_damaged(journal.damaged)
 
     # For producers
 
@@ -273,7 +274,7 @@ class Outbox:
             return list(self._settled)
 
     def count_damaged(self, messages: int) -> None:
-        """Count what could not be read from the disk; its kind is unknown."""
+        """Count what could not be read from disk or journal; its kind is unknown."""
         with self._lock:
             self._dropped_by_cause["damaged"] += messages
 
