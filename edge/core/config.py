@@ -15,11 +15,12 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 
 from edge.core.environment import expand
 from edge.core.errors import ConfigError
-from edge.core.manifest import built_in_model
+from edge.core.manifest import built_in_model, built_in_models
 from edge.core.network_url import NetworkUrl, parse_network_url
 from edge.core.redaction import redact_address, shown
 from edge.core.secret_files import CREDENTIAL, check_private, credential_path, read_secret
 from edge.core.source_address import SourceAddress, expand_home, parse_address
+from edge.core.suggestion import did_you_mean
 from edge.core.validation import FROM_LIST, Table, as_table, read_toml
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,13 @@ def _model_folder(value: Any, info: ValidationInfo) -> Any:
     """Resolve a model folder: a path, or the name of a model that comes with the package."""
     try:
         return _existing_path(value, info)
-    except ValueError:
-        if isinstance(value, str) and (folder := built_in_model(value)):
+    except ValueError as error:
+        if not isinstance(value, str):
+            raise
+        if folder := built_in_model(value):
             return folder
+        if meant := did_you_mean(value, [each.name for each in built_in_models()]):
+            raise ValueError(f"{error}{meant}") from None
         raise
 
 

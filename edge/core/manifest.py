@@ -141,9 +141,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read `model.toml` in `folder`; raise ModelError if it cannot be used."""
     path = folder / "model.toml"
     if not os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
-        raise ModelError(
-            f"{folder} contains no model.toml; wanted a model folder: draft one with `edge engines add FILE.onnx`"
-        )
+        has_none = "is a file" if os.path.isfile(folder) else "contains no model.toml"  # noqa: PTH113 -- likewise
+        raise ModelError(f"{folder} {has_none}; wanted a model folder: draft one with `edge engines add FILE.onnx`")
     return read_settings(path, Manifest, ModelError)
 
 

@@ -27,6 +27,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 _MAX_PROBLEMS = 3  # in one error
 _YAML_LINE = re.compile(r"\s*(?:- +)?[\w-]+:(?:\s|$)|---")
 _EXAMPLE = 'as in: [streams.door] on one line, source = "rtsp://HOST/PATH" on the next'
+_UNQUOTED = re.compile(r"true|false|[-+]?\d{1,20}(\.\d{1,20})?")
 _NUMBER_WANTED = ("int_type", "float_type", "bool_type", "literal_error")
 
 
@@ -148,7 +149,16 @@ def _problem(path: tuple[str, ...], details: list[Any], table: type[BaseModel]) 
         if isinstance(detail["input"], dict) and path:  # it is about several keys of a table
             place = f"[{'.'.join(path)}]"
         return f"{place}: {wanted}" if place else wanted
-    return f"{place}: found {shown(detail['input'])}, wanted {wanted}"
+    hint = _hint(detail) if len(details) == 1 and type(detail["input"]) is str else ""  # not of the environment's
+    return f"{place}: found {shown(detail['input'])}, wanted {wanted}{hint}"
+
+
+def _hint(detail: Any) -> str:
+    """Return what is probably meant by a text: one of the values in its place, or a number in quotes."""
+    if detail["type"] == "literal_error":
+        return did_you_mean(detail["input"], re.findall(r"'([^']+)'", detail["ctx"]["expected"]))
+    is_quoted = detail["type"] in _NUMBER_WANTED and _UNQUOTED.fullmatch(detail["input"])
+    return ", without quotes" if is_quoted else ""
 
 
 def _wanted(detail: Any) -> str:
@@ -162,6 +172,7 @@ def _wanted(detail: Any) -> str:
     if detail["type"] == "tuple_type":
         return "a list"
     wanted = str(detail["msg"]).replace("Input should be ", "").replace("a valid ", "a ")
+    wanted = wanted.replace("a boolean", "a boolean: true or false")
     return wanted.replace("a integer", "a whole number").replace("String should match pattern", "text of the form")
 
 
