@@ -13,8 +13,8 @@ from types import FrameType
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
-# Parameters of mallopt, as glibc numbers them.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+# Parameters of mallopt, as glibc numbers them, by the variables of the environment that set them, too.
+MALLOC_PARAMETERS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_ARENA_MAX": -8}
 # What the C library may keep at the end of a heap, and the size from which a block gets pages of its own instead.
 KEPT_BYTES = 1 << 20
 
@@ -41,15 +41,13 @@ def bound_heaps() -> None:
 
     By itself, glibc gives up to eight threads a core a heap each, and keeps up to 64 MB at the end of each once a large
     block was freed there. As cameras come and go, each heap in turn grows to the most that any of them needs at once.
+    What the environment sets stays.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not every C library has it
     if mallopt is not None:
-        for parameter, value in (
-            (M_ARENA_MAX, usable_cores()),
-            (M_TRIM_THRESHOLD, KEPT_BYTES),
-            (M_MMAP_THRESHOLD, KEPT_BYTES),
-        ):
-            mallopt(parameter, value)
+        for variable, parameter in MALLOC_PARAMETERS.items():
+            if variable not in os.environ:
+                mallopt(parameter, usable_cores() if variable == "MALLOC_ARENA_MAX" else KEPT_BYTES)
 
 
 def trim_heap() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
-from edge.core.process import signal_handler, trim_heap, usable_cores
+from edge.core.process import bound_heaps, signal_handler, trim_heap, usable_cores
 
 
 def test_the_cores_are_those_that_the_process_is_bound_to() -> None:
@@ -33,5 +34,19 @@ def test_signals_are_handled_for_a_while_and_the_handlers_before_restored() -> N
 
 def test_freed_memory_is_returned_on_any_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
     trim_heap()
-    monkeypatch.setattr("ctypes.CDLL", lambda _: object())  # as one without malloc_trim
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())  # as one without malloc_trim and mallopt
     trim_heap()
+    bound_heaps()
+
+
+def test_the_heaps_are_bounded_but_for_what_the_environment_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_by_us: dict[int, int] = {}
+    library = SimpleNamespace(mallopt=lambda parameter, value: set_by_us.update({parameter: value}))
+    monkeypatch.setattr("ctypes.CDLL", lambda _: library)
+    monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
+    bound_heaps()
+    assert set_by_us == {-1: 1 << 20, -3: 1 << 20, -8: usable_cores()}
+    set_by_us.clear()
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    bound_heaps()
+    assert set_by_us == {-1: 1 << 20, -3: 1 << 20}
