@@ -197,8 +197,9 @@ def _undecodable(address: SourceAddress, codec: str) -> SourceError:
 
 def _cannot_open(address: SourceAddress) -> SourceError:
     if address.scheme == "file":
-        wanted = "a video that FFmpeg reads, or a picture"
-    elif address.scheme == "v4l2":
+        found = "is empty" if _is_empty(address.location) else "cannot be opened"
+        return SourceError(f"{address.shown} {found}; wanted a video that FFmpeg reads, or a picture", permanent=True)
+    if address.scheme == "v4l2":
         wanted = "a camera that no other program uses (`v4l2-ctl --list-devices`) and read access to it (group video)"
     else:
         wanted = "a reachable server, this path, and the right user name and password"
@@ -206,4 +207,11 @@ def _cannot_open(address: SourceAddress) -> SourceError:
             wanted += (
                 f", with a certificate signed by {address.ca} and, for a host that is named, made out to that name"
             )
-    return SourceError(f"{address.shown} cannot be opened; wanted {wanted}", permanent=address.scheme == "file")
+    return SourceError(f"{address.shown} cannot be opened; wanted {wanted}")
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return os.stat(path).st_size == 0  # noqa: PTH116 -- a path of OpenCV's
+    except OSError:
+        return False

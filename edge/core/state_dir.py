@@ -54,11 +54,13 @@ def _refusal(path: Path) -> str | None:
 
 def _refusal_of_folder(path: Path, found: os.stat_result) -> str | None:
     if not stat.S_ISDIR(found.st_mode):
-        return "is not a folder; wanted a folder: remove it"
+        return "is not a folder; wanted one"
     foreign = [each.st_uid for each in (path.lstat(), found) if each.st_uid not in (os.geteuid(), 0)]
     if foreign:
         owner = _user_name(foreign[0])
         return f"belongs to user {owner}; wanted one of this user: run this as {owner} (sudo -u {owner} edge …)"
+    if found.st_mode & stat.S_ISVTX and found.st_mode & stat.S_IWOTH:
+        return f"is everybody's; wanted one for its owner alone: a folder in it, as {path / 'edge'}"
     if _others_can_write(found):
         mode = stat.S_IMODE(found.st_mode)
         return f"can be written by others (mode {mode:04o}); wanted one for its owner alone: chmod go-w {path}"

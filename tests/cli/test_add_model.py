@@ -170,3 +170,14 @@ def test_external_data_is_copied_with_the_file(
     assert main(["engines", "add", "net.onnx", "--name", "other"]) == 2
     assert "'weights.bin' does not exist, and it holds values of the model" in capsys.readouterr().err
     assert not Path("engines/other").exists()
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "..", ""])
+def test_add_makes_no_folder_elsewhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(Path("net.onnx"), [1, 10])
+    with pytest.raises(SystemExit):
+        main(["engines", "add", "net.onnx", "--name", name])
+    assert f"argument --name: found {name!r}, wanted a name without /" in capsys.readouterr().err

@@ -29,7 +29,14 @@ def test_a_new_state_directory_is_for_its_owner_alone(tmp_path: Path) -> None:
         os.umask(before)
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
+def test_a_folder_of_everybody_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)  # as /tmp, whose mode must not be changed
+    told = refusal(tmp_path)
+    assert f"is everybody's; wanted one for its owner alone: a folder in it, as {tmp_path}/edge, or set" in told
+    assert "chmod" not in told
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o702])
 def test_a_folder_that_others_can_write_is_refused_with_the_command_that_changes_it(tmp_path: Path, mode: int) -> None:
     tmp_path.chmod(mode)
     assert f"can be written by others (mode {mode:04o}); " in (told := refusal(tmp_path))

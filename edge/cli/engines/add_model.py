@@ -17,12 +17,18 @@ WRITTEN_LABELS = "labels.txt"  # the names that the file's metadata have
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("onnx", type=Path, help="ONNX file; it is copied next to the model.toml")
-    parser.add_argument("--name", help="name of the model (default: the file's)")
+    parser.add_argument("--name", type=_name, help="name of the model (default: the file's)")
     parser.add_argument("--labels", type=Path, help="text file with one label per line; copied likewise")
     size = "of the input, for a model that leaves it open (default: what the file says, else 640,640)"
     parser.add_argument("--size", type=_size, metavar="WIDTH,HEIGHT", help=size)
     value = "of an input beside the picture's: source-size, input-size, scale or a number; several times for several"
     parser.add_argument("--value", type=_value, action="append", default=[], metavar="NAME=VALUE", help=value)
+
+
+def _name(text: str) -> str:
+    if Path(text).name != text or text in ("", ".."):  # else the folder would lie elsewhere than under engines/
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a name without /")
+    return text
 
 
 def _size(text: str) -> tuple[int, int]:
