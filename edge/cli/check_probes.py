@@ -22,7 +22,7 @@ from edge.capture.source import TIMEOUT_S, SourceLimits
 from edge.core.clock import clock_synchronised
 from edge.core.config import Config, ModelSettings, StreamSettings, load_config
 from edge.core.errors import EdgeError, UnansweredError
-from edge.core.manifest import model_file, read_labels, read_manifest
+from edge.core.manifest import read_labels, read_manifest, served_file
 from edge.core.process import usable_cores
 from edge.core.quantity import counted
 from edge.core.records import Message
@@ -93,7 +93,7 @@ def _files(config: Config) -> Iterator[Finding]:
     for name, model in config.models.items():
         manifest = read_manifest(model.path)
         labels = read_labels(model.path, manifest)
-        path = model_file(model.path, manifest)
+        path = served_file(model.path, manifest)
         for stream, settings in config.streams.items():  # raises ConfigError for a label that the model lacks
             if settings.model == name:
                 FindingsFilter.of(stream, settings.labels, labels, settings.min_size)

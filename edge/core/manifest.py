@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from edge.core.engine_file import engine_metadata, is_engine_file, read_engine_file
 from edge.core.errors import ModelError
 from edge.core.labels import names_of_metadata, read_labels_file
 from edge.core.onnx_file import OnnxFile
@@ -117,11 +118,21 @@ class Manifest(Table):
     """The `model.toml` of one model."""
 
     task: Task
-    onnx: str
+    onnx: str = ""  # "" only beside an engine file, which is then served without a reference
+    engine: str | None = None  # TensorRT engine file, served as it is
+    engine_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")  # of the file that was added
     labels: str | None = None
     input: InputSettings = InputSettings()
     output: OutputSettings
     accuracy: AccuracyLimits = AccuracyLimits()
+
+    @model_validator(mode="after")
+    def _names_its_file(self) -> Manifest:
+        if not self.onnx and self.engine is None:
+            raise ValueError("onnx: missing; this key must be set, or engine for a TensorRT engine file")
+        if (self.engine is None) != (self.engine_sha256 is None):
+            raise ValueError("found one of engine and engine_sha256, wanted both: `edge engines add FILE` writes them")
+        return self
 
     @property
     def min_agreement(self) -> float:
@@ -148,31 +159,45 @@ def read_manifest(folder: Path) -> Manifest:
 
 def find_model(name: str) -> Path:
     """Find the folder of a model: a path, or a name under `engines/` here or in the package."""
-    for folder in (Path(name), Path("engines") / name, built_in_model(name), _folder_of_file(Path(name))):
+    path = Path(name)
+    for folder in (path, Path("engines") / name, built_in_model(name), _folder_of_file(path), _folder_of_copy(path)):
         if folder is not None and os.path.isfile(folder / "model.toml"):  # noqa: PTH113 -- Path's raises for a long name
             return folder
     raise ModelError(_no_model(name))
 
 
 def _folder_of_file(path: Path) -> Path | None:
-    """Return the folder of a model.toml, or of the ONNX file that the model.toml beside it names."""
+    """Return the folder of a model.toml, or of the ONNX or engine file that the model.toml beside it names."""
     if not os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
         return None
     if path.name == "model.toml":
         return path.parent
-    has_manifest = path.suffix.lower() == ".onnx" and (path.parent / "model.toml").is_file()
-    return path.parent if has_manifest and read_manifest(path.parent).onnx == path.name else None
+    is_model = path.suffix.lower() == ".onnx" or is_engine_file(path)
+    if is_model and (path.parent / "model.toml").is_file():
+        manifest = read_manifest(path.parent)
+        return path.parent if path.name in (manifest.onnx, manifest.engine) else None
+    return None
+
+
+def _folder_of_copy(path: Path) -> Path | None:
+    """Return the folder under `engines/` to which an engine file was added, if it is still that file."""
+    folder = Path("engines") / path.stem
+    if not is_engine_file(path) or not (os.path.isfile(path) and (folder / "model.toml").is_file()):  # noqa: PTH113 -- Path's raises for a name that is too long
+        return None
+    return folder if read_manifest(folder).engine_sha256 == read_engine_file(path).sha256 else None
 
 
 def _no_model(name: str) -> str:
     """Say why a name is no model, and the way to one."""
     path = Path(name)
-    if path.suffix.lower() == ".onnx" or os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
+    is_model = path.suffix.lower() == ".onnx" or is_engine_file(path)
+    if is_model or os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
         if not os.path.isfile(path):  # noqa: PTH113 -- likewise
             return f"{name} does not exist; wanted a model's folder or name, or the ONNX file to draft one from"
-        if path.suffix.lower() == ".onnx":
+        if is_model:
+            what = "a TensorRT engine file" if is_engine_file(path) else "an ONNX file"
             return (
-                f"{name} is an ONNX file without a model.toml; draft one with `edge engines add {name}`, "
+                f"{name} is {what} without a model.toml; draft one with `edge engines add {name}`, "
                 f"then give its folder, engines/{path.stem}"
             )
         return f"{name} is no ONNX file; wanted a model's folder or name: export it to ONNX for `edge engines add`"
@@ -196,17 +221,31 @@ def built_in_model(name: str) -> Path | None:
 
 
 def model_file(folder: Path, manifest: Manifest) -> Path:
-    """Return the ONNX file of a model; raise ModelError where it is not there."""
+    """Return the ONNX file of a model; raise ModelError where it is not there, or the model is an engine file alone."""
+    if not manifest.onnx:
+        raise ModelError(f"model {folder} is a TensorRT engine file without an ONNX file, which is wanted here")
     path = folder / manifest.onnx
     if not os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
         raise ModelError(f"{str(path)!r} does not exist; wanted the ONNX file that model.toml names: put it there")
     return path
 
 
+def served_file(folder: Path, manifest: Manifest) -> Path:
+    """Return the file that a model is served from; raise ModelError where it is not there."""
+    if manifest.engine is None:
+        return model_file(folder, manifest)
+    path = folder / manifest.engine
+    if not os.path.isfile(path):  # noqa: PTH113 -- Path's raises for a name that is too long
+        raise ModelError(f"{str(path)!r} does not exist; wanted the engine file that model.toml names: put it there")
+    return path
+
+
 def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
-    """Read the labels file; if the manifest names none, the names in the ONNX file's metadata, else an empty tuple."""
+    """Read the labels file; if the manifest names none, the names in the model's metadata, else an empty tuple."""
     if manifest.labels is not None:
         return read_labels_file(folder / manifest.labels)
+    if manifest.engine is not None and (names := names_of_metadata(engine_metadata(folder / manifest.engine))):
+        return names
     try:
         return names_of_metadata(OnnxFile(folder / manifest.onnx).metadata)
     except ModelError:  # whoever opens the file says what is wrong with it

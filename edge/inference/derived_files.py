@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 
+from edge.core.engine_file import is_engine_file
 from edge.core.errors import ModelError
 from edge.core.files import permissions, write_atomic
 from edge.core.onnx_file import OnnxFile
@@ -74,10 +75,11 @@ def _holds(path: Path, origin_key: str) -> bool:
 
 
 def source_sha256(onnx: Path) -> str:
-    """Return a model's hash: of its ONNX file and its external data files."""
+    """Return a model's hash: of its ONNX file and its external data files, or of its engine file."""
     digest = hashlib.sha256()
     try:
-        for path in (onnx, *OnnxFile(onnx).external_paths()):
+        external = [] if is_engine_file(onnx) else OnnxFile(onnx).external_paths()
+        for path in (onnx, *external):
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     digest.update(chunk)

@@ -90,6 +90,8 @@ class OpenedEngine:
 class EngineProvider:
     """Opens and builds the engines of one model."""
 
+    has_reference = True  # whether the exported model is there, which serves everywhere
+
     def __init__(
         self,
         onnx: Path,
@@ -112,6 +114,14 @@ class EngineProvider:
         self._threads = threads
         self._fp16_blocked_ops = tuple(fp16_blocked_ops)
         self.inputs = inputs
+        # For providers of the same model with other settings.
+        self.arguments = (settings, environment, threads)
+        self.keywords: dict[str, Any] = {
+            "reading_sha256": reading_sha256,
+            "min_agreement": min_agreement,
+            "fp16_blocked_ops": fp16_blocked_ops,
+            "inputs": inputs,
+        }
         self._chooser = PrecisionChooser(onnx, environment.state_dir, reading_sha256, min_agreement, environment.force)
         self.target: Precision = "fp32"  # precision of the preferred engine; set by `open`
 
@@ -193,17 +203,7 @@ class EngineProvider:
     def with_settings(self, **changes: str) -> EngineProvider:
         """Return a provider of the same model with other settings."""
         settings = self.settings.model_copy(update=changes)
-        reading_sha256, min_agreement = self._chooser.reading_sha256, self._chooser.min_agreement
-        return EngineProvider(
-            self.onnx,
-            settings,
-            self.environment,
-            self._threads,
-            reading_sha256=reading_sha256,
-            min_agreement=min_agreement,
-            fp16_blocked_ops=self._fp16_blocked_ops,
-            inputs=self.inputs,
-        )
+        return EngineProvider(self.onnx, settings, *self.arguments[1:], **self.keywords)
 
     def open_or_build(self, precision: Precision) -> Engine:
         """Open the model in a precision on this machine's backend; build its plan unless it is stored."""

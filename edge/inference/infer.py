@@ -16,8 +16,8 @@ WARMED_SIZES = 8
 
 
 def batch_limit(engine: Engine, max_batch: int) -> int:
-    """Return the largest batch to form, which a fixed batch size limits."""
-    return min(max_batch, engine.fixed_batch) if engine.fixed_batch else max_batch
+    """Return the largest batch to form, which a fixed batch size or the engine's largest one limits."""
+    return min(max_batch, engine.fixed_batch or max_batch, engine.largest_batch or max_batch)
 
 
 class Inference:

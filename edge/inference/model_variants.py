@@ -14,7 +14,7 @@ from edge.inference.fp16.convert import fp16_file
 # INT8 files that a backend runs, best first: TensorRT fuses layers that are slow in ONNX Runtime.
 _INT8_NAMES = {"ort-cpu": ("int8-cpu", "int8"), "trt": ("int8",)}
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "engine"]  # engine: as an engine file was built, which it does not tell
 
 
 @dataclass(frozen=True)

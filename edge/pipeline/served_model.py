@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
+from typing import Any
 
 from edge.core.config import EnginesSettings, ModelSettings
 from edge.core.errors import GpuLostError, ModelError
-from edge.core.manifest import Manifest, model_file, read_labels, read_manifest
+from edge.core.manifest import Manifest, model_file, read_labels, read_manifest, served_file
 from edge.core.process import usable_cores
 from edge.core.state_dir import find_state_dir
 from edge.core.tuned_profile import Machine, TunedProfile, profile_path, read_profile
 from edge.host.board import board_name, read_board
 from edge.inference.backends.engine import Engine
 from edge.inference.derived_files import source_sha256
+from edge.inference.engine_file_provider import EngineFileProvider
 from edge.inference.engine_provider import EngineEnvironment, EngineProvider, OpenedEngine
 from edge.inference.predictor import Predictor
 from edge.pipeline.batch import Batcher
@@ -38,7 +40,7 @@ class ServedModel:
             self.manifest = read_manifest(settings.path)
             self.labels = read_labels(settings.path, self.manifest)
             environment = environment or EngineEnvironment(find_state_dir(), board_name(), EnginesSettings())
-            self._onnx, self._environment = model_file(settings.path, self.manifest), environment
+            self._file, self._environment = served_file(settings.path, self.manifest), environment
             self._tuned_lanes = self._find_tuned_lanes() if settings.lanes == "auto" else None
             self._cpu_lanes, threads = lane_plan(settings, usable_cores(), self._tuned_lanes)
             self.provider = make_provider(settings, self.manifest, environment, threads)
@@ -66,7 +68,7 @@ class ServedModel:
     @cached_property
     def machine(self) -> Machine:
         """The machine that a profile of this model must have been measured on to apply here."""
-        return Machine(board=self._environment.board, l4t=read_board().l4t, engine=source_sha256(self._onnx))
+        return Machine(board=self._environment.board, l4t=read_board().l4t, engine=source_sha256(self._file))
 
     @cached_property
     def profile(self) -> TunedProfile | None:
@@ -111,7 +113,7 @@ class ServedModel:
 
     def fall_back(self, reason: str) -> bool:
         """Switch to the exported model on the CPU, which serves everywhere; return False where it serves already."""
-        if self.predictor.is_reference:
+        if self.predictor.is_reference or not self.provider.has_reference:
             return False
         former = self.engine
         self.predictor = self.predictor.with_engine(self.provider.open_reference())
@@ -133,17 +135,18 @@ class ServedModel:
 def make_provider(
     settings: ModelSettings, manifest: Manifest, environment: EngineEnvironment, threads: int
 ) -> EngineProvider:
-    """Make the provider of a model's engines; raise ModelError where its ONNX file is missing."""
-    return EngineProvider(
-        model_file(settings.path, manifest),
-        settings,
-        environment,
-        threads,
-        reading_sha256=manifest.reading_sha256,
-        min_agreement=manifest.min_agreement,
-        fp16_blocked_ops=manifest.accuracy.fp16_blocked_ops,
-        inputs=manifest.input,
-    )
+    """Make the provider of a model's engines; raise ModelError where its file is missing."""
+    onnx = model_file(settings.path, manifest) if manifest.onnx else None
+    keywords: dict[str, Any] = {
+        "reading_sha256": manifest.reading_sha256,
+        "min_agreement": manifest.min_agreement,
+        "fp16_blocked_ops": manifest.accuracy.fp16_blocked_ops,
+        "inputs": manifest.input,
+    }
+    if manifest.engine is not None and manifest.engine_sha256 is not None:
+        file = served_file(settings.path, manifest)
+        return EngineFileProvider(file, manifest.engine_sha256, onnx, settings, environment, threads, **keywords)
+    return EngineProvider(model_file(settings.path, manifest), settings, environment, threads, **keywords)
 
 
 def lane_plan(settings: ModelSettings, cores: int, tuned_lanes: int | None = None) -> tuple[int, int]:

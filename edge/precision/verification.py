@@ -136,7 +136,9 @@ def verify(
         entry = entry_of(
             provider.onnx, candidate.files, candidate.file, provider.runtime, request.against, measured, truth
         )
-    kept = record(entry, provider.onnx, request.state_dir) if entry.frames >= MIN_FRAMES else None
+    # An engine file serves as it is: its measurement admits nothing.
+    is_proof = entry.frames >= MIN_FRAMES and request.precision != "engine"
+    kept = record(entry, provider.onnx, request.state_dir) if is_proof else None
     bound = manifest.min_agreement
     name = request.folder.resolve().name
     return VerificationResult(name, entry, rejection_reason(entry, bound), bound, kept, predictor.labels, tally)

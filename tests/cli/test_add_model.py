@@ -18,6 +18,7 @@ from edge.core.manifest import read_labels, read_manifest
 from edge.inference.backends.engine import TensorSpec
 
 FLOAT = np.dtype(np.float32)
+FILES = {"onnx": "m.onnx"}
 INPUT = draft_input([TensorSpec("images", (None, 3, 64, 64), FLOAT)], [], {})
 
 
@@ -50,14 +51,14 @@ def test_the_decoder_is_guessed_by_the_shapes_of_the_outputs(
     shapes: dict[str, tuple[int, ...]], decoder: str, tmp_path: Path
 ) -> None:
     outputs = tuple(TensorSpec(name, shape, FLOAT) for name, shape in shapes.items())
-    text, _ = draft(INPUT, outputs, "m.onnx", None)
+    text, _ = draft(INPUT, outputs, FILES, None)
     (tmp_path / "model.toml").write_text(text, encoding="utf-8")
     assert read_manifest(tmp_path).output.decoder == decoder
 
 
 def test_a_gray_model_gets_a_gray_manifest(tmp_path: Path) -> None:
     gray = draft_input([TensorSpec("images", (1, 1, 64, 64), FLOAT)], [], {})
-    text, _ = draft(gray, (TensorSpec("p", (1, 10), FLOAT),), "m.onnx", None)
+    text, _ = draft(gray, (TensorSpec("p", (1, 10), FLOAT),), FILES, None)
     (tmp_path / "model.toml").write_text(text, encoding="utf-8")
     assert read_manifest(tmp_path).input.color == "gray"
 

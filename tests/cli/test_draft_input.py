@@ -25,7 +25,7 @@ def drafted(folder: Path, *inputs: TensorSpec, **given: Any) -> InputSettings:
     """Return the settings of the written draft, as they are read back."""
     metadata = given.pop("metadata", {})
     outputs = given.pop("outputs", BOXES)
-    text, _ = draft(draft_input(inputs, outputs, metadata, **given), tuple(BOXES), 'a "b".onnx', None)
+    text, _ = draft(draft_input(inputs, outputs, metadata, **given), tuple(BOXES), {"onnx": 'a "b".onnx'}, None)
     (folder / "model.toml").write_text(text, encoding="utf-8")
     manifest = read_manifest(folder)
     assert manifest.onnx == 'a "b".onnx'

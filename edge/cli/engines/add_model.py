@@ -1,4 +1,4 @@
-"""`edge engines add`: a folder for an ONNX file, with a drafted model.toml."""
+"""`edge engines add`: a folder for an ONNX file or an engine file, with a drafted model.toml."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import json
 import shutil
 from pathlib import Path
 
+from edge.core.engine_file import is_engine_file
 from edge.core.errors import ConfigError, EdgeError
 
-HELP = "draft a model.toml for an ONNX file"
+HELP = "draft a model.toml for an ONNX file or a TensorRT engine file"
 WRITTEN_LABELS = "labels.txt"  # the names that the file's metadata have
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("onnx", type=Path, help="ONNX file; it is copied next to the model.toml")
+    file = "ONNX file, or TensorRT engine file (.engine, .plan); it is copied next to the model.toml"
+    parser.add_argument("file", type=Path, help=file)
+    onnx = "with an engine file: the ONNX file of the same model, which serves where the engine file cannot"
+    parser.add_argument("--onnx", type=Path, help=onnx)
     parser.add_argument("--name", type=_name, help="name of the model (default: the file's)")
     parser.add_argument("--labels", type=Path, help="text file with one label per line; copied likewise")
     size = "of the input, for a model that leaves it open (default: what the file says, else 640,640)"
@@ -50,35 +54,38 @@ def _value(text: str) -> tuple[str, str | float | int]:
 
 def run(options: argparse.Namespace) -> int:
     """Make `engines/NAME` with copies of the files and the draft, and print its guesses."""
+    from edge.cli.engines.added_files import open_files
     from edge.cli.engines.draft import draft
     from edge.cli.engines.draft_input import draft_input
     from edge.core.labels import labels_text, names_of_metadata, read_labels_file
-    from edge.core.onnx_file import OnnxFile
-    from edge.inference.backends.ort import OrtEngine
 
-    files = [options.onnx, *([options.labels] if options.labels else [])]
-    for path in files:
-        if not path.is_file():
-            what = "is a folder" if path.is_dir() else "does not exist"
-            raise ConfigError(f"{path} {what}; wanted {'an ONNX file' if path == options.onnx else 'a text file'}")
+    for path, wanted in (
+        (options.file, "an ONNX file"),
+        (options.onnx, "an ONNX file"),
+        (options.labels, "a text file"),
+    ):
+        if path is not None and not path.is_file():
+            raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; wanted {wanted}")
+    if options.onnx is not None and not is_engine_file(options.file):
+        raise ConfigError(f"--onnx {options.onnx}: {options.file} is no engine file; wanted --onnx beside one")
     if options.labels and not read_labels_file(options.labels):
         raise ConfigError(f"--labels {options.labels} is empty; wanted one label a line")
-    folder = Path("engines") / (options.name or options.onnx.stem)
+    folder = Path("engines") / (options.name or options.file.stem)
     if (folder / "model.toml").exists():
         raise ConfigError(f"{folder}/model.toml already exists; choose another name with --name, or edit that file")
-    engine = OrtEngine(options.onnx, threads=1)
-    file = OnnxFile(options.onnx)
-    names = None if options.labels else labels_text(names_of_metadata(file.metadata))
+    added = open_files(options.file, options.onnx)
+    names = None if options.labels else labels_text(names_of_metadata(added.metadata))
     labels = options.labels.name if options.labels else WRITTEN_LABELS if names else None
-    inputs = draft_input(engine.inputs, engine.outputs, file.metadata, size=options.size, values=dict(options.value))
-    text, guesses = draft(inputs, engine.outputs, options.onnx.name, labels)
+    engine, values = added.engine, dict(options.value)
+    sizes = {"size": options.size, "optimised": added.size}
+    inputs = draft_input(engine.inputs, engine.outputs, added.metadata, values=values, **sizes)
+    text, guesses = draft(inputs, engine.outputs, added.keys, labels)
+    guesses = [*added.notes, *guesses]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in files:
-            shutil.copyfile(path, folder / path.name)
-        for name, path in zip(file.external_data, file.external_paths(), strict=True):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / name)
+        added.copy_to(folder)
+        if options.labels:
+            shutil.copyfile(options.labels, folder / options.labels.name)
         if names:
             (folder / WRITTEN_LABELS).write_text(names, encoding="utf-8")
         (folder / "model.toml").write_text(text, encoding="utf-8")

@@ -16,13 +16,15 @@ _COLORS = {1: {"bgr": "gray", "rgb": "gray"}, 4: {"bgr": "bgra", "rgb": "rgba"}}
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def draft(inputs: InputDraft, outputs: tuple[TensorSpec, ...], onnx: str, labels: str | None) -> tuple[str, list[str]]:
-    """Return a model.toml for a model with these tensors, and its guesses."""
+def draft(
+    inputs: InputDraft, outputs: tuple[TensorSpec, ...], files: Mapping[str, str], labels: str | None
+) -> tuple[str, list[str]]:
+    """Return a model.toml for a model with these tensors, and its guesses; `files` are the keys that name its files."""
     task, decoder, reason = _guess_decoder(outputs)
     settings = _input_settings(decoder, inputs)
     lines = [
         f'task = "{task}"',
-        f"onnx = {_toml(onnx)}",
+        *(f"{key} = {_toml(name)}" for key, name in files.items()),
         f"labels = {_toml(labels)}"
         if labels
         else '# labels = "labels.txt"   # one per line; without it classes are numbers',

@@ -56,9 +56,12 @@ def draft_input(
     metadata: Mapping[str, str],
     *,
     size: Pixels | None = None,
+    optimised: Pixels | None = None,
     values: Mapping[str, InputValue] | None = None,
 ) -> InputDraft:
     """Draft the input of a model with these tensors; `size` and `values` are given by the user.
+
+    `optimised` is the size that an engine file with open sizes was optimised for.
 
     Raises ModelError where no input, or more than one, can take the picture, or a further input takes unknown values.
     """
@@ -71,7 +74,13 @@ def draft_input(
         if spec is not picture:
             found[spec.name], note = (given[spec.name], "as given") if spec.name in given else _value(spec)
             notes.append(f"input {spec.name!r} ({spec.shape_text or 'one number'}): {note}")
-    set_size, reason = _size(picture, channels, outputs, metadata, size)
+    known = (
+        (size, "as given"),
+        (image_size(metadata), "the size in the file's metadata (imgsz)"),
+        (optimised, "the size that the engine is optimised for"),
+        (_size_of_boxes(outputs), "the size that gives so many boxes"),
+    )
+    set_size, reason = _size(picture, channels, known)
     if reason:
         notes.append(reason)
     if picture.dtype.kind == "u":
@@ -117,14 +126,8 @@ def _value(spec: TensorSpec) -> tuple[InputValue, str]:
     )
 
 
-def _size(
-    picture: TensorSpec,
-    channels: int,
-    outputs: Sequence[TensorSpec],
-    metadata: Mapping[str, str],
-    given: Pixels | None,
-) -> tuple[Pixels | None, str]:
-    """Return the size to set, and what it was taken from; None where the model has a fixed one."""
+def _size(picture: TensorSpec, channels: int, known: Sequence[tuple[Pixels | None, str]]) -> tuple[Pixels | None, str]:
+    """Return the size to set, the first that is known, and its origin; None where the model has a fixed one."""
     if len(picture.shape) not in _PICTURE_AXES:
         return None, ""
     row = picture.shape[-3:]
@@ -132,11 +135,7 @@ def _size(
     height, width = row[:2] if is_interleaved else row[1:]
     if height is not None and width is not None:
         return None, ""
-    said, where = given, "as given"
-    if said is None:
-        said, where = image_size(metadata), "the size in the file's metadata (imgsz)"
-    if said is None:
-        said, where = _size_of_boxes(outputs), "the size that gives so many boxes"
+    said, where = next(((each, origin) for each, origin in known if each is not None), (None, ""))
     if said is None:
         side = height or width
         said = (side, side) if side else _ASSUMED_SIZE

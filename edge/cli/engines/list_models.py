@@ -21,7 +21,7 @@ class ListedModel:
     task: str | None = None
     decoder: str | None = None
     labels: int | None = None
-    size_mb: float | None = None  # of the ONNX file and its external data, 10⁶ bytes
+    size_mb: float | None = None  # of its engine file, its ONNX file and the external data of that, 10⁶ bytes
     problem: str | None = None  # why it cannot be used
 
 
@@ -81,9 +81,10 @@ def _listed(folder: Path) -> ListedModel:
     try:
         manifest = read_manifest(folder)
         labels = len(read_labels(folder, manifest))
-        onnx = folder / manifest.onnx
-        problem = None if onnx.is_file() else f"{onnx} does not exist"
-        files = [] if problem else [onnx, *OnnxFile(onnx).external_paths()]
+        named = [folder / name for name in (manifest.engine, manifest.onnx) if name]
+        problem = next((f"{path} does not exist" for path in named if not path.is_file()), None)
+        external = [] if problem or not manifest.onnx else OnnxFile(folder / manifest.onnx).external_paths()
+        files = [] if problem else [*named, *external]
     except ModelError as error:
         return ListedModel(folder.name, str(folder), problem=str(error))
     size_mb = None if problem else round(sum(path.stat().st_size for path in files) / 1e6, 2)

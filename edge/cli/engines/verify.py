@@ -19,7 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     add = parser.add_argument
     add("model", help=MODEL_HELP)
-    add("--precision", choices=("int8", "fp16"), required=True, help="variant to verify")
+    add(
+        "--precision",
+        choices=("int8", "fp16", "engine"),
+        required=True,
+        help="variant to verify; engine: an engine file",
+    )
     add("--against", choices=("fp32", "fp16"), default="fp32", help="variant taken as the truth (default: fp32)")
     add("--frames", metavar="PATH|SOURCE", help="video, folder of pictures, or URL of a camera")
     add(

@@ -81,6 +81,7 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]  # that of the picture first
     outputs: tuple[TensorSpec, ...]
     fixed_batch: int | None  # the only supported batch size; None: any
+    largest_batch: int | None  # None: any
 
     def make_context(self, max_batch: int, pictures: TargetSettings | None = None) -> Context:
         """Make a context for batches of 1 to `max_batch` pictures.

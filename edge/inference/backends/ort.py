@@ -82,6 +82,7 @@ class OrtEngine:
         outputs = self._session.get_outputs()
         self.outputs = tuple(_spec(onnx, value) for value in outputs)
         self.fixed_batch = batch_of(self.inputs, inputs)
+        self.largest_batch: int | None = None
         named = {each.name: each.shape for each in found}
         batch_axis = named[self.inputs[0].name][:1] if self.inputs[0].has_batch else [1]
         self._has_fixed_outputs = all(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edge.core.config import Config, load_config
 from edge.core.errors import ConfigError, EdgeError, ModelError
-from edge.core.manifest import model_file, read_manifest
+from edge.core.manifest import model_file, read_manifest, served_file
 from edge.core.progress import timed
 from edge.core.state_dir import find_state_dir, state_lock
 from edge.host.board import board_name
@@ -118,7 +119,7 @@ class BenchSession:
                     record = MeasurementsFile(self._state_dir / "bench" / "power.json", {}, fresh=True)
                     guard = opened.enter_context(ModeGuard(self._power, record, allow_reboot=False))
                 modes = self._modes(guard, report)
-                rows = [PlannedRow(subject, setting) for setting in plan.settings(modes) for subject in subjects]
+                rows = _rows(plan, modes, subjects)
                 rows.sort(key=lambda each: (modes.index(each.setting.power_mode), subjects.index(each.subject)))
                 runner = InterleavedRunner(plan, self._environment, self._sensors, report)
                 eta = EtaEstimator(plan.effort, report.rows)
@@ -186,6 +187,17 @@ class BenchSession:
         return f"{self._sensors.total.name} could not be read during most of the measurement"
 
 
+def _rows(plan: BenchPlan, modes: Sequence[str | None], subjects: Sequence[Subject]) -> list[PlannedRow]:
+    """Return a row of each setting and subject; an engine file has the one precision that it was built in."""
+    rows: list[PlannedRow] = []
+    for setting in plan.settings(tuple(modes)):
+        for subject in subjects:
+            row = PlannedRow(subject, replace(setting, precision="engine") if subject.is_engine_file else setting)
+            if row not in rows:
+                rows.append(row)
+    return rows
+
+
 def _files(subjects: Sequence[Subject]) -> dict[str, Path]:
     folders = {subject.name: subject.settings.path for subject in subjects}
-    return {name: model_file(folder, read_manifest(folder)) for name, folder in folders.items()}
+    return {name: served_file(folder, read_manifest(folder)) for name, folder in folders.items()}

@@ -11,8 +11,9 @@ import numpy as np
 
 from edge.capture import open_source
 from edge.core.config import Config, EnginesSettings, ModelSettings
+from edge.core.engine_file import is_engine_file
 from edge.core.errors import ConfigError, ModelError, SourceError
-from edge.core.manifest import built_in_model, built_in_models, find_model
+from edge.core.manifest import built_in_model, built_in_models, find_model, read_manifest
 from edge.core.records import Image
 from edge.core.source_address import SourceAddress, parse_address
 from edge.core.suggestion import did_you_mean
@@ -35,6 +36,11 @@ class Subject:
     scenes: tuple[SourceAddress, ...] = ()  # that show what the model finds: INT8 is verified on them
     is_random: bool = False  # random weights, so that INT8 needs no verification: the results mean nothing
 
+    @property
+    def is_engine_file(self) -> bool:
+        """True if a TensorRT engine file is served as it is."""
+        return read_manifest(self.settings.path).engine is not None
+
 
 def of_name(what: str, state_dir: Path) -> Subject:
     """Return a network by name, writing it if needed, or a model by name or folder.
@@ -46,11 +52,12 @@ def of_name(what: str, state_dir: Path) -> Subject:
         return Subject(network.name, _settings(folder), is_random=True)
     try:
         folder = find_model(what)
-    except ModelError:
-        folder = _by_other_case(what)
+    except ModelError as error:
+        folder = _by_other_case(what, str(error))
     built_in = built_in_model(_SCENE.location)
     is_built_in = built_in is not None and folder.resolve() == built_in.resolve()
-    return Subject(folder.resolve().name, _settings(folder), scenes=(_SCENE,) if is_built_in else ())
+    scenes = (_SCENE,) if is_built_in else ()
+    return Subject(folder.resolve().name, _settings(folder), scenes=scenes)
 
 
 def _settings(folder: Path) -> ModelSettings:
@@ -74,8 +81,8 @@ def check_name(what: str) -> None:
     if _network(what) is None:
         try:
             find_model(what)
-        except ModelError:
-            _by_other_case(what)
+        except ModelError as error:
+            _by_other_case(what, str(error))
 
 
 def pictures(sources: tuple[SourceAddress, ...]) -> list[Image]:
@@ -108,8 +115,10 @@ def _network(what: str) -> Network | None:
         return None
 
 
-def _by_other_case(what: str) -> Path:
-    """Return the model with this name in any case; raise ConfigError if there is none."""
+def _by_other_case(what: str, reason: str) -> Path:
+    """Return the model with this name in any case; raise ConfigError if there is none, for a file with the reason."""
+    if is_engine_file(Path(what)) or what.casefold().endswith(".onnx"):
+        raise ConfigError(reason)
     here = sorted(path.parent for path in Path("engines").glob("*/model.toml"))
     models = {folder.name: folder for folder in (*built_in_models(), *here)}
     for name, folder in models.items():

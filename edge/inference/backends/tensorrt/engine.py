@@ -78,6 +78,32 @@ class TrtEngine:
         self.inputs = specs if settings.inputs is None else served_inputs(specs, settings.inputs)
         self.outputs = self._specs(trt.TensorIOMode.OUTPUT)
         self.fixed_batch = batch_of(self.inputs, settings.inputs)
+        self.largest_batch: int | None = None
+        if self.fixed_batch is None:
+            least, most = self._batch_range()
+            self.largest_batch = most
+            self.fixed_batch = most if least > 1 else None  # smaller batches run padded
+        for spec in (*self.inputs, *self.outputs):
+            self._require_linear(trt, spec)
+
+    def _batch_range(self) -> tuple[int, int]:
+        """Return the smallest and the largest batch that the plan's first profile takes."""
+        of_batch = [spec.name for spec in self.inputs if spec.shape[:1] == (None,)]
+        ranges = [self.cuda_engine.get_tensor_profile_shape(name, 0) for name in of_batch]
+        return max(least[0] for least, _, _ in ranges), min(most[0] for _, _, most in ranges)
+
+    def profile_shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of an input that the plan was optimised for."""
+        return tuple(self.cuda_engine.get_tensor_profile_shape(name, 0)[1])
+
+    def _require_linear(self, trt: Any, spec: TensorSpec) -> None:
+        """Refuse a plan whose tensors are not laid out as their shapes say; those that are built here are."""
+        if self.cuda_engine.get_tensor_format(spec.name) != trt.TensorFormat.LINEAR:
+            found = self.cuda_engine.get_tensor_format_desc(spec.name)
+            raise EngineError(
+                f"tensor {spec.name!r} of the plan has the format {found}; wanted a linear one: build it without other "
+                "I/O formats"
+            )
 
     def _specs(self, mode: Any) -> tuple[TensorSpec, ...]:
         cuda_engine = self.cuda_engine
