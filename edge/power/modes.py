@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from edge.core.errors import ConfigError, EdgeError
@@ -19,6 +20,8 @@ from edge.power.edge_power import Conf, Mode, ModeChange
 # Longer than edge-power takes at worst: queries, a change, jetson_clocks, and another client's change before.
 REPLY_S = 150.0
 _REPLY_BYTES = 1_000_000
+_ENABLE = "or enable the service: systemctl enable --now edge-power.socket"
+_AS_WHO_MAY = "or as the user that edge-power serves: sudo -u edge edge power set …"
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +117,19 @@ def set_mode(
     if jtop is not None and without_jtop is None:
         return _set_by_jtop(modes, mode, jtop)
     raise PowerModeError(
-        f"power mode {mode.shown} cannot be set by user {os.geteuid()}: {unreachable}; {without_jtop}; "
-        "run as root, or enable the service: systemctl enable --now edge-power.socket"
+        f"power mode {mode.shown} cannot be set by user {os.geteuid()}: {unreachable}; {without_jtop}; run as root, "
+        f"{_AS_WHO_MAY if _is_for_others() else _ENABLE}"
     )
+
+
+def _is_for_others() -> bool:
+    """Return whether edge-power listens, but not for this user."""
+    path = _socket_path()
+    return path.exists() and not os.access(path, os.W_OK)
+
+
+def _socket_path() -> Path:
+    return root() / edge_power.SOCKET.lstrip("/")
 
 
 def _set_by_jtop(modes: PowerModes, mode: Mode, jtop: ModeSetter) -> ModeChange:
@@ -136,7 +149,7 @@ def _set_by_jtop(modes: PowerModes, mode: Mode, jtop: ModeSetter) -> ModeChange:
 
 def _ask(request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """Return edge-power's answer, or None and the reason if it cannot be reached. A refusal is a PowerModeError."""
-    path = root() / edge_power.SOCKET.lstrip("/")
+    path = _socket_path()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(REPLY_S)
         try:

@@ -250,6 +250,20 @@ def test_one_who_may_not_is_told_each_way_and_the_next_step(emulate: Callable[[s
     assert emulated.noted("starts") == []
 
 
+@pytest.mark.usefixtures("no_root")
+def test_one_whom_the_service_does_not_serve_is_told_whom_it_does(
+    emulate: Callable[[str], Emulated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulated = emulate("tx2")
+    modes = read()
+    path = emulated.root / "run/edge-power.sock"
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    monkeypatch.setattr("os.access", lambda *_: False)  # as a socket that is not ours
+    with pytest.raises(PowerModeError, match="run as root, or as the user that edge-power serves: sudo -u edge edge"):
+        set_mode(modes, named(modes, "MAXQ"))
+
+
 def test_errors_of_power_modes_are_errors_of_edge() -> None:
     assert issubclass(PowerModeError, EdgeError)
     assert NoSuchModeError("").exit_code == 2
