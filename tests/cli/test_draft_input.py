@@ -99,6 +99,9 @@ def test_inputs_that_nobody_can_draft_are_told_with_the_option_that_helps(tmp_pa
     with pytest.raises(ModelError, match=r"input 'tokens' .* not known what it takes; give it with --value tokens="):
         draft_input([spec(None, 3, 640, 640), unknown], BOXES, {})
     assert drafted(tmp_path, spec(None, 3, 640, 640), unknown, values={"tokens": 7}).values == {"tokens": 7}
+    for other in (spec(1, 16000), spec(1, 10, 640, 640), spec(1, 3, 640, 640, dtype="int64"), spec()):
+        with pytest.raises(ModelError, match="takes no picture; wanted N×C×H×W"):
+            draft_input([other], BOXES, {})
     pictures = [spec(None, 3, 640, 640, name=name) for name in ("left", "right")]
     with pytest.raises(ModelError, match=r"the model has 2 inputs .* of which 2 may take the picture; wanted one"):
         draft_input(pictures, BOXES, {})

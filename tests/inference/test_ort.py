@@ -70,6 +70,13 @@ def test_a_tensor_of_text_is_a_sentence(tmp_path: Path) -> None:
     assert "tensor 'y' is of type tensor(string); wanted a numeric tensor" in told
 
 
+def test_a_model_without_outputs_is_a_sentence(tmp_path: Path) -> None:
+    graph = helper.make_graph([], "none", [helper.make_tensor_value_info("x", FLOAT, [1, 3, 8, 8])], [])
+    path = tmp_path / "none.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    assert "has no outputs; wanted a model that returns what it finds" in refusal(path)
+
+
 def versioned(folder: Path, *, opset: int = 17, ir: int = 8, node: Any = None) -> Path:
     values = [helper.make_tensor_value_info(name, FLOAT, ["N", 3, 2, 2]) for name in ("x", "y")]
     graph = helper.make_graph([node or helper.make_node("Relu", ["x"], ["y"])], "small", values[:1], values[1:])

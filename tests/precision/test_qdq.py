@@ -11,11 +11,11 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edge.core.errors import ModelError
 from edge.precision.activation_ranges import Probe, Range, calibrate
-from edge.precision.qdq import Placement, insert_qdq, serialize
+from edge.precision.qdq import Placement, insert_qdq, naive_quantization, serialize
 from edge.precision.quantizable_graph import activations, layers_of, prepare
 from edge.precision.weight_rounding import round_weights
 from tests.support.emulated_engines import build_plan_here
@@ -191,3 +191,29 @@ def test_nvidias_parser_and_builder_take_the_built_in_model(tmp_path: Path) -> N
         path = tmp_path / f"{number}.onnx"
         path.write_bytes(serialize(insert_qdq(model, chosen, ranges_of(model, rows), {}, "tensorrt"), "abc"))
         assert build_plan_here(path, tmp_path, 1)
+
+
+def test_a_second_input_is_fed_and_kept(tmp_path: Path) -> None:
+    """As that of D-FINE, which takes the size of the picture."""
+    extra = [
+        helper.make_node("Cast", ["sizes"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["real"], ["side"], axes=[0, 1], keepdims=0),
+        helper.make_node("Sub", ["side", "side"], ["nothing"]),
+        helper.make_node("Add", ["images", "nothing"], ["seen"]),
+    ]
+    path = network(tmp_path, extra=extra)
+    model = onnx.load(path)
+    model.graph.input.append(helper.make_tensor_value_info("sizes", TensorProto.INT64, [1, 2]))
+    onnx.save(model, path)
+    prepared = prepare(path)
+    both = [{"images": each, "sizes": np.array([[16, 16]])} for each in images(4)]
+    tensors = activations(prepared)
+    probe = Probe(prepared, tensors, 1)
+    ranges = {name: each.range("minmax") for name, each in calibrate(probe, tensors, both).items()}
+    rounded = round_weights(prepared, layers_of(prepared), ranges, probe, both)
+    quantized = insert_qdq(prepared, ALL, ranges, rounded, "cpu")
+    assert {value.name for value in quantized.graph.input} == {"images", "sizes"}
+    session = onnxruntime.InferenceSession(quantized.SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, both[0])[0]
+    assert np.abs(session.run(None, both[0])[0] - wanted).max() < 0.1
+    assert naive_quantization(path, both)

@@ -90,12 +90,15 @@ def draft_input(
 
 def _picture(specs: Sequence[TensorSpec]) -> TensorSpec:
     like = [spec for spec in specs if len(spec.shape) in _PICTURE_AXES and spec.dtype.name in _PICTURE_TYPES]
-    like = [spec for spec in like if _has_channels(spec)] or like
+    like = [spec for spec in like if _has_channels(spec)]
     like = [spec for spec in like if len(spec.shape) == max(_PICTURE_AXES)] or like
     if len(like) == 1:
         return like[0]
     if len(specs) == 1:
-        return specs[0]
+        raise ModelError(
+            f"input {specs[0].name!r} ({specs[0].shape_text or 'one number'}, {specs[0].dtype.name}) takes no picture; "
+            "wanted N×C×H×W or N×H×W×C with 1, 3 or 4 channels, as float32, float16 or uint8"
+        )
     described = ", ".join(f"{spec.name} {spec.shape_text or 'one number'} {spec.dtype.name}" for spec in specs)
     raise ModelError(
         f"the model has {len(specs)} inputs ({described}), of which {len(like)} may take the picture; wanted one: give "

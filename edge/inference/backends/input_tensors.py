@@ -60,12 +60,32 @@ def batch_of(specs: Sequence[TensorSpec], settings: InputSettings | None) -> int
 
 def open_sizes_set(onnx: Path, settings: InputSettings | None) -> tuple[tuple[str, Shape], ...]:
     """Return the shapes of the inputs of a file whose open sizes the settings set, by name; None is the batch."""
+    return tuple(
+        (value.name, shape) for value, shape in _served_shapes(onnx, settings) if shape != _as_spec(value).shape
+    )
+
+
+def named_sizes(onnx: Path, settings: InputSettings | None) -> dict[str, int]:
+    """Return the sizes of a file's named axes that the settings set, so that its outputs have fixed shapes too.
+
+    A name that stands for two sizes, or for the batch too, is left out.
+    """
+    sizes: dict[str, set[int | None]] = {}
+    for value, shape in _served_shapes(onnx, settings):
+        for name, size in zip(value.shape or (), shape, strict=False):
+            if isinstance(name, str) and name:
+                sizes.setdefault(name, set()).add(size)
+    return {name: size for name, (size, *others) in sizes.items() if size is not None and not others}
+
+
+def _served_shapes(onnx: Path, settings: InputSettings | None) -> list[tuple[OnnxValue, Shape]]:
+    """Return the inputs of a file with their shapes as served, if the settings say more than the file."""
     if settings is None or (settings.size is None and not settings.values):
-        return ()
-    found = tuple(_as_spec(value) for value in OnnxFile(onnx).inputs if value.shape is not None)
-    served = {spec.name: spec for spec in served_inputs(found, settings)}
-    shapes = {name: spec.shape if spec.has_batch else spec.shape[1:] for name, spec in served.items()}
-    return tuple((spec.name, shapes[spec.name]) for spec in found if shapes[spec.name] != spec.shape)
+        return []
+    values = [value for value in OnnxFile(onnx).inputs if value.shape is not None]
+    served = served_inputs([_as_spec(value) for value in values], settings)
+    shapes = {spec.name: spec.shape if spec.has_batch else spec.shape[1:] for spec in served}
+    return [(value, shapes[value.name]) for value in values]
 
 
 def fill_values(arrays: Mapping[str, NDArray[Any]], specs: Sequence[TensorSpec], settings: InputSettings) -> None:

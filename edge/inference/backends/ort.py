@@ -16,7 +16,7 @@ from edge.core.installation import install_advice
 from edge.core.manifest import InputSettings
 from edge.core.records import EngineTimes
 from edge.inference.backends.engine import LABEL_HASH_DIGITS, TensorSpec
-from edge.inference.backends.input_tensors import batch_of, fill_values, served_inputs
+from edge.inference.backends.input_tensors import batch_of, fill_values, named_sizes, served_inputs
 from edge.inference.backends.ort_refusal import refusal
 from edge.inference.backends.tensorrt.letterbox_kernel import TargetSettings
 from edge.inference.derived_files import source_sha256
@@ -68,7 +68,7 @@ class OrtEngine:
         self._cache = cache
         self._profile = profile
         self._input_settings = inputs
-        self._sizes: dict[str, int] = {}  # of the file's named axes
+        self._sizes = named_sizes(onnx, inputs)
         self._session = self._open_session()
         found = self._session.get_inputs()
         if not any(each.shape for each in found):
@@ -76,9 +76,6 @@ class OrtEngine:
             raise ModelError(f"model {onnx}: found inputs without a batch axis: {names}; wanted one of the shape N×…")
         specs = tuple(_spec(onnx, value) for value in found)
         self.inputs = specs if inputs is None else served_inputs(specs, inputs)
-        if sizes := _named_sizes(found, self.inputs):
-            self._sizes = sizes
-            self._session = self._open_session()
         outputs = self._session.get_outputs()
         self.outputs = tuple(_spec(onnx, value) for value in outputs)
         self.fixed_batch = batch_of(self.inputs, inputs)
@@ -259,21 +256,6 @@ def _buffer(spec: TensorSpec, batch: int) -> NDArray[Any]:
     """
     sizes = [1 if size is None else size for size in spec.shape[1:]]
     return np.zeros((batch if spec.has_batch else 1, *sizes), spec.dtype)
-
-
-def _named_sizes(found: Sequence[Any], inputs: Sequence[TensorSpec]) -> dict[str, int]:
-    """Return the sizes of the file's named axes that are served fixed, so that its outputs have fixed shapes too.
-
-    A name that stands for two sizes, or for the batch too, is left out.
-    """
-    specs = {spec.name: spec for spec in inputs}
-    sizes: dict[str, set[int | None]] = {}
-    for value in found:
-        spec = specs[value.name]
-        for name, size in zip(value.shape, spec.shape if spec.has_batch else spec.shape[1:], strict=False):
-            if isinstance(name, str):
-                sizes.setdefault(name, set()).add(size)
-    return {name: size for name, (size, *others) in sizes.items() if size is not None and not others}
 
 
 def _first_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ def refusal(onnx: Path, reason: str, version: str) -> ModelError:
     """Return the error for a file that ONNX Runtime of this version did not open, for this reason."""
     file = OnnxFile(onnx)
     try:
-        is_whole = bool(file.outputs)
+        is_whole = bool(file.inputs or file.outputs)
     except ModelError:
         is_whole = False
     if not is_whole:
@@ -32,6 +32,13 @@ def refusal(onnx: Path, reason: str, version: str) -> ModelError:
         file.external_paths()
     except ModelError as error:
         return error
+    return _of_whole_file(file, reason, version)
+
+
+def _of_whole_file(file: OnnxFile, reason: str, version: str) -> ModelError:
+    onnx = file.path
+    if not file.outputs:
+        return ModelError(f"model {onnx} has no outputs; wanted a model that returns what it finds: export it again")
     installed = f"ONNX Runtime {version}, which is installed,"
     if match := _MAX_IR.search(reason):
         return ModelError(
