@@ -231,7 +231,9 @@ def test_a_dynamic_size_is_told_in_a_sentence(
     for axis in (2, 3):
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"size{axis}"
     onnx.save(model, classifier / "network.onnx")
-    assert "wanted a fixed height and width" in fails(capsys, quantize(classifier, pictures))
+    assert "whose height and width are open; set size = [width, height] in [input]" in fails(
+        capsys, quantize(classifier, pictures)
+    )
 
 
 def test_a_custom_operator_is_told_in_a_sentence(

@@ -153,7 +153,9 @@ def test_a_truncated_onnx_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_of_two_inputs_is_refused(tmp_path: Path) -> None:
-    assert "the model has 2 inputs (image0, image1); wanted one input" in refusal(write_model(tmp_path, inputs=2))
+    told = refusal(write_model(tmp_path, inputs=2))
+    assert "the model has 2 inputs (image0 ?×3×8×8, image1 ?×3×8×8), of which 2 have no values" in told
+    assert "wanted [input] values for all but the picture's" in told
 
 
 def test_missing_labels_are_refused(tmp_path: Path) -> None:

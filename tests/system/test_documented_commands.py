@@ -116,7 +116,7 @@ def test_a_documented_command_does_what_the_document_says(command: str, folder: 
     codes = CODES.get(command, 0)
     assert done.returncode in (codes if isinstance(codes, tuple) else (codes,)), done.stderr
     assert "Traceback" not in done.stderr
-    for precision in "".join(re.findall(r"^edge bench .*--precision (\S+)", command)).split(","):
+    for precision in re.findall(r"[a-z]+\d+", "".join(re.findall(r"^edge bench .*--precision (\S+)", command))):
         assert re.search(rf"{precision} +\d", done.stdout), "a row of the table"
     for written in re.findall(r"(?:--save|--report) (\S+)", command):
         assert (folder / written).stat().st_size

@@ -73,7 +73,7 @@ def _answers() -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
 def _lower_priority() -> None:
     """Yield CPU and I/O to other processes, and be the first to be killed for memory: the daemon must survive."""
-    os.nice(19)
+    os.setpriority(os.PRIO_PROCESS, 0, 19)  # whatever the daemon's own
     with contextlib.suppress(OSError, AttributeError, psutil.Error):
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
     with contextlib.suppress(OSError):
