@@ -37,6 +37,8 @@ EXEMPT = {
     "edge tune edge.toml --target-p99-ms 40 --power-modes 15W,25W --batches 1,2,4 --plot tune.png": "likewise",
     "edge bench resnet-50 --engine-only --batch 1,2,4,8 --json": "a network of 100 MB; test_bench_command.py",
     "edge bench resnet-50 --compare published --board tx2 --power-mode max-q": "likewise",
+    "edge engines add model.engine [--onnx model.onnx]": "an engine file; tests/inference/test_engine_file_provider.py",
+    "edge bench model.engine": "likewise",
     "edge bench my.toml --scenario server --target-p99-ms 50": "minutes of searching a rate; likewise",
 }
 COMMAND = re.compile(r"^    (edge [a-z].*?)(?:  +#.*)?$", re.MULTILINE)
