@@ -113,3 +113,12 @@ def test_inputs_that_nobody_can_draft_are_told_with_the_option_that_helps(tmp_pa
 )
 def test_the_size_in_metadata_has_the_height_first(text: str, size: tuple[int, int] | None) -> None:
     assert image_size({"imgsz": text}) == size
+
+
+def test_what_does_not_fit_the_model_is_refused_and_not_left_out() -> None:
+    picture = spec(1, 3, 416, 416)
+    with pytest.raises(ModelError, match=r"--value image: the model has no such input; .* did you mean 'images'\?"):
+        draft_input([picture], BOXES, {}, values={"image": 1})
+    with pytest.raises(ModelError, match="--size: found 640,640, and the model's input is 416,416, which is fixed"):
+        draft_input([picture], BOXES, {}, size=(640, 640))
+    assert draft_input([picture], BOXES, {}, size=(416, 416)).size is None

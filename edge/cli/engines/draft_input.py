@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from edge.core.errors import ModelError
 from edge.core.manifest import LARGEST_SIDE, VALUES_EXAMPLE, InputValue
+from edge.core.suggestion import did_you_mean
 from edge.inference.backends.engine import TensorSpec
 
 Pixels = tuple[int, int]  # width, height
@@ -63,9 +64,14 @@ def draft_input(
 
     `optimised` is the size that an engine file with open sizes was optimised for.
 
-    Raises ModelError where no input, or more than one, can take the picture, or a further input takes unknown values.
+    Raises ModelError where no input, or more than one, can take the picture, a further input takes unknown values, or
+    what is given does not fit the model.
     """
     given = values or {}
+    names = [spec.name for spec in inputs]
+    if unknown := [name for name in given if name not in names]:
+        meant = did_you_mean(unknown[0], names)
+        raise ModelError(f"--value {unknown[0]}: the model has no such input; wanted one of {', '.join(names)}{meant}")
     picture = _picture([spec for spec in inputs if spec.name not in given])
     channels = _channels(picture)
     notes = []
@@ -137,6 +143,11 @@ def _size(picture: TensorSpec, channels: int, known: Sequence[tuple[Pixels | Non
     is_interleaved = row[2] == channels and row[0] != channels
     height, width = row[:2] if is_interleaved else row[1:]
     if height is not None and width is not None:
+        if (size := known[0][0]) not in (None, (width, height)):  # the user's
+            raise ModelError(
+                f"--size: found {size[0]},{size[1]}, and the model's input is {width},{height}, which is fixed; omit "
+                "the option, or export the model with another size"
+            )
         return None, ""
     said, where = next(((each, origin) for each, origin in known if each is not None), (None, ""))
     if said is None:
