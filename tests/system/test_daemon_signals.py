@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import signal
@@ -70,6 +71,28 @@ sys.meta_path.insert(0, Signaller)
 runpy.run_module("edge", run_name="__main__")
 """
 
+# The command `edge`, with a thread in a library that returns once the interpreter has torn down its modules.
+ABANDONED_IN_A_LIBRARY = """
+import os, sys, threading, time
+import cv2
+import edge.cli.main
+
+class Releasing:
+    def __del__(self, os=os, time=time, pipe=sys.argv[1]):
+        os.close(os.open(pipe, os.O_WRONLY))
+        time.sleep(0.5)
+
+def run_command():
+    threading.Thread(target=cv2.imread, args=(sys.argv[1],), daemon=True).start()
+    print("done")
+    return 3
+
+releasing = Releasing()
+edge.cli.main.main = run_command
+from edge.__main__ import main
+sys.exit(main())
+"""
+
 # The command `edge`, with signals that come while the interpreter ends.
 SIGNALLED_AT_THE_END = """
 import atexit, os, signal, sys
@@ -133,6 +156,13 @@ def test_signals_after_the_daemon_has_stopped_leave_its_output_and_exit_code(tmp
         time.sleep(TOGETHER_S)
     assert daemon.wait() == 0, daemon.log
     assert json.loads(daemon.output)["messages_lost"] == 0
+
+
+def test_an_abandoned_thread_leaves_output_and_exit_code(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-c", ABANDONED_IN_A_LIBRARY, str(tmp_path / "pipe")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (ended.returncode, ended.stdout) == (3, "done\n"), ended.stderr
 
 
 @pytest.fixture
