@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from edge.core.process import bound_heaps
+from edge.core.process import use_one_heap
 
 HELP = "run the daemon; it exits once every source has ended"
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the daemon until it is stopped or every source has ended; return its exit code."""
-    bound_heaps()  # before the imports, as libraries start threads
+    use_one_heap()  # before the imports, as libraries start threads
     from edge.cli.status_line import status_line
     from edge.daemon import daemon
 

@@ -13,10 +13,7 @@ from types import FrameType
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
-# Parameters of mallopt, as glibc numbers them, by the variables of the environment that set them, too.
-MALLOC_PARAMETERS = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_ARENA_MAX": -8}
-# What the C library may keep at the end of a heap, and the size from which a block gets pages of its own instead.
-KEPT_BYTES = 1 << 20
+M_ARENA_MAX = -8  # parameter of mallopt, as glibc numbers them
 
 
 def usable_cores() -> int:
@@ -36,22 +33,19 @@ def usable_memory_bytes() -> int:
     return min(limits)
 
 
-def bound_heaps() -> None:
-    """Have the C library keep little of what is freed, in one heap a core; call it before threads start.
+def use_one_heap() -> None:
+    """Have all threads allocate from one heap of the C library; call it before threads start.
 
-    By itself, glibc gives up to eight threads a core a heap each, and keeps up to 64 MB at the end of each once a large
-    block was freed there. As cameras come and go, each heap in turn grows to the most that any of them needs at once.
-    What the environment sets stays.
+    By itself, glibc gives up to eight threads a core a heap each, and `trim_heap` shortens none but the first. As
+    cameras come and go, each heap in turn would keep the most that any of them needs at once.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not every C library has it
-    if mallopt is not None:
-        for variable, parameter in MALLOC_PARAMETERS.items():
-            if variable not in os.environ:
-                mallopt(parameter, usable_cores() if variable == "MALLOC_ARENA_MAX" else KEPT_BYTES)
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(M_ARENA_MAX, 1)
 
 
 def trim_heap() -> None:
-    """Return freed memory between used blocks, which the C library keeps, to the system; takes milliseconds."""
+    """Return freed memory that the C library keeps to the system; takes milliseconds."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not every C library has it
     if trim is not None:
         trim(ctypes.c_size_t(0))

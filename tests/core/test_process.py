@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge.core.process import bound_heaps, signal_handler, trim_heap, usable_cores
+from edge.core.process import signal_handler, trim_heap, usable_cores, use_one_heap
 
 
 def test_the_cores_are_those_that_the_process_is_bound_to() -> None:
@@ -36,17 +36,17 @@ def test_freed_memory_is_returned_on_any_c_library(monkeypatch: pytest.MonkeyPat
     trim_heap()
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())  # as one without malloc_trim and mallopt
     trim_heap()
-    bound_heaps()
+    use_one_heap()
 
 
-def test_the_heaps_are_bounded_but_for_what_the_environment_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_one_heap_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     set_by_us: dict[int, int] = {}
     library = SimpleNamespace(mallopt=lambda parameter, value: set_by_us.update({parameter: value}))
     monkeypatch.setattr("ctypes.CDLL", lambda _: library)
     monkeypatch.delenv("MALLOC_ARENA_MAX", raising=False)
-    bound_heaps()
-    assert set_by_us == {-1: 1 << 20, -3: 1 << 20, -8: usable_cores()}
+    use_one_heap()
+    assert set_by_us == {-8: 1}
     set_by_us.clear()
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
-    bound_heaps()
-    assert set_by_us == {-1: 1 << 20, -3: 1 << 20}
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    use_one_heap()
+    assert set_by_us == {}

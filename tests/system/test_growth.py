@@ -63,7 +63,7 @@ sys.exit(run_daemon.run(Namespace(config=None, state_dir=None, force=False, json
 """
 
 
-def test_cameras_that_have_ended_leave_no_freed_memory_in_the_heaps_of_their_threads() -> None:
+def test_cameras_that_have_ended_leave_none_of_their_memory_in_the_process() -> None:
     done = subprocess.run([sys.executable, "-c", FREEING], capture_output=True, text=True, timeout=60, check=True)
     kept_mb = json.loads(done.stdout)["kept_mb"]
     assert kept_mb < FREED_MB, f"{kept_mb:.0f} MB of {CAMERAS} times {FREED_MB} MB that were freed are kept"
