@@ -12,8 +12,8 @@ from edge.core.files import BYTE_ORDER_MARK
 
 # Not str.splitlines: it also splits at characters that may be within a name.
 _LINE_END = re.compile(r"\r\n|\n|\r")
-_NUMBERED = re.compile(r"(\d{1,6})(:\s*|\t\s*|\s+)(\S.*)")
-_CLEAR_SEPARATOR = re.compile(r":\s*|\t\s*|\s{2,}")  # a name may itself be a number and a word: "1 euro"
+_NUMBERED = re.compile(r"(\d{1,6})([:,]\s*|\t\s*|\s+)(\S.*)")
+_CLEAR_SEPARATOR = re.compile(r"[:,]\s*|\t\s*|\s{2,}")  # a name may itself be a number and a word: "1 euro"
 _YAML = (".yaml", ".yml")
 _NO_LISTS = (".json", ".xml", ".pbtxt", ".toml", ".csv")
 _NAME = r"""(?P<name>'(?:[^']|'')*'|"(?:[^"\\]|\\.)*"|[^,'"][^,]*)\s*(?:,\s*|$)"""
@@ -83,7 +83,7 @@ def _without_numbers(lines: Sequence[str]) -> tuple[str, ...]:
         return tuple(lines)
     numbers = [int(match[1]) for match in matches]
     if numbers == sorted(set(numbers)) and numbers[0] == 0:
-        return _in_order({int(match[1]): match[3] for match in matches})
+        return _in_order({int(match[1]): _scalar(match[3]) for match in matches})
     if all(_CLEAR_SEPARATOR.fullmatch(match[2]) for match in matches):
         raise ValueError(
             f"the lines have numbers, and the first is {numbers[0]}; wanted numbers from 0 upwards, each class's own: "
@@ -105,7 +105,16 @@ def _in_order(names: object) -> tuple[str, ...]:
 
 
 def _yaml_names(lines: Sequence[str]) -> tuple[str, ...]:
-    """Return the `names` of a data set's YAML file: a list or a map, in block or in flow form."""
+    """Return the `names` of a data set's YAML file; raise ValueError if there are not as many as its `nc` says."""
+    names = _names_in(lines)
+    count = next((match[1] for line in lines if (match := re.match(r"nc\s*:\s*(\d{1,6})\s*(#|$)", line))), None)
+    if count is not None and int(count) != len(names):
+        raise ValueError(f"it has {len(names)} names and nc: {count}; wanted as many names as classes")
+    return names
+
+
+def _names_in(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the names: a list or a map, in block or in flow form."""
     start = next((number for number, line in enumerate(lines) if re.match(r"names\s*:(\s|$)", line)), None)
     if start is None:
         raise ValueError("it has no key `names`; wanted names: with a list, or a map of numbers to names")

@@ -118,10 +118,17 @@ class OnnxFile:
     @_fact
     def external_data(self) -> tuple[str, ...]:
         """The names of the files that hold values of its tensors, relative to its folder, sorted."""
+        return tuple(sorted(self._external_bytes))
+
+    @_fact
+    def _external_bytes(self) -> Mapping[str, int]:
+        """The size that each of these files must have at least."""
+        sizes: dict[str, int] = {}
         # Only a file with this word in it can have any: its nodes are not walked in vain.
-        if self._data.find(b"location") < 0:
-            return ()
-        return tuple(sorted({name for tensor in self._tensors() if (name := _location(tensor)) is not None}))
+        if self._data.find(b"location") >= 0:
+            for name, end in filter(None, map(_external, self._tensors())):
+                sizes[name] = max(end, sizes.get(name, 0))
+        return sizes
 
     def external_paths(self) -> list[Path]:
         """Return the paths of these files; raise ModelError for one that is missing or outside of the file's folder."""
@@ -139,6 +146,11 @@ class OnnxFile:
             raise ModelError(
                 f"model {self.path}: {str(path)!r} does not exist, and it holds values of the model; copy it next to "
                 f"{self.path.name}, under this name"
+            )
+        if (found := path.stat().st_size) < (wanted := self._external_bytes[name]):
+            raise ModelError(
+                f"model {self.path}: {str(path)!r} has {found} bytes, wanted at least {wanted}: it is cut off, or of "
+                "another model; copy it again"
             )
         return path
 
@@ -295,11 +307,14 @@ def _dense(sparse: list[int | memoryview]) -> Iterator[int | memoryview]:
         yield from (value for number, value in _fields(tensor) if number in (1, 2) and not isinstance(value, int))
 
 
-def _location(tensor: int | memoryview) -> str | None:
-    """Return the name of the file that holds a tensor's values; None if they are in the ONNX file."""
+def _external(tensor: int | memoryview) -> tuple[str, int] | None:
+    """Return the name of the file that holds a tensor's values, and where they end in it; None without such a file."""
+    entries = {}
     for number, entry in _fields(tensor):
         if number == _TENSOR_EXTERNAL_DATA:
             fields = dict(_fields(entry))
-            if _text(fields.get(1, b"")) == "location":
-                return _text(fields.get(2, b""))
-    return None
+            entries[_text(fields.get(1, b""))] = _text(fields.get(2, b""))
+    if "location" not in entries:
+        return None
+    numbers = (entries.get(key, "") for key in ("offset", "length"))
+    return entries["location"], sum(int(number) for number in numbers if number.isascii() and number.isdigit())

@@ -26,7 +26,14 @@ _LEAST_LEVELS = 16  # of 256 that an integer input must keep
 _KNOWN_SIZES = 8  # source sizes whose plan is cached: a lane serves few cameras
 _BATCH_HEIGHT_WIDTH_CHANNELS = 4
 # OpenCV 4 has no look-up tables in float16, but int16 moves the same 16 bits.
-_LOOKED_UP_AS: dict[str, type[np.generic]] = {"float32": np.float32, "float16": np.int16, "uint8": np.uint8}
+_LOOKED_UP_AS: dict[str, type[np.generic]] = {
+    "float32": np.float32,
+    "float16": np.int16,
+    "float64": np.float64,
+    "uint8": np.uint8,
+    "int8": np.int8,
+    "int32": np.int32,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,19 +227,19 @@ def _tables(spec: TensorSpec, settings: InputSettings, channels: int) -> NDArray
     mean = _per_channel("mean", settings.mean, channels)
     std = _per_channel("std", settings.std, channels)
     values = (np.arange(256) - mean) * settings.scale / std
-    limits = np.iinfo(spec.dtype) if spec.dtype.kind == "u" else np.finfo(spec.dtype)
+    limits = np.iinfo(spec.dtype) if spec.dtype.kind in "iu" else np.finfo(spec.dtype)
     low, high = float(values.min()), float(values.max())
     if low < float(limits.min) or high > float(limits.max):
         raise ModelError(
             f"input {spec.name!r}: (pixel - mean) * scale / std goes from {low:g} to {high:g}, wanted values that "
             f"{spec.dtype.name} can hold; correct scale, mean and std in [input]"
         )
-    if spec.dtype.kind == "u" and (levels := len(np.unique(np.rint(values)))) < _LEAST_LEVELS:
+    if spec.dtype.kind in "iu" and (levels := len(np.unique(np.rint(values)))) < _LEAST_LEVELS:
         raise ModelError(
             f"input {spec.name!r}: of the 256 levels of a picture, (pixel - mean) * scale / std leaves {levels} in "
             f"{spec.dtype.name}, which is all but black; set scale = 1.0 in [input]: such a model scales by itself"
         )
-    return (np.rint(values) if spec.dtype.kind == "u" else values).astype(spec.dtype)
+    return (np.rint(values) if spec.dtype.kind in "iu" else values).astype(spec.dtype)
 
 
 def _per_channel(key: str, values: tuple[float, ...], channels: int) -> NDArray[np.float64]:

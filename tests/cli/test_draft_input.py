@@ -38,6 +38,8 @@ def drafted(folder: Path, *inputs: TensorSpec, **given: Any) -> InputSettings:
         (spec(1, 3, 640, 640), "rgb", 1 / 255),
         (spec(1, 3, 640, 640, dtype="float16"), "rgb", 1 / 255),
         (spec(None, 640, 640, 3, dtype="uint8"), "rgb", 1.0),
+        (spec(None, 640, 640, 3, dtype="int8"), "rgb", 1.0),
+        (spec(None, 3, 640, 640, dtype="float64"), "rgb", 1 / 255),
         (spec(1, 4, 640, 640), "rgba", 1 / 255),
         (spec(1, 640, 640, 1), "gray", 1 / 255),
         (spec(3, 640, 640), "rgb", 1 / 255),
@@ -47,6 +49,7 @@ def test_color_and_scale_are_those_of_the_input(picture: TensorSpec, color: str,
     settings = drafted(tmp_path, picture)
     assert (settings.color, settings.size) == (color, None)
     assert settings.scale == pytest.approx(scale)
+    assert settings.mean[0] == (128 if picture.dtype.name == "int8" else 0)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,9 @@ def test_external_data_is_found_in_weights_constants_and_inner_graphs(tmp_path: 
     file = OnnxFile(tmp_path / "m.onnx")
     assert file.external_data == ("w" * 120 + ".bin",)
     assert file.external_paths() == [tmp_path / ("w" * 120 + ".bin")]
+    (tmp_path / ("w" * 120 + ".bin")).write_bytes(bytes(100))
+    with pytest.raises(ModelError, match=r"w\.bin' has 100 bytes, wanted at least \d+: it is cut off"):
+        file.external_paths()
     (tmp_path / ("w" * 120 + ".bin")).unlink()
     with pytest.raises(ModelError, match=r"w\.bin' does not exist, and it holds values of the model; copy it next to"):
         file.external_paths()

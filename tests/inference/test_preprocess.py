@@ -184,7 +184,7 @@ def test_one_mean_and_one_std_count_for_all_channels() -> None:
 
 @pytest.mark.parametrize("color", ["bgr", "rgb"])
 @pytest.mark.parametrize("anchor", ["top-left", "center"])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "uint8", "int32"])
 @pytest.mark.parametrize("shape", [PLANAR, INTERLEAVED])
 def test_every_layout_and_dtype_holds_the_same_picture(
     shape: tuple[int, ...], dtype: str, anchor: str, color: str
@@ -207,6 +207,11 @@ def test_uint8_is_rounded_not_cut() -> None:
     image = np.full((48, 64, 3), 3, np.uint8)
     row, _ = filled(image, dtype="uint8", color="bgr", scale=0.6)  # 1.8
     np.testing.assert_array_equal(row, 2)
+
+
+def test_int8_takes_pixels_less_128() -> None:
+    row, _ = filled(noise(64, 48), dtype="int8", color="bgr", mean=[128.0] * 3)
+    np.testing.assert_array_equal(row, noise(64, 48).astype(int) - 128)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 48, 64), (1, 48, 64, 1)])
@@ -297,6 +302,7 @@ WANTED_COLOR = "wanted N×3×H×W or N×H×W×3 for color"
 WANTED_GRAY = "wanted N×1×H×W or N×H×W×1 for color"
 EXPORT = ": export it so"
 SET_COLOR = "; set color in [input] to that of the model"
+TYPES = "float32, float16, float64, uint8, int8, int32"
 CORRECT_SCALE = "; correct scale, mean and std in [input]"
 
 
@@ -341,7 +347,8 @@ def test_an_input_of_another_shape_is_refused_in_one_sentence(
 @pytest.mark.parametrize(
     ("dtype", "keys", "sentence"),
     [
-        ("int8", {}, "found int8, wanted one of float32, float16, uint8; export the model with one of them"),
+        ("int64", {}, f"found int64, wanted one of {TYPES}; export the model with one of them"),
+        ("int8", {}, f"goes from 0 to 255, wanted values that int8{CORRECT_SCALE}"),
         ("uint8", {"mean": [127.5], "std": [127.5]}, f"goes from -1 to 1, wanted values that uint8{CORRECT_SCALE}"),
         ("float16", {"scale": 1000.0}, f"goes from 0 to 255000, wanted values that float16{CORRECT_SCALE}"),
     ],

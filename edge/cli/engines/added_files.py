@@ -79,9 +79,10 @@ def _open(file: EngineFile) -> tuple[Engine, tuple[int, int] | None]:
     """Open an engine file; return with it the width and height that it is optimised for, where it leaves them open."""
     from edge.inference.backends.cuda import open_device
     from edge.inference.backends.tensorrt.library import check_installed
-    from edge.inference.engine_file_provider import open_engine_file
+    from edge.inference.engine_file_provider import check_version, open_engine_file
 
     check_installed()
+    check_version(file)  # first: it is told also where there is no GPU
     open_device()
     engine = open_engine_file(file, "trt/engine/added")
     for spec in engine.inputs:

@@ -70,7 +70,11 @@ def _input_settings(decoder: str, inputs: InputDraft) -> dict[str, Any]:
     color = settings["color"]
     settings["color"] = _COLORS.get(inputs.channels, {}).get(color, color)
     if inputs.is_bytes:
-        settings |= {"scale": 1.0, "mean": [0] * len(settings["mean"]), "std": [1] * len(settings["std"])}
+        settings |= {
+            "scale": 1.0,
+            "mean": [inputs.zero_level] * len(settings["mean"]),
+            "std": [1] * len(settings["std"]),
+        }
     if inputs.size is not None:
         settings["size"] = list(inputs.size)
     if inputs.values:

@@ -17,7 +17,7 @@ Pixels = tuple[int, int]  # width, height
 
 _CHANNELS = (1, 3, 4)
 _PICTURE_AXES = (3, 4)
-_PICTURE_TYPES = ("float32", "float16", "uint8")
+_PICTURE_TYPES = ("float32", "float16", "float64", "uint8", "int8", "int32")
 _STRIDES = (8, 16, 32)  # of the cells of detectors
 _ANCHORS = (1, 3)  # boxes of a cell
 _ASSUMED_SIZE = (640, 640)
@@ -48,7 +48,12 @@ class InputDraft:
     @property
     def is_bytes(self) -> bool:
         """True if the model takes pixels as they are, and scales them itself."""
-        return self.picture.dtype.kind == "u"
+        return self.picture.dtype.kind in "iu"
+
+    @property
+    def zero_level(self) -> int:
+        """The level of a pixel that such a model takes as 0."""
+        return 128 if self.picture.dtype.name == "int8" else 0
 
 
 def draft_input(
@@ -89,8 +94,11 @@ def draft_input(
     set_size, reason = _size(picture, channels, known)
     if reason:
         notes.append(reason)
-    if picture.dtype.kind == "u":
-        notes.append(f"input {picture.name!r} is uint8: pixels as they are, without scale, mean and std")
+    if picture.dtype.kind in "iu":
+        shift = ", less 128" if picture.dtype.name == "int8" else ""
+        notes.append(
+            f"input {picture.name!r} is {picture.dtype.name}: pixels as they are{shift}, without scale and std"
+        )
     return InputDraft(picture, channels, set_size, found, notes)
 
 
@@ -103,7 +111,7 @@ def _picture(specs: Sequence[TensorSpec]) -> TensorSpec:
     if len(specs) == 1:
         raise ModelError(
             f"input {specs[0].name!r} ({specs[0].shape_text or 'one number'}, {specs[0].dtype.name}) takes no picture; "
-            "wanted N×C×H×W or N×H×W×C with 1, 3 or 4 channels, as float32, float16 or uint8"
+            "wanted N×C×H×W or N×H×W×C with 1, 3 or 4 channels, of floats or bytes"
         )
     described = ", ".join(f"{spec.name} {spec.shape_text or 'one number'} {spec.dtype.name}" for spec in specs)
     raise ModelError(

@@ -12,7 +12,9 @@ from edge.core.onnx_file import OnnxFile
 _KNOWN_DOMAINS = ("", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training")
 _MAX_IR = re.compile(r"max supported IR version: (\d+)")
 _MAX_OPSET = re.compile(r"[Oo]pset (\d+) .*support for domain (\S+) is till opset (\d+)")
-_UNKNOWN_OPERATOR = re.compile(r"not a registered function/op|No Op registered for (\S+)|No opset import for domain")
+_UNKNOWN_OPERATOR = re.compile(
+    r"(\S+)\(-?\d+\) is not a registered|No Op registered for (\S+)|No opset import for domain"
+)
 _PLUGIN = re.compile(r"_TRT\d*$|^TRT|Plugin")
 _SHOWN_OPERATORS = 3
 
@@ -52,7 +54,7 @@ def _of_whole_file(file: OnnxFile, reason: str, version: str) -> ModelError:
             f"Runtime, one that knows {match[1]}, or export the model again with opset {match[3]} or lower"
         )
     if match := _UNKNOWN_OPERATOR.search(reason):
-        return _unknown_operators(file, match[1], version)
+        return _unknown_operators(file, match[1] or match[2], version)
     return ModelError(
         f"model {onnx} is complete, but ONNX Runtime {version} cannot load it ({reason}); export it in another way, "
         "such as in FP32 or with another opset"
