@@ -69,7 +69,9 @@ def private_system(folder: Path) -> Iterator[PrivateSystem]:
         work = folder / "work"
         work.mkdir()
         brought = [work, ROOT, sys.base_prefix, Path(np.__file__).parents[1]]
-        start = ["bash", "-c", 'echo $$ > "$0"/cgroup.procs && exec "$@"', group, "unshare", *kinds, SCRIPT, *brought]
+        ends_with_us = ("setpriv", "--pdeathsig", "KILL")
+        enter = ("bash", "-c", 'echo $$ > "$0"/cgroup.procs && exec "$@"', group)
+        start = [*enter, *ends_with_us, "unshare", *kinds, SCRIPT, *brought]
         process = subprocess.Popen([*map(str, start)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             yield _started(process, folder / "log")
@@ -89,7 +91,6 @@ def _control_group() -> Iterator[Path]:
         group.mkdir()
     except OSError as error:
         pytest.skip(f"no control group can be made: {error}")
-    yield group
 
     def is_gone() -> bool:  # its processes take a moment to end
         for inner, _, _ in os.walk(group, topdown=False):
@@ -97,7 +98,10 @@ def _control_group() -> Iterator[Path]:
                 Path(inner).rmdir()
         return not group.exists()
 
-    eventually(is_gone, "the end of the control group")
+    try:
+        yield group
+    finally:
+        eventually(is_gone, "the end of the control group")
 
 
 def _started(process: subprocess.Popen[bytes], log: Path) -> PrivateSystem:
