@@ -60,7 +60,7 @@ SLOW = (
     "test_daemon_signals", "test_daemon_killed", "test_int8_service", "test_self_heal", "test_service",
     "test_tune_command", "test_tune", "test_networks", "test_plan_store_killed", "test_clocks", "test_malformed_broker",
     "test_commands_service", "test_overload", "test_bench", "test_measure", "test_report_sections", "test_random_int8",
-    "test_builder", "test_sensors", "test_verify",
+    "test_built_networks", "test_sensors", "test_verify",
 )  # fmt: skip
 
 
