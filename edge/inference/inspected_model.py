@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.config import EnginesSettings
-from edge.core.errors import EdgeError, EngineError
+from edge.core.engine_file import EngineFile, is_engine_file, read_engine_file
+from edge.core.errors import EdgeError, EngineError, ModelError
 from edge.core.manifest import InputSettings
 from edge.inference.backends.cuda import Gpu, find_gpu
 from edge.inference.backends.input_tensors import open_sizes_set
@@ -27,6 +28,7 @@ from edge.inference.backends.tensorrt.layers import (
 from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
 from edge.inference.backends.tensorrt.plan_store import HEADER_BYTES, PlanStore, read_header
+from edge.inference.engine_file_provider import check_version
 from edge.inference.engine_provider import build_settings
 from edge.inference.model_variants import Precision, plan_sha256, variant_file
 
@@ -42,6 +44,7 @@ class InspectedModel:
     state_dir: Path
     board: str
     inputs: InputSettings | None = None  # the manifest's
+    engine_file: tuple[Path, str] | None = None  # with its SHA-256; served in place of a plan that was built here
 
     def tensors(self) -> tuple[IoTensor, ...]:
         """Return inputs and outputs of the plan; of the ONNX file if no plan can be inspected."""
@@ -52,12 +55,15 @@ class InspectedModel:
 
     def network(self) -> tuple[EngineLayer, ...]:
         """Return the layers of the network as TensorRT reads it, before fusion."""
+        self._require_onnx()
         trt = load_tensorrt()
         return parse_network(trt, variant_file(self.onnx, self.precision, "trt", self.state_dir))
 
     def header(self) -> dict[str, str]:
         """Return magic number and version of the plan file."""
-        path, _ = self.plan
+        path, facts = self.plan
+        if self.engine_file is not None:
+            return {"magic": facts["magic"], "version": facts["version"]}
         try:
             with path.open("rb") as file:
                 magic, version = read_header(file.read(HEADER_BYTES))
@@ -81,8 +87,13 @@ class InspectedModel:
 
     @cached_property
     def onnx_facts(self) -> OnnxFacts:
-        """Facts of the ONNX file."""
+        """Facts of the ONNX file; raise ModelError where there is none beside an engine file."""
+        self._require_onnx()
         return onnx_facts(self.onnx)
+
+    def _require_onnx(self) -> None:
+        if is_engine_file(self.onnx):
+            raise ModelError(f"{self.onnx} is an engine file, and there is no ONNX file of the model beside it")
 
     @cached_property
     def _gpu(self) -> Gpu | EngineError:
@@ -106,7 +117,9 @@ class InspectedModel:
 
     @cached_property
     def plan(self) -> tuple[Path, Mapping[str, Any]]:
-        """The plan's file and its manifest."""
+        """The plan's file and its manifest; of an engine file, what its header says."""
+        if self.engine_file is not None:
+            return self.engine_file[0], self._file_facts
         path, manifest = self._store.path(self._key), self._store.manifest(self._key)
         if path is None or manifest is None:
             raise EngineError(
@@ -114,6 +127,28 @@ class InspectedModel:
                 f"{self.max_batch} is stored in {self._store.folder}; build one with `edge engines build`"
             )
         return path, manifest
+
+    @cached_property
+    def _file(self) -> EngineFile:
+        """The engine file, which is loaded only if it is the one that was added."""
+        if self.engine_file is None:
+            raise EngineError("the model is no engine file")
+        file = read_engine_file(*self.engine_file)
+        check_version(file)
+        return file
+
+    @property
+    def _file_facts(self) -> Mapping[str, Any]:
+        file = read_engine_file(*self.engine_file or (self.onnx, None))
+        return {
+            "size": len(file.plan),
+            "sha256": file.sha256,
+            "magic": file.plan[:4].decode(),
+            "version": ".".join(map(str, file.version)),
+            "built_by": file.built_by,
+            "compute_capability": file.compute_capability,
+            "metadata": dict(file.metadata),
+        }
 
     @property
     def inspection(self) -> Inspection:
@@ -131,7 +166,8 @@ class InspectedModel:
             _ = self.plan  # if there is none, its error says what to do
             from edge.inference.backends.tensorrt.inspector import inspect_plan  # noqa: PLC0415 -- only with a GPU
 
-            return inspect_plan(self._store.load(self._key))
+            plan = self._store.load(self._key) if self.engine_file is None else self._file.plan
+            return inspect_plan(plan)
         except EdgeError as error:
             return error
 

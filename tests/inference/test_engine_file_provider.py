@@ -200,6 +200,25 @@ def test_an_engine_file_is_benchmarked_by_its_own_name(
     assert main(bench) == 2
 
 
+def test_an_engine_file_is_inspected(emulation: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine_file(detector(tmp_path), metadata=METADATA)
+    assert main(["engines", "add", "net.engine"]) == 0
+    capsys.readouterr()
+    assert main(["engines", "inspect", "net", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["header"], report["plan"]["built_by"]) == (
+        {"magic": "ftrt", "version": "10.3.0.30"},
+        "TensorRT 10.3.0.30",
+    )
+    assert [(each["name"], each["shape"]) for each in report["tensors"]] == [
+        ("images", [None, 3, 48, 64]),
+        ("output0", [None, 300, 6]),
+    ]
+    assert set(report["why"]) == {"onnx_nodes", "network"}
+    assert main(["engines", "inspect", "net"]) == 0
+    assert "TensorRT 10.3.0.30" in capsys.readouterr().out
+
+
 def test_an_engine_file_is_verified_against_its_onnx_file(
     emulation: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,9 @@ def _plan_table(console: Console, report: Mapping[str, Any]) -> None:
     plan, header, memory_bytes = report["plan"], report["header"], report["device_memory_bytes"]
     if plan is None:
         return
+    if "key" not in plan:
+        _print_engine_file(console, plan, memory_bytes)
+        return
     key = plan["key"]
     rows = {
         "file": plan["path"],
@@ -96,6 +99,19 @@ def _plan_table(console: Console, report: Mapping[str, Any]) -> None:
     if placement := plan["built"]["placement"]:
         rows["on the DLA"] = f"{placement['dla']} layers; on the GPU: {', '.join(placement['gpu']) or 'none'}"
     print_table(console, ("", ""), [row for row in rows.items() if row[1]], title="Plan")
+
+
+def _print_engine_file(console: Console, plan: Mapping[str, Any], memory_bytes: int | None) -> None:
+    rows = {
+        "file": plan["path"],
+        "size": f"{plan['size'] / MB:.1f} MB",
+        "SHA-256": plan["sha256"],
+        "built": f"with {plan['built_by']}",
+        "for": f"compute capability {plan['compute_capability']}" if plan["compute_capability"] else "",
+        "metadata": ", ".join(plan["metadata"]),
+        "GPU memory": "" if memory_bytes is None else f"{memory_bytes / MB:.1f} MB of scratch memory per context",
+    }
+    print_table(console, ("", ""), [row for row in rows.items() if row[1]], title="Engine file")
 
 
 def _count_table(console: Console, report: Mapping[str, Any]) -> None:
