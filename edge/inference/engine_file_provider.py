@@ -57,7 +57,9 @@ class EngineFileProvider(EngineProvider):
             self._engine_file,
             reason,
         )
-        opened = self._of_onnx().open()
+        provider = self._of_onnx()
+        opened = provider.open()
+        self.target = provider.target
         if is_refused or opened.missing_reason is not None:
             return opened
         return replace(opened, missing_reason=f"its engine file cannot be served: {reason}", can_build=False)

@@ -11,6 +11,7 @@ import pytest
 
 from edge.core.manifest import InputSettings
 from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
+from tests.inference.test_input_tensors import predictor, summing
 from tests.support.emulated_engines import build_and_load, emulated_gpu
 from tests.support.project import CONVEYOR
 
@@ -50,3 +51,27 @@ def test_rows_made_on_the_device_are_those_made_on_the_cpu(tmp_path: Path, lette
                 for name, array in by_cpu.outputs.items():
                     np.testing.assert_allclose(by_gpu.outputs[name], array, rtol=0.02, atol=0.5)
         engine.close()
+
+
+@pytest.mark.parametrize("device", ["orin-nano", "discrete"])
+def test_further_inputs_are_filled_beside_pictures_that_the_device_preprocesses(
+    tmp_path: Path, letterbox_library: str, device: str
+) -> None:
+    path = summing(tmp_path, ["N", 3, "h", "w"], {"sizes": ["N", 2], "other": ["N", 2]})
+    values = {"sizes": "source-size", "other": [7, 9]}
+    with emulated_gpu(device=device, letterbox_library=letterbox_library):
+        model = predictor(
+            path,
+            lambda onnx, inputs: build_and_load(onnx, tmp_path, 2, inputs=inputs),
+            size=[64, 48],
+            resize="stretch",
+            values=values,
+        )
+        with model.session(2) as session:
+            for row, size in enumerate(((100, 50), (30, 80))):
+                session.fill(np.full((size[1], size[0], 3), 10 + row, np.uint8), row)
+            assert session.run(2).h2d_ms is not None  # the device made the rows
+            found = [session.copy_outputs(row) for row in (0, 1)]
+        assert [each["sizes_out"].tolist() for each in found] == [[100, 50], [30, 80]]
+        assert [each["other_out"].tolist() for each in found] == [[7, 9]] * 2
+        assert [float(each["mean"]) for each in found] == pytest.approx([10, 11], abs=0.01)
