@@ -21,7 +21,9 @@ _MOST_DEPTH = 32  # of graphs inside nodes
 # Numbers of the fields in onnx.proto.
 _MODEL = {"ir_version": 1, "producer": 2, "graph": 7, "opset_import": 8, "metadata_props": 14, "functions": 25}
 _GRAPH = {"node": 1, "initializer": 5, "input": 11, "output": 12, "sparse_initializer": 15}
-_NODE = {"op_type": 4, "attribute": 5, "domain": 7}
+_NODE = {"input": 1, "output": 2, "op_type": 4, "attribute": 5, "domain": 7}
+# Operators that change the form of values, not the values.
+_FORM_OPS = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast"})
 _FUNCTION = {"name": 1, "node": 7, "domain": 10}
 _ATTRIBUTE_GRAPHS, _ATTRIBUTE_TENSORS, _ATTRIBUTE_SPARSE = (6, 11), (5, 10), (22, 23)
 _TENSOR_NAME, _TENSOR_EXTERNAL_DATA = 8, 13
@@ -162,6 +164,23 @@ class OnnxFile:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ModelError(f"model {self.path} cannot be read ({reason}); wanted a readable ONNX file") from None
+
+    def last_operator(self, output: str) -> str | None:
+        """Return the operator that computes an output, behind those that only change its form; None if unknown."""
+        makers = {}
+        for node in self._of_graph("node"):
+            fields = _grouped(node)
+            for name in fields.get(_NODE["output"], ()):
+                makers[_text(name)] = fields
+        for _ in range(len(makers)):
+            maker = makers.get(output)
+            if maker is None:
+                return None
+            operator = _text(next(iter(maker.get(_NODE["op_type"], ())), b""))
+            if operator not in _FORM_OPS:
+                return operator
+            output = _text(next(iter(maker.get(_NODE["input"], ())), b""))
+        return None
 
     @_fact
     def _top(self) -> Mapping[int, list[int | memoryview]]:

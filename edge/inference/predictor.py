@@ -40,12 +40,12 @@ class Predictor:
         self.input_px = self.make_preprocessor().input_px  # width, height
         self.target = target_settings(self.input, manifest.input)  # for engines that preprocess on the device
         self.decoder = Decoder(manifest, labels, engine.outputs, self.input_px, folder)
-        whole = next((spec for spec in engine.outputs if self.decoder.is_whole(spec.name)), None)
-        self.is_single = whole is not None  # an output has no axis for the pictures of a batch
-        if whole is not None and (engine.fixed_batch or 1) > 1:
+        self.is_single = self.decoder.reader.is_single
+        if self.is_single and (engine.fixed_batch or 1) > 1:
+            found = ", ".join(f"{spec.name!r} {spec.shape_text}" for spec in engine.outputs)
             raise ModelError(
-                f"output {whole.name!r}: found {whole.shape_text} for {engine.fixed_batch} pictures, wanted an axis "
-                "for them; export the model with a batch of 1"
+                f"outputs {found}: one has no axis for the {engine.fixed_batch} pictures of a batch; export the model "
+                "with a batch of 1"
             )
 
     def batch_limit(self, max_batch: int) -> int:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.cli.engines.draft import draft
-from edge.cli.engines.draft_input import draft_input
 from edge.cli.main import main
 from edge.core.labels import names_of_metadata
 from edge.core.manifest import read_labels, read_manifest
-from edge.inference.backends.engine import TensorSpec
-
-FLOAT = np.dtype(np.float32)
-FILES = {"onnx": "m.onnx"}
-INPUT = draft_input([TensorSpec("images", (None, 3, 64, 64), FLOAT)], [], {})
+from edge.inference.decode.families import FAMILIES
+from edge.inference.proof.pictures import built_in_picture
+from tests.support.painted_models import SIDE, write_painted
 
 
 def write_model(path: Path, output_shape: list[int | str | None], metadata: dict[str, str] | None = None) -> None:
@@ -35,39 +34,11 @@ def write_model(path: Path, output_shape: list[int | str | None], metadata: dict
     onnx.save(model, path)
 
 
-@pytest.mark.parametrize(
-    ("shapes", "decoder"),
-    [
-        ({"output": (1, 3549, 85)}, "yolox"),
-        ({"output": (1, 84, 8400)}, "yolov8"),
-        ({"output": (1, 300, 6)}, "yolov10"),
-        ({"scores": (1, 4420, 2), "boxes": (1, 4420, 4)}, "ssd"),
-        ({"logits": (1, 300, 80), "boxes": (1, 300, 4)}, "detr"),
-        ({"probabilities": (1, 1000)}, "topk"),
-        ({"a": (1, 3, 5, 7)}, "decoder:decode"),
-    ],
-)
-def test_the_decoder_is_guessed_by_the_shapes_of_the_outputs(
-    shapes: dict[str, tuple[int, ...]], decoder: str, tmp_path: Path
-) -> None:
-    outputs = tuple(TensorSpec(name, shape, FLOAT) for name, shape in shapes.items())
-    text, _ = draft(INPUT, outputs, FILES, None)
-    (tmp_path / "model.toml").write_text(text, encoding="utf-8")
-    assert read_manifest(tmp_path).output.decoder == decoder
-
-
-def test_a_gray_model_gets_a_gray_manifest(tmp_path: Path) -> None:
-    gray = draft_input([TensorSpec("images", (1, 1, 64, 64), FLOAT)], [], {})
-    text, _ = draft(gray, (TensorSpec("p", (1, 10), FLOAT),), FILES, None)
-    (tmp_path / "model.toml").write_text(text, encoding="utf-8")
-    assert read_manifest(tmp_path).input.color == "gray"
-
-
 def test_add_makes_a_folder_that_list_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_model(Path("net.onnx"), [1, 10])
+    write_model(Path("net.onnx"), [1, 2])
     Path("names.txt").write_text("a\nb\n", encoding="utf-8")
     assert main(["engines", "add", "net.onnx", "--labels", "names.txt"]) == 0
     capsys.readouterr()
@@ -182,3 +153,158 @@ def test_add_makes_no_folder_elsewhere(
     with pytest.raises(SystemExit):
         main(["engines", "add", "net.onnx", "--name", name])
     assert f"argument --name: found {name!r}, wanted a name without /" in capsys.readouterr().err
+
+
+# --- what is drafted is proven
+
+
+def add(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Run the command; return its exit code and what it printed, errors included."""
+    code = main(["engines", "add", *words])
+    told = capsys.readouterr()
+    return code, told.out + told.err
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("labels.txt").write_text("red\ngreen\nblue\n", encoding="utf-8")
+    Path("two.txt").write_text("red\ngreen\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_a_reading_is_drafted_in_full_and_serves(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_painted(Path("net.onnx"), FAMILIES["rf-detr"].reading, ["q7", "q8"])
+    code, told = add(capsys, "net.onnx", "--labels", "labels.txt", "--save", "out.png")
+    assert code == 0
+    assert "measured:\n  • decoder 'rf-detr' (q7: box; q8: scores): centre x, centre y, width, height" in told
+    assert "assumed:\n  • input: rgb, stretch" in told
+    drafted = read_manifest(Path("engines/net")).output.model_dump(exclude_unset=True)
+    wanted = {"decoder": "rf-detr", "layout": "rows", "boxes": "cxcywh", "units": "unit", "activation": "sigmoid"}
+    assert drafted.items() >= (wanted | {"background": "last", "nms": False}).items()
+    shown = np.asarray(cv2.imread("out.png"))
+    assert shown.shape == (SIDE, SIDE, 3)
+    assert not np.array_equal(shown, built_in_picture(SIDE, SIDE))
+
+    cv2.imwrite("picture.png", built_in_picture(SIDE, SIDE))
+    assert main(["detect", "net", "picture.png"]) == 0
+    found = json.loads(capsys.readouterr().out)["detections"]
+    assert [(each["label"], round(each["score"], 3)) for each in found] == [("red", 0.8), ("green", 0.7)]
+    for each, box in zip(found, ([8, 13, 28, 20], [54, 60, 19, 28]), strict=True):
+        np.testing.assert_allclose(each["box"], box, atol=1.5)
+
+
+def test_two_readings_that_remain_are_both_named_and_drawn_and_none_is_drafted(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading = replace(FAMILIES["torchvision"].reading, outputs=(("box",), ("class",), ("score",)))
+    write_painted(Path("net.onnx"), reading, ["a", "b", "c"])
+    code, told = add(capsys, "net.onnx", "--labels", "labels.txt", "--save", "out.png")
+    assert code == 2
+    assert "net.onnx: 2 readings fit its outputs" in told
+    assert "(1) decoder" in told
+    assert "(2) decoder 'torchvision'" in told
+    assert Path("out-1.png").is_file()
+    assert Path("out-2.png").is_file()
+    assert not Path("engines").exists()
+    code, told = add(capsys, "net.onnx", "--labels", "labels.txt", "--decoder", "torchvision")
+    assert code == 0, told
+    assert read_manifest(Path("engines/net")).output.decoder == "torchvision"
+
+
+def test_a_family_that_the_values_refute_is_not_drafted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_painted(Path("net.onnx"), FAMILIES["ssd"].reading, ["a", "b"])
+    code, told = add(capsys, "net.onnx", "--labels", "labels.txt", "--decoder", "yolo-nas")
+    assert code == 2
+    assert "--decoder yolo-nas: the model's values do not fit it; what fits: decoder 'ssd'" in told
+    code, told = add(capsys, "net.onnx", "--decoder", "decoder:decode")
+    assert code == 0
+    assert read_manifest(Path("engines/net")).output.decoder == "decoder:decode"
+
+
+def test_a_model_that_no_reading_fits_is_refused_with_what_was_seen(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(0)
+    raw = {"scores": random.dirichlet((9, 1, 1), (1, 400)), "boxes": random.normal(0, 1.5, (1, 400, 4))}
+    nodes = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value.astype(np.float32), name))
+        for name, value in raw.items()
+    ]
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 64, 64])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape) for name, value in raw.items()]
+    graph = helper.make_graph(nodes, "raw", [image], outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "net.onnx")
+    code, told = add(capsys, "net.onnx", "--labels", "two.txt")
+    assert code == 2
+    assert re.search(r"as 'ssd', .*; export it with its post-processing, or write a decoder of one's own", told)
+    assert not Path("engines").exists()
+
+
+@pytest.mark.parametrize("task", ["pose", "obb", "segment"])
+def test_a_task_that_cannot_be_served_is_refused_by_the_files_metadata(
+    task: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_painted(Path("net.onnx"), FAMILIES["yolov8"].reading, ["output0"], metadata={"task": task})
+    code, told = add(capsys, "net.onnx")
+    assert code == 2
+    assert f"found task '{task}' in its metadata, wanted 'detect' or 'classify'" in told
+    assert not Path("engines").exists()
+
+
+@pytest.mark.parametrize("name", ['my "best" net', "back\\slash", "net 'a'"])
+def test_names_with_quotes_and_backslashes_give_valid_toml(
+    name: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(Path(f"{name}.onnx"), [1, 3])
+    Path(f'{name} "labels".txt').write_text("a\nb\nc\n", encoding="utf-8")
+    code, told = add(capsys, f"{name}.onnx", "--labels", f'{name} "labels".txt')
+    assert code == 0, told
+    manifest = read_manifest(Path("engines") / name)
+    assert manifest.onnx == f"{name}.onnx"
+    assert read_labels(Path("engines") / name, manifest) == ("a", "b", "c")
+
+
+def test_a_labels_file_of_the_models_own_name_gets_another(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_model(Path("net.onnx"), [1, 3])
+    Path("other").mkdir()
+    Path("other/net.onnx").write_text("a\nb\nc\n", encoding="utf-8")
+    assert add(capsys, "net.onnx", "--labels", "other/net.onnx")[0] == 0
+    manifest = read_manifest(Path("engines/net"))
+    assert manifest.labels == "labels.txt"
+    assert read_labels(Path("engines/net"), manifest) == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("operator", "factor", "activation"),
+    [("Softmax", 1, "none"), ("Sigmoid", 1, "none"), ("Identity", 1, "none"), ("Identity", 20, "softmax")],
+)
+def test_a_classifiers_activation_is_decided_once(
+    operator: str, factor: float, activation: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("Constant", [], ["factor"], value=numpy_helper.from_array(np.float32(factor), "f")),
+        helper.make_node("Mul", ["mean", "factor"], ["scaled"]),
+        helper.make_node(operator, ["scaled"], ["last"]),
+        helper.make_node("Flatten", ["last"], ["y"]),
+    ]
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 64, 64])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])
+    model = helper.make_model(
+        helper.make_graph(nodes, "m", [image], [output]), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    )
+    onnx.save(model, "net.onnx")
+    # Between 0 and 255 as the second encoding has it, so that only an operator tells probabilities from raw values.
+    code, told = add(capsys, "net.onnx")
+    assert code == 0, told
+    wanted = activation if operator != "Identity" else "softmax"
+    assert read_manifest(Path("engines/net")).output.model_dump()["activation"] == wanted
+
+
+def test_a_picture_that_is_none_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_model(Path("net.onnx"), [1, 3])
+    for path in ("nowhere.png", "labels.txt"):
+        code, told = add(capsys, "net.onnx", "--try", path)
+        assert code == 2
+        assert f"--try {path}: found no picture there" in told

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.cli.engines.draft import draft
+from edge.cli.engines.draft import custom_draft, draft
 from edge.cli.engines.draft_input import draft_input, image_size
 from edge.core.errors import ModelError
 from edge.core.manifest import InputSettings, read_manifest
@@ -25,7 +25,8 @@ def drafted(folder: Path, *inputs: TensorSpec, **given: Any) -> InputSettings:
     """Return the settings of the written draft, as they are read back."""
     metadata = given.pop("metadata", {})
     outputs = given.pop("outputs", BOXES)
-    text, _ = draft(draft_input(inputs, outputs, metadata, **given), tuple(BOXES), {"onnx": 'a "b".onnx'}, None)
+    output = custom_draft("decoder:decode")
+    text = draft(draft_input(inputs, outputs, metadata, **given), output, {"onnx": 'a "b".onnx'}, None)
     (folder / "model.toml").write_text(text, encoding="utf-8")
     manifest = read_manifest(folder)
     assert manifest.onnx == 'a "b".onnx'

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from edge.core.engine_file import EngineFile, is_engine_file, read_engine_file
 from edge.core.errors import EngineError, ModelError
+from edge.core.manifest import InputSettings
 from edge.core.onnx_file import OnnxFile
+from edge.core.process import usable_cores
 from edge.inference.backends.engine import Engine
 from edge.inference.backends.ort import OrtEngine
 
@@ -27,6 +29,17 @@ class AddedFiles:
     engine_file: EngineFile | None = None
     size: tuple[int, int] | None = None  # width, height that an engine file is optimised for
     notes: Sequence[str] = field(default_factory=list)  # for people
+
+    @property
+    def name(self) -> Path:
+        """The file that was added."""
+        return self.engine_file.path if self.engine_file is not None else self.onnx.path if self.onnx else Path()
+
+    def open(self, settings: InputSettings) -> Engine:
+        """Open the model with settings of its input: the ONNX file, where there is one, else the engine file."""
+        if self.onnx is None:
+            return self.engine
+        return OrtEngine(self.onnx.path, threads=usable_cores(), inputs=settings)
 
     def copy_to(self, folder: Path) -> None:
         """Copy the files; raise OSError where the folder cannot be written, ModelError if one changes meanwhile."""

@@ -1,80 +1,85 @@
-"""Draft of a model.toml, guessed from the tensors of an ONNX file."""
+"""Draft of a model.toml: a reading that was proven, and the preprocessing that is usual with it."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from edge.cli.engines.draft_input import InputDraft
-from edge.inference.backends.engine import TensorSpec
+from edge.inference.decode.reading import written_out
+from edge.inference.proof.identification import Named
 
-_BOX_COLUMNS = 4
-_END_TO_END_COLUMNS = 6  # x1, y1, x2, y2, score, class
 _COLORS = {1: {"bgr": "gray", "rgb": "gray"}, 4: {"bgr": "bgra", "rgb": "rgba"}}
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_PLAIN = ([0, 0, 0], [1, 1, 1])
+_IMAGENET = ([123.675, 116.28, 103.53], [0.229, 0.224, 0.225])
+_SSD = ([127, 127, 127], [128, 128, 128])
+_THRESHOLDS = {"score_threshold": 0.35, "iou_threshold": 0.45}
+# Families whose models take the whole picture, stretched.
+_STRETCHED = ("detr", "rf-detr", "d-fine", "rtdetr-ultralytics", "rtdetr-top", "torchvision", "tensorflow", "ssd")
 
 
-def draft(
-    inputs: InputDraft, outputs: tuple[TensorSpec, ...], files: Mapping[str, str], labels: str | None
-) -> tuple[str, list[str]]:
-    """Return a model.toml for a model with these tensors, and its guesses; `files` are the keys that name its files."""
-    task, decoder, reason = _guess_decoder(outputs)
-    settings = _input_settings(decoder, inputs)
+@dataclass(frozen=True)
+class OutputDraft:
+    """Draft of `[output]`, with the task and the preprocessing that is usual with it."""
+
+    task: str
+    keys: Mapping[str, Any]
+    usual_input: Mapping[str, Any] = field(default_factory=dict)
+
+
+def detector_draft(named: Named) -> OutputDraft:
+    """Draft the output of a detector: its reading written out."""
+    reading = named.candidate.reading
+    keys: dict[str, Any] = {"decoder": named.family, **written_out(reading), "nms": reading.nms}
+    if named.is_named:
+        pairs = zip(named.candidate.names, reading.outputs, strict=True)
+        keys["outputs"] = {name: list(parts) for name, parts in pairs}
+    return OutputDraft("detect", {**keys, **_THRESHOLDS}, _usual_input(named))
+
+
+def classifier_draft(activation: str, *, is_plain: bool) -> OutputDraft:
+    """Draft the output of a classifier; `is_plain`: it takes 0…1 without mean and standard deviation."""
+    mean, std = _PLAIN if is_plain else _IMAGENET
+    usual = {"color": "rgb", "resize": "crop", "scale": 1 / 255, "mean": mean, "std": std}
+    return OutputDraft("classify", {"decoder": "topk", "activation": activation}, usual)
+
+
+def custom_draft(decoder: str) -> OutputDraft:
+    """Draft the output of a model with a decoder of one's own."""
+    return OutputDraft("detect", {"decoder": decoder, **_THRESHOLDS}, _letterbox("rgb", 1 / 255))
+
+
+def draft(inputs: InputDraft, output: OutputDraft, files: Mapping[str, str], labels: str | None) -> str:
+    """Return the text of a model.toml; `files` are the keys that name its files."""
     lines = [
-        f'task = "{task}"',
-        *(f"{key} = {_toml(name)}" for key, name in files.items()),
-        f"labels = {_toml(labels)}"
+        f'task = "{output.task}"',
+        *(f"{key} = {toml_value(name)}" for key, name in files.items()),
+        f"labels = {toml_value(labels)}"
         if labels
         else '# labels = "labels.txt"   # one per line; without it classes are numbers',
         "",
         "[input]",
-        *(f"{key} = {_toml(value)}" for key, value in settings.items()),
+        *(f"{key} = {toml_value(value)}" for key, value in input_settings(output.usual_input, inputs).items()),
         "",
         "[output]",
-        f'decoder = "{decoder}"',
-        *(["score_threshold = 0.35", "iou_threshold = 0.45"] if task == "detect" else []),
+        *(f"{key} = {toml_value(value)}" for key, value in output.keys.items()),
     ]
-    guessed_input = (
-        f"input: {settings['color']}, {settings['resize']}, scale {settings['scale']:.6g}, mean {settings['mean']}: "
-        "usual for models with this output; check how yours was trained"
-    )
-    return "\n".join(lines) + "\n", [reason, guessed_input, *inputs.notes]
+    return "\n".join(lines) + "\n"
 
 
-def _guess_decoder(outputs: tuple[TensorSpec, ...]) -> tuple[str, str, str]:
-    """Guess task and decoder from the shapes of the outputs; return them with the reason, for people."""
-    shapes = ", ".join(f"{spec.name} {spec.shape_text}" for spec in outputs)
-    last = [spec.shape[-1] for spec in outputs]
-    if len(outputs) == 2 and _BOX_COLUMNS in last:  # noqa: PLR2004 -- boxes and scores
-        decoder = "detr" if any("logit" in spec.name for spec in outputs) else "ssd"
-        return "detect", decoder, f"decoder {decoder!r}: boxes and scores in two outputs ({shapes})"
-    shape = outputs[0].shape
-    if len(outputs) == 1 and len(shape) == 2:  # noqa: PLR2004 -- batch and classes
-        return "classify", "topk", f"decoder 'topk': one row of scores ({shapes})"
-    if len(outputs) == 1 and len(shape) == 3:  # noqa: PLR2004 -- batch and two more
-        _, rows, columns = shape
-        if columns == _END_TO_END_COLUMNS:
-            return "detect", "yolov10", f"decoder 'yolov10': rows of 6 numbers ({shapes})"
-        if rows is not None and (columns is None or rows < columns):
-            return "detect", "yolov8", f"decoder 'yolov8': few rows, many columns ({shapes})"
-        return "detect", "yolox", f"decoder 'yolox': many rows, few columns ({shapes})"
-    own = "decoder:decode"
-    return "detect", own, f"decoder: no built-in one fits ({shapes}); write decode() in a decoder.py next to it"
-
-
-def _input_settings(decoder: str, inputs: InputDraft) -> dict[str, Any]:
-    """Return the usual preprocessing of models with this decoder, for this input."""
-    settings = _usual_input(decoder, is_gray=inputs.channels == 1)
+def input_settings(usual: Mapping[str, Any], inputs: InputDraft) -> dict[str, Any]:
+    """Return the usual preprocessing as far as the model's own input allows it."""
+    settings = dict(usual)
     color = settings["color"]
     settings["color"] = _COLORS.get(inputs.channels, {}).get(color, color)
     if inputs.is_bytes:
-        settings |= {
-            "scale": 1.0,
-            "mean": [inputs.zero_level] * len(settings["mean"]),
-            "std": [1] * len(settings["std"]),
-        }
+        settings |= {"scale": 1.0, "mean": [inputs.zero_level] * 3, "std": _PLAIN[1]}
+    if inputs.channels == 1:
+        settings |= {"mean": settings["mean"][:1] if inputs.is_bytes else [0], "std": [1]}
     if inputs.size is not None:
         settings["size"] = list(inputs.size)
     if inputs.values:
@@ -82,25 +87,37 @@ def _input_settings(decoder: str, inputs: InputDraft) -> dict[str, Any]:
     return settings
 
 
-def _usual_input(decoder: str, *, is_gray: bool) -> dict[str, Any]:
-    channels = 1 if is_gray else 3
-    plain = {"mean": [0] * channels, "std": [1] * channels}
-    unit = 1 / 255
-    if decoder == "yolox":
-        return {"color": "bgr", "resize": "letterbox", "anchor": "top-left", "pad": 114, "scale": 1.0, **plain}
-    if decoder == "topk":
-        imagenet = {"mean": [123.675, 116.28, 103.53], "std": [0.229, 0.224, 0.225]}
-        return {"color": "rgb", "resize": "crop", "scale": unit, **(plain if is_gray else imagenet)}
-    if decoder in ("ssd", "detr"):
-        scale = {"mean": [127] * channels, "std": [128] * channels} if decoder == "ssd" else plain
-        return {"color": "rgb", "resize": "stretch", "scale": 1.0 if decoder == "ssd" else unit, **scale}
-    return {"color": "rgb", "resize": "letterbox", "anchor": "center", "pad": 114, "scale": unit, **plain}
+def _usual_input(named: Named) -> dict[str, Any]:
+    """Return the usual preprocessing of models with this reading."""
+    family, reading = named.family, named.candidate.reading
+    if named.is_yolox:
+        return {**_letterbox("bgr", 1.0), "anchor": "top-left"}
+    if family not in _STRETCHED:
+        return _letterbox("rgb", 1 / 255)
+    is_normalised = family == "rf-detr" or (family == "detr" and reading.activation == "softmax")
+    mean, std = _IMAGENET if is_normalised else _PLAIN
+    scale = 1 / 255
+    if family == "ssd" and reading.units == "unit":
+        (mean, std), scale = _SSD, 1.0
+    return {"color": "rgb", "resize": "stretch", "scale": scale, "mean": mean, "std": std}
 
 
-def _toml(value: Any) -> str:
+def _letterbox(color: str, scale: float) -> dict[str, Any]:
+    mean, std = _PLAIN
+    place = {"resize": "letterbox", "anchor": "center", "pad": 114}
+    return {"color": color, **place, "scale": scale, "mean": mean, "std": std}
+
+
+def toml_value(value: Any) -> str:
+    """Write a value as TOML."""
     if isinstance(value, Mapping):
         pairs = (
-            f"{key if _BARE_KEY.fullmatch(key) else json.dumps(key)} = {_toml(each)}" for key, each in value.items()
+            f"{key if _BARE_KEY.fullmatch(key) else json.dumps(key)} = {toml_value(each)}"
+            for key, each in value.items()
         )
         return f"{{{', '.join(pairs)}}}"
     return json.dumps(value)  # TOML and JSON write strings, numbers and lists alike
+
+
+# Encodings of the picture in which detectors are tried, as people would name them.
+ENCODINGS = {"RGB 0…1": _letterbox("rgb", 1 / 255), "BGR 0…255": _letterbox("bgr", 1.0)}

@@ -26,11 +26,14 @@ class ListedModel:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare no options: the common ones are all."""
+    """Declare the command's options."""
+    parser.add_argument("--families", action="store_true", help="list the families whose outputs are read instead")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the repository."""
+    """Print the repository, or the table of families."""
+    if options.families:
+        return _print_families(as_json=options.json)
     models = listed_models()
     if options.json:
         print(json.dumps([asdict(model) for model in models]))
@@ -48,6 +51,20 @@ def run(options: argparse.Namespace) -> int:
     console = output_console()
     print_table(console, ("model", "task", "decoder", "labels", "MB", "where"), rows)
     console.print(_searched_places(), soft_wrap=True)
+    return 0
+
+
+def _print_families(*, as_json: bool) -> int:
+    from edge.core.console import output_console, print_table
+    from edge.inference.decode.families import ALIASES, FAMILIES
+
+    names = {name: [alias for alias, own in ALIASES.items() if own == name] for name in FAMILIES}
+    if as_json:
+        rows = [{"decoder": name, "also": also, **asdict(FAMILIES[name])} for name, also in names.items()]
+        print(json.dumps(rows))
+        return 0
+    cells = [[name, ", ".join(also), FAMILIES[name].models, FAMILIES[name].export] for name, also in names.items()]
+    print_table(output_console(), ("decoder", "also", "models", "exported by"), cells)
     return 0
 
 

@@ -31,7 +31,7 @@ class ClassReader:
         spec = _only(outputs, options)
         self._top_k: int = settings.get("top_k", _DEFAULT_TOP_K)
         classes = options["label_count"] or "C"
-        self._is_whole = len(spec.shape) == 1
+        self.is_single = len(spec.shape) == 1  # the output has no batch axis
         _require(spec, classes, options)
         self._is_quantized = spec.dtype.kind in "iu"
         self.activation: Activation | None = settings.get("activation")  # None: decided by values
@@ -42,7 +42,7 @@ class ClassReader:
 
     def is_whole(self, output: str) -> bool:  # noqa: ARG002 -- the only one
         """Return whether the output has no batch axis."""
-        return self._is_whole
+        return self.is_single
 
     def read(self, outputs: Outputs, threshold: float) -> Raw:  # noqa: ARG002 -- a class is reported whatever its score
         """Return no boxes, and the scores and numbers of the best classes."""

@@ -33,11 +33,11 @@ class CustomReader:
         whole = options.get("whole_outputs", False)
         if type(whole) is not bool:
             raise ModelError(f"[output] whole_outputs: found {whole!r}, wanted true or false")
-        self._is_whole = whole
+        self.is_single = whole
 
     def is_whole(self, output: str) -> bool:  # noqa: ARG002 -- one key for all outputs
         """Return whether outputs are given as they come, with the batch axis that they may have."""
-        return self._is_whole
+        return self.is_single
 
     def read(self, outputs: Outputs, threshold: float) -> Exact:
         """Return boxes, scores and classes; raise what the decoder raises, and EngineError for a wrong result."""

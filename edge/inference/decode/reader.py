@@ -30,7 +30,8 @@ class Reader:
         """Take the place of each part in the outputs."""
         self.reading = reading
         self.places = places
-        self._whole = frozenset(place.output for place in places.values() if place.is_whole)
+        self._by_picture = frozenset(place.output for place in places.values() if not place.is_whole)
+        self.is_single = any(place.is_whole for place in places.values())  # one picture at a time
         columns = self._class_columns(outputs)
         labels = options["label_count"]
         # Without settings of its own, DETR's kind is told by the number of labels: one column more is "no object".
@@ -44,8 +45,8 @@ class Reader:
         self._select = self._choose_selection()
 
     def is_whole(self, output: str) -> bool:
-        """Return whether an output has no batch axis."""
-        return output in self._whole
+        """Return whether an output is given as it comes: it has no batch axis, or is not used."""
+        return output not in self._by_picture
 
     def read(self, outputs: Outputs, threshold: float) -> Raw:
         """Return boxes (corners in pixels of the input, or of the source if `units` says so), scores and classes."""
