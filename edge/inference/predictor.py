@@ -40,6 +40,7 @@ class Predictor:
         self.input_px = self.make_preprocessor().input_px  # width, height
         self.target = target_settings(self.input, manifest.input)  # for engines that preprocess on the device
         self.decoder = Decoder(manifest, labels, engine.outputs, self.input_px, folder)
+        _check_units(manifest, self.decoder.units)
         self.is_single = self.decoder.reader.is_single
         if self.is_single and (engine.fixed_batch or 1) > 1:
             found = ", ".join(f"{spec.name!r} {spec.shape_text}" for spec in engine.outputs)
@@ -84,6 +85,18 @@ class Predictor:
     def make_preprocessor(self) -> Preprocessor:
         """Make a preprocessor on the CPU, for one thread: it owns scratch memory."""
         return Preprocessor(self.input, self.manifest.input)
+
+
+def _check_units(manifest: Manifest, units: str | None) -> None:
+    """Refuse boxes that a model scales by the picture's size, and that are read as something else."""
+    scaling = [name for name, value in manifest.input.values.items() if str(value).startswith("source-size")]
+    resize = manifest.input.resize
+    if scaling and (units == "input" or (units == "source" and resize != "stretch")):
+        raise ModelError(
+            f"[input] values: {scaling[0]}: found 'source-size' with units {units!r} and resize {resize!r}, wanted "
+            'units = "source" in [output] and resize = "stretch": the model scales boxes by that size; or set '
+            '"input-size", which goes with any resize'
+        )
 
 
 class PredictorSession:

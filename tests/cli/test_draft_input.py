@@ -76,6 +76,11 @@ def test_an_open_size_is_set_and_said_where_it_comes_from(
     assert drafted(tmp_path, spec(*shape), **given).size == size
 
 
+def test_open_channels_are_those_in_the_metadata(tmp_path: Path) -> None:
+    for said, color in (("1", "gray"), ("4", "rgba"), ("3", "rgb"), ("7", "rgb"), ("x", "rgb")):
+        assert drafted(tmp_path, spec(None, None, None, None), metadata={"channels": said}).color == color
+
+
 def test_further_inputs_get_values_that_leave_boxes_in_the_inputs_pixels(tmp_path: Path) -> None:
     inputs = [
         spec(None, 2, name="orig_target_sizes", dtype="int64"),

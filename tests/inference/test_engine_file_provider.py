@@ -23,13 +23,15 @@ from tests.support.emulated_engines import build_plan_here, emulated_gpu
 from tests.support.small_models import FLOAT, Shape
 
 METADATA = {"task": "detect", "imgsz": [48, 64], "names": {"0": "red", "1": "green"}}
-BOX = (10.0, 12.0, 30.0, 40.0)  # corners, pixels of the input
+# Corners in pixels of the input, and classes; best first.
+FOUND = [([10.0, 12.0, 30.0, 40.0], 1), ([40.0, 4.0, 60.0, 20.0], 0)]
 
 
 def detector(folder: Path, batch: int | str = "N", size: tuple[int | str, int | str] = (48, 64)) -> Path:
-    """Write a detector that finds the same box of class 1 in every picture, as rows of corners, score and class."""
+    """Write a detector that finds the same boxes in every picture, as rows of corners, score and class."""
     rows = np.zeros((1, 300, 6), np.float32)
-    rows[0, 0] = (*BOX, 0.9, 1)
+    for row, (box, class_id) in enumerate(FOUND):
+        rows[0, row] = (*box, 0.9 - row / 10, class_id)
     nodes = [
         helper.make_node("ReduceMean", ["images"], ["mean"], axes=[1, 2, 3], keepdims=1),
         helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
@@ -96,7 +98,7 @@ def test_an_engine_file_is_added_and_served_as_it_is(
     model = served("net")
     assert model.engine.label == f"trt/engine/{manifest.engine_sha256[:12]}"  # type: ignore[index]
     assert (model.missing_reason, model.max_batch) == (None, 4)  # the plan's own largest
-    assert found_by(model) == [(list(BOX), 1)]
+    assert found_by(model) == FOUND
     model.close()
     assert find_model("engines/net/net.engine") == folder
     assert main(["engines", "list", "--json"]) == 0
@@ -158,7 +160,7 @@ def test_add_refuses_an_engine_file_that_this_machine_cannot_load(
     assert main(["engines", "add", "net.engine", "--onnx", "net.onnx"]) == 0
     model = served("net", backend="auto")
     assert model.engine.label.startswith("ort-cpu/fp32/")
-    assert found_by(model) == [(list(BOX), 1)]
+    assert found_by(model) == FOUND
     # A plan of the ONNX file is built instead.
     assert (model.can_build, model.provider.target) == (True, "fp16")
     assert "no plan of this model is stored" in (model.missing_reason or "")
@@ -176,7 +178,7 @@ def test_without_a_gpu_the_onnx_file_beside_it_serves(tmp_path: Path, monkeypatc
     assert model.engine.label.startswith("ort-cpu/fp32/")
     assert model.missing_reason is not None
     assert "TensorRT is not installed" in model.missing_reason
-    assert found_by(model) == [(list(BOX), 1)]
+    assert found_by(model) == FOUND
     assert served("net", backend="onnxruntime").missing_reason is None
 
 
@@ -253,4 +255,4 @@ def test_a_fixed_batch_is_the_plans(emulation: Any, tmp_path: Path) -> None:
     assert main(["engines", "add", "net.engine"]) == 0
     model = served("net")
     assert (model.engine.fixed_batch, model.max_batch) == (2, 2)
-    assert found_by(model) == [(list(BOX), 1)]
+    assert found_by(model) == FOUND

@@ -225,3 +225,69 @@ def test_the_shapes_that_a_builder_needs_are_those_of_open_sizes_alone(tmp_path:
     assert open_sizes_set(path, settings) == (("images", (None, 3, 48, 64)),)
     path = summing(tmp_path, ["N", 3, 48, 64], {"sizes": ["N", 2]})
     assert open_sizes_set(path, InputSettings.model_validate({"values": {"sizes": "source-size"}})) == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "output", "resize", "told"),
+    [
+        ("input-size", {}, "letterbox", None),
+        ("source-size", {"units": "source"}, "stretch", None),
+        (
+            "source-size",
+            {"units": "source"},
+            "letterbox",
+            "found 'source-size' with units 'source' and resize 'letterb",
+        ),
+        ("source-size", {}, "stretch", "found 'source-size' with units 'input' and resize 'stretch', wanted units ="),
+    ],
+)
+def test_boxes_scaled_by_the_pictures_size_are_read_so_or_refused(
+    value: str, output: dict[str, str], resize: str, told: str | None, tmp_path: Path
+) -> None:
+    """Boxes of half of the given size, as D-FINE returns them."""
+    nodes = [
+        helper.make_node("Cast", ["orig_target_sizes"], ["real"], to=FLOAT),
+        helper.make_node("Concat", ["real", "real"], ["four"], axis=1),
+        helper.make_node("Unsqueeze", ["four", "axis"], ["each"]),
+        helper.make_node("Mul", ["each", "quarters"], ["boxes"]),
+        helper.make_node("ReduceMean", ["images"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "axis"], ["column"]),
+        helper.make_node("Mul", ["column", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "score"], ["scores"]),
+        helper.make_node("Cast", ["nothing"], ["labels"], to=INT64),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "detector",
+        [
+            helper.make_tensor_value_info("images", FLOAT, ["N", 3, 64, 64]),
+            helper.make_tensor_value_info("orig_target_sizes", INT64, ["N", 2]),
+        ],
+        [
+            helper.make_tensor_value_info("labels", INT64, ["N", 1]),
+            helper.make_tensor_value_info("boxes", FLOAT, ["N", 1, 4]),
+            helper.make_tensor_value_info("scores", FLOAT, ["N", 1]),
+        ],
+        [
+            helper.make_tensor("axis", INT64, [1], [1]),
+            helper.make_tensor("quarters", FLOAT, [4], [0.25, 0.25, 0.5, 0.5]),
+            helper.make_tensor("zero", FLOAT, [], [0.0]),
+            helper.make_tensor("score", FLOAT, [], [0.9]),
+        ],
+    )
+    path = tmp_path / "detector.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    keys = {"resize": resize, "values": {"orig_target_sizes": value}}
+    settings = {"task": "detect", "onnx": path.name, "input": keys, "output": {"decoder": "d-fine"} | output}
+    manifest = Manifest.model_validate(settings)
+    engine = OrtEngine(path, threads=1, inputs=manifest.input)
+    if told is not None:
+        with pytest.raises(ModelError) as raised:
+            Predictor(engine, manifest, (), tmp_path)
+        assert told in str(raised.value)
+        return
+    with Predictor(engine, manifest, (), tmp_path).session() as session:
+        findings = session.predict(grey(128, 64, 9))
+    # The letterbox has 16 free lines above and below: 16…32 of the input are 0…32 of the picture.
+    wanted = [32, 0, 64, 32] if resize == "letterbox" else [32, 16, 64, 32]
+    assert findings.boxes.tolist() == [wanted]  # type: ignore[union-attr]

@@ -78,7 +78,7 @@ def draft_input(
         meant = did_you_mean(unknown[0], names)
         raise ModelError(f"--value {unknown[0]}: the model has no such input; wanted one of {', '.join(names)}{meant}")
     picture = _picture([spec for spec in inputs if spec.name not in given])
-    channels = _channels(picture)
+    channels = _channels(picture, metadata)
     notes = []
     found: dict[str, InputValue] = {}
     for spec in inputs:
@@ -124,10 +124,12 @@ def _has_channels(spec: TensorSpec) -> bool:
     return any(size in (*_CHANNELS, None) for size in (spec.shape[-3], spec.shape[-1]))
 
 
-def _channels(picture: TensorSpec) -> int:
-    if len(picture.shape) not in _PICTURE_AXES:
-        return 3
-    return next((size for size in (picture.shape[-3], picture.shape[-1]) if size in _CHANNELS), 3)
+def _channels(picture: TensorSpec, metadata: Mapping[str, str]) -> int:
+    """Return the channels that the shape tells, or Ultralytics' metadata where it leaves them open; else 3."""
+    sizes = (picture.shape[-3], picture.shape[-1])
+    said = metadata.get("channels", "")
+    told = int(said) if said.isdecimal() and int(said) in _CHANNELS else 3
+    return next((size for size in sizes if size in _CHANNELS), told)
 
 
 def _value(spec: TensorSpec) -> tuple[InputValue, str]:

@@ -77,7 +77,8 @@ class Decoder:
         self._is_class_agnostic = False
         self.reader = self._open_reader(outputs, folder)
         has_nms = self.reader.reading.nms if isinstance(self.reader, Reader) else isinstance(self.reader, CustomReader)
-        self._is_in_source = isinstance(self.reader, Reader) and self.reader.reading.units == "source"
+        # Of the boxes, as the reading has them; None for a classifier and a decoder of one's own.
+        self.units = self.reader.reading.units if isinstance(self.reader, Reader) else None
         self._nms = has_nms if settings.nms is None else settings.nms
 
     def decode(self, outputs: Outputs, geometry: Geometry, score_threshold: float | None = None) -> Findings:
@@ -140,7 +141,7 @@ class Decoder:
 
         Of more than MOST_CANDIDATES boxes the best are suppressed, and the others dropped.
         """
-        if self._is_in_source:
+        if self.units == "source":
             geometry = Geometry(geometry.source_px, 1.0, 1.0, 0.0, 0.0)
         boxes, visible = _to_source(boxes, geometry)
         if len(visible) < len(scores):
