@@ -1,7 +1,8 @@
 """Decode time of one picture: `.venv/bin/python benchmarks/decode.py [--against CHECKOUT] [--json OUT]`.
 
 Outputs of usual sizes with 20 objects in them, medians of many calls. With `--against`, the decoders of another
-checkout are measured in turn with these, each round in a process of its own.
+checkout are measured in turn with these, each round in a process of its own. `guard` is what the guard of outputs
+adds to each frame: its look at the scores and boxes, and a hundredth of the check of all rows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parent.parent
 CALLS = 2000
+ROUNDS = 5
 OBJECTS = 20
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -77,33 +79,59 @@ CASES: dict[str, Callable[[], tuple[str, tuple[int, int], Arrays]]] = {
 }
 
 
-def measure() -> dict[str, float]:
-    """Return the median of each case in microseconds, by the package that is imported."""
-    # Here, so that a worker imports the package of its own checkout.
-    from edge.core.manifest import Manifest  # noqa: PLC0415
-    from edge.core.records import Geometry  # noqa: PLC0415
+def open_decoder(name: str, input_px: tuple[int, int], arrays: Arrays) -> tuple[Any, tuple[int, int], Arrays]:
+    from edge.core.manifest import Manifest  # noqa: PLC0415 -- as in `measure`
     from edge.inference.backends.engine import TensorSpec  # noqa: PLC0415
     from edge.inference.decode import Decoder  # noqa: PLC0415
 
+    output = {"decoder": name, "score_threshold": 0.35}
+    manifest = Manifest.model_validate({"task": "detect", "onnx": "m.onnx", "output": output})
+    specs = [TensorSpec(key, (1, *array.shape), array.dtype) for key, array in arrays.items()]
+    return Decoder(manifest, [str(number) for number in range(80)], specs, input_px, Path()), input_px, arrays
+
+
+def measure() -> dict[str, float]:
+    """Return the median of each case in microseconds, by the package that is imported."""
+    from edge.core.records import Geometry  # noqa: PLC0415 -- a worker imports the package of its own checkout
+
     medians = {}
     for name, make in CASES.items():
-        decoder_name, input_px, arrays = make()
-        output = {"decoder": decoder_name, "score_threshold": 0.35}
-        manifest = Manifest.model_validate({"task": "detect", "onnx": "m.onnx", "output": output})
-        specs = [TensorSpec(key, (1, *array.shape), array.dtype) for key, array in arrays.items()]
-        decoder = Decoder(manifest, [str(number) for number in range(80)], specs, input_px, Path())
+        decoder, input_px, arrays = open_decoder(*make())
         geometry = Geometry(input_px, 1.0, 1.0, 0.0, 0.0)
         medians[name] = median_us(partial(decoder.decode, arrays, geometry))
     return medians
 
 
-def median_us(call: Callable[[], Any]) -> float:
+def median_us(call: Callable[[], Any], calls: int = CALLS) -> float:
     times_ns = []
-    for _ in range(CALLS):
+    for _ in range(calls):
         start_ns = perf_counter_ns()
         call()
         times_ns.append(perf_counter_ns() - start_ns)
     return statistics.median(times_ns) / 1000
+
+
+def guard_cost() -> dict[str, float]:
+    """Return what the guard adds to a frame of each case, in microseconds."""
+    from edge.core.records import Geometry  # noqa: PLC0415 -- as in `measure`
+    from edge.inference.predictor import CHECKED_RUNS  # noqa: PLC0415
+    from edge.inference.proof.service_proof import implausibility  # noqa: PLC0415
+
+    added = {}
+    for name, make in CASES.items():
+        decoder, input_px, arrays = open_decoder(*make())
+        geometry = Geometry(input_px, 1.0, 1.0, 0.0, 0.0)
+        plain, guarded = partial(decoder.decode, arrays, geometry), partial(decode_guarded, decoder, arrays, geometry)
+        pairs = [(median_us(guarded), median_us(plain)) for _ in range(ROUNDS)]
+        seen = statistics.median(one - other for one, other in pairs)
+        added[name] = seen + median_us(partial(implausibility, decoder.reader, arrays), CHECKED_RUNS) / CHECKED_RUNS
+    return added
+
+
+def decode_guarded(decoder: Any, arrays: Arrays, geometry: Any) -> None:
+    from edge.inference.decode.guard import OutputGuard  # noqa: PLC0415
+
+    decoder.decode(arrays, geometry, None, OutputGuard())
 
 
 def run_worker(checkout: Path) -> dict[str, float]:
@@ -117,7 +145,7 @@ def run_worker(checkout: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of this project")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -133,6 +161,9 @@ def main() -> None:
         case: {name: round(statistics.median(each[case] for each in found), 1) for name, found in rounds.items()}
         for case in CASES
     }
+    if not options.against:
+        for case, added in guard_cost().items():
+            report[case]["guard"] = round(added, 1)
     for case, figures in report.items():
         print(f"{case:32}" + "".join(f"  {name} {figure:6.1f} µs" for name, figure in figures.items()))
     if options.json:

@@ -25,6 +25,10 @@ class EngineError(EdgeError):
     """An engine could not be built or loaded, or failed while it ran."""
 
 
+class ImplausibleOutputError(EdgeError):
+    """A model's outputs for one picture cannot mean what its manifest says; the picture has no result."""
+
+
 class GpuMemoryError(EngineError):
     """The GPU is out of memory; a smaller batch or fewer lanes may fit."""
 

@@ -189,6 +189,7 @@ class Daemon:
         self._update_start_history()
         self._retained_record.update(self._retained_topics() | self._outbox.retained_topics())
         self._pipeline.recover_engines()
+        self._pipeline.check_outputs()
         self._commands.tick()
         if self._reload_requested:
             self._reload_requested = False

@@ -63,6 +63,7 @@ class EventPublisher:
         self._encoder = ResultEncoder(head)
         self._builds: dict[str, dict[str, Any]] = {}  # progress of each engine that is being built
         self._low_since: dict[str, str] = {}  # models whose agreement is too low → the engine's label
+        self._implausible: dict[str, str] = {}  # models with implausible outputs → the engine's label
         self.alarms = Alarms(head)
         self.energy_j: dict[str, float | None] = {}  # per image of each model, in the newest telemetry
         self.on_result: Callable[[Result], None] = lambda _result: None
@@ -140,6 +141,21 @@ class EventPublisher:
             step = f"it is reopened in {pause_s:g} s" if pause_s else "it is reopened now"
             raised = self.alarms.set("engine_failing", reason, step, model=model.name, severity="critical")
             self.alarm(raised)
+
+    def output_implausible(self, model: ServedModel, reason: str | None) -> None:
+        """Report outputs that cannot mean what the manifest says, and when there are none any more."""
+        if reason is None:
+            served = f"the outputs of {model.name} have been plausible for a while"
+            self.alarm(self.alarms.clear("output_implausible", served, model=model.name))
+        elif self._implausible.get(model.name) != model.engine.label or not self._stands("output_implausible", model):
+            # Once for an engine, as each picture has figures of its own.
+            self._implausible[model.name] = model.engine.label
+            step = "its frames are dropped and counted as errors; correct [output] in model.toml, or draft it again"
+            raised = self.alarms.set("output_implausible", reason, step, model=model.name, severity="critical")
+            self.alarm(raised)
+
+    def _stands(self, alarm: str, model: ServedModel) -> bool:
+        return any((each["alarm"], each["model"]) == (alarm, model.name) for each in self.alarms.standing())
 
     def drop_settled_builds(self) -> None:
         """Clear the builds and alarms of models that are gone, or have their engine now."""

@@ -65,6 +65,10 @@ class Inference:
         """Run the first `batch_size` rows."""
         return self._context.infer(self._fixed_batch or batch_size)
 
+    def all_outputs(self) -> Mapping[str, NDArray[Any]]:
+        """Return the outputs of the last run, with the batch axis that they may have; OVERWRITTEN by the next one."""
+        return self._context.outputs
+
     def outputs_of(self, row: int) -> Mapping[str, NDArray[Any]]:
         """Return the outputs for one picture, without the batch axis; OVERWRITTEN by the next run."""
         outputs = self._context.outputs.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,14 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.core.errors import ModelError
+from edge.core.errors import EngineError, ImplausibleOutputError, ModelError
 from edge.core.manifest import Manifest
 from edge.core.records import EngineTimes, Findings, Geometry, Image
 from edge.inference.backends.engine import Context, Engine
 from edge.inference.backends.input_tensors import Feed, fill_values, per_picture_writers, served_inputs
 from edge.inference.decode import Decoder
+from edge.inference.decode.custom import CustomReader
+from edge.inference.decode.guard import OutputGuard
+from edge.inference.decode.reader import Reader
 from edge.inference.infer import Inference, batch_limit
 from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
+from edge.inference.proof.pictures import Kind, Sample, pictures
+from edge.inference.proof.service_proof import implausibility, prove
+
+CHECKED_RUNS = 100  # of these, one has all its rows checked
 
 
 class Predictor:
@@ -41,6 +49,8 @@ class Predictor:
         self.target = target_settings(self.input, manifest.input)  # for engines that preprocess on the device
         self.decoder = Decoder(manifest, labels, engine.outputs, self.input_px, folder)
         _check_units(manifest, self.decoder.units)
+        self._proving = threading.Lock()
+        self._is_proven = False
         self.is_single = self.decoder.reader.is_single
         if self.is_single and (engine.fixed_batch or 1) > 1:
             found = ", ".join(f"{spec.name!r} {spec.shape_text}" for spec in engine.outputs)
@@ -57,6 +67,23 @@ class Predictor:
     def is_reference(self) -> bool:
         """True if this is the exported model, on the CPU."""
         return self.engine.label.startswith("ort-cpu/fp32/")
+
+    def prove(self, session: PredictorSession) -> None:
+        """Run known pictures, once, and raise ModelError where the outputs refute the manifest's decoder."""
+        reader = self.decoder.reader
+        with self._proving:
+            if self._is_proven or isinstance(reader, CustomReader):
+                return
+            samples = []
+            for kind, picture in pictures(self.input_px):
+                # A network may fail where it finds nothing; its frames are then counted as errors.
+                with contextlib.suppress(EngineError):
+                    samples.append(session.sample(kind, picture))
+            width, height = self.input_px
+            options = {"input_width": width, "input_height": height, "label_count": len(self.labels)}
+            if samples:
+                prove(reader, self.manifest.output.decoder, self.engine.outputs, samples, options)
+            self._is_proven = True
 
     def with_engine(self, engine: Engine) -> Predictor:
         """Return a predictor of the same model on another engine; raise ModelError if that does not match."""
@@ -112,6 +139,7 @@ class PredictorSession:
         self._geometries: list[Geometry | None] = [None] * max_batch  # of the picture in each row
         self._inference: Inference | None = None  # None: not open
         self._opened = contextlib.ExitStack()
+        self._runs = 0
         self.times = EngineTimes(0.0)  # of the last run
 
     def __enter__(self) -> PredictorSession:
@@ -145,8 +173,12 @@ class PredictorSession:
         return [self.decode(row) for row in range(len(images))]
 
     def warm_up(self) -> None:
-        """Run each size that batches will have; raise ModelError if an output does not have one row per picture."""
+        """Run each size that batches will have, and prove the decoder on known pictures.
+
+        Raises ModelError if an output does not have one row per picture, or its values are not those of the decoder.
+        """
         self._open_inference().warm_up()
+        self._predictor.prove(self)
 
     def fill(self, image: Image, row: int = 0) -> None:
         """Preprocess a picture into a row of the input."""
@@ -162,12 +194,30 @@ class PredictorSession:
     def run(self, batch_size: int = 1) -> EngineTimes:
         """Run the first `batch_size` rows; raise EngineError if the engine fails."""
         self.times = self._open_inference().run(batch_size)
+        self._runs += 1
         return self.times
 
     def decode(self, row: int = 0, score_threshold: float | None = None) -> Findings:
         """Return the findings in a row of the last run, in pixels of its picture."""
         outputs = self._open_inference().outputs_of(row)
-        return self._predictor.decoder.decode(outputs, self._geometry(row), score_threshold)
+        guard, decoder = OutputGuard(), self._predictor.decoder
+        findings = decoder.decode(outputs, self._geometry(row), score_threshold, guard)
+        reader = decoder.reader
+        if not row and self._runs % CHECKED_RUNS == 0 and isinstance(reader, Reader):
+            guard.reason = guard.reason or implausibility(reader, outputs)
+        if guard.reason is not None:
+            raise ImplausibleOutputError(
+                f"the outputs of {self._predictor.engine.label} are implausible: {guard.reason}; "
+                "check [output] in model.toml, and the engine"
+            )
+        return findings
+
+    def sample(self, kind: Kind, image: Image) -> Sample:
+        """Run a picture and return copies of all outputs, with the batch axis that they may have."""
+        self.fill(image)
+        self.run()
+        outputs = self._open_inference().all_outputs()
+        return Sample(kind, {name: array.copy() for name, array in outputs.items()})
 
     def copy_outputs(self, row: int = 0) -> dict[str, NDArray[Any]]:
         """Return copies of a row's raw outputs, without the batch axis."""

@@ -10,11 +10,18 @@ import logging
 import threading
 
 from edge.core.clock import elapsed_ms, now_ns
-from edge.core.errors import EdgeError, EngineError, GpuLostError, GpuMemoryError, ModelError
+from edge.core.errors import (
+    EdgeError,
+    EngineError,
+    GpuLostError,
+    GpuMemoryError,
+    ImplausibleOutputError,
+    ModelError,
+)
 from edge.core.records import Batch, Frame, Result
 from edge.inference.predictor import Predictor
 from edge.pipeline.failure_log import FailureLog
-from edge.pipeline.served_model import ServedModel
+from edge.pipeline.served_model import ImplausibleOutput, ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +103,9 @@ class Lane:
             try:
                 result = self._decode(batch, frame, row)
                 self._hand_over(frame, result)
+            except ImplausibleOutputError as error:
+                self._model.implausible = ImplausibleOutput(str(error), now_ns())
+                frame.owner.drop(frame, "error")
             # A custom decoder may raise anything, and the next frame may be good.
             except BaseException as error:  # noqa: BLE001
                 self._failures.add(f"stream {frame.owner.name}", "a frame cannot be decoded", error)

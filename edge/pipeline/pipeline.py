@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 CAMERA_STOP_S = 3.2
 STOP_S = 4.0
 BACKGROUND_STOP_S = 0.5
+PLAUSIBLE_AGAIN_S = 60.0  # without an implausible output
 DRAIN_POLL_S = 0.005
 
 
@@ -45,6 +46,9 @@ class Outlet(StreamOutlet, Protocol):
 
     def engine_failing(self, model: ServedModel, fault: str | None, pause_s: float) -> None:
         """Report that a model's engine fails repeatedly and is reopened after a pause; fault None: it has recovered."""
+
+    def output_implausible(self, model: ServedModel, reason: str | None) -> None:
+        """Report that a model's outputs cannot mean what its manifest says; reason None: they do again."""
 
 
 class Pipeline:
@@ -150,6 +154,18 @@ class Pipeline:
             if name not in self._recoveries:
                 self._recoveries[name] = EngineRecovery(model, self._swap, self._outlet.engine_failing)
             self._recoveries[name].tick(self._lanes.get(name, []))
+
+    def check_outputs(self) -> None:
+        """Report models with implausible outputs, and those that have had none for a while."""
+        for model in self.models.values():
+            found = model.implausible
+            if found is None:
+                continue
+            if (now_ns() - found.at_ns) / 1e9 < PLAUSIBLE_AGAIN_S:
+                self._outlet.output_implausible(model, found.reason)
+            else:
+                model.implausible = None
+                self._outlet.output_implausible(model, None)
 
     def _rebuild_missing_engines(self) -> None:
         for name, model in self.models.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +24,14 @@ from edge.pipeline.frame_samples import FrameSampler, RecentFrames
 from edge.pipeline.meters import ModelMeter
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImplausibleOutput:
+    """A picture whose outputs cannot mean what the manifest says."""
+
+    reason: str
+    at_ns: int
 
 
 # Lanes of an engine on a GPU: one prepares a batch while the other's is computed.
@@ -57,6 +66,7 @@ class ServedModel:
         is_building = self.missing_reason and self.can_build
         self.sampler = FrameSampler()
         self.sampler.recent = RecentFrames() if is_building else None
+        self.implausible: ImplausibleOutput | None = None  # the newest picture whose outputs could not be read
         self.lost: GpuLostError | None = None  # why this process can compute nothing any more
         log.info("model %s: engine %s, %d lanes", name, self.engine.label, self.lane_count)
 

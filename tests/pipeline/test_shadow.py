@@ -41,6 +41,8 @@ class Told:
 
     def engine_failing(self, model: ServedModel, fault: str | None, pause_s: float) -> None: ...
 
+    def output_implausible(self, model: ServedModel, reason: str | None) -> None: ...
+
     def agreement(self, model: ServedModel, agreement: float, *, is_low: bool) -> None:
         self.agreements.append((model.engine.label, agreement, is_low))
 

@@ -157,7 +157,10 @@ def _chosen(identified: Identification, outputs: Sequence[TensorSpec], decoder: 
     if not chosen:
         others = "; ".join(each.text for each in identified.remaining) or identified.refusal(outputs)
         raise ModelError(f"--decoder {decoder}: the model's values do not fit it; what fits: {others}")
-    return chosen
+    # Of several readings of the family, that which is nearest to its own.
+    chosen.sort(key=lambda each: each.differences)
+    is_clear = len(chosen) == 1 or chosen[0].differences < chosen[1].differences
+    return chosen[:1] if is_clear else chosen
 
 
 def _with_encoding(

@@ -25,6 +25,7 @@ from edge.inference.decode.classifier import ClassReader
 from edge.inference.decode.contract import Options, Outputs, best_first
 from edge.inference.decode.custom import CustomReader, describe, is_interrupt
 from edge.inference.decode.families import ALIASES, CLASSIFIER, FAMILIES, NAMES
+from edge.inference.decode.guard import OutputGuard
 from edge.inference.decode.placement import place_parts
 from edge.inference.decode.reader import Reader
 from edge.inference.decode.reading import reading_from
@@ -81,14 +82,21 @@ class Decoder:
         self.units = self.reader.reading.units if isinstance(self.reader, Reader) else None
         self._nms = has_nms if settings.nms is None else settings.nms
 
-    def decode(self, outputs: Outputs, geometry: Geometry, score_threshold: float | None = None) -> Findings:
+    def decode(
+        self,
+        outputs: Outputs,
+        geometry: Geometry,
+        score_threshold: float | None = None,
+        guard: OutputGuard | None = None,
+    ) -> Findings:
         """Decode one picture's `outputs` (without batch axis); raise EngineError if the decoder fails.
 
-        `geometry` is the picture's position in the input. `score_threshold` (0…1) replaces the manifest's.
+        `geometry` is the picture's position in the input. `score_threshold` (0…1) replaces the manifest's. A `guard`
+        notes implausible values.
         """
         threshold = self._score_threshold if score_threshold is None else score_threshold
         try:
-            boxes, scores, class_ids = self.reader.read(outputs, threshold)
+            boxes, scores, class_ids = self.reader.read(outputs, threshold, guard)
         except EngineError:
             raise
         except BaseException as error:  # a custom decoder may raise anything, `sys.exit()` too
@@ -104,7 +112,7 @@ class Decoder:
         if self.task == "classify":
             order = best_first(scores)
             return Classes(scores[order], class_ids[order])
-        return self._detections(boxes[kept], scores, class_ids, geometry)
+        return self._detections(boxes[kept], scores, class_ids, geometry, guard)
 
     def is_whole(self, output: str) -> bool:
         """Return whether an output has no batch axis, so that a batch is one picture."""
@@ -135,7 +143,12 @@ class Decoder:
         )
 
     def _detections(
-        self, boxes: NDArray[np.float32], scores: NDArray[np.float32], class_ids: NDArray[np.int64], geometry: Geometry
+        self,
+        boxes: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        class_ids: NDArray[np.int64],
+        geometry: Geometry,
+        guard: OutputGuard | None,
     ) -> Detections:
         """Clip boxes before the suppression, so that no two published boxes overlap more than allowed.
 
@@ -144,6 +157,8 @@ class Decoder:
         if self.units == "source":
             geometry = Geometry(geometry.source_px, 1.0, 1.0, 0.0, 0.0)
         boxes, visible = _to_source(boxes, geometry)
+        if guard is not None:
+            guard.see_visible(visible, scores)
         if len(visible) < len(scores):
             scores, class_ids = scores[visible], class_ids[visible]
         if self._nms and len(scores) > 1:

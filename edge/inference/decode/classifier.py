@@ -13,6 +13,7 @@ from edge.core.suggestion import did_you_mean
 from edge.inference.backends.engine import TensorSpec
 from edge.inference.decode.activations import sigmoid, softmax
 from edge.inference.decode.contract import NO_BOXES, Options, Outputs, Raw, best_first
+from edge.inference.decode.guard import OutputGuard
 from edge.inference.decode.reading import COMMON_KEYS, Activation
 
 _DEFAULT_TOP_K = 5
@@ -44,10 +45,17 @@ class ClassReader:
         """Return whether the output has no batch axis."""
         return self.is_single
 
-    def read(self, outputs: Outputs, threshold: float) -> Raw:  # noqa: ARG002 -- a class is reported whatever its score
+    def read(
+        self,
+        outputs: Outputs,
+        threshold: float,  # noqa: ARG002 -- a class is reported whatever its score
+        guard: OutputGuard | None = None,
+    ) -> Raw:
         """Return no boxes, and the scores and numbers of the best classes."""
         (output,) = outputs.values()
         scores = self.probabilities(output, self.activation or decided([self.values(output)]))
+        if guard is not None:
+            guard.see_scores(scores)
         best = best_first(scores)[: self._top_k]
         return NO_BOXES, scores[best], best
 

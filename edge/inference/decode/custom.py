@@ -16,6 +16,7 @@ import numpy as np
 
 from edge.core.errors import EngineError, ModelError
 from edge.inference.decode.contract import NO_BOXES, NOTHING, Exact, Options, Outputs, Raw
+from edge.inference.decode.guard import OutputGuard
 
 _SHOWN_CHARACTERS = 300
 _numbers = itertools.count()
@@ -39,11 +40,13 @@ class CustomReader:
         """Return whether outputs are given as they come, with the batch axis that they may have."""
         return self.is_single
 
-    def read(self, outputs: Outputs, threshold: float) -> Exact:
+    def read(self, outputs: Outputs, threshold: float, guard: OutputGuard | None = None) -> Exact:
         """Return boxes, scores and classes; raise what the decoder raises, and EngineError for a wrong result."""
-        return checked(
-            self._function(outputs, {**self._options, "score_threshold": threshold}), self._name, boxed=self._boxed
-        )
+        options = {**self._options, "score_threshold": threshold}
+        found = checked(self._function(outputs, options), self._name, boxed=self._boxed)
+        if guard is not None:
+            guard.see_scores(found[1])
+        return found
 
 
 def is_interrupt(error: BaseException) -> bool:

@@ -42,7 +42,8 @@ def refutation(
     views: Sequence[View], form: Form, units: Units, coding: Coding, input_px: tuple[int, int]
 ) -> str | None:
     """Return why the boxes of these views cannot be of a form, in these units; None where nothing tells against it."""
-    raw = np.concatenate([each.box[each.live] for each in views])
+    # Column by column in memory, which all that follows is many times as fast on.
+    raw = np.asfortranarray(np.concatenate([each.box[each.live] for each in views]))
     if not len(raw):
         return None
     if not np.isfinite(raw).all():

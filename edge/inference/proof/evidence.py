@@ -17,9 +17,16 @@ class Evidence:
     """Values of one arrangement's parts; each question is answered once."""
 
     def __init__(
-        self, reader: Reader, samples: tuple[Sample, ...], input_px: tuple[int, int], label_count: int
+        self,
+        reader: Reader,
+        samples: tuple[Sample, ...],
+        input_px: tuple[int, int],
+        label_count: int,
+        *,
+        is_draft: bool,
     ) -> None:
         """Take any reader of the arrangement, and what the model gave for the pictures."""
+        self._is_draft = is_draft
         self.views = [view_of(sample, reader) for sample in samples]
         self._input_px = input_px
         self._label_count = label_count
@@ -63,7 +70,8 @@ class Evidence:
         return score_rules.whole_column(views) if views[0].columns else None
 
     def _refute_scores(self, activation: Activation, background: Background) -> str | None:
-        return score_rules.refutation(self.views, activation, background, self._label_count)
+        labels = self._label_count if self._is_draft else None
+        return score_rules.refutation(self.views, activation, background, labels)
 
     def _refute_boxes(self, box: _Box) -> str | None:
         return box_rules.refutation(self.views, *box, self._input_px)

@@ -50,6 +50,7 @@ class Bench:
     specs: tuple[TensorSpec, ...]
     samples: tuple[Sample, ...]
     options: Options  # input_width, input_height, label_count
+    is_draft: bool = True  # whether nobody has said which column is the background
 
     @property
     def input_px(self) -> tuple[int, int]:
@@ -74,7 +75,8 @@ def readings(arrangement: Arrangement, bench: Bench) -> Iterator[Candidate]:
     """Yield the readings of an arrangement that fit the number of labels."""
     flat = {part for parts in arrangement.outputs for part in parts}
     codings: tuple[Coding, ...] = ("none", "yolox") if "objectness" in flat else ("none",)
-    for (activation, background), coding in itertools.product(_score_options(flat), codings):
+    options = _score_options(flat, has_labels=bool(bench.options["label_count"]))
+    for (activation, background), coding in itertools.product(options, codings):
         plain = Reading(
             arrangement.outputs, arrangement.layout, activation=activation, background=background, coding=coding
         )
@@ -88,11 +90,11 @@ def readings(arrangement: Arrangement, bench: Bench) -> Iterator[Candidate]:
             yield Candidate(replace(plain, boxes=form, units=unit), arrangement.names)
 
 
-def _score_options(parts: set[Part]) -> Iterator[tuple[Activation, Background]]:
+def _score_options(parts: set[Part], *, has_labels: bool) -> Iterator[tuple[Activation, Background]]:
     yield from (("none", "none"), ("sigmoid", "none"))
     if "scores" in parts:
         yield from itertools.product(("none", "sigmoid", "softmax"), ("first", "last"))
-    elif "class" in parts:
+    elif "class" in parts and has_labels:  # without labels, the numbers of classes stand for themselves
         yield "none", "first"
 
 
@@ -101,7 +103,9 @@ def examine(found: Iterable[tuple[Arrangement, Sequence[Candidate]]], bench: Ben
     refuted: dict[Candidate, str] = {}
     remaining: dict[Candidate, Evidence] = {}
     for _, group in found:
-        evidence = Evidence(bench.reader(group[0]), bench.samples, bench.input_px, bench.options["label_count"])
+        labels = bench.options["label_count"]
+        reader = bench.reader(group[0])
+        evidence = Evidence(reader, bench.samples, bench.input_px, labels, is_draft=bench.is_draft)
         for candidate in group:
             reason = evidence.refutation(candidate.reading)
             if reason is None:

@@ -46,6 +46,11 @@ class Named:
     is_named: bool  # whether the outputs have to be named, as the family would not find them
 
     @property
+    def differences(self) -> int:
+        """The measure of how far the reading is from its family's own."""
+        return _differences(self.candidate.reading, FAMILIES[self.family].reading)
+
+    @property
     def text(self) -> str:
         """Describe the reading for people."""
         reading = self.candidate.reading

@@ -13,7 +13,7 @@ from edge.inference.proof.views import View, likely, together
 
 Floats = NDArray[np.float32]
 
-_TOLERANCE = 0.002
+_TOLERANCE = 0.01
 _STRAY = 0.02  # fraction of rows
 LIKELY = 0.35
 _MOST_IN_BLACK = 0.2  # fraction of rows that may hold something in a black picture
@@ -38,15 +38,20 @@ def without(scores: Floats, background: Background) -> Floats:
     return scores if background == "none" else scores[:, 1:] if background == "first" else scores[:, :-1]
 
 
-def refutation(views: Sequence[View], activation: Activation, background: Background, label_count: int) -> str | None:
-    """Return why the scores of these views cannot be read so; None where nothing tells against it."""
+def refutation(
+    views: Sequence[View], activation: Activation, background: Background, label_count: int | None
+) -> str | None:
+    """Return why the scores of these views cannot be read so; None where nothing tells against it.
+
+    `label_count` is None where the manifest says which column is the background, and 0 where there are no labels.
+    """
     part = "scores" if "scores" in views[0].columns else "score"
     raw = together(views, part)
     if not raw.size:
         return None
     if not np.isfinite(raw).all():
         return "some scores are no numbers"
-    reason = _of_lone_column(raw, activation) or _of_range(
+    reason = _of_lone_column(raw, activation) or range_refutation(
         np.concatenate([raw.ravel(), _objectness(views)]), activation, sum(each.rows for each in views)
     )
     if reason is not None or part == "score":
@@ -63,10 +68,14 @@ def _objectness(views: Sequence[View]) -> Floats:
     return together(views, "objectness") if has_any else np.zeros(0, np.float32)
 
 
-def _of_range(raw: Floats, activation: Activation, rows: int) -> str | None:
-    """Compare with 0…1: a few values below are those of rows that hold nothing, but none may lie above."""
+def range_refutation(raw: Floats, activation: Activation, rows: int) -> str | None:
+    """Return why values are not in the range that an activation leaves.
+
+    A few values below 0 are those of rows that hold nothing, but none may lie above 1.
+    """
     low, high = float(raw.min()), float(raw.max())
-    is_fraction = (raw < -_TOLERANCE).sum() <= _STRAY * rows and high <= 1 + _TOLERANCE
+    has_few_below = low >= -_TOLERANCE or (raw < -_TOLERANCE).sum() <= _STRAY * rows
+    is_fraction = has_few_below and high <= 1 + _TOLERANCE
     if activation == "none" and not is_fraction:
         return f"scores from {low:.3g} to {high:.3g} are no probabilities"
     if activation != "none" and is_fraction and high > 0:
@@ -83,7 +92,7 @@ def _of_lone_column(raw: Floats, activation: Activation) -> str | None:
 
 
 def _of_background(
-    views: Sequence[View], raw: Floats, activation: Activation, background: Background, label_count: int
+    views: Sequence[View], raw: Floats, activation: Activation, background: Background, label_count: int | None
 ) -> str | None:
     if raw.shape[1] == 1:
         return None if background == "none" else "there is one column of scores"
@@ -105,7 +114,8 @@ def _of_background(
     if is_exclusive:
         is_low = dominates < _DOMINANT
         return f"the {place} column is the highest in {dominates:.0%} of rows: no background" if is_low else None
-    return _of_unused(activated(raw[:, index], activation), place, dominates, is_named=raw.shape[1] == label_count + 1)
+    is_named = label_count in (None, raw.shape[1] - 1)
+    return _of_unused(activated(raw[:, index], activation), place, dominates, is_named=is_named)
 
 
 def _of_unused(column: Floats, place: str, dominates: float, *, is_named: bool) -> str | None:

@@ -41,8 +41,12 @@ def stripped(sample: Sample, reader: Reader) -> Outputs:
 
 
 def view_of(sample: Sample, reader: Reader) -> View:
-    """Return the parts of a reading in a sample; rows behind the count are left out."""
-    outputs = stripped(sample, reader)
+    """Return the parts of a reading in a sample."""
+    return view_of_outputs(sample.kind, stripped(sample, reader), reader)
+
+
+def view_of_outputs(kind: Kind, outputs: Outputs, reader: Reader) -> View:
+    """Return the parts of a reading in one picture's outputs; rows behind the count are left out."""
     rows, hidden = slice(None), 0.0
     if "count" in reader.places:
         count = as_float32(np.asarray(outputs[reader.places["count"].output])).ravel()[:1]
@@ -57,7 +61,7 @@ def view_of(sample: Sample, reader: Reader) -> View:
     live = np.asarray(box.any(axis=1))
     if "score" in columns:
         live &= columns["score"] > 0
-    return View(sample.kind, outputs, box, columns, live, hidden)
+    return View(kind, outputs, box, columns, live, hidden)
 
 
 def together(views: Sequence[View], part: str) -> Floats:
