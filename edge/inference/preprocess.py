@@ -243,10 +243,10 @@ def _tables(spec: TensorSpec, settings: InputSettings, channels: int) -> NDArray
 
 
 def _per_channel(key: str, values: tuple[float, ...], channels: int) -> NDArray[np.float64]:
-    """Return a column of one number per channel; alpha has that of no change where it is not given."""
-    if channels == len(values) + 1:
-        values = (*values, 0.0 if key == "mean" else 1.0)
+    """Return a column of one number per channel; equal ones count for all, alpha has that of no change otherwise."""
     distinct = values if len(set(values)) > 1 else values[:1] * channels
+    if channels == len(distinct) + 1:
+        distinct = (*distinct, 0.0 if key == "mean" else 1.0)
     if len(distinct) != channels:
         raise ModelError(f"[input] {key}: found {len(values)} numbers, wanted {channels} for this model's input")
     return np.array(distinct, np.float64)[:, None]

@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.core.errors import EngineError, ModelError
+from edge.core.manifest import InputSettings
 from edge.inference.backends.ort import OrtEngine, _with_fallbacks, best_provider
 from tests.support.small_models import FLOAT, Shape, identity, numbers, reshaping, save
 
@@ -113,6 +114,17 @@ def test_an_unknown_operator_is_told_with_whoever_knows_it(
     assert told in refused
     assert "fetch" not in refused
     assert "export" in refused
+
+
+def test_a_size_that_a_model_does_not_take_is_told_with_the_key_that_sets_it(tmp_path: Path) -> None:
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    path = save(tmp_path, [node], {"x": ["N", 3, "h", "v"], "w": [1, 3, 8, 8]}, {"y": (FLOAT, ["N", 3, 8, 8])})
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 3, 8, 8), np.float32), "w"))
+    onnx.save(model, path)
+    assert OrtEngine(path, threads=1, inputs=InputSettings(size=(8, 8))).fixed_batch is None
+    with pytest.raises(ModelError, match=r"does not take an input with h = 16, v = 16 .*; give the size that it was"):
+        OrtEngine(path, threads=1, inputs=InputSettings(size=(16, 16)))
 
 
 def with_external_data(folder: Path, value: float = 0.5) -> Path:

@@ -135,7 +135,8 @@ def test_a_fourth_channel_is_an_opaque_alpha(shape: tuple[int, ...], color: str,
         canvas = row.transpose(1, 2, 0) if shape[1] == 4 else row
         np.testing.assert_array_equal(canvas[24, 32], wanted)
     four, three = ([0.0, 0.0, 10.0, 5.0], [0.0, 0.0, 10.0])
-    for mean, alpha in ((four, 250), (three, 255)):  # without a number of its own alpha is not shifted
+    equal = [100.0] * 3  # counts for all
+    for mean, alpha in ((four, 250), (three, 255), (equal, 155)):  # without a number of its own alpha is not shifted
         preprocessor(shape, color=color, mean=mean).fill(np.zeros((48, 64, 3), np.uint8), row)
         assert row.transpose(1, 2, 0)[0, 0, 3] == alpha if shape[1] == 4 else row[0, 0, 3] == alpha
 

@@ -228,7 +228,7 @@ def _open_session(
     try:
         return onnxruntime.InferenceSession(str(onnx), options, providers=_with_fallbacks(provider, cache))
     except Exception as error:  # noqa: BLE001 -- ONNX Runtime's exceptions have no common type of their own
-        raise refusal(onnx, _first_line(error), onnxruntime.__version__) from None
+        raise refusal(onnx, _first_line(error), onnxruntime.__version__, sizes) from None
 
 
 def _with_fallbacks(provider: str, cache: Path | None) -> list[tuple[str, dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from edge.core.errors import ModelError
@@ -19,8 +20,11 @@ _PLUGIN = re.compile(r"_TRT\d*$|^TRT|Plugin")
 _SHOWN_OPERATORS = 3
 
 
-def refusal(onnx: Path, reason: str, version: str) -> ModelError:
-    """Return the error for a file that ONNX Runtime of this version did not open, for this reason."""
+def refusal(onnx: Path, reason: str, version: str, sizes: Mapping[str, int]) -> ModelError:
+    """Return the error for a file that ONNX Runtime of this version did not open, for this reason.
+
+    `sizes` are those that were set of its open axes.
+    """
     file = OnnxFile(onnx)
     try:
         is_whole = bool(file.inputs or file.outputs)
@@ -34,10 +38,10 @@ def refusal(onnx: Path, reason: str, version: str) -> ModelError:
         file.external_paths()
     except ModelError as error:
         return error
-    return _of_whole_file(file, reason, version)
+    return _of_whole_file(file, reason, version, sizes)
 
 
-def _of_whole_file(file: OnnxFile, reason: str, version: str) -> ModelError:
+def _of_whole_file(file: OnnxFile, reason: str, version: str, sizes: Mapping[str, int]) -> ModelError:
     onnx = file.path
     if not file.outputs:
         return ModelError(f"model {onnx} has no outputs; wanted a model that returns what it finds: export it again")
@@ -55,6 +59,12 @@ def _of_whole_file(file: OnnxFile, reason: str, version: str) -> ModelError:
         )
     if match := _UNKNOWN_OPERATOR.search(reason):
         return _unknown_operators(file, match[1] or match[2], version)
+    if sizes:
+        text = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+        return ModelError(
+            f"model {onnx} does not take an input with {text} ({reason}); give the size that it was trained with: "
+            "size = [width, height] in [input], --size of `edge engines add`"
+        )
     return ModelError(
         f"model {onnx} is complete, but ONNX Runtime {version} cannot load it ({reason}); export it in another way, "
         "such as in FP32 or with another opset"
