@@ -38,7 +38,7 @@ def detect(
     model = ServedModel(model_name, settings, EngineEnvironment(state_dir, board_name(), EnginesSettings()))
     with (
         contextlib.closing(open_source(address)) as camera,
-        model.predictor.session() as session,
+        model.predictor.session(is_guarded=True) as session,
         opened_writer(save) as write,
         contextlib.suppress(KeyboardInterrupt),
     ):

@@ -18,13 +18,14 @@ from edge.core.records import EngineTimes, Findings, Geometry, Image
 from edge.inference.backends.engine import Context, Engine
 from edge.inference.backends.input_tensors import Feed, fill_values, per_picture_writers, served_inputs
 from edge.inference.decode import Decoder
+from edge.inference.decode.classifier import ClassReader
 from edge.inference.decode.custom import CustomReader
 from edge.inference.decode.guard import OutputGuard
 from edge.inference.decode.reader import Reader
 from edge.inference.infer import Inference, batch_limit
 from edge.inference.preprocess import DevicePreprocessor, Preprocessor, target_settings
 from edge.inference.proof.pictures import Kind, Sample, pictures
-from edge.inference.proof.service_proof import implausibility, prove
+from edge.inference.proof.service_proof import decide, implausibility, prove
 
 CHECKED_RUNS = 100  # of these, one has all its rows checked
 
@@ -68,11 +69,15 @@ class Predictor:
         """True if this is the exported model, on the CPU."""
         return self.engine.label.startswith("ort-cpu/fp32/")
 
-    def prove(self, session: PredictorSession) -> None:
-        """Run known pictures, once, and raise ModelError where the outputs refute the manifest's decoder."""
+    def prove(self, session: PredictorSession, *, is_guarded: bool = True) -> None:
+        """Run known pictures, once, and raise ModelError where the outputs refute the manifest's decoder.
+
+        Without `is_guarded`, they only decide what a classifier's manifest leaves open.
+        """
         reader = self.decoder.reader
+        is_open = isinstance(reader, ClassReader) and reader.activation is None
         with self._proving:
-            if self._is_proven or isinstance(reader, CustomReader):
+            if self._is_proven or isinstance(reader, CustomReader) or not (is_guarded or is_open):
                 return
             samples = []
             for kind, picture in pictures(self.input_px):
@@ -81,6 +86,9 @@ class Predictor:
                     samples.append(session.sample(kind, picture))
             width, height = self.input_px
             options = {"input_width": width, "input_height": height, "label_count": len(self.labels)}
+            if samples and not is_guarded and isinstance(reader, ClassReader):
+                decide(reader, samples)
+                return
             if samples:
                 prove(reader, self.manifest.output.decoder, self.engine.outputs, samples, options)
             self._is_proven = True
@@ -89,9 +97,13 @@ class Predictor:
         """Return a predictor of the same model on another engine; raise ModelError if that does not match."""
         return Predictor(engine, self.manifest, self.labels, self.folder)
 
-    def session(self, max_batch: int = 1) -> PredictorSession:
-        """Return a session for batches of 1 to `max_batch` pictures."""
-        return PredictorSession(self, max_batch)
+    def session(self, max_batch: int = 1, *, is_guarded: bool = False) -> PredictorSession:
+        """Return a session for batches of 1 to `max_batch` pictures.
+
+        A guarded one, as whatever serves has, raises ModelError or ImplausibleOutputError for values that cannot be
+        what the manifest says; to measure how far a variant is off, they are taken as they are.
+        """
+        return PredictorSession(self, max_batch, is_guarded=is_guarded)
 
     def inputs(self, images: Iterable[Image]) -> Iterator[Feed]:
         """Yield the model's inputs by name for each picture, new arrays each time, repeated to fill a fixed batch."""
@@ -133,8 +145,9 @@ class PredictorSession:
     each run; what `predict` and `decode` return is owned by the caller.
     """
 
-    def __init__(self, predictor: Predictor, max_batch: int) -> None:
+    def __init__(self, predictor: Predictor, max_batch: int, *, is_guarded: bool = False) -> None:
         self._predictor = predictor
+        self._is_guarded = is_guarded
         self._max_batch = max_batch
         self._geometries: list[Geometry | None] = [None] * max_batch  # of the picture in each row
         self._inference: Inference | None = None  # None: not open
@@ -173,12 +186,12 @@ class PredictorSession:
         return [self.decode(row) for row in range(len(images))]
 
     def warm_up(self) -> None:
-        """Run each size that batches will have, and prove the decoder on known pictures.
+        """Run each size that batches will have; a guarded session also proves the decoder on known pictures.
 
         Raises ModelError if an output does not have one row per picture, or its values are not those of the decoder.
         """
         self._open_inference().warm_up()
-        self._predictor.prove(self)
+        self._predictor.prove(self, is_guarded=self._is_guarded)
 
     def fill(self, image: Image, row: int = 0) -> None:
         """Preprocess a picture into a row of the input."""
@@ -200,7 +213,10 @@ class PredictorSession:
     def decode(self, row: int = 0, score_threshold: float | None = None) -> Findings:
         """Return the findings in a row of the last run, in pixels of its picture."""
         outputs = self._open_inference().outputs_of(row)
-        guard, decoder = OutputGuard(), self._predictor.decoder
+        decoder = self._predictor.decoder
+        if not self._is_guarded:
+            return decoder.decode(outputs, self._geometry(row), score_threshold)
+        guard = OutputGuard()
         findings = decoder.decode(outputs, self._geometry(row), score_threshold, guard)
         reader = decoder.reader
         if not row and self._runs % CHECKED_RUNS == 0 and isinstance(reader, Reader):

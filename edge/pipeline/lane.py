@@ -69,7 +69,7 @@ class Lane:
         """Open and warm the engine's context, then serve until dismissed."""
         model = self._model
         try:
-            with self._predictor.session(model.max_batch) as self._session:
+            with self._predictor.session(model.max_batch, is_guarded=True) as self._session:
                 self._session.warm_up()
                 self._started.set()
                 self._loop()

@@ -43,7 +43,7 @@ def predictor(path: Path, reading: Reading, names: list[str], **keys: Any) -> Pr
 
 
 def warm_up(opened: Predictor) -> None:
-    with opened.session() as session:
+    with opened.session(is_guarded=True) as session:
         session.warm_up()
 
 
@@ -169,7 +169,7 @@ def test_a_session_raises_for_a_picture_that_it_cannot_read(tmp_path: Path) -> N
     reading = FAMILIES["yolo-nas"].reading
     path = write_painted(tmp_path / "net.onnx", reading, ["a", "b"])
     opened = predictor(path, reading, ["a", "b"], units="unit", score_threshold=0.99)
-    with opened.session() as session:
+    with opened.session(is_guarded=True) as session:
         session.fill(built_in_picture(SIDE, SIDE))
         for _ in range(CHECKED_RUNS - 1):
             session.run()

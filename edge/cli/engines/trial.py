@@ -22,7 +22,7 @@ def try_model(folder: Path, name: str, shown: Image | None, save: Path | None, s
     model = ServedModel(name, settings, environment)
     picture = built_in_picture(*model.predictor.input_px) if shown is None else shown.copy()
     try:
-        with model.predictor.session() as session:
+        with model.predictor.session(is_guarded=True) as session:
             session.warm_up()
             findings = session.predict(picture)
     finally:

@@ -38,13 +38,18 @@ def prove(
         )
 
 
-def _classifier_refutation(reader: ClassReader, samples: Sequence[Sample]) -> str | None:
+def decide(reader: ClassReader, samples: Sequence[Sample]) -> Sequence[Outputs]:
+    """Decide a classifier's activation by its outputs for known pictures; return those, each as a reader takes it."""
     outputs = [
         {key: array if reader.is_single else array[0] for key, array in sample.outputs.items()} for sample in samples
     ]
-    if reader.decide(outputs) != "none":
-        return None
-    for each in outputs:
+    reader.decide(outputs)
+    return outputs
+
+
+def _classifier_refutation(reader: ClassReader, samples: Sequence[Sample]) -> str | None:
+    outputs = decide(reader, samples)
+    for each in outputs if reader.activation == "none" else ():
         (output,) = each.values()
         values = reader.values(output)
         if values.size and not (values.min() >= 1 - MOST_SCORE and values.max() <= MOST_SCORE):
