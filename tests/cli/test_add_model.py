@@ -308,3 +308,21 @@ def test_a_picture_that_is_none_is_told(here: Path, capsys: pytest.CaptureFixtur
         code, told = add(capsys, "net.onnx", "--try", path)
         assert code == 2
         assert f"--try {path}: found no picture there" in told
+
+
+def test_a_gray_model_gets_a_gray_manifest(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 1, 64, 64])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1])
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Sigmoid", ["mean"], ["score"]),
+        helper.make_node("Reshape", ["score", "shape"], ["y"]),
+    ]
+    shape = numpy_helper.from_array(np.array([1, 1], np.int64), "shape")
+    graph = helper.make_graph(nodes, "gray", [image], [output], [shape])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), "net.onnx")
+    code, told = add(capsys, "net.onnx")
+    assert code == 0, told
+    settings = read_manifest(Path("engines/net")).input
+    assert (settings.color, settings.mean, settings.std) == ("gray", (0,), (1,))
+    assert "input: gray, crop, scale 0.00392157, mean [0]; check how yours was trained" in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -75,14 +76,14 @@ def draft_output(
     runs, outputs, input_px = _run(files, inputs, shown)
     samples = [sample for each in runs.values() for sample in each]
     if task == "classify" or (task != "detect" and is_classifier(outputs, samples)):
-        return _classifier(files, outputs, samples, found, is_plain=task == "classify")
+        return _classifier(files, inputs, outputs, samples, found, is_plain=task == "classify")
     options = {"input_width": input_px[0], "input_height": input_px[1], "label_count": label_count}
     identified = identify(outputs, samples, options, files.metadata)
     chosen = _chosen(identified, outputs, decoder)
     found.assumed += identified.assumed
     bench = Bench(tuple(outputs), tuple(samples), options)
     for named in chosen:
-        drafted = _with_encoding(detector_draft(named), named, runs, bench, found)
+        drafted = _with_encoding(detector_draft(named), named, inputs, runs, bench, found)
         found.drafts.append((named.text, drafted))
     return found
 
@@ -117,7 +118,13 @@ def _run(
 
 
 def _classifier(
-    files: AddedFiles, outputs: Sequence[TensorSpec], samples: Sequence[Sample], found: ProvenDraft, *, is_plain: bool
+    files: AddedFiles,
+    inputs: InputDraft,
+    outputs: Sequence[TensorSpec],
+    samples: Sequence[Sample],
+    found: ProvenDraft,
+    *,
+    is_plain: bool,
 ) -> ProvenDraft:
     (spec,) = outputs
     operator = files.onnx.last_operator(spec.name) if files.onnx else None
@@ -133,8 +140,7 @@ def _classifier(
             found.assumed.append("one class excludes the others; for labels that hold together, activation = 'sigmoid'")
     draft = classifier_draft(activation, is_plain=is_plain)
     found.drafts = [(f"decoder {CLASSIFIER!r}: one row of scores ({spec.name} {spec.shape_text})", draft)]
-    if not is_plain:
-        found.assumed.append("input: RGB with ImageNet's mean and standard deviation; check how yours was trained")
+    found.assumed.append(f"{_input_text(input_settings(draft.usual_input, inputs))}; check how yours was trained")
     return found
 
 
@@ -164,7 +170,12 @@ def _chosen(identified: Identification, outputs: Sequence[TensorSpec], decoder: 
 
 
 def _with_encoding(
-    drafted: OutputDraft, named: Named, runs: Mapping[str, Sequence[Sample]], bench: Bench, found: ProvenDraft
+    drafted: OutputDraft,
+    named: Named,
+    inputs: InputDraft,
+    runs: Mapping[str, Sequence[Sample]],
+    bench: Bench,
+    found: ProvenDraft,
 ) -> OutputDraft:
     """Set colour and scale to those in which the model finds something, if it finds nothing in the usual ones."""
     usual = drafted.usual_input
@@ -175,6 +186,10 @@ def _with_encoding(
         found.measured.append(f"highest score {scores[best]:.2f} with input {best}, {scores[own]:.2f} with {own}")
         return replace(drafted, usual_input={**usual, **{key: ENCODINGS[best][key] for key in ("color", "scale")}})
     found.measured.append(f"highest score of the test pictures: {max(scores.values()):.2f}")
-    settings = f"{usual['color']}, {usual['resize']}, scale {usual['scale']:.6g}, mean {usual['mean']}"
-    found.assumed.append(f"input: {settings}: usual for models with this output; check how yours was trained")
+    settings = _input_text(input_settings(usual, inputs))
+    found.assumed.append(f"{settings}: usual for models with this output; check how yours was trained")
     return drafted
+
+
+def _input_text(settings: Mapping[str, Any]) -> str:
+    return f"input: {settings['color']}, {settings['resize']}, scale {settings['scale']:.6g}, mean {settings['mean']}"
