@@ -84,7 +84,7 @@ def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trouble
     descriptors = psutil.Process().num_fds()
     yield Trouble(tmp_path, monkeypatch)
     assert psutil.Process().children() == []
-    assert psutil.Process().num_fds() == descriptors
+    assert psutil.Process().num_fds() <= descriptors  # fewer where those of an earlier test were collected meanwhile
     assert not list(tmp_path.rglob("*.tmp"))
 
 

@@ -183,9 +183,9 @@ def test_a_video_that_is_no_video_fails_alone(
     daemon = start_edge(configure(tiny | bad))
     assert daemon.wait() == 1
     subscriber.wait_for_state("stopped")
-    for name in ("text", "empty"):
+    for name, told in (("text", "cannot be opened"), ("empty", "is empty; wanted a video")):
         assert subscriber.states(name) == ["failed"]
-        assert "cannot be opened" in subscriber.wait_for_state("failed", name).body["reason"]
+        assert told in subscriber.wait_for_state("failed", name).body["reason"]
     assert "Traceback" not in daemon.log
     assert_good_stream_is_whole(subscriber)
 

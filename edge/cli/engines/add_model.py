@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edge.core.engine_file import is_engine_file
 from edge.core.errors import ConfigError, EdgeError
 from edge.core.labels import read_labels_file
-from edge.core.records import Image
 
 if TYPE_CHECKING:
     from edge.cli.engines.added_files import AddedFiles
     from edge.cli.engines.draft_output import ProvenDraft
+    from edge.core.records import Image
 
 HELP = "draft a model.toml for an ONNX file or a TensorRT engine file, and prove it"
 WRITTEN_LABELS = "labels.txt"  # the names that the file's metadata have
@@ -145,6 +143,7 @@ def _labels_name(options: argparse.Namespace) -> str:
 
 def _read_picture(path: Path) -> Image:
     import cv2
+    import numpy as np
 
     picture = cv2.imread(str(path)) if path.is_file() else None
     if picture is None:
