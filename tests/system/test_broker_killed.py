@@ -23,6 +23,7 @@ pytestmark = pytest.mark.broker
 # It writes its subscriber's session down with each change, and holds nothing back from the subscriber.
 LASTING = ("allow_anonymous true", "autosave_on_changes true", "autosave_interval 1", "max_inflight_messages 0")
 STREAMS = ("one", "two")
+FEW = 60  # messages, of a second of both streams
 
 
 @pytest.fixture
@@ -65,15 +66,21 @@ def kill_and_count(
         assert daemon.end() == 0
         subscriber.wait_for_state("stopped")
         summary = json.loads(daemon.output)
-        assert (summary["messages_lost"], summary["messages_kept"]) == (0, 0)
+        assert summary["messages_lost"] == 0
+        away = list[int]()  # on disk: the end waits for the last answers for some seconds, and no longer
         for name in STREAMS:
             count, seqs = summary["streams"][name]["results"], subscriber.seqs(name)
             print(f"{name}: {count} results, {len(seqs) - count} of them twice, {KILLS} kills")  # noqa: T201 -- for the record
-            assert sorted(set(range(count)) - set(seqs)) == []
+            away += sorted(set(range(count)) - set(seqs))
+        assert len(away) <= summary["messages_kept"], away
 
 
 def backlog_is_sent(message: Received) -> bool:
-    return message.schema == "telemetry" and message.body["outbox"]["on_disk"]["messages"] == 0
+    """Return whether nothing waits but what was sent a moment ago: the end waits for its answers, for a while."""
+    if message.schema != "telemetry":
+        return False
+    outbox = message.body["outbox"]
+    return bool(outbox["on_disk"]["messages"] == 0 and outbox["messages"] < FEW)
 
 
 def await_connection(daemon: Child, count: int) -> None:
