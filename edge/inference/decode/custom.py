@@ -42,7 +42,8 @@ class CustomReader:
 
     def read(self, outputs: Outputs, threshold: float, guard: OutputGuard | None = None) -> Exact:
         """Return boxes, scores and classes; raise what the decoder raises, and EngineError for a wrong result."""
-        options = {**self._options, "score_threshold": threshold}
+        is_set = threshold == self._options["score_threshold"]
+        options = self._options if is_set else {**self._options, "score_threshold": threshold}
         found = checked(self._function(outputs, options), self._name, boxed=self._boxed)
         if guard is not None:
             guard.see_scores(found[1])
