@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.records import Classes, Detections, Findings, Image
+from edge.inference.decode.boxes import iou
 
 MATCH_IOU = 0.5
 TOP_K = 5
@@ -161,20 +162,6 @@ def matches(wanted: Findings, got: Findings) -> list[tuple[int, int]]:
             pairs.append((row, column))
             overlaps[row] = 0.0
     return pairs
-
-
-def iou(one: NDArray[np.floating[Any]], other: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return intersection over union of each box of `one` (N×4: x1, y1, x2, y2) with each of `other` (M×4): N×M."""
-    a, b = one.astype(np.float64)[:, None], other.astype(np.float64)[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    shared = np.clip(sides, 0, None).prod(axis=-1)
-    union = _area(a) + _area(b) - shared
-    overlap: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return overlap
-
-
-def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray((boxes[..., 2:] - boxes[..., :2]).clip(0, None).prod(axis=-1))
 
 
 def psnr(wanted: Image, got: Image) -> float:

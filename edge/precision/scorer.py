@@ -12,9 +12,10 @@ from edge.core.errors import ConfigError, EngineError
 from edge.core.process import usable_cores
 from edge.core.records import Detections, Findings, Image
 from edge.inference.backends.ort import OrtEngine
+from edge.inference.decode.boxes import iou
 from edge.inference.infer import Inference
 from edge.inference.predictor import Predictor
-from edge.precision.agreement import agreement, iou, matches
+from edge.precision.agreement import agreement, matches
 from edge.precision.layer_search import Score
 
 # Below the model's threshold there are more boxes to compare, and their scores say more than their number.

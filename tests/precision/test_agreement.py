@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from edge.core.records import Classes, Detections, Findings
-from edge.precision.agreement import Tally, agreement, disagreement, iou, matches, output_error, psnr, ssim
+from edge.inference.decode.boxes import iou
+from edge.precision.agreement import Tally, agreement, disagreement, matches, output_error, psnr, ssim
 
 SIDES = st.floats(0.5, 200, width=32)
 

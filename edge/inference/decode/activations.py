@@ -8,6 +8,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.inference.decode.reading import Activation
+
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Compute the softmax of the last axis."""
@@ -19,6 +21,13 @@ def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Compute the sigmoid through tanh, which cannot overflow."""
     half = np.float32(0.5)
     return cast("NDArray[np.float32]", half + half * np.tanh(half * logits))
+
+
+def activated(values: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
+    """Apply an activation."""
+    if activation == "none":
+        return values
+    return softmax(values) if activation == "softmax" else sigmoid(values)
 
 
 def logit(probability: float) -> float:

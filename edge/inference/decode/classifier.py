@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edge.core.errors import ModelError
 from edge.core.suggestion import did_you_mean
 from edge.inference.backends.engine import TensorSpec
-from edge.inference.decode.activations import sigmoid, softmax
+from edge.inference.decode.activations import activated
 from edge.inference.decode.contract import NO_BOXES, Options, Outputs, Raw, best_first
 from edge.inference.decode.guard import OutputGuard
 from edge.inference.decode.reading import COMMON_KEYS, Activation
@@ -76,10 +76,7 @@ class ClassReader:
 
     def probabilities(self, output: NDArray[Any], activation: Activation) -> NDArray[np.float32]:
         """Return the probability of each class."""
-        values = self.values(output)
-        if activation == "none":
-            return values
-        return softmax(values) if activation == "softmax" else sigmoid(values)
+        return activated(self.values(output), activation)
 
 
 def decided(values: Sequence[NDArray[np.float32]]) -> Activation:

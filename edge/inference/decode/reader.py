@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from edge.inference.decode.guard import OutputGuard
 from edge.inference.decode.placement import Place
 from edge.inference.decode.reading import Activation, Background, Part, Reading
 
+ScoreT = TypeVar("ScoreT", bound=np.generic)
 Rows = NDArray[np.intp]
 Selected = tuple[Rows, NDArray[np.float32], NDArray[Any]]  # rows of the candidates, their scores and classes
 
@@ -108,12 +109,7 @@ class Reader:
 
     def _class_scores(self, outputs: Outputs) -> NDArray[Any]:
         """Return the scores of the real classes, without background."""
-        return self._without_background(self.part(outputs, "scores"))
-
-    def _without_background(self, scores: NDArray[Any]) -> NDArray[Any]:
-        if self.background == "none":
-            return scores
-        return scores[:, 1:] if self.background == "first" else scores[:, :-1]
+        return without_background(self.part(outputs, "scores"), self.background)
 
     def _select_scores(self, outputs: Outputs, threshold: float, guard: OutputGuard | None) -> Selected:
         """Select by the best class score of each row."""
@@ -137,7 +133,7 @@ class Reader:
 
     def _select_softmax(self, outputs: Outputs, threshold: float, guard: OutputGuard | None) -> Selected:
         """Select by the softmax of each row's class scores, background among them."""
-        every = self._without_background(softmax(as_float32(self.part(outputs, "scores"))))
+        every = without_background(softmax(as_float32(self.part(outputs, "scores"))), self.background)
         if "objectness" in self.places:
             every = every * sigmoid(as_float32(self.part(outputs, "objectness")))
         class_ids = every.argmax(axis=1)
@@ -184,6 +180,13 @@ class Reader:
             boxes = decode_yolox(boxes, rows, self.input_px)
         boxes = TO_CORNERS[self.reading.boxes](boxes)
         return boxes * self._unit if self.reading.units == "unit" else boxes
+
+
+def without_background(scores: NDArray[ScoreT], background: Background) -> NDArray[ScoreT]:
+    """Leave out the column of the background."""
+    if background == "none":
+        return scores
+    return scores[:, 1:] if background == "first" else scores[:, :-1]
 
 
 def _picked(rows: NDArray[np.float32], columns: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -42,13 +42,12 @@ def refutation(
     views: Sequence[View], form: Form, units: Units, coding: Coding, input_px: tuple[int, int]
 ) -> str | None:
     """Return why the boxes of these views cannot be of a form, in these units; None where nothing tells against it."""
-    # Column by column in memory, which all that follows is many times as fast on.
-    raw = np.asfortranarray(np.concatenate([each.box[each.live] for each in views]))
+    raw, rows = _live_boxes(views)
+    raw = np.asfortranarray(raw)  # column by column in memory, which all that follows is many times as fast on
     if not len(raw):
         return None
     if not np.isfinite(raw).all():
         return "some box values are no numbers"
-    rows = np.concatenate([np.flatnonzero(each.live) for each in views])
     if coding == "yolox":
         if any(each.rows != len(cells_of(*input_px)[0]) for each in views):
             return "there is not one row for each cell of strides 8, 16 and 32"
@@ -60,6 +59,12 @@ def refutation(
             return f"box values up to {largest.max():.3g} are no pixels of the input"
     corners = to_corners(raw, rows, form, units, coding, input_px)
     return _of_corners(corners, form, coding)
+
+
+def _live_boxes(views: Sequence[View]) -> tuple[Floats, NDArray[np.intp]]:
+    """Return the boxes of all rows that hold something, and the numbers of those rows."""
+    boxes = np.concatenate([each.box[each.live] for each in views])
+    return boxes, np.concatenate([np.flatnonzero(each.live) for each in views])
 
 
 def _of_corners(corners: Floats, form: Form, coding: Coding) -> str | None:
@@ -88,8 +93,7 @@ def fraction_beyond(
     views: Sequence[View], form: Form, units: Units, coding: Coding, input_px: tuple[int, int]
 ) -> float:
     """Return the fraction of boxes that reach beyond the picture's edges by a tenth of it."""
-    raw = np.concatenate([each.box[each.live] for each in views])
-    rows = np.concatenate([np.flatnonzero(each.live) for each in views])
+    raw, rows = _live_boxes(views)
     if not len(raw):
         return 0.0
     return float(_reaching(to_corners(raw, rows, form, units, coding, input_px), _BEYOND).mean())

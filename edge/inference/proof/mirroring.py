@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.inference.decode.boxes import iou
+from edge.inference.decode.contract import best_first
 from edge.inference.decode.reader import Reader
 from edge.inference.proof.views import View
 
@@ -33,7 +35,7 @@ def _best_of_each_class(view: View, reader: Reader) -> dict[int, tuple[float, Fl
     """Return score and box of the best row of each class that is surely there."""
     boxes, scores, class_ids = reader.read(view.outputs, _SURE)
     found: dict[int, tuple[float, Floats]] = {}
-    for row in np.argsort(-scores, kind="stable").tolist():
+    for row in best_first(scores).tolist():
         found.setdefault(int(class_ids[row]), (float(scores[row]), boxes[row]))
     return found
 
@@ -61,13 +63,8 @@ def _errors(
 def duplicates(view: View, reader: Reader) -> bool:
     """Return whether two sure boxes of one class lie on one another, so that they mark one object twice."""
     boxes, scores, class_ids = reader.read(view.outputs, _SURE)
-    best = np.argsort(-scores, kind="stable")[:_COMPARED]
-    boxes, class_ids = boxes[best].astype(np.float64), class_ids[best]
-    low = np.maximum(boxes[:, np.newaxis, :2], boxes[np.newaxis, :, :2])
-    high = np.minimum(boxes[:, np.newaxis, 2:], boxes[np.newaxis, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=2)
-    areas = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
-    union = areas[:, np.newaxis] + areas[np.newaxis] - shared
-    alike = (shared > _SAME_BOX * union) & (class_ids[:, np.newaxis] == class_ids) & (union > 0)
+    best = best_first(scores)[:_COMPARED]
+    boxes, class_ids = boxes[best], class_ids[best]
+    alike = (iou(boxes, boxes) > _SAME_BOX) & (class_ids[:, np.newaxis] == class_ids)
     np.fill_diagonal(alike, val=False)
     return bool(alike.any())

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.inference.decode.activations import sigmoid, softmax
+from edge.inference.decode.activations import activated
+from edge.inference.decode.reader import without_background
 from edge.inference.decode.reading import Activation, Background
 from edge.inference.proof.views import View, likely, together
 
@@ -24,18 +25,6 @@ _SUM_TOLERANCE = 0.05
 _LARGEST_CLASS = 10_000
 _FRACTION = 0.01  # more than this beside a whole number is one
 _SURE, _UNLIKELY = 0.5, 0.05
-
-
-def activated(values: Floats, activation: Activation) -> Floats:
-    """Apply an activation."""
-    if activation == "none":
-        return values
-    return softmax(values) if activation == "softmax" else sigmoid(values)
-
-
-def without(scores: Floats, background: Background) -> Floats:
-    """Leave out the column of the background."""
-    return scores if background == "none" else scores[:, 1:] if background == "first" else scores[:, :-1]
 
 
 def refutation(
@@ -133,7 +122,7 @@ def _of_crowd(views: Sequence[View], part: str, activation: Activation, backgrou
         if view.kind != "black" or view.rows < _FEW_ROWS:
             continue
         scores = activated(view.columns[part], activation)
-        best = without(scores, background).max(axis=1) if scores.ndim > 1 else scores
+        best = without_background(scores, background).max(axis=1) if scores.ndim > 1 else scores
         if "objectness" in view.columns:
             best = best * activated(view.columns["objectness"], "sigmoid" if activation != "none" else "none")
         found = int((best >= LIKELY).sum())
@@ -145,7 +134,7 @@ def _of_crowd(views: Sequence[View], part: str, activation: Activation, backgrou
 def _of_objectness(views: Sequence[View], activation: Activation, background: Background) -> str | None:
     """Compare objectness with the class scores: it goes with them, and is low where there is nothing."""
     if "scores" in views[0].columns:
-        scores = without(activated(together(views, "scores"), activation), background)
+        scores = without_background(activated(together(views, "scores"), activation), background)
     else:
         scores = activated(together(views, "score"), activation)[:, np.newaxis]
     if "objectness" not in views[0].columns:

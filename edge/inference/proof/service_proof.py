@@ -17,7 +17,7 @@ from edge.inference.proof import box_rules, score_rules
 from edge.inference.proof.arrangements import Arrangement
 from edge.inference.proof.examination import Bench, Candidate, examine, readings
 from edge.inference.proof.pictures import Sample
-from edge.inference.proof.views import view_of_outputs
+from edge.inference.proof.views import stripped, view_of_outputs
 
 _FEW_ROWS = 20  # of which no fraction is taken
 
@@ -40,9 +40,7 @@ def prove(
 
 def decide(reader: ClassReader, samples: Sequence[Sample]) -> Sequence[Outputs]:
     """Decide a classifier's activation by its outputs for known pictures; return those, each as a reader takes it."""
-    outputs = [
-        {key: array if reader.is_single else array[0] for key, array in sample.outputs.items()} for sample in samples
-    ]
+    outputs = [stripped(sample, reader) for sample in samples]
     reader.decide(outputs)
     return outputs
 

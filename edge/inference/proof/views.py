@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.inference.decode.activations import as_float32
+from edge.inference.decode.classifier import ClassReader
 from edge.inference.decode.contract import Outputs
 from edge.inference.decode.reader import Reader
 from edge.inference.proof.pictures import Kind, Sample
@@ -33,7 +34,7 @@ class View:
         return len(self.box)
 
 
-def stripped(sample: Sample, reader: Reader) -> Outputs:
+def stripped(sample: Sample, reader: Reader | ClassReader) -> Outputs:
     """Return a sample's outputs as a reader takes them: without the batch axis."""
     return {
         name: array if reader.is_whole(name) or not array.ndim else array[0] for name, array in sample.outputs.items()
