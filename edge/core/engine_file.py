@@ -17,10 +17,12 @@ from pathlib import Path
 from edge.core.errors import ModelError
 
 SUFFIXES = (".engine", ".plan", ".trt")
-LIBRARIES = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}  # by the first four bytes of a plan
+MAGIC = {"tensorrt": b"ftrt", "tensorrt-rtx": b"vtrt"}  # the first four bytes of a plan
+LIBRARIES = {magic: library for library, magic in MAGIC.items()}
 NAMES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
-_HEADER_BYTES = 28  # with the four numbers of the version at its end
+HEADER_BYTES = 28  # with the four numbers of the version at its end
+COMPARED_NUMBERS = 3  # of a version; the library does not tell the last one
 _LENGTH_BYTES = 4  # of the metadata
 _LONGEST_METADATA = 1 << 20
 _OTHERS_MAY_WRITE = 0o022
@@ -69,13 +71,23 @@ def read_engine_file(path: Path, sha256: str | None = None) -> EngineFile:
             "and only the one that was added is loaded: add the new one with `edge engines add`"
         )
     metadata, plan = _split(content)
-    if len(plan) < _HEADER_BYTES or plan[:4] not in LIBRARIES:
+    if len(plan) < HEADER_BYTES or plan[:4] not in LIBRARIES:
         raise ModelError(
             f"{path} is no TensorRT engine file (it begins with {plan[:4]!r}); wanted one that trtexec, TAO or "
             "Ultralytics made"
         )
-    major, minor, patch, build = plan[_HEADER_BYTES - 4 : _HEADER_BYTES]
-    return EngineFile(path, plan, found, LIBRARIES[plan[:4]], (major, minor, patch, build), metadata)
+    return EngineFile(path, plan, found, LIBRARIES[plan[:4]], header_version(plan), metadata)
+
+
+def header_version(plan: bytes) -> tuple[int, int, int, int]:
+    """Return the version in a plan's header: major, minor, patch, build, each modulo 256."""
+    major, minor, patch, build = plan[HEADER_BYTES - 4 : HEADER_BYTES]
+    return major, minor, patch, build
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Return the numbers of a library's version that a plan's header must have, as it has them: without the build."""
+    return tuple(int(number) % 256 for number in re.findall(r"\d+", version)[:COMPARED_NUMBERS])
 
 
 def engine_metadata(path: Path) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.core.engine_file import NAMES, EngineFile, read_engine_file
+from edge.core.engine_file import COMPARED_NUMBERS, NAMES, EngineFile, read_engine_file, version_numbers
 from edge.core.errors import EngineError, GpuLostError, ModelError
 from edge.inference.backends.cuda import open_device
 from edge.inference.backends.engine import LABEL_HASH_DIGITS, Engine
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NUMBERS = 3  # of a version that must be equal; the library does not tell the last one
 _OTHER_GPU = re.compile(r"expecting compute ([\d.]+) got compute ([\d.]+)")
 _BUILD_AGAIN = (
     "build the engine again on this machine, or give its ONNX file with `edge engines add FILE --onnx FILE.onnx`"
@@ -124,8 +123,7 @@ def check_version(file: EngineFile) -> None:
     """Raise ModelError for a plan of another library or version than the one installed, before that reads it."""
     trt = load_tensorrt()
     library, installed = library_name(trt), trt.__version__
-    version = tuple(int(number) % 256 for number in re.findall(r"\d+", installed)[:_NUMBERS])
-    if file.library != library or file.version[:_NUMBERS] != version:
+    if file.library != library or file.version[:COMPARED_NUMBERS] != version_numbers(installed):
         raise ModelError(
             f"{file.path} was built by {file.built_by}, and {NAMES[library]} {installed} is installed; wanted one "
             "built by that version"

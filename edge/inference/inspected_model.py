@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.core.config import EnginesSettings
-from edge.core.engine_file import EngineFile, is_engine_file, read_engine_file
+from edge.core.engine_file import HEADER_BYTES, EngineFile, is_engine_file, read_engine_file
 from edge.core.errors import EdgeError, EngineError, ModelError
 from edge.core.manifest import InputSettings
 from edge.inference.backends.cuda import Gpu, find_gpu
@@ -27,7 +27,7 @@ from edge.inference.backends.tensorrt.layers import (
 )
 from edge.inference.backends.tensorrt.library import load_tensorrt
 from edge.inference.backends.tensorrt.plan_key import PlanKey, plan_key
-from edge.inference.backends.tensorrt.plan_store import HEADER_BYTES, PlanStore, read_header
+from edge.inference.backends.tensorrt.plan_store import PlanStore, read_header
 from edge.inference.engine_file_provider import check_version
 from edge.inference.engine_provider import build_settings
 from edge.inference.model_variants import Precision, plan_sha256, variant_file
@@ -130,16 +130,14 @@ class InspectedModel:
 
     @cached_property
     def _file(self) -> EngineFile:
-        """The engine file, which is loaded only if it is the one that was added."""
+        """The engine file, if it is the one that was added."""
         if self.engine_file is None:
             raise EngineError("the model is no engine file")
-        file = read_engine_file(*self.engine_file)
-        check_version(file)
-        return file
+        return read_engine_file(*self.engine_file)
 
     @property
     def _file_facts(self) -> Mapping[str, Any]:
-        file = read_engine_file(*self.engine_file or (self.onnx, None))
+        file = self._file
         return {
             "size": len(file.plan),
             "sha256": file.sha256,
@@ -166,8 +164,10 @@ class InspectedModel:
             _ = self.plan  # if there is none, its error says what to do
             from edge.inference.backends.tensorrt.inspector import inspect_plan  # noqa: PLC0415 -- only with a GPU
 
-            plan = self._store.load(self._key) if self.engine_file is None else self._file.plan
-            return inspect_plan(plan)
+            if self.engine_file is None:
+                return inspect_plan(self._store.load(self._key))
+            check_version(self._file)
+            return inspect_plan(self._file.plan)
         except EdgeError as error:
             return error
 

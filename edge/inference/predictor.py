@@ -109,7 +109,7 @@ class Predictor:
         """Yield the model's inputs by name for each picture, new arrays each time, repeated to fill a fixed batch."""
         preprocessor, specs = self.make_preprocessor(), self.engine.inputs
         for image in images:
-            rows = {spec.name: np.empty((1, *(size or 1 for size in spec.shape[1:])), spec.dtype) for spec in specs}
+            rows = {spec.name: np.empty(spec.buffer_shape(1), spec.dtype) for spec in specs}
             geometry = preprocessor.fill(image, rows[self.input.name][0])
             fill_values(rows, specs, self.manifest.input)
             for write in per_picture_writers(rows, specs, self.manifest.input):

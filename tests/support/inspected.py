@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from edge.cli.main import main
+from edge.core.engine_file import MAGIC
 from edge.host.board import board_name
 from edge.inference import inspected_model
 from edge.inference.backends.cuda import Gpu
 from edge.inference.backends.tensorrt.build_protocol import BuildFacts, BuiltPlan
 from edge.inference.backends.tensorrt.layers import Inspection, IoTensor
 from edge.inference.backends.tensorrt.library import load_tensorrt
-from edge.inference.backends.tensorrt.plan_store import MAGIC, PlanStore
+from edge.inference.backends.tensorrt.plan_store import PlanStore
 
 SAMPLES = Path(__file__).parents[1] / "data" / "inspector"
 GPU = Gpu(

@@ -12,9 +12,10 @@ import onnx
 import pytest
 from onnx import helper
 
+from edge.core.engine_file import MAGIC
 from edge.inference.backends.tensorrt.build_protocol import BuildFacts
 from edge.inference.backends.tensorrt.library import library_name
-from edge.inference.backends.tensorrt.plan_store import MAGIC, read_header
+from edge.inference.backends.tensorrt.plan_store import read_header
 from edge.inference.fp16.convert import fp16_file
 from tests.support.build_requests import built, request_in, save_graph
 from tests.support.project import CONVEYOR, real_data

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from edge.cli.main import main
+from edge.core.engine_file import MAGIC
 from edge.inference import inspected_model
 from edge.inference.backends.tensorrt import library as trt_library
-from edge.inference.backends.tensorrt.plan_store import MAGIC
 from tests.support.absent_gpu import absent_gpu
 from tests.support.inspected import NEEDS_A_GPU, look
 from tests.support.project import conveyor_copy

@@ -31,8 +31,14 @@ class TensorSpec:
 
     def bound_shape(self, batch_size: int) -> tuple[int, ...]:
         """Return the shape that the model itself takes for a batch; sizes known only at run time count as 1."""
-        row = tuple(size or 1 for size in self.shape[1:])
-        return (batch_size, *row) if self.has_batch else row
+        return self.buffer_shape(batch_size) if self.has_batch else self.buffer_shape(1)[1:]
+
+    def buffer_shape(self, batch_size: int) -> tuple[int, ...]:
+        """Return the shape of an array for a batch, which has one row where the model's own tensor has no batch axis.
+
+        Sizes known only at run time count as 1.
+        """
+        return (batch_size if self.has_batch else 1, *(1 if size is None else size for size in self.shape[1:]))
 
     @property
     def shape_text(self) -> str:

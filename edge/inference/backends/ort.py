@@ -96,7 +96,7 @@ class OrtEngine:
         session = self._open_session() if self._threads > 1 and self._session_taken else self._session
         self._session_taken = True
         sizes = [self.fixed_batch] if self.fixed_batch else list(range(1, max_batch + 1))
-        arrays = {spec.name: _buffer(spec, max(sizes)) for spec in self.inputs}
+        arrays = {spec.name: np.zeros(spec.buffer_shape(max(sizes)), spec.dtype) for spec in self.inputs}
         if self._input_settings is not None:
             fill_values(arrays, self.inputs, self._input_settings)
         return OrtContext(session, self.inputs, arrays, self.outputs, sizes, has_fixed_outputs=self._has_fixed_outputs)
@@ -142,7 +142,9 @@ class OrtContext:
         self._output_names = [spec.name for spec in outputs]
         self._input_specs = inputs
         self.inputs = arrays
-        buffers = {spec.name: _buffer(spec, max(sizes)) for spec in outputs} if has_fixed_outputs else {}
+        buffers = {}
+        if has_fixed_outputs:
+            buffers = {spec.name: np.zeros(spec.buffer_shape(max(sizes)), spec.dtype) for spec in outputs}
         self._views = {n: {name: array[:n] for name, array in buffers.items()} for n in sizes}
         self._bindings = {n: self._bind(self._views[n], n) for n in sizes}
         self.outputs: Mapping[str, NDArray[Any]] = self._views[max(sizes)]
@@ -247,15 +249,6 @@ def _spec(onnx: Path, value: Any) -> TensorSpec:
         raise ModelError(f"model {onnx}: tensor {value.name!r} is of type {value.type}; wanted a numeric tensor")
     shape = tuple(size if isinstance(size, int) and size > 0 else None for size in value.shape)
     return TensorSpec(value.name, shape, _DTYPES[value.type])
-
-
-def _buffer(spec: TensorSpec, batch: int) -> NDArray[Any]:
-    """Allocate `batch` rows of a tensor, or the one of a tensor without a batch axis.
-
-    Sizes known only at run time count as 1.
-    """
-    sizes = [1 if size is None else size for size in spec.shape[1:]]
-    return np.zeros((batch if spec.has_batch else 1, *sizes), spec.dtype)
 
 
 def _first_line(error: Exception) -> str:

@@ -278,7 +278,7 @@ class TrtContext:
         buffers = {}
         addresses = {}
         for spec in engine.inputs:
-            shape = (self._max_batch if spec.has_batch else 1, *spec.bound_shape(1)[spec.has_batch :])
+            shape = spec.buffer_shape(self._max_batch)
             if self._picture_settings is not None and spec is engine.inputs[0]:
                 memory = device.allocate(math.prod(shape) * spec.dtype.itemsize)
                 stack.callback(memory.free)

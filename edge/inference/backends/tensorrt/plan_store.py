@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from time import time_ns
 from typing import Any
 
 from edge.core.clock import utc_text
+from edge.core.engine_file import HEADER_BYTES, MAGIC, header_version, version_numbers
 from edge.core.errors import EngineError
 from edge.core.files import unfinished_writes, write_atomic
 from edge.inference.backends.tensorrt.build_protocol import MB, BuiltPlan
@@ -28,8 +28,6 @@ from edge.inference.backends.tensorrt.plan_key import PlanKey
 
 log = logging.getLogger(__name__)
 
-MAGIC = {"tensorrt": b"ftrt", "tensorrt-rtx": b"vtrt"}
-HEADER_BYTES = 28  # with magic number and version
 _PRIVATE = 0o600  # permissions
 _NAME_DIGITS = 20  # of the key's digest in a file's name; the manifest has the whole key
 
@@ -55,8 +53,7 @@ def read_header(plan: bytes) -> tuple[bytes, tuple[int, int, int, int]]:
     """Return a plan's magic number and its builder's version: major, minor, patch, build (modulo 256)."""
     if len(plan) < HEADER_BYTES:
         raise _DamagedError(f"has {len(plan)} bytes, wanted at least {HEADER_BYTES}")
-    major, minor, patch, build = plan[24:HEADER_BYTES]
-    return plan[:4], (major, minor, patch, build)
+    return plan[:4], header_version(plan)
 
 
 class PlanStore:
@@ -262,7 +259,7 @@ def _check_header(plan: bytes, key: PlanKey, build: int) -> None:
     magic, version = read_header(plan)
     if magic != MAGIC[key.library]:
         raise _DamagedError(f"starts with {magic!r}, wanted {MAGIC[key.library]!r} of {key.library}")
-    expected = (*(int(part) % 256 for part in re.findall(r"\d+", key.version)[:3]), build)
+    expected = (*version_numbers(key.version), build)
     if version != expected:
         raise _DamagedError(f"has version {_dotted(version)} in its header, wanted {_dotted(expected)}")
 
