@@ -25,6 +25,7 @@ import numpy as np
 import paho.mqtt.client as mqtt
 import psutil
 from configuration import synthetic, write_config
+from daemon_process import run_daemon
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from rich.console import Console
 from soak import TITLES, TOLERANCES, Broker, machine
@@ -36,7 +37,6 @@ from edge.perf.plotting import check_plot, save
 ROOT = Path(__file__).parents[1]
 SAMPLE_S = 10.0
 START_S = 60.0  # by then the daemon has answered
-END_S = 30.0
 SIZES = ("320x240", "480x360", "640x480")
 MOST_ADDED = 5
 # Of the steps; adds and removals balance by themselves, as only what is there can be removed.
@@ -122,18 +122,11 @@ def daemon(folder: Path, port: int, options: argparse.Namespace) -> Iterator[psu
     """Run the daemon with the streams that are always there."""
     streams = {f"s{number}": {"source": synthetic(number, options.fps, SIZES[0])} for number in range(options.streams)}
     config = write_config(folder / "edge.toml", port, {"path": "conveyor"}, streams, SETTINGS)
-    command = [sys.executable, "-m", "edge", "run", str(config), "--state-dir", str(folder / "state")]
-    with (folder / "edge.log").open("wb") as log:
-        process = psutil.Popen([*command, "--log-level", "warning"], stderr=log)
-    try:
+    with (
+        (folder / "edge.log").open("wb") as log,
+        run_daemon(config, folder, ("--log-level", "warning"), log) as process,
+    ):
         yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(END_S)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def measure(options: argparse.Namespace, console: Console) -> None:

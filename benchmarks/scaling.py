@@ -11,12 +11,11 @@ import argparse
 import contextlib
 import json
 import platform
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 import psutil
 from configuration import synthetic, write_config
+from daemon_process import run_daemon
 from paho.mqtt.enums import CallbackAPIVersion
 from pipeline import mosquitto
 from rich.console import Console
@@ -36,7 +36,6 @@ from edge.host.board import board_name
 
 ALL_PUBLISH_S = 60.0  # from the daemon's start
 SETTLE_S = 2.0  # afterwards, before counting starts
-END_S = 15.0
 SERVED = 0.97  # of the cameras' frames; with fewer results the machine is saturated
 FLAT = 1.25  # highest cost of a result ÷ the cost with fewer streams
 LEAST_FOR_P99 = 100
@@ -109,25 +108,10 @@ def measure(streams: int, options: argparse.Namespace) -> Point:
             {f"s{number}": {"source": synthetic(number, options.fps, options.size)} for number in range(streams)},
             {"telemetry": {"period_s": 5}},
         )
-        with contextlib.closing(Subscriber(port)) as subscriber, _daemon(config, Path(folder)) as daemon:
+        with contextlib.closing(Subscriber(port)) as subscriber, run_daemon(config, Path(folder)) as daemon:
             _wait_for(streams, subscriber, daemon)
             time.sleep(SETTLE_S)
             return _count(streams, options, subscriber, daemon)
-
-
-@contextlib.contextmanager
-def _daemon(config: Path, folder: Path) -> Iterator[psutil.Popen]:
-    command = [sys.executable, "-m", "edge", "run", str(config), "--state-dir", str(folder / "state")]
-    process = psutil.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(END_S)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _wait_for(streams: int, subscriber: Subscriber, daemon: psutil.Popen) -> None:
