@@ -46,11 +46,12 @@ def parse_labels(text: str, suffix: str = ".txt") -> tuple[str, ...]:
     """Return the labels in a text; raise ValueError if it has another form. A class without a name has the label ""."""
     if suffix.lower() in _NO_LISTS:
         raise ValueError(f"a {suffix} file is no list of labels; {_WANTED}, or a data set's YAML file with `names`")
-    lines = [line.strip() for line in _LINE_END.split(text)]
+    lines = _LINE_END.split(text)
+    if suffix.lower() in _YAML:
+        return _yaml_names(lines)
+    lines = [line.strip() for line in lines]
     while lines and not lines[-1]:
         lines.pop()
-    if suffix.lower() in _YAML:
-        return _yaml_names(_LINE_END.split(text))
     return _without_numbers(lines)
 
 
@@ -132,10 +133,7 @@ def _names_in(lines: Sequence[str]) -> tuple[str, ...]:
     pairs = [re.fullmatch(r"(\d+|'\d+'|\"\d+\")\s*:\s+(.+)", line) for line in block]
     if not block or not all(pairs):
         raise ValueError("its `names` cannot be read; wanted a list, or a map of numbers to names, one a line")
-    found = [(match[1].strip("'\""), _scalar(match[2])) for match in pairs if match]
-    if len(dict(found)) < len(found):
-        raise ValueError("its `names` give a number twice; wanted each class once")
-    return _in_order(dict(found))
+    return _in_order(_by_number([(match[1].strip("'\""), _scalar(match[2])) for match in pairs if match]))
 
 
 def _uncommented(line: str) -> str:
@@ -157,9 +155,15 @@ def _flow(text: str) -> object:
             raise ValueError(f"its `names` cannot be read at {inner[at : at + 20]!r}; wanted a list, or a map")
         found.append((match["number"] if brackets[0] == "{" else str(len(found)), _scalar(match["name"])))
         at = match.end()
-    if len(dict(found)) < len(found):
+    return _by_number(found)
+
+
+def _by_number(found: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return names by their numbers; raise ValueError for a number that comes twice."""
+    names = dict(found)
+    if len(names) < len(found):
         raise ValueError("its `names` give a number twice; wanted each class once")
-    return dict(found)
+    return names
 
 
 def _scalar(text: str) -> str:

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.core.errors import ModelError
-from edge.core.suggestion import did_you_mean
 from edge.inference.backends.engine import TensorSpec
 from edge.inference.decode.activations import activated
 from edge.inference.decode.contract import NO_BOXES, Options, Outputs, Raw, best_first
 from edge.inference.decode.guard import OutputGuard
-from edge.inference.decode.reading import COMMON_KEYS, Activation
+from edge.inference.decode.placement import wrong_count, wrong_shape
+from edge.inference.decode.reading import COMMON_KEYS, Activation, check_keys
 
 _DEFAULT_TOP_K = 5
 _ACTIVATIONS: tuple[Activation, ...] = ("none", "sigmoid", "softmax")
@@ -106,19 +106,12 @@ def _check_keys(settings: Mapping[str, Any]) -> None:
     if activation is not None and activation not in _ACTIVATIONS:
         wanted = ", ".join(map(repr, _ACTIVATIONS))
         raise ModelError(f"[output] activation: found {activation!r}, wanted one of {wanted}")
-    for key in settings:
-        if key not in _KEYS:
-            hint = did_you_mean(key, _KEYS) or f"; known keys: {', '.join(_KEYS)}"
-            raise ModelError(f"[output] {key}: unknown key for decoder 'topk'{hint}")
+    check_keys(settings, _KEYS, "topk")
 
 
 def _only(outputs: Sequence[TensorSpec], options: Options) -> TensorSpec:
     if len(outputs) != 1:
-        names = ", ".join(f"{spec.name!r} {spec.shape_text}" for spec in outputs)
-        raise ModelError(
-            f"the model has {len(outputs)} outputs ({names}), wanted 1 for decoder {options['decoder']!r}; "
-            "name another decoder in [output] or export the model without the others"
-        )
+        raise wrong_count(outputs, 1, options)
     return outputs[0]
 
 
@@ -127,8 +120,4 @@ def _require(spec: TensorSpec, classes: int | str, options: Options) -> None:
     found = spec.shape if len(spec.shape) == 1 else spec.shape[1:]
     is_known = bool(found) and (found[0] is None or isinstance(classes, str) or found[0] == classes)
     if not is_known or any(size not in (None, 1) for size in found[1:]):
-        wanted = "×".join(map(str, (classes, *[1] * (len(spec.shape) - 2))))
-        raise ModelError(
-            f"output {spec.name!r}: found {spec.shape_text}, wanted N×{wanted} for decoder "
-            f"{options['decoder']!r} with {options['label_count'] or 'no'} labels; correct one of them in model.toml"
-        )
+        raise wrong_shape(spec, (classes, *[1] * (len(spec.shape) - 2)), options)

@@ -91,11 +91,7 @@ def _matched(reading: Reading, outputs: Sequence[TensorSpec], options: Options) 
         rows = [spec for spec in outputs if len(spec.shape) == _ROW_AXES + 1]
         outputs = rows if len(rows) == 1 else outputs
     if len(outputs) != len(wanted):
-        names = ", ".join(f"{spec.name!r} {spec.shape_text}" for spec in outputs)
-        raise ModelError(
-            f"the model has {len(outputs)} outputs ({names}), wanted {len(wanted)} for decoder {options['decoder']!r}; "
-            "name another decoder in [output] or export the model without the others"
-        )
+        raise wrong_count(outputs, len(wanted), options)
     if len(wanted) == 1:
         return list(outputs)
     specs = {spec.name: spec for spec in outputs}
@@ -176,11 +172,25 @@ def _require(spec: TensorSpec, parts: Parts, reading: Reading, options: Options)
         for size, want in zip(found, wanted, strict=True)
     )
     if not fits:
-        raise ModelError(
-            f"output {spec.name!r}: found {spec.shape_text}, wanted N×{'×'.join(map(str, wanted))} for decoder "
-            f"{options['decoder']!r} with {options['label_count'] or 'no'} labels; correct one of them in model.toml"
-        )
+        raise wrong_shape(spec, wanted, options)
     return is_whole
+
+
+def wrong_count(outputs: Sequence[TensorSpec], wanted: int, options: Options) -> ModelError:
+    """Return the error for a model with another number of outputs than the decoder reads."""
+    names = ", ".join(f"{spec.name!r} {spec.shape_text}" for spec in outputs)
+    return ModelError(
+        f"the model has {len(outputs)} outputs ({names}), wanted {wanted} for decoder {options['decoder']!r}; "
+        "name another decoder in [output] or export the model without the others"
+    )
+
+
+def wrong_shape(spec: TensorSpec, wanted: Sequence[int | str], options: Options) -> ModelError:
+    """Return the error for an output with other axes, after that of the batch, than the decoder reads."""
+    return ModelError(
+        f"output {spec.name!r}: found {spec.shape_text}, wanted N×{'×'.join(map(str, wanted))} for decoder "
+        f"{options['decoder']!r} with {options['label_count'] or 'no'} labels; correct one of them in model.toml"
+    )
 
 
 def _width(spec: TensorSpec, parts: Parts, reading: Reading, options: Options) -> int | str:

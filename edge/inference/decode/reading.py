@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -63,13 +63,10 @@ class ManifestReading:
 
 def reading_from(family: Reading, settings: Mapping[str, Any], decoder: str) -> ManifestReading:
     """Return a family's reading as [output] changes it; raise ModelError where a key or value is unknown."""
-    known = (*COMMON_KEYS, *READING_KEYS)
+    check_keys(settings, (*COMMON_KEYS, *READING_KEYS), decoder)
     changes: dict[str, Any] = {}
     names: tuple[str, ...] | None = None
     for key, value in settings.items():
-        if key not in known:
-            hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
-            raise ModelError(f"[output] {key}: unknown key for decoder {decoder!r}{hint}")
         if key in _VALUES:
             if value not in _VALUES[key]:
                 wanted = ", ".join(map(repr, _VALUES[key]))
@@ -81,6 +78,14 @@ def reading_from(family: Reading, settings: Mapping[str, Any], decoder: str) -> 
     if type(agnostic) is not bool:
         raise ModelError(f"[output] class_agnostic: found {agnostic!r}, wanted true or false")
     return ManifestReading(replace(family, **changes), names, agnostic)
+
+
+def check_keys(settings: Mapping[str, Any], known: Sequence[str], decoder: str) -> None:
+    """Raise ModelError for a key of [output] that a built-in decoder does not have."""
+    for key in settings:
+        if key not in known:
+            hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
+            raise ModelError(f"[output] {key}: unknown key for decoder {decoder!r}{hint}")
 
 
 def _outputs_from(value: Any) -> tuple[tuple[str, ...], tuple[Parts, ...]]:
