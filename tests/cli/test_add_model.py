@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,6 +309,17 @@ def test_a_picture_that_is_none_is_told(here: Path, capsys: pytest.CaptureFixtur
         code, told = add(capsys, "net.onnx", "--try", path)
         assert code == 2
         assert f"--try {path}: found no picture there" in told
+
+
+def test_a_picture_beyond_the_limit_is_told_before_it_is_decoded(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(Path("net.onnx"), [1, 3])
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 30_000, 30_000, 8, 2, 0, 0, 0, 0)
+    Path("large.png").write_bytes(header)
+    code, told = add(capsys, "net.onnx", "--try", "large.png")
+    assert code == 2
+    assert "large.png: found pictures of 30000×30000" in told
 
 
 def test_a_gray_model_gets_a_gray_manifest(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

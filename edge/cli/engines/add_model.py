@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.core.engine_file import is_engine_file
-from edge.core.errors import ConfigError, EdgeError
+from edge.core.errors import ConfigError, EdgeError, SourceError
 from edge.core.labels import read_labels_file
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _name(text: str) -> str:
-    if (
-        Path(text).name != text or text in ("", "..") or "\0" in text
-    ):  # else the folder would lie elsewhere than under engines/
+    # Else the folder would lie elsewhere than under engines/.
+    if Path(text).name != text or text in ("", "..") or "\0" in text:
         raise argparse.ArgumentTypeError(f"found {text!r}, wanted a name without /")
     return text
 
@@ -76,11 +75,12 @@ def run(options: argparse.Namespace) -> int:
     from edge.core.labels import labels_text, names_of_metadata
 
     folder = _folder(options)
+    given = _given_labels(options)
     added = open_files(options.file, options.onnx)
     in_file = names_of_metadata(added.metadata)
     names = None if options.labels else labels_text(in_file)
     labels = _labels_name(options) if options.labels else WRITTEN_LABELS if names else None
-    label_count = len(read_labels_file(options.labels) if options.labels else in_file if names else ())
+    label_count = len(given or (in_file if names else ()))
     engine, sizes = added.engine, {"size": options.size, "optimised": added.size}
     inputs = draft_input(engine.inputs, engine.outputs, added.metadata, values=dict(options.value), **sizes)
     shown = _read_picture(options.try_path) if options.try_path else None
@@ -125,13 +125,19 @@ def _folder(options: argparse.Namespace) -> Path:
             raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; wanted {wanted}")
     if options.onnx is not None and not is_engine_file(options.file):
         raise ConfigError(f"--onnx {options.onnx}: {options.file} is no engine file; wanted --onnx beside one")
-    if options.labels and not read_labels_file(options.labels):
-        raise ConfigError(f"--labels {options.labels} is empty; wanted one label a line")
     name: str = options.name or options.file.stem
     folder = Path("engines", name)
     if (folder / "model.toml").exists():
         raise ConfigError(f"{folder}/model.toml already exists; choose another name with --name, or edit that file")
     return folder
+
+
+def _given_labels(options: argparse.Namespace) -> Sequence[str]:
+    """Return the labels in the file that is given, or none."""
+    labels = read_labels_file(options.labels) if options.labels else ()
+    if options.labels and not labels:
+        raise ConfigError(f"--labels {options.labels} is empty; wanted one label a line")
+    return labels
 
 
 def _labels_name(options: argparse.Namespace) -> str:
@@ -142,13 +148,18 @@ def _labels_name(options: argparse.Namespace) -> str:
 
 
 def _read_picture(path: Path) -> Image:
-    import cv2
-    import numpy as np
+    from edge.capture.image_files import open_picture
+    from edge.capture.source import DEFAULT_LIMITS
 
-    picture = cv2.imread(str(path)) if path.is_file() else None
-    if picture is None:
-        raise ConfigError(f"--try {path}: found no picture there, wanted a JPEG, PNG or another that OpenCV reads")
-    return np.asarray(picture, np.uint8)
+    try:
+        with contextlib.closing(open_picture(path, DEFAULT_LIMITS)) as source:
+            if source.grab() is None:
+                raise SourceError(f"{path} has no frame")
+            return source.retrieve(None)
+    except SourceError as error:
+        raise ConfigError(
+            f"--try {path}: found no picture there, wanted a JPEG, PNG or another that OpenCV reads ({error})"
+        ) from None
 
 
 @contextlib.contextmanager
