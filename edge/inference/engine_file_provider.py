@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.core.config import ModelSettings
 from edge.core.engine_file import COMPARED_NUMBERS, NAMES, EngineFile, read_engine_file, version_numbers
 from edge.core.errors import EngineError, GpuLostError, ModelError
 from edge.inference.backends.cuda import open_device
@@ -83,16 +84,17 @@ class EngineFileProvider(EngineProvider):
         return model_files(self.onnx, self._engine_file, precision, self._chooser.reading_sha256), self._engine_file
 
     def with_settings(self, **changes: str) -> EngineProvider:
-        other = self._of_onnx().with_settings(**changes)
+        settings = self._onnx_settings().model_copy(update=changes)
         onnx = self.onnx if self.has_reference else None
-        return EngineFileProvider(self._engine_file, self._sha256, onnx, *other.arguments, **other.keywords)
+        return EngineFileProvider(self._engine_file, self._sha256, onnx, settings, **self._parts)
 
     def _of_onnx(self) -> EngineProvider:
         """Return the provider of the ONNX file's own engines."""
-        settings = self.settings
-        if str(settings.precision) == "engine":  # as the benchmark asks for it
-            settings = settings.model_copy(update={"precision": "auto"})
-        return EngineProvider(self.onnx, settings, *self.arguments[1:], **self.keywords)
+        return EngineProvider(self.onnx, self._onnx_settings(), **self._parts)
+
+    def _onnx_settings(self) -> ModelSettings:
+        is_engine = str(self.settings.precision) == "engine"  # as the benchmark asks for it
+        return self.settings.model_copy(update={"precision": "auto"}) if is_engine else self.settings
 
     def _open_file(self) -> Engine:
         """Read and check the file, and load it."""

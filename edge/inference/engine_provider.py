@@ -114,9 +114,9 @@ class EngineProvider:
         self._threads = threads
         self._fp16_blocked_ops = tuple(fp16_blocked_ops)
         self.inputs = inputs
-        # For providers of the same model with other settings.
-        self.arguments = (settings, environment, threads)
-        self.keywords: dict[str, Any] = {
+        self._parts: dict[str, Any] = {  # of providers of the same model with other settings
+            "environment": environment,
+            "threads": threads,
             "reading_sha256": reading_sha256,
             "min_agreement": min_agreement,
             "fp16_blocked_ops": fp16_blocked_ops,
@@ -203,7 +203,7 @@ class EngineProvider:
     def with_settings(self, **changes: str) -> EngineProvider:
         """Return a provider of the same model with other settings."""
         settings = self.settings.model_copy(update=changes)
-        return EngineProvider(self.onnx, settings, *self.arguments[1:], **self.keywords)
+        return EngineProvider(self.onnx, settings, **self._parts)
 
     def open_or_build(self, precision: Precision) -> Engine:
         """Open the model in a precision on this machine's backend; build its plan unless it is stored."""

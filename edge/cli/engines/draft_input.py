@@ -12,13 +12,13 @@ from edge.core.errors import ModelError
 from edge.core.manifest import LARGEST_SIDE, VALUES_EXAMPLE, InputValue
 from edge.core.suggestion import did_you_mean
 from edge.inference.backends.engine import TensorSpec
+from edge.inference.decode.grids import STRIDES_PX, cells_of
 
 Pixels = tuple[int, int]  # width, height
 
 _CHANNELS = (1, 3, 4)
 _PICTURE_AXES = (3, 4)
 _PICTURE_TYPES = ("float32", "float16", "float64", "uint8", "int8", "int32")
-_STRIDES = (8, 16, 32)  # of the cells of detectors
 _ANCHORS = (1, 3)  # boxes of a cell
 _ASSUMED_SIZE = (640, 640)
 # Values that leave boxes in pixels of the input, whatever the picture's size and placement: by words in the name.
@@ -182,15 +182,12 @@ def image_size(metadata: Mapping[str, str]) -> Pixels | None:
 
 def _size_of_boxes(outputs: Sequence[TensorSpec]) -> Pixels | None:
     """Return the square size whose cells give the number of boxes of an output; None if no size does."""
-    cells = sum(1 / stride**2 for stride in _STRIDES)
+    cells = sum(1 / stride_px**2 for stride_px in STRIDES_PX)
     counts = {size for spec in outputs if len(spec.shape) == _BOX_AXES for size in spec.shape[1:] if size is not None}
     for count in sorted(counts, reverse=True):  # boxes are more than the numbers of each
         for anchors in _ANCHORS:
             side = round(math.sqrt(count / anchors / cells))
-            if side >= _LEAST_SIDE and side % _STRIDES[-1] == 0 and _boxes(side) * anchors == count:
+            is_side = _LEAST_SIDE <= side <= LARGEST_SIDE and side % STRIDES_PX[-1] == 0
+            if is_side and len(cells_of(side, side)[0]) * anchors == count:
                 return side, side
     return None
-
-
-def _boxes(side: int) -> int:
-    return sum((side // stride) ** 2 for stride in _STRIDES)

@@ -22,10 +22,9 @@ from edge.core.errors import ModelError
 from edge.core.manifest import InputSettings
 from edge.core.records import Image
 from edge.inference.backends.engine import TensorSpec
-from edge.inference.backends.input_tensors import served_inputs
+from edge.inference.backends.input_tensors import picture_px, served_inputs
 from edge.inference.decode.classifier import decided
 from edge.inference.decode.families import ALIASES, CLASSIFIER, NAMES
-from edge.inference.preprocess import Preprocessor
 from edge.inference.proof.examination import Bench
 from edge.inference.proof.identification import Identification, Named, identify, strongest
 from edge.inference.proof.pictures import Sample
@@ -104,17 +103,13 @@ def _run(
     files: AddedFiles, inputs: InputDraft, shown: Image | None
 ) -> tuple[dict[str, Sequence[Sample]], Sequence[TensorSpec], tuple[int, int]]:
     """Run the model on pictures in each encoding that its input can have."""
-    runs: dict[str, Sequence[Sample]] = {}
-    outputs: Sequence[TensorSpec] = ()
-    input_px = (1, 1)
-    for name, usual in ENCODINGS.items():
-        settings = InputSettings.model_validate(input_settings(usual, inputs))
-        engine = files.open(settings)
-        runs[name] = run_pictures(engine, settings, shown)
-        outputs, input_px = engine.outputs, Preprocessor(served_inputs(engine.inputs, settings)[0], settings).input_px
-        if inputs.is_bytes:
-            break
-    return runs, outputs, input_px
+    encodings = {name: InputSettings.model_validate(input_settings(usual, inputs)) for name, usual in ENCODINGS.items()}
+    first = next(iter(encodings))
+    if inputs.is_bytes:
+        encodings = {first: encodings[first]}
+    engine = files.open(encodings[first])  # which sizes and values are the same in all
+    runs = {name: run_pictures(engine, settings, shown) for name, settings in encodings.items()}
+    return runs, engine.outputs, picture_px(served_inputs(engine.inputs, encodings[first])[0], encodings[first])
 
 
 def _classifier(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ class Subject:
     scenes: tuple[SourceAddress, ...] = ()  # that show what the model finds: INT8 is verified on them
     is_random: bool = False  # random weights, so that INT8 needs no verification: the results mean nothing
 
-    @property
+    @cached_property
     def is_engine_file(self) -> bool:
         """True if a TensorRT engine file is served as it is."""
         return read_manifest(self.settings.path).engine is not None
