@@ -17,6 +17,7 @@ from edge.capture.source import DrawnSource, SourceLimits
 from edge.core.errors import SourceError
 from edge.core.source_address import parse_address
 from tests.support.grey_video import write_video
+from tests.support.promised_png import png_of_size
 
 SHADE_STEP = 20  # between the pictures of a test video
 
@@ -269,12 +270,6 @@ def test_a_phones_heic_is_refused_by_name_whatever_the_file_is_called(tmp_path: 
     error = failure("a.jpg", tmp_path)
     assert error.permanent
     assert "is a HEIC picture" in str(error)
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """Return the head of a PNG that promises a size; nothing of it can be decoded."""
-    head = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x01\0\0\0\0"
-    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + head + bytes(4) + bytes(4) + b"IEND" + bytes(4)
 
 
 def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(
