@@ -74,6 +74,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="the long form: EDGE_LONG_TESTS=1"))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse a pytest that ignores groups: what one process prepares for a whole file would be made by all, at once."""
+    if getattr(session.config.option, "loadgroup", False):
+        ignored = [each for each in session.items if each.get_closest_marker("xdist_group") and "@" not in each.nodeid]
+        if ignored:
+            raise pytest.UsageError(f"{ignored[0].nodeid} is not in its xdist_group: take the pytest of pyproject.toml")
+
+
 @pytest.fixture
 def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     """Give a broker that is not running yet."""
